@@ -1,0 +1,221 @@
+#![doc = include_str!("../README.md")]
+
+mod endpoint;
+mod error;
+mod sse;
+
+use std::time::Duration;
+
+pub use endpoint::Endpoint;
+pub use error::Error;
+use futures_util::{Stream, StreamExt};
+use reqwest::{Method, RequestBuilder, Response, header};
+use serde::{Serialize, de::DeserializeOwned};
+pub use sse::Decoder;
+
+/// An upgraded connection: bytes both ways.
+pub type Upgraded = reqwest::Upgraded;
+
+/// Longest time to make a connection: services are near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time to an answer, unless the caller says otherwise.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A stream on which not even a keep-alive comment came for so long is dead. Servers send one every 5 s.
+const SILENCE: Duration = Duration::from_secs(16);
+/// Rounds over all addresses before a request that may be repeated is given up.
+const ROUNDS: u32 = 6;
+/// Pause after the first round; doubles with each.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A client of one service.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+    key: Option<String>,
+    timeout: Duration,
+    rounds: u32,
+}
+
+impl Client {
+    /// A client that sends `key` with every request.
+    pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .tcp_nodelay(true)
+            .http1_only()
+            .no_proxy()
+            .build()
+            .expect("the options of the HTTP client are valid");
+        Self::with_http(http, endpoint, key)
+    }
+
+    /// A client over a connector of the caller's own making (certificate pins, names of its own).
+    pub fn with_http(
+        http: reqwest::Client,
+        endpoint: impl Into<Endpoint>,
+        key: Option<String>,
+    ) -> Self {
+        Self { http, endpoint: endpoint.into(), key, timeout: ANSWER_TIMEOUT, rounds: ROUNDS }
+    }
+
+    /// The same client with another limit on the time to an answer.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same client that tries each address once and repeats nothing.
+    pub fn without_retries(&self) -> Self {
+        Self { rounds: 1, ..self.clone() }
+    }
+
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// `GET`, answer parsed.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.json(Method::GET, path, None::<&()>).await
+    }
+
+    /// `POST`, answer parsed.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// `PUT`, answer parsed.
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.json(Method::PUT, path, Some(body)).await
+    }
+
+    /// `DELETE`, answer parsed.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.json(Method::DELETE, path, None::<&()>).await
+    }
+
+    /// Any method, answer parsed; an empty answer reads as JSON `null`.
+    pub async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Error> {
+        let response = self
+            .send(method, path, |request| {
+                let request = request.timeout(self.timeout);
+                match body {
+                    Some(body) => request.json(body),
+                    None => request,
+                }
+            })
+            .await?;
+        let url = response.url().to_string();
+        let bytes = response.bytes().await.map_err(|source| Error::transport(&url, source))?;
+        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(bytes).map_err(|source| Error::Decode { url, source })
+    }
+
+    /// Sends a request that `build` completes (body, headers, timeout) and answers with any success, unread.
+    ///
+    /// `build` is called once an attempt.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        build: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let repeatable =
+            matches!(method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
+        let mut pause = PAUSE;
+        let mut round = 1;
+        loop {
+            let err = match self.round(&method, path, repeatable, &build).await {
+                Ok(response) => return Ok(response),
+                Err(err) => err,
+            };
+            let again = err.is_unsent() || (repeatable && err.is_retryable());
+            if !again || round >= self.rounds {
+                return Err(err);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            round += 1;
+        }
+    }
+
+    /// Tries each address in turn until one takes the request.
+    async fn round(
+        &self,
+        method: &Method,
+        path: &str,
+        repeatable: bool,
+        build: &impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let bases = self.endpoint.bases();
+        let mut last = Error::NoInstance { service: self.endpoint.to_string() };
+        for base in bases.iter() {
+            let url = format!("{base}{path}");
+            let mut request = self.http.request(method.clone(), &url);
+            if let Some(key) = &self.key {
+                request = request.basic_auth("", Some(key));
+            }
+            last = match build(request).send().await {
+                Ok(response) => match Error::of_response(response).await {
+                    Ok(response) => return Ok(response),
+                    Err(err) => err,
+                },
+                Err(source) => Error::transport(&url, source),
+            };
+            if !(last.is_unsent() || (repeatable && last.is_retryable())) {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// One subscription to an event stream, which ends with the connection or an error. Who needs a stream that goes on
+    /// subscribes again and compares, for what happened meanwhile is not in it.
+    pub async fn events<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<T, Error>> + Send + use<T>, Error> {
+        let response = self
+            .send(Method::GET, path, |request| request.header(header::ACCEPT, "text/event-stream"))
+            .await?;
+        let url = response.url().to_string();
+        Ok(sse::events(url, response.bytes_stream().boxed(), SILENCE))
+    }
+
+    /// Asks for `Upgrade: <protocol>` and answers with the connection, once the server has said 101.
+    pub async fn upgrade(
+        &self,
+        method: Method,
+        path: &str,
+        protocol: &str,
+        body: &impl Serialize,
+    ) -> Result<Upgraded, Error> {
+        let response = self
+            .send(method, path, |request| {
+                request
+                    .header(header::CONNECTION, "Upgrade")
+                    .header(header::UPGRADE, protocol)
+                    .json(body)
+            })
+            .await?;
+        let url = response.url().to_string();
+        if response.status() != reqwest::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::NotUpgraded { url, status: response.status().as_u16() });
+        }
+        response.upgrade().await.map_err(|source| Error::transport(&url, source))
+    }
+}

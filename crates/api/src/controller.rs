@@ -1,0 +1,593 @@
+//! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host,
+    id::{AppId, ArtifactId, DeploymentId, JobId, ProviderId, ReleaseId, ResourceId},
+};
+
+/// App meta key: `true` for parts of Flynn itself; no default route, and protected.
+pub const META_SYSTEM_APP: &str = "flynn-system-app";
+/// App meta key: `true` where the cluster cannot heal without the app; its jobs are resurrected.
+pub const META_SYSTEM_CRITICAL: &str = "flynn-system-critical";
+/// Release meta key: the commit it was built from.
+pub const META_GIT_COMMIT: &str = "git.commit";
+
+/// How a deployment replaces jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Type by type, one up, then one down.
+    #[default]
+    OneByOne,
+    /// All up, then all down.
+    AllAtOnce,
+    /// As one by one, in batches.
+    InBatches,
+    /// One down, then one up: for what holds a port of the host.
+    OneDownOneUp,
+}
+
+/// Something developers deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// Id.
+    pub id: AppId,
+    /// Name: `^[a-z\d]+(-[a-z\d]+)*$`, at most 30 characters.
+    pub name: String,
+    /// Facts about it.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// How it is deployed.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// The release that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
+    /// Seconds a step of a deployment may take.
+    #[serde(default = "default_deploy_timeout")]
+    pub deploy_timeout: u32,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Changed at.
+    pub updated_at: Timestamp,
+}
+
+fn default_deploy_timeout() -> u32 {
+    120
+}
+
+/// Body of `POST /apps` (all optional but the name, which is drawn if absent) and of `POST /apps/:app`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewApp {
+    /// Only at creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<AppId>,
+    /// Only at creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Replaces the meta.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<BTreeMap<String, String>>,
+    /// How it is deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    /// Seconds a step of a deployment may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy_timeout: Option<u32>,
+}
+
+/// What runs: artifacts, environment, process types. Never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Id.
+    pub id: ReleaseId,
+    /// The app; absent for a release made before its app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<AppId>,
+    /// The image first, then a slug if there is one.
+    #[serde(default)]
+    pub artifacts: Vec<ArtifactId>,
+    /// Environment of all its processes.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Facts about it.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// Its process types.
+    #[serde(default)]
+    pub processes: BTreeMap<String, ProcessType>,
+    /// Made at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /releases`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Release")]
+pub struct NewRelease {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ReleaseId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<AppId>,
+    #[serde(default)]
+    pub artifacts: Vec<ArtifactId>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    #[serde(default)]
+    pub processes: BTreeMap<String, ProcessType>,
+}
+
+/// One kind of process of a release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessType {
+    /// Arguments to the image's entrypoint.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Replaces the image's entrypoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Added to the release's environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Ports, with the services they offer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<host::Port>,
+    /// Directories that outlive the container on its host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeReq>,
+    /// One on every host, instead of a count.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub omni: bool,
+    /// Use the host's network.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// Restarted by its host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resurrect: bool,
+    /// Capabilities it needs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linux_capabilities: Vec<String>,
+    /// Limits, where they differ from the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<host::Limits>,
+    /// Seconds between SIGTERM and SIGKILL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout_seconds: Option<u32>,
+}
+
+/// A volume a process type asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReq {
+    /// Where the job sees it.
+    pub path: String,
+}
+
+/// What an artifact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArtifactType {
+    /// An image: `docker:///flynn/slugrunner`, `docker://registry/name?tag=t`.
+    Docker,
+    /// A slug in shelf: `http://shelf.discoverd/slugs/<sha256>.tgz`.
+    File,
+}
+
+/// Something to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Id.
+    pub id: ArtifactId,
+    /// Kind.
+    #[serde(rename = "type")]
+    pub kind: ArtifactType,
+    /// Where it is. (type, uri) is unique: posting it again answers the same artifact.
+    pub uri: String,
+    /// For a slug `sha256` and `size`.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// Made at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /artifacts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Artifact")]
+pub struct NewArtifact {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ArtifactId>,
+    #[serde(rename = "type")]
+    pub kind: ArtifactType,
+    pub uri: String,
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+}
+
+/// How many processes of each type of a release shall run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formation {
+    /// App.
+    pub app: AppId,
+    /// Release.
+    pub release: ReleaseId,
+    /// Counts by type; never negative, never a type the release lacks.
+    #[serde(default)]
+    pub processes: BTreeMap<String, u32>,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Changed at.
+    pub updated_at: Timestamp,
+}
+
+/// Body of `PUT /apps/:app/formations/:release`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFormation {
+    /// Counts by type; a type left out is 0.
+    #[serde(default)]
+    pub processes: BTreeMap<String, u32>,
+}
+
+/// A formation with all that is needed to run it. On the stream `GET /formations` (Accept: text/event-stream) the
+/// backlog ends with `null`; a deleted formation comes with no processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpandedFormation {
+    /// App.
+    pub app: App,
+    /// Release.
+    pub release: Release,
+    /// The release's artifacts, in its order.
+    pub artifacts: Vec<Artifact>,
+    /// Counts by type.
+    pub processes: BTreeMap<String, u32>,
+    /// Changed at.
+    pub updated_at: Timestamp,
+}
+
+/// State of a job as the controller was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Wanted, but not placed: see `host_error` for why (no room, back-off after crashes until `run_at`).
+    Pending,
+    /// Placed; not serving yet.
+    Starting,
+    /// Passes its checks; routers know it.
+    Up,
+    /// Told to stop.
+    Stopping,
+    /// Ended because it was told to, or with status 0.
+    Down,
+    /// Ended otherwise, or could not be started.
+    Crashed,
+}
+
+impl JobState {
+    /// The state a host's status stands for.
+    pub fn of(status: host::Status) -> Self {
+        match status {
+            host::Status::Starting => Self::Starting,
+            host::Status::Running => Self::Up,
+            host::Status::Stopping => Self::Stopping,
+            host::Status::Done => Self::Down,
+            host::Status::Crashed | host::Status::Failed => Self::Crashed,
+        }
+    }
+}
+
+/// A job as the controller was told of it. A copy: the host owns the truth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// `<host id>-<job id>`; just the job id while it is pending.
+    pub id: String,
+    /// The job part.
+    pub uuid: JobId,
+    /// The host, once placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_id: Option<String>,
+    /// App.
+    pub app: AppId,
+    /// Release.
+    pub release: ReleaseId,
+    /// Process type; empty for one-off jobs.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// State.
+    pub state: JobState,
+    /// Arguments, for one-off jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Exit status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+    /// Why it is not up, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_error: Option<String>,
+    /// When it will be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// Times it was started again after crashes.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Made at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// Last heard of at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+}
+
+/// Body of `POST /apps/:app/jobs`: a one-off job.
+///
+/// With `Upgrade: flynn-attach/0` the answer is 101 and the connection carries attach frames.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewJob {
+    /// The release whose artifacts and environment it has; the app's current one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
+    /// Run these artifacts instead of the release's (then no release is needed).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ArtifactId>,
+    /// Whether the release's environment is given to it.
+    #[serde(default)]
+    pub release_env: bool,
+    /// Arguments to the entrypoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Replaces the entrypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Added to the environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Facts about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// A terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Its columns.
+    #[serde(default)]
+    pub tty_columns: u16,
+    /// Its lines.
+    #[serde(default)]
+    pub tty_lines: u16,
+    /// Limits, where they differ from the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<host::Limits>,
+}
+
+/// State of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeploymentStatus {
+    /// Waits for its turn.
+    Pending,
+    /// Is being worked.
+    Running,
+    /// The new release serves.
+    Complete,
+    /// The old release serves; `error` says why.
+    Failed,
+}
+
+/// The replacement of one release by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Id.
+    pub id: DeploymentId,
+    /// App.
+    pub app: AppId,
+    /// What served before, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_release: Option<ReleaseId>,
+    /// What shall serve.
+    pub new_release: ReleaseId,
+    /// How.
+    pub strategy: Strategy,
+    /// State.
+    pub status: DeploymentStatus,
+    /// Target counts by type.
+    #[serde(default)]
+    pub processes: BTreeMap<String, u32>,
+    /// Seconds a step may take.
+    pub deploy_timeout: u32,
+    /// Why it failed, as a sentence for the developer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Ended at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Body of `POST /apps/:app/deploy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDeployment {
+    /// The release to deploy.
+    pub id: ReleaseId,
+    /// Set by a push: the repository head that becomes current when the deployment completes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<NewHead>,
+}
+
+/// Body of `POST /apps/:app/push`: step 3 of a push, one transaction. Answers the [`Deployment`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPush {
+    /// The slug.
+    pub slug: NewArtifact,
+    /// The image that runs it.
+    pub image: NewArtifact,
+    /// Process types the build declares; what the previous release says of a type (ports, env, limits) is kept.
+    pub types: Vec<String>,
+    /// Defaults for variables the app does not set, from the buildpack.
+    #[serde(default)]
+    pub config_vars: BTreeMap<String, String>,
+    /// Meta of the release (`git`, `git.commit`, `buildpack`, `pusher`).
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// The new head.
+    pub head: NewHead,
+}
+
+/// A change of a repository's head, by compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewHead {
+    /// Commit that is head now, if the caller saw it right; absent for an empty repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// Commit to become head.
+    pub new: String,
+    /// Shelf paths of all packs the repository then consists of, oldest first.
+    pub packs: Vec<String>,
+}
+
+/// Answer of `GET /apps/:app/repository`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// The deployed commit of master.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// Shelf paths of its packs, oldest first.
+    #[serde(default)]
+    pub packs: Vec<String>,
+}
+
+/// Body of `PUT /apps/:app/repository/lease` and of its `DELETE`. 409 while another holder has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryLease {
+    /// Who pushes: a random token.
+    pub holder: String,
+    /// For how long; the holder renews at a third of it.
+    pub ttl_seconds: u32,
+}
+
+/// An SSH key that may push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// MD5 of the wire-format key, 32 hex digits: its id, as in 2014.
+    pub fingerprint: String,
+    /// `<type> <base64>`.
+    pub key: String,
+    /// The rest of the line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
+    /// Added at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /keys`: one line of an `authorized_keys` file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKey {
+    /// The line.
+    pub key: String,
+}
+
+/// Something that makes resources: `url` answers `POST` with `{id, env}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// Id.
+    pub id: ProviderId,
+    /// `discoverd+http://postgres-api/databases`, ...
+    pub url: String,
+    /// Name.
+    pub name: String,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Changed at.
+    pub updated_at: Timestamp,
+}
+
+/// Body of `POST /providers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Provider")]
+pub struct NewProvider {
+    pub url: String,
+    pub name: String,
+}
+
+/// Something provisioned for apps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Id.
+    pub id: ResourceId,
+    /// Who made it.
+    pub provider: ProviderId,
+    /// The provider's id of it.
+    pub external_id: String,
+    /// How to reach it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Apps that use it.
+    #[serde(default)]
+    pub apps: Vec<AppId>,
+    /// Made at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /providers/:provider/resources`; with `external_id` and `env` it records what exists already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Resource")]
+pub struct NewResource {
+    #[serde(default)]
+    pub apps: Vec<AppId>,
+    #[serde(default)]
+    pub config: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A provider's answer to `POST <url>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// The provider's id.
+    pub id: String,
+    /// How to reach it.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Something that happened, kept for ever and in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up; becomes visible in order.
+    pub id: i64,
+    /// The app concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// `app app_deletion app_release deployment job scale_request release artifact key key_deletion route
+    /// route_deletion provider resource`.
+    pub object_type: String,
+    /// Id of the object.
+    pub object_id: String,
+    /// The object after the change.
+    #[serde(default)]
+    pub data: serde_json::Value,
+    /// Happened at.
+    pub created_at: Timestamp,
+}
+
+/// A line of a job's log: newline-delimited JSON of `GET /apps/:app/log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The host.
+    pub host_id: String,
+    /// The job, `<host id>-<job id>`.
+    pub job_id: String,
+    /// Its process type; empty for one-off jobs.
+    #[serde(default)]
+    pub process_type: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// The line, without its end.
+    pub msg: String,
+    /// Written at.
+    pub timestamp: Timestamp,
+}

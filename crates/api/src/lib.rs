@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cluster;
+pub mod controller;
+pub mod discoverd;
+pub mod error;
+pub mod expand;
+pub mod host;
+pub mod id;
+pub mod key;
+pub mod route;

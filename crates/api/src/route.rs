@@ -1,0 +1,184 @@
+//! strowger's routes and API.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Sends what arrives for a domain or a port to a service.
+///
+/// Input may also have the 2014 form, with `domain`, `service`, `port`, `tls_cert` and `tls_key` inside `config`; see
+/// [`NewRoute`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// `http` or `tcp`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `http/<hex>` or `tcp/<hex>`, 32 hex digits: MD5 of the domain (with its path) or of the decimal port.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// Who owns it, `controller/apps/<app id>`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent_ref: String,
+    /// The service in discoverd.
+    pub service: String,
+    /// Host name of an http route; lower case; may be `*.example.com` or `*`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// Port of a tcp route; 0 on input: choose one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub port: u16,
+    /// Path prefix of an http route, `/` if absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// PEM chain of an https route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<String>,
+    /// PEM key; on input only, never answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<String>,
+    /// Keep a client on one backend.
+    #[serde(default)]
+    pub sticky: bool,
+    /// Send to the service's leader only.
+    #[serde(default)]
+    pub leader: bool,
+    /// Stored first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// Stored last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+}
+
+fn is_zero(port: &u16) -> bool {
+    *port == 0
+}
+
+/// A route as a client gives it: flat, or with 2014's `config`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NewRoute {
+    /// The flat fields.
+    #[serde(flatten)]
+    pub route: PartialRoute,
+    /// 2014's nesting; its fields win.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PartialRoute>,
+}
+
+/// The fields a client may give.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Route")]
+pub struct PartialRoute {
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_ref: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<bool>,
+}
+
+impl NewRoute {
+    /// One flat route out of both forms; nothing is validated here.
+    pub fn flatten(self) -> Route {
+        let Self { route: flat, config } = self;
+        let config = config.unwrap_or_default();
+        Route {
+            kind: config.kind.or(flat.kind).unwrap_or_default(),
+            parent_ref: config.parent_ref.or(flat.parent_ref).unwrap_or_default(),
+            service: config.service.or(flat.service).unwrap_or_default(),
+            domain: config.domain.or(flat.domain).unwrap_or_default(),
+            port: config.port.or(flat.port).unwrap_or_default(),
+            path: config.path.or(flat.path).unwrap_or_default(),
+            tls_cert: config.tls_cert.or(flat.tls_cert),
+            tls_key: config.tls_key.or(flat.tls_key),
+            sticky: config.sticky.or(flat.sticky).unwrap_or_default(),
+            leader: config.leader.or(flat.leader).unwrap_or_default(),
+            ..Route::default()
+        }
+    }
+}
+
+impl From<Route> for NewRoute {
+    fn from(r: Route) -> Self {
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        Self {
+            route: PartialRoute {
+                kind: some(r.kind),
+                parent_ref: some(r.parent_ref),
+                service: some(r.service),
+                domain: some(r.domain),
+                port: (r.port != 0).then_some(r.port),
+                path: some(r.path),
+                tls_cert: r.tls_cert,
+                tls_key: r.tls_key,
+                sticky: Some(r.sticky),
+                leader: Some(r.leader),
+            },
+            config: None,
+        }
+    }
+}
+
+/// Answer to a stored or removed route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The route.
+    #[serde(flatten)]
+    pub route: Route,
+    /// etcd's revision of the change: `GET /sync?routes=<revision>` on a router answers when it serves it.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+/// Query of `GET /sync`: answers 200 as soon as this router has seen both revisions, 503 after `timeout_ms`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {
+    /// A revision of the routes.
+    #[serde(default)]
+    pub routes: u64,
+    /// A revision of the services.
+    #[serde(default)]
+    pub services: u64,
+    /// Longest wait; 10,000 if absent.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+fn default_timeout_ms() -> u64 {
+    10_000
+}
+
+/// Query of `GET /drain`: answers when this router has no request under way to `addr`, having seen `services`.
+///
+/// After `timeout_ms` what is still open is closed, and counted in the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The backend, `ip:port`.
+    pub addr: String,
+    /// The revision of its withdrawal.
+    #[serde(default)]
+    pub services: u64,
+    /// Longest wait; 10,000 if absent.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+/// Answer of `GET /drain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Requests and upgraded connections the router closed when the time was over.
+    pub closed: u32,
+}

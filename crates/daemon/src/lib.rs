@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+pub mod auth;
+pub mod error;
+pub mod events;
+pub mod extract;
+pub mod lifetime;
+pub mod reconcile;
+pub mod serve;
+pub mod telemetry;
+
+pub use error::ApiError;
+pub use extract::Body;
+pub use lifetime::Lifetime;

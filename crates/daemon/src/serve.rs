@@ -1,0 +1,116 @@
+//! Serving HTTP.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::HeaderValue;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info_span};
+
+use crate::{ApiError, Lifetime};
+
+/// A client has this long to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Lifetime {
+    /// Serves a router until the daemon stops; then connections finish the request they are in.
+    ///
+    /// Adds what every server has: `GET /ping`, `GET /.well-known/status`, a request id and 404 as JSON.
+    pub fn serve(&self, listener: TcpListener, router: Router) {
+        let router = router
+            .route("/ping", get(async || ""))
+            .route("/.well-known/status", get(status))
+            .fallback(async || ApiError::not_found("there is no such path").into_response())
+            .layer(middleware::from_fn(identify));
+        let lifetime = self.clone();
+        self.spawn("accept", move |stop| accept(listener, router, lifetime, stop));
+    }
+}
+
+async fn status() -> axum::Json<serde_json::Value> {
+    let version = env!("CARGO_PKG_VERSION");
+    axum::Json(serde_json::json!({ "data": { "status": "healthy", "version": version } }))
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    lifetime: Lifetime,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                lifetime.spawn_drained(connection(stream, router.clone(), stop.clone()));
+            }
+            // Out of file descriptors, mostly: connections that end make room.
+            Err(err) => {
+                debug!(error = %err, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, router: Router, stop: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = ended {
+        debug!(error = %err, "a connection ended early");
+    }
+}
+
+/// Gives every request an id, in its span and in its answer.
+async fn identify(request: Request, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get("x-request-id")
+        .filter(|id| id.to_str().is_ok_and(acceptable))
+        .cloned()
+        .unwrap_or_else(|| {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            HeaderValue::from_str(&id).expect("hex digits are a header value")
+        });
+    let span = info_span!(
+        "request",
+        request.id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        path = request.uri().path(),
+    );
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert("x-request-id", id);
+    response
+}
+
+fn acceptable(id: &str) -> bool {
+    (20..=200).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-".contains(&b))
+}
