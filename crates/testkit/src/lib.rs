@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test whose servers cannot be started has failed, and a panic is how it says so"
+)]
+
+mod etcd;
+mod postgres;
+mod process;
+mod wait;
+
+pub use etcd::Etcd;
+pub use postgres::Postgres;
+pub use process::free_port;
+pub use wait::{LIMIT, wait_until, wait_until_for};
