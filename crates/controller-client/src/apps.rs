@@ -1,0 +1,150 @@
+//! Apps, releases, artifacts, formations, repositories.
+
+use api::{
+    controller::{
+        App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
+        NewRelease, Release, Repository, RepositoryLease,
+    },
+    id::{ArtifactId, ReleaseId},
+};
+use api_client::Error;
+
+use crate::{Controller, escape};
+
+/// Deleting an app ends when its routes are gone.
+const DELETE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);
+
+impl Controller {
+    /// All apps, newest first.
+    pub async fn apps(&self) -> Result<Vec<App>, Error> {
+        self.client.get("/apps").await
+    }
+
+    /// An app by id or name.
+    pub async fn app(&self, app: &str) -> Result<App, Error> {
+        self.client.get(&format!("/apps/{}", escape(app))).await
+    }
+
+    /// Makes an app. Without a name the controller draws one.
+    pub async fn create_app(&self, app: &NewApp) -> Result<App, Error> {
+        self.client.post("/apps", app).await
+    }
+
+    /// Changes meta, strategy or deploy timeout.
+    pub async fn update_app(&self, app: &str, change: &NewApp) -> Result<App, Error> {
+        self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Deletes an app: its formations stop, its routes go, its name is free.
+    pub async fn delete_app(&self, app: &str) -> Result<(), Error> {
+        let client = self.client.with_timeout(DELETE_TIMEOUT);
+        client.delete::<serde_json::Value>(&format!("/apps/{}", escape(app))).await.map(drop)
+    }
+
+    /// The releases of an app, newest first.
+    pub async fn releases(&self, app: &str) -> Result<Vec<Release>, Error> {
+        self.client.get(&format!("/apps/{}/releases", escape(app))).await
+    }
+
+    /// A release.
+    pub async fn release(&self, id: ReleaseId) -> Result<Release, Error> {
+        self.client.get(&format!("/releases/{id}")).await
+    }
+
+    /// The release that serves; not found before the first deployment has completed.
+    pub async fn current_release(&self, app: &str) -> Result<Release, Error> {
+        self.client.get(&format!("/apps/{}/release", escape(app))).await
+    }
+
+    /// Records the release that serves, for an app that has none: what bootstrap started runs already. Any other change
+    /// of release is a deployment.
+    pub async fn set_release(&self, app: &str, release: ReleaseId) -> Result<Release, Error> {
+        let body = serde_json::json!({ "id": release });
+        self.client.put(&format!("/apps/{}/release", escape(app)), &body).await
+    }
+
+    /// Makes a release. It runs only once it is deployed.
+    pub async fn create_release(&self, release: &NewRelease) -> Result<Release, Error> {
+        self.client.post("/releases", release).await
+    }
+
+    /// Makes an artifact; the same type and URI again is the same artifact.
+    pub async fn create_artifact(&self, artifact: &NewArtifact) -> Result<Artifact, Error> {
+        self.client.post("/artifacts", artifact).await
+    }
+
+    /// All artifacts, newest first.
+    pub async fn artifacts(&self) -> Result<Vec<Artifact>, Error> {
+        self.client.get("/artifacts").await
+    }
+
+    /// An artifact.
+    pub async fn artifact(&self, id: ArtifactId) -> Result<Artifact, Error> {
+        self.client.get(&format!("/artifacts/{id}")).await
+    }
+
+    /// The formations of an app, newest first.
+    pub async fn formations(&self, app: &str) -> Result<Vec<Formation>, Error> {
+        self.client.get(&format!("/apps/{}/formations", escape(app))).await
+    }
+
+    /// How many processes of a release shall run.
+    pub async fn formation(&self, app: &str, release: ReleaseId) -> Result<Formation, Error> {
+        self.client.get(&formation_path(app, release)).await
+    }
+
+    /// Says how many processes of a release shall run; during a deployment of the app this changes its target.
+    pub async fn put_formation(
+        &self,
+        app: &str,
+        release: ReleaseId,
+        formation: &NewFormation,
+    ) -> Result<Formation, Error> {
+        self.client.put(&formation_path(app, release), formation).await
+    }
+
+    /// Stops all processes of a release.
+    pub async fn delete_formation(&self, app: &str, release: ReleaseId) -> Result<(), Error> {
+        let path = formation_path(app, release);
+        self.client.delete::<serde_json::Value>(&path).await.map(drop)
+    }
+
+    /// The head and the packs of an app's repository.
+    pub async fn repository(&self, app: &str) -> Result<Repository, Error> {
+        self.client.get(&format!("/apps/{}/repository", escape(app))).await
+    }
+
+    /// Takes or renews the right to push; a conflict while another holder has it.
+    pub async fn lease_repository(
+        &self,
+        app: &str,
+        lease: &RepositoryLease,
+    ) -> Result<RepositoryLease, Error> {
+        self.client.put(&lease_path(app), lease).await
+    }
+
+    /// Gives the right to push back.
+    pub async fn release_repository(
+        &self,
+        app: &str,
+        lease: &RepositoryLease,
+    ) -> Result<(), Error> {
+        let path = lease_path(app);
+        let gone =
+            self.client.json::<serde_json::Value>(reqwest::Method::DELETE, &path, Some(lease));
+        gone.await.map(drop)
+    }
+
+    /// Artifacts, release and deployment of a push, in one transaction.
+    pub async fn push(&self, app: &str, push: &NewPush) -> Result<Deployment, Error> {
+        self.client.post(&format!("/apps/{}/push", escape(app)), push).await
+    }
+}
+
+fn formation_path(app: &str, release: ReleaseId) -> String {
+    format!("/apps/{}/formations/{release}", escape(app))
+}
+
+fn lease_path(app: &str) -> String {
+    format!("/apps/{}/repository/lease", escape(app))
+}

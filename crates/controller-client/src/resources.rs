@@ -1,0 +1,106 @@
+//! Keys, providers, resources, routes.
+
+use api::{
+    controller::{Key, NewKey, NewProvider, NewResource, Provider, Resource},
+    id::ResourceId,
+    route::{NewRoute, Route},
+};
+use api_client::Error;
+
+use crate::{Controller, escape};
+
+impl Controller {
+    /// The keys that may push, newest first.
+    pub async fn keys(&self) -> Result<Vec<Key>, Error> {
+        self.client.get("/keys").await
+    }
+
+    /// The key with a fingerprint (with or without colons).
+    pub async fn key(&self, fingerprint: &str) -> Result<Key, Error> {
+        self.client.get(&key_path(fingerprint)).await
+    }
+
+    /// Lets a key push: one line of an `authorized_keys` file.
+    pub async fn add_key(&self, line: &str) -> Result<Key, Error> {
+        self.client.post("/keys", &NewKey { key: line.into() }).await
+    }
+
+    /// Lets a key push no longer.
+    pub async fn remove_key(&self, fingerprint: &str) -> Result<(), Error> {
+        self.client.delete::<serde_json::Value>(&key_path(fingerprint)).await.map(drop)
+    }
+
+    /// The resource providers, newest first.
+    pub async fn providers(&self) -> Result<Vec<Provider>, Error> {
+        self.client.get("/providers").await
+    }
+
+    /// A provider by id or name.
+    pub async fn provider(&self, provider: &str) -> Result<Provider, Error> {
+        self.client.get(&format!("/providers/{}", escape(provider))).await
+    }
+
+    /// Makes a provider known.
+    pub async fn create_provider(&self, provider: &NewProvider) -> Result<Provider, Error> {
+        self.client.post("/providers", provider).await
+    }
+
+    /// Has a provider make a resource for apps.
+    pub async fn provision(
+        &self,
+        provider: &str,
+        resource: &NewResource,
+    ) -> Result<Resource, Error> {
+        self.client.post(&format!("/providers/{}/resources", escape(provider)), resource).await
+    }
+
+    /// Records a resource that exists already. The same again changes nothing.
+    pub async fn put_resource(
+        &self,
+        provider: &str,
+        id: ResourceId,
+        resource: &NewResource,
+    ) -> Result<Resource, Error> {
+        let path = format!("/providers/{}/resources/{id}", escape(provider));
+        self.client.put(&path, resource).await
+    }
+
+    /// The resources a provider made, newest first.
+    pub async fn provider_resources(&self, provider: &str) -> Result<Vec<Resource>, Error> {
+        self.client.get(&format!("/providers/{}/resources", escape(provider))).await
+    }
+
+    /// The resources an app uses, newest first.
+    pub async fn resources(&self, app: &str) -> Result<Vec<Resource>, Error> {
+        self.client.get(&format!("/apps/{}/resources", escape(app))).await
+    }
+
+    /// The routes to an app.
+    pub async fn routes(&self, app: &str) -> Result<Vec<Route>, Error> {
+        self.client.get(&format!("/apps/{}/routes", escape(app))).await
+    }
+
+    /// Adds a route to an app, or changes the one it has for that domain or port. Answers when every router serves it.
+    pub async fn create_route(&self, app: &str, route: &NewRoute) -> Result<Route, Error> {
+        self.client.post(&format!("/apps/{}/routes", escape(app)), route).await
+    }
+
+    /// A route of an app by its id, `http/<hex>` or `tcp/<hex>`.
+    pub async fn route(&self, app: &str, id: &str) -> Result<Route, Error> {
+        self.client.get(&route_path(app, id)).await
+    }
+
+    /// Removes a route. Answers when no router serves it.
+    pub async fn delete_route(&self, app: &str, id: &str) -> Result<(), Error> {
+        self.client.delete::<serde_json::Value>(&route_path(app, id)).await.map(drop)
+    }
+}
+
+fn key_path(fingerprint: &str) -> String {
+    format!("/keys/{}", escape(&fingerprint.replace(':', "")))
+}
+
+fn route_path(app: &str, id: &str) -> String {
+    let (kind, hex) = id.split_once('/').unwrap_or((id, ""));
+    format!("/apps/{}/routes/{}/{}", escape(app), escape(kind), escape(hex))
+}
