@@ -1,15 +1,24 @@
 //! sampi on the leading host.
 
+use std::time::Duration;
+
 use api::{
     cluster::{Committed, Rejected, State, Tx},
+    discoverd::Term,
     error::ErrorCode,
+    host::TERM_HEADER,
 };
 use api_client::{Client, Endpoint, Error};
+use reqwest::Method;
+
+/// Longest time a transaction may take: every host it touches acknowledges its part.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The shared state of the cluster, as the leading flynn-host serves it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     client: Client,
+    term: Option<Term>,
 }
 
 /// A transaction did not happen, or it is not known whether it did.
@@ -34,12 +43,17 @@ fn reasons(rejected: &Rejected) -> String {
 impl Cluster {
     /// sampi at the leader's address.
     pub fn new(leader: impl Into<Endpoint>, key: Option<String>) -> Self {
-        Self { client: Client::new(leader, key) }
+        Self { client: Client::new(leader, key), term: None }
     }
 
     /// sampi behind a client of the caller's own making (time limits, retries).
     pub fn with_client(client: Client) -> Self {
-        Self { client }
+        Self { client, term: None }
+    }
+
+    /// The same, told with every transaction under which term of its own the planner gives it.
+    pub fn with_term(&self, term: Term) -> Self {
+        Self { client: self.client.clone(), term: Some(term) }
     }
 
     /// The whole cluster at one instant.
@@ -49,10 +63,29 @@ impl Cluster {
 
     /// Does all of a transaction, or nothing.
     pub async fn commit(&self, tx: &Tx) -> Result<Committed, CommitError> {
-        self.client.post("/cluster/commit", tx).await.map_err(|err| match rejected(&err) {
+        self.post(tx).await.map_err(|err| match rejected(&err) {
             Some(rejected) => CommitError::Rejected(rejected),
             None => CommitError::Client(err),
         })
+    }
+
+    async fn post(&self, tx: &Tx) -> Result<Committed, Error> {
+        let response = self
+            .client
+            .send(Method::POST, "/cluster/commit", |request| {
+                let request = request.timeout(COMMIT_TIMEOUT).json(tx);
+                match self.term {
+                    Some(term) => request.header(TERM_HEADER, term.to_header()),
+                    None => request,
+                }
+            })
+            .await?;
+        let url = response.url().to_string();
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| Error::Lost { url: url.clone(), source: source.without_url() })?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Decode { url, source })
     }
 }
 
