@@ -1,0 +1,183 @@
+//! The cluster as bootstrap reaches it: services by name, hosts, the controller.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use api::{
+    cluster::{Committed, Refusal, State, Tx},
+    discoverd::{Instance, Leader},
+    host::{ActiveJob, Job, Status},
+};
+use api_client::Client;
+use controller_client::Controller;
+use host_client::{Cluster as Sampi, CommitError, Host};
+
+use crate::error::StepError;
+
+/// Pause between two looks at something that is awaited.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The cluster as bootstrap reaches it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    discoverd: Client,
+    /// The cluster's key.
+    pub key: String,
+    timeout: Duration,
+}
+
+impl Cluster {
+    /// Reads the cluster's key; nothing is sent yet.
+    pub fn open(data_dir: &Path, discoverd: &str, timeout: Duration) -> Result<Self, StepError> {
+        let path = data_dir.join("host/cluster.key");
+        let key = std::fs::read_to_string(&path)
+            .map_err(|source| StepError::ClusterKey { path, source })?;
+        Ok(Self {
+            discoverd: Client::new(discoverd, None).without_retries(),
+            key: key.trim().to_owned(),
+            timeout,
+        })
+    }
+
+    /// A service's key.
+    pub fn service_key(&self, service: &str) -> String {
+        api::key::derive(&self.key, service, api::key::VERSION)
+    }
+
+    /// Looks at something until it is so, or the step's time is over; then the error says what was seen last.
+    pub async fn until<T, F>(&self, what: &str, mut look: impl FnMut() -> F) -> Result<T, StepError>
+    where
+        F: Future<Output = Result<T, Seen>>,
+    {
+        let end = Instant::now() + self.timeout;
+        loop {
+            match look().await {
+                Ok(found) => return Ok(found),
+                Err(Seen::Never(error)) => return Err(*error),
+                Err(Seen::NotYet(seen)) if Instant::now() > end => {
+                    return Err(StepError::Timeout { what: what.into(), seen });
+                }
+                Err(Seen::NotYet(_)) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// The first instance of a service, as a base URL, when there is one.
+    pub async fn service(&self, name: &str) -> Result<String, Seen> {
+        let path = format!("/services/{name}/instances");
+        let instances: Vec<Instance> = self.discoverd.get(&path).await.map_err(Seen::not_yet)?;
+        let first =
+            instances.first().ok_or_else(|| Seen::NotYet(format!("no instance of {name}")))?;
+        Ok(format!("http://{}", first.addr))
+    }
+
+    /// sampi on the leading host.
+    async fn sampi(&self) -> Result<Sampi, Seen> {
+        let leader: Leader =
+            self.discoverd.get("/services/flynn-host/leader").await.map_err(Seen::not_yet)?;
+        let base = format!("http://{}", leader.instance.addr);
+        Ok(Sampi::new(base, Some(self.service_key("flynn-host"))))
+    }
+
+    /// The controller, once it has an instance.
+    pub async fn controller(&self, key: &str) -> Result<Controller, StepError> {
+        let base = self.until("the controller", || self.service("controller")).await?;
+        Ok(Controller::new(base, Some(key.into())))
+    }
+
+    /// Starts a job on the host with the fewest, unless a host has it already, and waits until it is up.
+    pub async fn run(&self, job: &Job) -> Result<String, StepError> {
+        let what = format!("job {} to be placed", job.id);
+        let (host, addr) = self.until(&what, || self.place(job)).await?;
+        let client = Host::new(format!("http://{addr}"), Some(self.service_key("flynn-host")));
+        let what = format!("job {} ({}) to be up", job.id, job.image);
+        self.until(&what, || async {
+            let seen = client.job(job.id).await.map_err(Seen::not_yet)?;
+            is_up(&seen)
+        })
+        .await?;
+        Ok(host)
+    }
+
+    /// The host that has the job, after a transaction if need be, and its address.
+    async fn place(&self, job: &Job) -> Result<(String, String), Seen> {
+        let sampi = self.sampi().await?;
+        let state = sampi.state().await.map_err(Seen::not_yet)?;
+        if let Some(found) = holder(&state, job) {
+            return Ok(found);
+        }
+        let (id, host) = state
+            .hosts
+            .iter()
+            .min_by_key(|(_, host)| host.jobs.len())
+            .ok_or_else(|| Seen::NotYet("no host is in the cluster".into()))?;
+        let tx = Tx {
+            term: state.term,
+            based_on: [(id.clone(), host.version)].into(),
+            add: [(id.clone(), vec![job.clone()])].into(),
+            remove: Default::default(),
+        };
+        match sampi.commit(&tx).await {
+            Ok(Committed { lost, .. }) => match lost.get(id) {
+                Some(reason) => Err(Seen::NotYet(format!("host {id} refused the job: {reason}"))),
+                None => Ok((id.clone(), host.addr.clone())),
+            },
+            Err(CommitError::Rejected(rejected))
+                if rejected.hosts.values().all(|why| *why == Refusal::Duplicate) =>
+            {
+                Ok((id.clone(), host.addr.clone()))
+            }
+            Err(err) => Err(Seen::NotYet(err.to_string())),
+        }
+    }
+}
+
+fn holder(state: &State, job: &Job) -> Option<(String, String)> {
+    let (id, host) = state.hosts.iter().find(|(_, host)| host.jobs.contains_key(&job.id))?;
+    Some((id.clone(), host.addr.clone()))
+}
+
+/// Whether a job is up, may still come up, or never will.
+fn is_up(job: &ActiveJob) -> Result<(), Seen> {
+    let said = job.error.clone().unwrap_or_default();
+    match job.status {
+        Status::Running => Ok(()),
+        Status::Starting | Status::Stopping => {
+            Err(Seen::NotYet(format!("it is {:?} {said}", job.status)))
+        }
+        Status::Done | Status::Crashed | Status::Failed if job.job.resurrect => {
+            Err(Seen::NotYet(format!("it is {:?} {said}", job.status)))
+        }
+        Status::Done | Status::Crashed | Status::Failed => {
+            Err(Seen::Never(Box::new(StepError::Ended {
+                job: job.job.id,
+                image: job.job.image.clone(),
+                said,
+            })))
+        }
+    }
+}
+
+/// What a look saw instead of what is awaited.
+#[derive(Debug)]
+pub enum Seen {
+    /// It may still come.
+    NotYet(String),
+    /// It will not.
+    Never(Box<StepError>),
+}
+
+impl Seen {
+    /// A request failed in a way that may pass.
+    pub fn not_yet(err: api_client::Error) -> Self {
+        let mut said = err.to_string();
+        let mut cause = std::error::Error::source(&err);
+        while let Some(err) = cause {
+            said = format!("{said}: {err}");
+            cause = err.source();
+        }
+        Self::NotYet(said)
+    }
+}
