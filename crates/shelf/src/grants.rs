@@ -1,0 +1,145 @@
+//! Signed URLs work once. What is spent is remembered in a directory until it would have expired anyway, so also by a
+//! shelf that was killed meanwhile. (A power failure may forget the last moments: it then works a second time, at most.)
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use api::blob::Grant;
+
+/// No URL is valid for longer, so that nothing is remembered for longer.
+const VALID_MAX_SECONDS: u64 = 86_400;
+/// Longest nonce.
+const NONCE_LEN_MAX: usize = 64;
+
+/// Why a signed URL is refused although its signature is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("this URL has expired")]
+    Expired,
+    #[error("this URL is valid for longer than a day, or its nonce cannot be used")]
+    Unusable,
+    #[error("this URL was used already: each works once")]
+    Spent,
+    #[error("this URL is being used by another request")]
+    InUse,
+}
+
+/// All that is spent or in use.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    dir: PathBuf,
+    in_use: Mutex<HashSet<String>>,
+}
+
+impl Grants {
+    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir, in_use: Mutex::default() })
+    }
+
+    /// Takes a grant into use: nobody else can until the claim is dropped, and never again once it is spent.
+    pub(crate) fn claim(self: &Arc<Self>, grant: &Grant, now: u64) -> Result<Claim, Refusal> {
+        let Grant { expires, nonce, .. } = grant;
+        let hex = nonce.bytes().all(|b| b.is_ascii_hexdigit());
+        if *expires <= now {
+            return Err(Refusal::Expired);
+        }
+        if expires - now > VALID_MAX_SECONDS
+            || nonce.is_empty()
+            || nonce.len() > NONCE_LEN_MAX
+            || !hex
+        {
+            return Err(Refusal::Unusable);
+        }
+        let name = format!("{expires}-{nonce}");
+        if !self.in_use().insert(name.clone()) {
+            return Err(Refusal::InUse);
+        }
+        let claim = Claim { grants: self.clone(), name };
+        if claim.file().exists() { Err(Refusal::Spent) } else { Ok(claim) }
+    }
+
+    /// Forgets what has expired.
+    pub(crate) fn forget_expired(&self, now: u64) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let expires = name.to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
+            if expires.is_none_or(|expires: u64| expires <= now) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn in_use(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A grant in use. Dropped, it may be used again; unless it was spent.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    grants: Arc<Grants>,
+    name: String,
+}
+
+impl Claim {
+    fn file(&self) -> PathBuf {
+        self.grants.dir.join(&self.name)
+    }
+
+    /// It has done what it was for.
+    pub(crate) fn spend(&self) {
+        if let Err(err) = fs::File::create(self.file()) {
+            tracing::error!(
+                error = &err as &dyn std::error::Error,
+                "a spent URL cannot be remembered"
+            );
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.grants.in_use().remove(&self.name);
+    }
+}
+
+/// Unix time in seconds.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(expires: u64, nonce: &str) -> Grant {
+        Grant { method: "PUT".into(), expires, limit: 1, nonce: nonce.into() }
+    }
+
+    #[test]
+    fn a_grant_is_good_for_one_success_and_any_number_of_failures() {
+        let dir = tempfile::tempdir().unwrap();
+        let grants = Arc::new(Grants::open(dir.path().into()).unwrap());
+        let claim = grants.claim(&grant(100, "ab"), 50).unwrap();
+        assert_eq!(grants.claim(&grant(100, "ab"), 50).unwrap_err(), Refusal::InUse);
+        drop(claim);
+        grants.claim(&grant(100, "ab"), 50).unwrap().spend();
+        assert_eq!(grants.claim(&grant(100, "ab"), 50).unwrap_err(), Refusal::Spent);
+        let restarted = Arc::new(Grants::open(dir.path().into()).unwrap());
+        assert_eq!(restarted.claim(&grant(100, "ab"), 50).unwrap_err(), Refusal::Spent);
+        restarted.forget_expired(99);
+        assert_eq!(restarted.claim(&grant(100, "ab"), 50).unwrap_err(), Refusal::Spent);
+        restarted.forget_expired(100);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(restarted.claim(&grant(100, "ab"), 100).unwrap_err(), Refusal::Expired);
+        assert_eq!(grants.claim(&grant(100_000, "ab"), 50).unwrap_err(), Refusal::Unusable);
+        assert_eq!(grants.claim(&grant(100, "../a"), 50).unwrap_err(), Refusal::Unusable);
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the parts are joined.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use daemon::Lifetime;
+use tokio::{
+    net::TcpListener,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    Config,
+    access::Guard,
+    grants::{Grants, unix_now},
+    routes::routes,
+    store::Store,
+};
+
+/// How often spent URLs that have expired are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// A shelf that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where.
+    pub addr: SocketAddr,
+}
+
+/// Why shelf could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be had.
+    #[error("listening on {addr} failed: is something else using it?")]
+    Bind {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(
+        "the data directory {dir} cannot be used: it must exist or be creatable, and be writable"
+    )]
+    DataDir {
+        /// Which.
+        dir: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts shelf; it ends with `lifetime`.
+pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, StartError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| StartError::Bind { addr: config.listen, source })?;
+    let addr =
+        listener.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
+    let unusable =
+        |source| StartError::DataDir { dir: config.data_dir.display().to_string(), source };
+    let store = Store::open(&config.data_dir, config.disk_reserve).map_err(unusable)?;
+    let grants = Arc::new(Grants::open(config.data_dir.join("used")).map_err(unusable)?);
+    let sweeping = grants.clone();
+    lifetime.spawn("sweep", move |stop| async move {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            sweeping.forget_expired(unix_now());
+        }
+    });
+    lifetime.serve(listener, routes(store, Guard::new(&config.key, grants)));
+    Ok(Running { addr })
+}

@@ -1,0 +1,186 @@
+//! Blobs on a disk: the only place that knows the files.
+//!
+//! A blob's file is written in `tmp`, made durable, and then renamed to its place, so that a path shows either nothing,
+//! the old blob or the whole new one, whenever the process or the machine dies. The digest is the end of the same file,
+//! because two files cannot be renamed at once.
+
+mod list;
+mod upload;
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tokio::task::spawn_blocking;
+
+use crate::{domain::BlobPath, error::StoreError};
+
+/// Ends every blob's file, after the digest.
+const MARK: &[u8; 8] = b"flynnsh1";
+/// Bytes of the file after the content: digest and mark.
+const TRAILER_LEN: u64 = 32 + MARK.len() as u64;
+/// A directory may be removed by a deletion just before a file is moved into it; then it is made again.
+const MOVE_ATTEMPTS: u32 = 8;
+
+/// The blobs of one data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    blobs: PathBuf,
+    tmp: PathBuf,
+    reserve: u64,
+    /// Held while a directory is made and made durable: a directory that others see is durable.
+    making_dirs: Mutex<()>,
+}
+
+/// A blob that is open for reading.
+#[derive(Debug)]
+pub(crate) struct OpenBlob {
+    pub(crate) file: File,
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
+}
+
+impl Store {
+    /// Opens or makes the store. What uploads left unfinished is removed.
+    pub(crate) fn open(data_dir: &Path, reserve: u64) -> io::Result<Self> {
+        let (blobs, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp)?;
+        }
+        fs::create_dir_all(&tmp)?;
+        fs::create_dir_all(&blobs)?;
+        // A directory made by a predecessor that was killed may not be durable yet.
+        rustix::fs::syncfs(File::open(&blobs)?)?;
+        let making_dirs = Mutex::new(());
+        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs })))
+    }
+
+    /// Opens a blob for reading.
+    pub(crate) async fn get(&self, path: BlobPath) -> Result<OpenBlob, StoreError> {
+        let inner = self.0.clone();
+        blocking(move || open(&inner.blobs.join(path.file()), path)).await
+    }
+
+    /// Makes `to` the same blob as `from`; answers the digest.
+    pub(crate) async fn copy(&self, from: BlobPath, to: BlobPath) -> Result<String, StoreError> {
+        let inner = self.0.clone();
+        blocking(move || {
+            let source = inner.blobs.join(from.file());
+            let sha256 = open(&source, from)?.sha256;
+            let copying = StoreError::io("copying a blob");
+            let link = tempfile::Builder::new()
+                .make_in(&inner.tmp, |link| fs::hard_link(&source, link))
+                .map_err(copying)?
+                .into_temp_path();
+            // The link is removed at the end, for renaming one name of a file to another of its names does nothing.
+            inner.move_into_place(&link, &to)?;
+            Ok(sha256)
+        })
+        .await
+    }
+
+    /// Removes a blob, durably. That there is none is success.
+    pub(crate) async fn delete(&self, path: BlobPath) -> Result<(), StoreError> {
+        let inner = self.0.clone();
+        blocking(move || inner.delete(&path).map_err(StoreError::io("removing a blob"))).await
+    }
+}
+
+impl Inner {
+    /// Moves a durable file to a blob's place and makes the move durable.
+    fn move_into_place(&self, file: &Path, path: &BlobPath) -> Result<(), StoreError> {
+        let storing = || StoreError::io("storing a blob");
+        let target = self.blobs.join(path.file());
+        let dir = target.parent().unwrap_or(&self.blobs);
+        let mut attempt = 1;
+        loop {
+            self.make_dir(dir).map_err(storing())?;
+            match fs::rename(file, &target) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound && attempt < MOVE_ATTEMPTS => {
+                    attempt += 1;
+                }
+                renamed => break renamed.map_err(storing())?,
+            }
+        }
+        sync_dir(dir).map_err(storing())
+    }
+
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            // Wait for whoever may be making it.
+            drop(self.making_dirs.lock());
+            return Ok(());
+        }
+        let _alone = self.making_dirs.lock();
+        let inside = dir.strip_prefix(&self.blobs).map_err(io::Error::other)?;
+        let mut made = self.blobs.clone();
+        for name in inside.components() {
+            let parent = made.clone();
+            made.push(name);
+            match fs::create_dir(&made) {
+                Ok(()) => sync_dir(&parent)?,
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&self, path: &BlobPath) -> io::Result<()> {
+        let file = self.blobs.join(path.file());
+        match fs::remove_file(&file) {
+            Ok(()) => {}
+            Err(err) if is_absent(&err) => return Ok(()),
+            Err(err) => return Err(err),
+        }
+        let mut dir = file.parent().unwrap_or(&self.blobs);
+        sync_dir(dir).or_else(|err| if is_absent(&err) { Ok(()) } else { Err(err) })?;
+        // Directories that became empty go too; the first that is not ends it.
+        while dir != self.blobs && fs::remove_dir(dir).is_ok() {
+            dir = dir.parent().unwrap_or(&self.blobs);
+        }
+        Ok(())
+    }
+}
+
+/// No such file, or what should be its directory is a file.
+fn is_absent(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn open(file: &Path, path: BlobPath) -> Result<OpenBlob, StoreError> {
+    let mut opened = match File::open(file) {
+        Ok(opened) => opened,
+        Err(err) if is_absent(&err) => return Err(StoreError::NotFound(path)),
+        Err(err) => return Err(StoreError::io("opening a blob")(err)),
+    };
+    let (size, sha256) = trailer(&opened).ok_or(StoreError::Damaged(path))?;
+    opened.seek(SeekFrom::Start(0)).map_err(StoreError::io("opening a blob"))?;
+    Ok(OpenBlob { file: opened, size, sha256 })
+}
+
+/// Size and digest of the content of a blob's file.
+fn trailer(file: &File) -> Option<(u64, String)> {
+    let size = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
+    let mut trailer = [0; TRAILER_LEN as usize];
+    file.read_exact_at(&mut trailer, size).ok()?;
+    trailer.ends_with(MARK).then(|| (size, hex::encode(&trailer[..32])))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work).await.map_err(|err| StoreError::io("working on files")(err.into()))?
+}
