@@ -78,11 +78,7 @@ impl Pool {
         let mut said = false;
         while let Err(err) = self.try_migrate(&runner).await {
             if !std::mem::replace(&mut said, true) {
-                let cause = err.source();
-                warn!(
-                    error = &err as &dyn std::error::Error,
-                    cause, "waiting for {:?}", self.config
-                );
+                warn!(error = &err as &dyn std::error::Error, "waiting for {:?}", self.config);
             }
             sleep(MIGRATE_PAUSE).await;
         }
