@@ -1,0 +1,158 @@
+//! A small app and its repository.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    cluster,
+    shell::{Said, run},
+};
+
+/// Answers who it is; echoes the size of what is posted.
+const SERVER: &str = r#"
+const http = require("http"), fs = require("fs"), os = require("os");
+const version = fs.readFileSync("version.txt", "utf8").trim();
+http.createServer((req, res) => {
+  let size = 0;
+  req.on("data", chunk => size += chunk.length);
+  req.on("end", () => {
+    res.setHeader("content-type", "application/json");
+    res.end(JSON.stringify({version, size, job: process.env.FLYNN_JOB_ID, host: os.hostname(), a: process.env.A || null}));
+  });
+}).listen(process.env.PORT, "0.0.0.0", () => console.log("version " + version + " listens"));
+process.on("SIGTERM", () => { console.log("SIGTERM"); process.exit(0); });
+"#;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// An app of this test alone; deleted when dropped.
+#[derive(Debug)]
+pub struct App {
+    /// Its name.
+    pub name: String,
+    folder: TempDir,
+}
+
+impl App {
+    /// Creates an app whose repository is still empty.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    pub fn create(prefix: &str) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}-{:x}{number}", since.as_millis() as u32);
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let app = Self { name, folder };
+        run(app.path(), &["git", "init", "-q", "-b", "master"]).ok();
+        run(app.path(), &["git", "config", "user.name", "Tester"]).ok();
+        run(app.path(), &["git", "config", "user.email", "tester@example.com"]).ok();
+        app.flynn(&["create", "-y", &app.name]).ok();
+        app
+    }
+
+    /// Creates an app with a small Node.js server, committed but not pushed.
+    pub fn node(prefix: &str) -> Self {
+        let app = Self::create(prefix);
+        app.write(
+            "package.json",
+            r#"{"name": "tiny", "version": "1.0.0", "scripts": {"start": "node server.js"}}"#,
+        );
+        app.write("server.js", SERVER);
+        app.write("Procfile", "web: node server.js\nworker: sleep 100000\n");
+        app.commit("1");
+        app
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("a file is in a folder"))
+            .expect("folders can be made");
+        fs::write(path, text).expect("files can be written");
+    }
+
+    /// Copies one of the examples.
+    pub fn copy_example(&self, name: &str) {
+        let from = format!("{}/../../examples/{name}/.", env!("CARGO_MANIFEST_DIR"));
+        run(self.path(), &["cp", "-r", &from, "."]).ok();
+    }
+
+    /// Commits everything as a version.
+    pub fn commit(&self, version: &str) {
+        self.write("version.txt", version);
+        run(self.path(), &["git", "add", "-A"]).ok();
+        run(self.path(), &["git", "commit", "-q", "-m", version]).ok();
+    }
+
+    /// `git push flynn master`.
+    pub fn push(&self) -> Said {
+        run(self.path(), &["git", "push", "flynn", "master"])
+    }
+
+    /// `flynn …` in its folder.
+    pub fn flynn(&self, words: &[&str]) -> Said {
+        run(self.path(), &[&["flynn"], words].concat())
+    }
+
+    /// A command in its folder, to be given a terminal or pipes.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.path());
+        command
+    }
+
+    /// What the app answers, as JSON, or why not.
+    ///
+    /// # Errors
+    /// What was seen instead.
+    pub async fn get(&self) -> Result<Value, String> {
+        let answer = cluster::http(false).get(cluster::url(&self.name)).send().await;
+        let answer = answer.map_err(|err| format!("{err:?}"))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|err| format!("{err:?}"))?;
+        if !status.is_success() {
+            return Err(format!("{status} {text}"));
+        }
+        serde_json::from_str(&text).map_err(|err| format!("{err}: {text}"))
+    }
+
+    /// Waits until the app answers.
+    pub async fn serves(&self) -> Value {
+        crate::until("the app to answer", Duration::from_secs(60), async || self.get().await).await
+    }
+
+    /// `flynn ps --json`.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ps(&self) -> Vec<Value> {
+        let text = self.flynn(&["ps", "--json"]).ok();
+        serde_json::from_str(&text).unwrap_or_else(|err| panic!("{err}: {text}"))
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // A failed test leaves its app for the one who looks.
+        if !std::thread::panicking() {
+            self.flynn(&["-a", &self.name, "delete", "-y"]).ok();
+        }
+    }
+}
