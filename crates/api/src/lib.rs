@@ -10,3 +10,4 @@ pub mod host;
 pub mod id;
 pub mod key;
 pub mod route;
+pub mod slug;

@@ -1,1 +1,8 @@
 #![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod domain;
+pub mod init;
+pub mod site;
+
+pub use config::Config;

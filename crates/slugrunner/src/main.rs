@@ -1,3 +1,30 @@
-//! Not written yet.
+//! `slugrunner`: the first process of app containers.
+#![expect(clippy::print_stderr, reason = "the app's owner reads its log, which is stderr")]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use slugrunner::{Config, domain::Task, init, site};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Config::parse()).await {
+        Ok(code) => code,
+        Err(err) => {
+            eprintln!("slugrunner: {err:#}");
+            let unknown = err.is::<slugrunner::domain::NoSuchType>();
+            ExitCode::from(if unknown { 2 } else { 1 })
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let slug = init::read_slug(&config.app_dir)?;
+    match slug.task(&config.words)? {
+        Task::Site(directory) => {
+            site::serve(&config.app_dir.join(directory), &config.port).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Command(command) => init::run(&config.app_dir, &slug, &command).await,
+    }
+}

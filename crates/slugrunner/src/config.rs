@@ -1,0 +1,25 @@
+//! What was asked for.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Runs a slug.
+#[derive(Debug, Clone, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+pub struct Config {
+    /// Where the slug is unpacked.
+    #[arg(long, env = "FLYNN_APP_DIR", default_value = "/app", hide = true)]
+    pub app_dir: PathBuf,
+    /// Where `static` listens.
+    #[arg(long, env = "PORT", default_value = "8080", hide = true)]
+    pub port: String,
+    /// `start <type>`, `static <directory>`, or a command.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "COMMAND"
+    )]
+    pub words: Vec<String>,
+}

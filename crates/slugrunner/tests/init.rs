@@ -1,0 +1,135 @@
+//! slugrunner as a process.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail that way")]
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn slug(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn runner(app: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slugrunner"));
+    command.args(words).env("FLYNN_APP_DIR", app).stdin(Stdio::null());
+    command
+}
+
+fn output(app: &Path, words: &[&str]) -> Output {
+    runner(app, words).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap().trim_end()
+}
+
+/// Starts it and waits for the line `ready`.
+fn started(app: &Path, words: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = runner(app, words).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready");
+    (child, lines)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_process_type_runs_in_the_slug_with_its_profile_in_order() {
+    let app = slug(&[
+        ("Procfile", "web: echo $A $B $C $PORT $(basename $HOME) $(basename $PWD) \"$X\"\n"),
+        (".profile.d/1.sh", "export A=one B=one\n"),
+        (".profile.d/2.sh", "export B=two\n"),
+        (".profile.d/3.txt", "export B=three\n"),
+        (".profile", "export X='a  b'\n"),
+        (".release", r#"{"config_vars":{"C":"default","PORT":"1"}}"#),
+    ]);
+    let name = app.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let run = runner(app.path(), &["start", "web"]).env("PORT", "9").output().unwrap();
+    assert_eq!(stdout(&run), format!("one two default 9 {name} {name} a  b"));
+}
+
+#[test]
+fn words_are_kept_apart_and_a_line_is_for_the_shell() {
+    let app = slug(&[]);
+    assert_eq!(
+        stdout(&output(app.path(), &["printf", "%s|", "a b", "$HOME", "*"])),
+        "a b|$HOME|*|"
+    );
+    assert_eq!(stdout(&output(app.path(), &["echo a | tr a b; echo 'c  d'"])), "b\nc  d");
+}
+
+#[test]
+fn the_exit_status_is_the_commands() {
+    let app = slug(&[("Procfile", "web: x\nworker: y\n")]);
+    assert_eq!(output(app.path(), &["sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(output(app.path(), &["kill -9 $$"]).status.code(), Some(137));
+    assert_eq!(output(app.path(), &["no-such-program"]).status.code(), Some(127));
+    let unknown = output(app.path(), &["start", "clock"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert_eq!(said, "slugrunner: there is no process type \"clock\"; this app has: web, worker\n");
+    let broken = slug(&[(".release", "---\n")]);
+    assert_eq!(output(broken.path(), &["true"]).status.code(), Some(1));
+}
+
+#[test]
+fn signals_reach_the_app_and_its_own_way_of_ending_counts() {
+    let app = slug(&[(
+        "Procfile",
+        "web: trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done\n",
+    )]);
+    let (mut child, mut lines) = started(app.path(), &["start", "web"]);
+    send(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.trim(), "bye");
+
+    let (mut child, _lines) = started(app.path(), &["echo ready; sleep 100"]);
+    send(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+#[test]
+fn whoever_outlives_the_shell_may_finish_after_sigterm() {
+    let app = slug(&[(
+        "server",
+        "trap 'sleep 0.3; echo finished; exit 0' TERM\necho ready\nwhile :; do sleep 0.02; done\n",
+    )]);
+    // The shell of a compound command dies at once.
+    let (mut child, mut lines) = started(app.path(), &["true && bash server && true"]);
+    send(&child, Signal::TERM);
+    assert!(child.wait().unwrap().code().is_some());
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.trim(), "finished");
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let app = slug(&[]);
+    // The subshell's child becomes an orphan, ours, and ends while the command runs.
+    let run = output(
+        app.path(),
+        &[
+            "(sleep 0.05 & echo $! >orphan); pid=$(cat orphan); for i in $(seq 200); do [ -e /proc/$pid ] || { echo gone; exit; }; sleep 0.02; done; cat /proc/$pid/status",
+        ],
+    );
+    assert_eq!(stdout(&run), "gone");
+}
