@@ -1,0 +1,198 @@
+//! A job as the scheduler sees it.
+
+use std::collections::BTreeMap;
+
+use api::{
+    host::{ActiveJob, Job, Limits, META_APP, META_RELEASE, META_TYPE, Status},
+    id::{AppId, JobId, ReleaseId},
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// Metadata key: the ended job that this one replaces. It ties the life of a process together across its jobs, so that
+/// back-off after crashes is known to a scheduler that was not there when they happened.
+pub const META_REPLACES: &str = "flynn-controller.replaces";
+
+/// One kind of process: what a formation counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Kind {
+    /// App.
+    pub app: AppId,
+    /// Release.
+    pub release: ReleaseId,
+    /// Process type.
+    pub name: String,
+}
+
+/// For whom a job runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// A formation.
+    Process(Kind),
+    /// Somebody who runs something once.
+    OneOff {
+        /// App.
+        app: AppId,
+        /// Release.
+        release: ReleaseId,
+    },
+    /// Not the controller: layer 0, or something the operator started.
+    Other,
+}
+
+impl Owner {
+    /// What a job's metadata say.
+    pub fn of(metadata: &BTreeMap<String, String>) -> Self {
+        let app = metadata.get(META_APP).and_then(|id| id.parse().ok());
+        let release = metadata.get(META_RELEASE).and_then(|id| id.parse().ok());
+        match (app, release, metadata.get(META_TYPE)) {
+            (Some(app), Some(release), Some(name)) if !name.is_empty() => {
+                Self::Process(Kind { app, release, name: name.clone() })
+            }
+            (Some(app), Some(release), _) => Self::OneOff { app, release },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// In the cluster's state; its host has not told of it yet.
+    Ordered,
+    /// Accepted by its host.
+    Starting,
+    /// Serving.
+    Up,
+    /// Told to stop.
+    Stopping,
+    /// Over.
+    Ended(Ending),
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// When.
+    pub at: Timestamp,
+    /// Since when its process ran, if it did.
+    pub started_at: Option<Timestamp>,
+    /// Whether it was told to.
+    pub asked: bool,
+    /// Whether it counts as crashed for people: asked or not, status 0 is no crash.
+    pub crashed: bool,
+    /// Whether its host no longer lists it.
+    pub forgotten: bool,
+    /// Exit status.
+    pub exit_status: Option<i32>,
+    /// What the host said.
+    pub error: Option<String>,
+}
+
+/// A job as the scheduler sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobView {
+    /// For whom it runs.
+    pub owner: Owner,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Accepted by its host at; absent while it is only ordered.
+    pub created_at: Option<Timestamp>,
+    /// Its host restarts it.
+    pub resurrect: bool,
+    /// Times its process was started again after crashes.
+    pub restarts: u32,
+    /// The ended job it replaces.
+    pub replaces: Option<JobId>,
+    /// What the host says is wrong with it.
+    pub error: Option<String>,
+    /// Arguments, of a one-off job.
+    pub args: Vec<String>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+impl JobView {
+    /// A job that is only in the cluster's state.
+    pub fn ordered(metadata: &BTreeMap<String, String>, limits: &Limits) -> Self {
+        Self {
+            owner: Owner::of(metadata),
+            phase: Phase::Ordered,
+            created_at: None,
+            resurrect: false,
+            restarts: 0,
+            replaces: metadata.get(META_REPLACES).and_then(|id| id.parse().ok()),
+            error: None,
+            args: Vec::new(),
+            limits: limits.clone(),
+        }
+    }
+
+    /// A job as its host tells of it. `asked`: it was seen stopping before, or its stop was ordered.
+    pub fn told(active: &ActiveJob, asked: bool, now: Timestamp) -> Self {
+        let phase = match active.status {
+            Status::Starting => Phase::Starting,
+            Status::Running => Phase::Up,
+            Status::Stopping => Phase::Stopping,
+            Status::Done | Status::Crashed | Status::Failed => Phase::Ended(Ending {
+                at: active.ended_at.unwrap_or(now),
+                started_at: active.started_at,
+                asked,
+                crashed: active.status != Status::Done && !asked,
+                forgotten: false,
+                exit_status: active.exit_status,
+                error: active.error.clone(),
+            }),
+        };
+        let owner = Owner::of(&active.job.metadata);
+        let one_off = matches!(owner, Owner::OneOff { .. });
+        Self {
+            phase,
+            created_at: Some(active.created_at),
+            error: active.error.clone(),
+            args: if one_off { active.job.config.args.clone() } else { Vec::new() },
+            ..Self::of_job(&active.job, active.host_restarts)
+        }
+    }
+
+    /// A job that its host did not take, for this reason.
+    pub fn not_taken(job: &Job, reason: &str, now: Timestamp) -> Self {
+        let error = Some(reason.to_owned());
+        let phase = Phase::Ended(Ending {
+            at: now,
+            started_at: None,
+            asked: false,
+            crashed: true,
+            forgotten: true,
+            exit_status: None,
+            error: error.clone(),
+        });
+        Self { phase, error, ..Self::of_job(job, 0) }
+    }
+
+    fn of_job(job: &Job, host_restarts: u32) -> Self {
+        Self {
+            resurrect: job.resurrect,
+            restarts: job.restarts.saturating_add(host_restarts),
+            ..Self::ordered(&job.metadata, &job.limits)
+        }
+    }
+
+    /// Whether it is over.
+    pub fn ending(&self) -> Option<&Ending> {
+        match &self.phase {
+            Phase::Ended(ending) => Some(ending),
+            _ => None,
+        }
+    }
+
+    /// The kind of process it is, if it is one of a formation's.
+    pub fn kind(&self) -> Option<&Kind> {
+        match &self.owner {
+            Owner::Process(kind) => Some(kind),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Decisions, pure: no waiting, no clock, no dice, ordered maps.
+
+pub mod backoff;
+pub mod job;
+mod merge;
+mod placement;
+mod plan;
+mod report;
+pub mod snapshot;
+pub mod view;
+
+pub use merge::merge;
+pub use plan::{Plan, Waiting, plan};
+pub use report::reports;
+pub use snapshot::{Formations, HostView, Snapshot};
+pub use view::View;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! All that a plan is made from: plain data, one instant.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use api::{
+    controller::ExpandedFormation,
+    discoverd::Term,
+    id::{AppId, JobId, ReleaseId},
+};
+use jiff::Timestamp;
+use sampi::Room;
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{
+    job::{JobView, Kind},
+    plan::Waiting,
+};
+
+/// Formations by app and release. An app whose formations were all deleted is still there: what runs of it is to stop,
+/// while a job of an app that was never listed is none of our business.
+pub type Formations = BTreeMap<AppId, BTreeMap<ReleaseId, Arc<ExpandedFormation>>>;
+
+/// The cluster at one instant.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// The instant.
+    pub now: Timestamp,
+    /// Ids of new jobs are derived from it.
+    pub seed: Uuid,
+    /// Term of the leader that served the state.
+    pub term: Term,
+    /// Hosts by id.
+    pub hosts: BTreeMap<String, HostView>,
+    /// What should run.
+    #[serde(serialize_with = "without_env")]
+    pub formations: Arc<Formations>,
+    /// Jobs that were told to stop, which their hosts may not have said yet.
+    pub stops: BTreeSet<JobId>,
+    /// What the last plan let wait: it keeps its ids.
+    pub waited: Vec<Waiting>,
+}
+
+/// A host at one instant.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostView {
+    /// Version of its part of the state.
+    pub version: u64,
+    /// What is free on it.
+    #[serde(serialize_with = "room")]
+    pub room: Room,
+    /// Whether it tells of its jobs at present. If not, nothing is placed on it.
+    pub connected: bool,
+    /// Its jobs, and those that ended lately.
+    pub jobs: Arc<BTreeMap<JobId, JobView>>,
+}
+
+/// Environments hold secrets: a snapshot that was saved does not.
+fn without_env<S: Serializer>(formations: &Formations, serializer: S) -> Result<S::Ok, S::Error> {
+    let stripped = formations.values().flat_map(BTreeMap::values).map(|formation| {
+        let mut formation = ExpandedFormation::clone(formation);
+        formation.release.env.values_mut().for_each(String::clear);
+        for process in formation.release.processes.values_mut() {
+            process.env.values_mut().for_each(String::clear);
+        }
+        formation
+    });
+    serializer.collect_seq(stripped)
+}
+
+fn room<S: Serializer>(room: &Room, serializer: S) -> Result<S::Ok, S::Error> {
+    (room.memory, room.cpu, room.addresses).serialize(serializer)
+}
+
+impl Snapshot {
+    /// The id of the `n`th new job of a kind, of an omni one on that host.
+    pub fn new_id(&self, kind: &Kind, only: Option<&str>, n: usize) -> JobId {
+        let Kind { app, release, name } = kind;
+        let only = only.unwrap_or_default();
+        derived(&format!("{} {app} {release} {name} {only} {n}", self.seed))
+    }
+
+    /// The formation of a kind, if there is one with processes.
+    pub fn formation(&self, kind: &Kind) -> Option<&Arc<ExpandedFormation>> {
+        self.formations.get(&kind.app)?.get(&kind.release)
+    }
+}
+
+/// The id of the job that replaces an ended one: always the same, so that nobody can replace it twice.
+pub fn replacement_id(ended: JobId) -> JobId {
+    derived(&format!("replaces {ended}"))
+}
+
+fn derived(from: &str) -> JobId {
+    let digest = Sha256::digest(from);
+    let bytes = digest.first_chunk().expect("SHA-256 has 32 bytes");
+    uuid::Builder::from_random_bytes(*bytes).into_uuid().into()
+}

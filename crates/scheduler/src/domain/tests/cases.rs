@@ -1,0 +1,170 @@
+//! Single rules, by example.
+
+use api::controller::JobState;
+
+use super::*;
+use crate::domain::{reports, snapshot::replacement_id};
+
+fn one_host(
+    jobs: impl IntoIterator<Item = (JobId, JobView)>,
+    formations: impl IntoIterator<Item = Arc<ExpandedFormation>>,
+) -> Snapshot {
+    snapshot([("host0".into(), host(50, jobs))], formations)
+}
+
+fn stops(snapshot: &Snapshot) -> Vec<JobId> {
+    plan(snapshot).stop.into_values().flatten().collect()
+}
+
+#[test]
+fn what_does_not_serve_yet_is_stopped_first_then_the_newest() {
+    let web = || kind(0, "web");
+    let aged = |seconds| JobView { created_at: Some(ago(seconds)), ..job(web(), Phase::Up) };
+    let jobs = || {
+        let starting = JobView { created_at: Some(ago(500)), ..job(web(), Phase::Starting) };
+        [(id(1), aged(300)), (id(2), aged(100)), (id(3), aged(200)), (id(4), starting)]
+    };
+    let to = |count| stops(&one_host(jobs(), [formation(0, &[("web", count, false)])]));
+    assert_eq!(to(3), [id(4)]);
+    assert_eq!(to(2), [id(4), id(2)]);
+    assert_eq!(to(1), [id(4), id(2), id(3)]);
+}
+
+#[test]
+fn a_job_told_to_stop_is_not_told_again_and_not_missed() {
+    let jobs = (1..=3).map(|n| (id(n), job(kind(0, "web"), Phase::Up)));
+    let mut snapshot = one_host(jobs, [formation(0, &[("web", 2, false)])]);
+    snapshot.stops.insert(id(3));
+    assert!(plan(&snapshot).is_empty());
+}
+
+#[test]
+fn the_jobs_of_a_deleted_formation_and_of_an_unknown_release_are_stopped() {
+    let other = Kind { release: uuid(999).into(), ..kind(0, "web") };
+    let jobs = [(id(1), job(kind(0, "web"), Phase::Up)), (id(2), job(other, Phase::Up))];
+    let deleted = formation(0, &[]);
+    assert_eq!(stops(&one_host(jobs, [deleted])), [id(1), id(2)]);
+}
+
+#[test]
+fn a_foreign_job_is_left_alone_and_named() {
+    let snapshot = one_host([(id(1), job(kind(9, "web"), Phase::Up))], [formation(0, &[])]);
+    let plan = plan(&snapshot);
+    assert!(plan.is_empty());
+    assert_eq!(plan.foreign, [id(1)].into());
+    assert!(reports(&snapshot, &plan).is_empty());
+}
+
+#[test]
+fn a_one_off_job_is_only_reported() {
+    let mut one_off = job(kind(0, ""), Phase::Up);
+    one_off.owner = Owner::OneOff { app: app(9), release: uuid(5).into() };
+    let snapshot = one_host([(id(1), one_off)], [formation(0, &[])]);
+    let plan = plan(&snapshot);
+    assert!(plan.is_empty() && plan.foreign.is_empty());
+    let report = &reports(&snapshot, &plan)[&id(1)];
+    assert_eq!((report.kind.as_str(), report.state), ("", JobState::Up));
+    assert_eq!(report.id, format!("host0-{}", id(1)));
+}
+
+#[test]
+fn the_first_crash_is_mended_at_once() {
+    let web = kind(0, "web");
+    let snapshot =
+        one_host([(id(1), job(web, crashed(now())))], [formation(0, &[("web", 1, false)])]);
+    let started = &plan(&snapshot).start["host0"];
+    assert_eq!(started[0].id, replacement_id(id(1)));
+    assert_eq!(started[0].restarts, 1);
+}
+
+#[test]
+fn a_crash_loop_waits_and_says_so() {
+    let looping = JobView { restarts: 3, ..job(kind(0, "web"), crashed(ago(1))) };
+    let snapshot = one_host([(id(1), looping)], [formation(0, &[("web", 1, false)])]);
+    let plan = plan(&snapshot);
+    assert!(plan.is_empty());
+    assert_eq!(plan.wake_at, Some(now() + SignedDuration::from_secs(3)));
+    let report = &reports(&snapshot, &plan)[&replacement_id(id(1))];
+    assert_eq!((report.state, report.run_at), (JobState::Pending, plan.wake_at));
+    assert_eq!(
+        report.host_error.as_deref(),
+        Some(
+            "it ended 4 times, the last time with exit status 1; see its log. \
+             It is tried again at 2026-01-01T00:00:03Z"
+        )
+    );
+}
+
+#[test]
+fn one_looping_process_does_not_hold_up_the_replacement_of_another() {
+    let looping = JobView { restarts: 6, ..job(kind(0, "web"), crashed(ago(5))) };
+    let jobs = [(id(1), looping), (id(2), job(kind(0, "web"), crashed(now())))];
+    let first = one_host(jobs, [formation(0, &[("web", 2, false)])]);
+    let planned = plan(&first);
+    assert_eq!(planned.start["host0"][0].id, replacement_id(id(2)));
+    let second = plan(&first.apply(&planned));
+    assert!(second.is_empty(), "the other one waits on: {second:?}");
+    assert_eq!(second.waiting[0].id, replacement_id(id(1)));
+}
+
+#[test]
+fn crashes_are_forgiven_after_five_minutes_up() {
+    let mut recovered = JobView { restarts: 9, ..job(kind(0, "web"), crashed(now())) };
+    if let Phase::Ended(ending) = &mut recovered.phase {
+        ending.started_at = Some(ago(301));
+    }
+    let snapshot = one_host([(id(1), recovered)], [formation(0, &[("web", 1, false)])]);
+    assert_eq!(plan(&snapshot).start["host0"][0].restarts, 1);
+}
+
+#[test]
+fn a_resurrected_job_is_left_to_its_host_for_as_long_as_that_may_take() {
+    let ended = |at: Timestamp, forgotten| {
+        let mut job = JobView { resurrect: true, ..job(kind(0, "web"), crashed(at)) };
+        if let Phase::Ended(ending) = &mut job.phase {
+            ending.forgotten = forgotten;
+        }
+        let wanted = formation(0, &[("web", 1, false)]);
+        plan(&one_host([(id(1), job)], [wanted])).start.len()
+    };
+    assert_eq!(ended(ago(60), false), 0);
+    assert_eq!(ended(ago(200), false), 1);
+    assert_eq!(ended(ago(9), true), 0);
+    assert_eq!(ended(ago(11), true), 1);
+}
+
+#[test]
+fn what_finds_no_room_waits_under_one_id_and_says_why() {
+    let wanted = || [formation(0, &[("web", 2, false)])];
+    let full = snapshot([("host0".into(), host(1, []))], wanted());
+    let first = plan(&full);
+    assert_eq!(first.start["host0"].len(), 1);
+    let reason = &first.waiting[0].reason;
+    assert!(reason.contains("host0 has 0 MiB of memory free of the 1024 needed"), "{reason}");
+    let after = full.apply(&first);
+    assert_eq!(plan(&after).waiting, first.waiting);
+    let report = &reports(&after, &first)[&first.waiting[0].id];
+    assert_eq!((report.state, report.host_id.as_ref()), (JobState::Pending, None));
+}
+
+#[test]
+fn a_release_that_cannot_be_run_waits_and_says_why() {
+    let mut broken = ExpandedFormation::clone(&formation(0, &[("web", 1, false)]));
+    broken.artifacts.clear();
+    let plan = plan(&one_host([], [Arc::new(broken)]));
+    assert!(plan.waiting[0].reason.contains("has no image"), "{:?}", plan.waiting);
+}
+
+#[test]
+fn without_hosts_everything_waits() {
+    let plan = plan(&snapshot([], [formation(0, &[("web", 1, false)])]));
+    assert_eq!(plan.waiting[0].reason, "there is no host to run it on");
+}
+
+#[test]
+fn an_omni_process_runs_once_on_every_host() {
+    let hosts = (0..3).map(|n| (format!("host{n}"), host(5, [])));
+    let snapshot = snapshot(hosts, [formation(0, &[("web", 1, true)])]);
+    let plan = plan(&snapshot);
+    assert_eq!(plan.start.values().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+}
