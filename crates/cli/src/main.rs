@@ -1,3 +1,7 @@
-//! Not written yet.
+//! `flynn`: see the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os().collect())
+}

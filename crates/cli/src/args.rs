@@ -1,0 +1,119 @@
+//! The command line. Each command's own options are beside the command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    create, delete, env, help, keys, log, ps, releases, routes, run, scale, servers,
+};
+
+const AFTER: &str = "\
+The app of a command is the one -a names (an app or a git remote), else FLYNN_APP, else the git remote that
+`git config flynn.remote` names, else the only git remote that is a Flynn app. Its remote picks the server; without
+one it is -c, FLYNN_CLUSTER or FLYNN_SERVER, the default of ~/.flynnrc, its first. FLYNNRC names another file.
+
+`flynn help <command>` explains one, `flynn help commands` lists the usage of all.
+Spelled apart they work too: `flynn env set`, `flynn route add http`, `flynn key add`, `flynn cluster add`.";
+
+/// Deploys and runs apps on Flynn.
+#[derive(Debug, Parser)]
+#[command(name = "flynn", version, disable_help_subcommand = true, after_help = AFTER)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What may be said with any command.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Globals {
+    /// The app, or the git remote of one
+    #[arg(short = 'a', long, global = true, value_name = "APP", display_order = 900)]
+    pub(crate) app: Option<String>,
+    /// The server of ~/.flynnrc
+    #[arg(short = 'c', long, global = true, value_name = "SERVER", display_order = 901)]
+    pub(crate) cluster: Option<String>,
+    #[arg(long, env = "FLYNN_APP", hide = true, global = true)]
+    pub(crate) env_flynn_app: Option<String>,
+    #[arg(long, env = "FLYNN_CLUSTER", hide = true, global = true)]
+    pub(crate) env_flynn_cluster: Option<String>,
+    #[arg(long, env = "FLYNN_SERVER", hide = true, global = true)]
+    pub(crate) env_flynn_server: Option<String>,
+    #[arg(long, env = "FLYNNRC", hide = true, global = true)]
+    pub(crate) env_flynnrc: Option<PathBuf>,
+    #[arg(long, env = "HOME", hide = true, global = true)]
+    pub(crate) env_home: Option<PathBuf>,
+    #[arg(long, env = "TERM", hide = true, global = true)]
+    pub(crate) env_term: Option<String>,
+}
+
+/// The commands, in the order `flynn help` lists them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Remember a server
+    ServerAdd(servers::AddArgs),
+    /// List the servers
+    Servers(Listing),
+    /// Forget a server
+    ServerRemove(servers::NameArgs),
+    /// Show or choose the server used where nothing else says
+    ServerDefault(servers::DefaultArgs),
+    /// Create an app, and the git remote to push it to
+    Create(create::CreateArgs),
+    /// Delete an app with its jobs and routes
+    Delete(delete::DeleteArgs),
+    /// List the apps
+    Apps(Listing),
+    /// Show where to push an app and where to see it
+    Info(Listing),
+    /// List the jobs
+    Ps(ps::PsArgs),
+    /// Stop jobs
+    Kill(ps::KillArgs),
+    /// Show what the jobs print
+    Log(log::LogArgs),
+    /// Show or change how many processes of each type run
+    Scale(scale::ScaleArgs),
+    /// Run a command in a new job
+    Run(run::RunArgs),
+    /// List the environment variables
+    Env(env::EnvArgs),
+    /// Set environment variables, and restart with them
+    EnvSet(env::SetArgs),
+    /// Show an environment variable
+    EnvGet(env::GetArgs),
+    /// Remove environment variables, and restart without them
+    EnvUnset(env::UnsetArgs),
+    /// List the releases
+    Releases(Listing),
+    /// Go back to an earlier release
+    Rollback(releases::RollbackArgs),
+    /// List the deployments
+    Deployments(Listing),
+    /// List the routes
+    Routes(Listing),
+    /// Send a domain to the app
+    RouteAddHttp(routes::AddHttpArgs),
+    /// Remove a route
+    RouteRemove(routes::RemoveArgs),
+    /// List the SSH keys that may push
+    Keys(Listing),
+    /// Let SSH keys push
+    KeyAdd(keys::AddArgs),
+    /// Let an SSH key push no longer
+    KeyRemove(keys::RemoveArgs),
+    /// Show the version
+    Version,
+    /// Explain a command
+    Help(help::HelpArgs),
+}
+
+/// Options of a plain listing.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Listing {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,158 @@
+//! Being attached to a job: our stdin, stdout, stderr, signals and window size are its own, its exit status is ours.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, bail};
+use attach::{Frame, FrameCodec, Stream};
+use bytes::{Bytes, BytesMut};
+use controller_client::Upgraded;
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use crate::{
+    output,
+    terminal::{self, RawMode},
+};
+
+/// Frames that wait to be sent. A job that does not read its stdin makes us stop reading ours, not hoard it.
+const UNSENT: usize = 16;
+/// Bytes read from stdin at once.
+const CHUNK: usize = 32 * 1024;
+/// A job that ignores so many signals is left to itself.
+const PATIENCE: usize = 3;
+/// Time a job on a terminal has to end after its terminal was told to.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Stays attached until the job ends, and answers with its exit status. The connection carries frames already.
+pub(crate) async fn converse(connection: Upgraded, tty: bool) -> anyhow::Result<u32> {
+    let (from_job, to_job) = tokio::io::split(connection);
+    // Before the terminal is raw, for this may fail.
+    let signals = Signals::new().context("listening for signals")?;
+    let raw = if tty { Some(RawMode::enter().context("making the terminal raw")?) } else { None };
+    let (sender, unsent) = mpsc::channel(UNSENT);
+    let sending = async {
+        tokio::join!(send(unsent, to_job), read_stdin(sender.clone()));
+        // What becomes of the job is said by the other direction.
+        std::future::pending::<()>().await;
+    };
+    let status = tokio::select! {
+        status = receive(from_job) => status,
+        number = signals.forward(sender.clone(), tty) => Ok(128 + number),
+        () = sending => unreachable!("sending waits for ever"),
+    };
+    drop(raw);
+    status
+}
+
+/// Sends frames until nobody takes them.
+async fn send(mut unsent: mpsc::Receiver<Frame>, to_job: impl AsyncWrite + Unpin) {
+    let mut frames = FramedWrite::new(to_job, FrameCodec);
+    while let Some(frame) = unsent.recv().await {
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends our stdin, and its end.
+async fn read_stdin(sender: mpsc::Sender<Frame>) {
+    let mut stdin = tokio::io::stdin();
+    loop {
+        let mut bytes = BytesMut::with_capacity(CHUNK);
+        // A stdin that cannot be read (none, or a terminal that went away) is one that ended.
+        let read = stdin.read_buf(&mut bytes).await.unwrap_or(0);
+        let frame = Frame::Data { stream: Stream::Stdin, bytes: bytes.freeze() };
+        if sender.send(frame).await.is_err() || read == 0 {
+            return;
+        }
+    }
+}
+
+/// Writes what the job says, until it ends.
+async fn receive(from_job: impl AsyncRead + Unpin) -> anyhow::Result<u32> {
+    let mut frames = FramedRead::new(from_job, FrameCodec);
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    while let Some(frame) = frames.next().await {
+        match frame.context("the connection to the job was lost")? {
+            Frame::Data { stream: Stream::Stderr, bytes } => {
+                // Nobody there is no reason to stop.
+                let _ = write(&mut stderr, bytes).await;
+            }
+            Frame::Data { stream: _, bytes } => write(&mut stdout, bytes).await?,
+            Frame::Exit(status) => return Ok(status),
+            Frame::Signal(_) | Frame::Resize { .. } => {}
+        }
+    }
+    bail!(
+        "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` shows \
+         what became of it"
+    )
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: Bytes) -> io::Result<()> {
+    to.write_all(&bytes).await?;
+    to.flush().await
+}
+
+/// The signals that are the job's business.
+struct Signals {
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    terminate: Signal,
+    window: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            window: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// Passes signals on. Returns the number of the one that makes us leave: on a terminal the first, for it can only
+    /// mean that the terminal goes away (keys reach the job as bytes); else the third that the job ignores.
+    async fn forward(mut self, sender: mpsc::Sender<Frame>, tty: bool) -> u32 {
+        let mut ignored = 0;
+        // The window may have changed while the job was started.
+        let mut resized = tty;
+        loop {
+            if std::mem::take(&mut resized)
+                && let Some((height, width)) = terminal::size()
+            {
+                let _ = sender.send(Frame::Resize { height, width }).await;
+            }
+            let kind = tokio::select! {
+                _ = self.window.recv() => {
+                    resized = tty;
+                    continue;
+                }
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+                _ = self.quit.recv() => SignalKind::quit(),
+                _ = self.hangup.recv() => SignalKind::hangup(),
+                _ = self.terminate.recv() => SignalKind::terminate(),
+            };
+            let number = kind.as_raw_value().unsigned_abs();
+            // Never waited for: with stdin blocked the queue may be full.
+            let _ = sender.try_send(Frame::Signal(number));
+            ignored += 1;
+            if tty {
+                tokio::time::sleep(GRACE).await;
+                return number;
+            }
+            if ignored == PATIENCE {
+                output::say("flynn: the job does not react to signals; leaving, which stops it");
+                return number;
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! One file a command, or a few that belong together.
+
+pub(crate) mod apps;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod deploy;
+pub(crate) mod env;
+pub(crate) mod help;
+pub(crate) mod keys;
+pub(crate) mod log;
+pub(crate) mod ps;
+pub(crate) mod releases;
+pub(crate) mod routes;
+pub(crate) mod run;
+pub(crate) mod scale;
+pub(crate) mod servers;
+
+use std::process::ExitCode;
+
+use crate::{args::Command, output, session::Session};
+
+/// The command line makes no sense: status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Carries a command out.
+pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::ServerAdd(args) => servers::add(session, &args)?,
+        Command::Servers(args) => servers::list(session, args)?,
+        Command::ServerRemove(args) => servers::remove(session, &args)?,
+        Command::ServerDefault(args) => servers::default(session, &args)?,
+        Command::Create(args) => create::create(session, &args).await?,
+        Command::Delete(args) => delete::delete(session, &args).await?,
+        Command::Apps(args) => apps::list(session, args).await?,
+        Command::Info(args) => apps::info(session, args).await?,
+        Command::Ps(args) => ps::list(session, &args).await?,
+        Command::Kill(args) => ps::kill(session, &args).await?,
+        Command::Log(args) => log::log(session, &args).await?,
+        Command::Scale(args) => scale::scale(session, &args).await?,
+        Command::Run(args) => return run::run(session, &args).await,
+        Command::Env(args) => env::list(session, &args).await?,
+        Command::EnvSet(args) => env::set(session, &args).await?,
+        Command::EnvGet(args) => env::get(session, &args).await?,
+        Command::EnvUnset(args) => env::unset(session, &args).await?,
+        Command::Releases(args) => releases::list(session, args).await?,
+        Command::Rollback(args) => releases::rollback(session, &args).await?,
+        Command::Deployments(args) => releases::deployments(session, args).await?,
+        Command::Routes(args) => routes::list(session, args).await?,
+        Command::RouteAddHttp(args) => routes::add_http(session, &args).await?,
+        Command::RouteRemove(args) => routes::remove(session, &args).await?,
+        Command::Keys(args) => keys::list(session, args).await?,
+        Command::KeyAdd(args) => keys::add(session, &args).await?,
+        Command::KeyRemove(args) => keys::remove(session, &args).await?,
+        Command::Version => output::data(env!("CARGO_PKG_VERSION"))?,
+        Command::Help(args) => help::help(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

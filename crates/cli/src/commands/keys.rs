@@ -1,0 +1,116 @@
+//! `keys`, `key-add`, `key-remove`.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use api::controller::Key;
+use clap::Args;
+
+use super::Usage;
+use crate::{
+    args::Listing,
+    domain::{
+        keys::{fingerprint, public_keys, with_colons},
+        table,
+    },
+    output,
+    session::Session,
+};
+
+/// Where people have their keys, best first.
+const FILES: [&str; 3] = ["id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub"];
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// A public key, `-` for stdin; if left out, all keys of the SSH agent, else ~/.ssh/id_*.pub
+    #[arg(value_name = "PUBLIC-KEY-FILE")]
+    file: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// As `flynn keys` shows it
+    fingerprint: String,
+}
+
+pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let (_, controller) = session.server()?;
+    let keys = controller.keys().await?;
+    if args.json {
+        return output::json(&keys);
+    }
+    let row = |key: &Key| vec![with_colons(&key.fingerprint), key.comment.clone()];
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    Ok(output::text(&table::render(&[], &rows))?)
+}
+
+pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
+    let keys = match &args.file {
+        Some(file) => of_file(file)?,
+        None => of_person(session)?,
+    };
+    let (_, controller) = session.server()?;
+    for key in keys {
+        let added = controller.add_key(&key).await?;
+        output::say(&format!("Key {} added.", with_colons(&added.fingerprint)));
+    }
+    Ok(())
+}
+
+pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {
+    let id = fingerprint(&args.fingerprint).ok_or_else(|| {
+        Usage(format!(
+            "{:?} is not a fingerprint: expected 32 hex digits, with or without colons, as `flynn keys` shows them",
+            args.fingerprint
+        ))
+    })?;
+    let (_, controller) = session.server()?;
+    controller.remove_key(&id).await.map_err(|err| match err.is_not_found() {
+        true => anyhow::anyhow!("no key has that fingerprint; `flynn keys` lists them"),
+        false => err.into(),
+    })?;
+    output::say(&format!("Key {} removed.", with_colons(&id)));
+    Ok(())
+}
+
+fn of_file(file: &str) -> anyhow::Result<Vec<String>> {
+    if file == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading stdin")?;
+        return Ok(public_keys(&text, "stdin")?);
+    }
+    let bytes = fs::read(file).with_context(|| format!("reading {file}"))?;
+    Ok(public_keys(&String::from_utf8_lossy(&bytes), file)?)
+}
+
+/// The keys a person would push with: all of their agent, or else their own files.
+fn of_person(session: &Session) -> anyhow::Result<Vec<String>> {
+    if let Some(listing) = agent() {
+        return Ok(public_keys(&listing, "the SSH agent")?);
+    }
+    let home = session.globals.env_home.as_deref().unwrap_or(Path::new("."));
+    for name in FILES {
+        let path = home.join(".ssh").join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => return Ok(public_keys(&text, &path.display().to_string())?),
+            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            Err(err) => return Err(err).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+    bail!(
+        "no SSH key was found: the agent has none, and there is no ~/.ssh/{}. `ssh-keygen -t ed25519` makes one; \
+         `flynn key-add <file>` takes one from elsewhere",
+        FILES.join(", ~/.ssh/")
+    )
+}
+
+/// What the agent lists, if there is one and it has keys.
+fn agent() -> Option<String> {
+    let output = Command::new("ssh-add").arg("-L").stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}

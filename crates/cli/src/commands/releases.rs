@@ -1,0 +1,108 @@
+//! `releases`, `rollback`, `deployments`.
+
+use anyhow::Context;
+use api::{
+    controller::{Deployment, DeploymentStatus, META_GIT_COMMIT, Release},
+    id::ReleaseId,
+};
+use clap::Args;
+use jiff::Timestamp;
+
+use super::deploy;
+use crate::{
+    args::Listing,
+    domain::{releases::previous, table, time::ago},
+    output,
+    session::Session,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// Accepted for the later flynn, which asked
+    #[arg(short, long, hide = true)]
+    yes: bool,
+    /// The release to go back to; the last that served something else if left out
+    release: Option<ReleaseId>,
+}
+
+pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let app = target.app().await?;
+    let releases = target.controller.releases(&target.name).await?;
+    if args.json {
+        return output::json(&releases);
+    }
+    if releases.is_empty() {
+        output::say(&crate::session::no_release(&app.name));
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    let row = |release: &Release| {
+        let commit = release.meta.get(META_GIT_COMMIT).or(release.meta.get("commit"));
+        let commit: String = commit.map(|c| c.chars().take(8).collect()).unwrap_or_default();
+        let state = if app.release == Some(release.id) { "current" } else { "" };
+        vec![release.id.to_string(), ago(release.created_at, now), commit, state.into()]
+    };
+    let rows: Vec<_> = releases.iter().map(row).collect();
+    Ok(output::text(&table::render(&["ID", "CREATED", "COMMIT", "STATE"], &rows))?)
+}
+
+pub(crate) async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    deploy::settle(&target).await?;
+    let (app, current) = target.release().await?;
+    let wanted = if let Some(id) = args.release {
+        target.release_or_current(Some(id)).await?.1
+    } else {
+        let releases = target.controller.releases(&target.name).await?;
+        let deployments = target.controller.deployments(&target.name).await?;
+        previous(&current, &releases, &deployments).cloned().with_context(|| {
+            format!(
+                "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
+                app.name, current.id
+            )
+        })?
+    };
+    if wanted.id == current.id {
+        output::say(&format!("Release {} serves already.", current.id));
+        return Ok(());
+    }
+    output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
+    deploy::deploy(&target, wanted.id).await
+}
+
+pub(crate) async fn deployments(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let deployments = target.controller.deployments(&target.name).await;
+    let deployments = deployments.map_err(|err| target.explained(err))?;
+    if args.json {
+        return output::json(&deployments);
+    }
+    let now = Timestamp::now();
+    let rows: Vec<_> = deployments.iter().map(|deployment| row(deployment, now)).collect();
+    let table = table::render(&["ID", "STATUS", "CREATED", "FINISHED", "RELEASE"], &rows);
+    let why =
+        |d: &Deployment| d.error.as_ref().and_then(|why| why.lines().next().map(table::plain));
+    let notes = std::iter::once(None).chain(deployments.iter().map(why));
+    let lines = table.lines().zip(notes).map(|(line, why)| match why {
+        Some(why) => format!("{line}\n  {why}\n"),
+        None => format!("{line}\n"),
+    });
+    Ok(output::text(&lines.collect::<String>())?)
+}
+
+fn row(deployment: &Deployment, now: Timestamp) -> Vec<String> {
+    let status = match deployment.status {
+        DeploymentStatus::Pending => "pending",
+        DeploymentStatus::Running => "running",
+        DeploymentStatus::Complete => "complete",
+        DeploymentStatus::Failed => "failed",
+    };
+    vec![
+        deployment.id.to_string(),
+        status.into(),
+        ago(deployment.created_at, now),
+        deployment.finished_at.map(|at| ago(at, now)).unwrap_or_default(),
+        deployment.new_release.to_string(),
+    ]
+}

@@ -1,0 +1,123 @@
+//! `routes`, `route-add-http`, `route-remove`.
+
+use std::{fs, io::Read};
+
+use anyhow::{Context, bail};
+use api::route::{NewRoute, PartialRoute};
+use clap::Args;
+
+use super::Usage;
+use crate::{
+    args::Listing,
+    domain::{
+        pem,
+        routes::{domain_and_path, id_of, label},
+        table,
+    },
+    output,
+    session::Session,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct AddHttpArgs {
+    /// The service it goes to; <app>-web if left out
+    #[arg(short, long)]
+    service: Option<String>,
+    /// File with the certificate and its chain, PEM; `-` for stdin (short: -c)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// File with the certificate's key, PEM; `-` for stdin
+    #[arg(short = 'k', long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// Keep each visitor at one process
+    #[arg(long)]
+    sticky: bool,
+    /// Send to the service's leader only
+    #[arg(long)]
+    leader: bool,
+    /// Host name, or host name and path, as www.example.com/blog
+    domain: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Id of the route, as `flynn routes` shows it
+    id: String,
+}
+
+pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let routes = target.controller.routes(&target.name).await;
+    let mut routes = routes.map_err(|err| target.explained(err))?;
+    routes.sort_by_key(|route| route.created_at);
+    if args.json {
+        return output::json(&routes);
+    }
+    let rows: Vec<_> =
+        routes.iter().map(|r| vec![label(r), r.service.clone(), r.id.clone()]).collect();
+    Ok(output::text(&table::render(&["ROUTE", "SERVICE", "ID"], &rows))?)
+}
+
+pub(crate) async fn add_http(session: &Session, args: &AddHttpArgs) -> anyhow::Result<()> {
+    let (domain, path) = domain_and_path(&args.domain).map_err(Usage)?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(certificate(cert, key)?),
+        _ => None,
+    };
+    let target = session.app()?;
+    // The name, should the app have been given by its id.
+    let app = target.app().await?.name;
+    let (tls_cert, tls_key) = tls.unzip();
+    let route = PartialRoute {
+        kind: Some("http".into()),
+        service: Some(args.service.clone().unwrap_or_else(|| format!("{app}-web"))),
+        domain: Some(domain),
+        path: Some(path).filter(|path| !path.is_empty()),
+        tls_cert,
+        tls_key,
+        sticky: args.sticky.then_some(true),
+        leader: args.leader.then_some(true),
+        ..PartialRoute::default()
+    };
+    let new = NewRoute { route, config: None };
+    let made = target.controller.create_route(&target.name, &new).await?;
+    Ok(output::data(&made.id)?)
+}
+
+pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let routes = target.controller.routes(&target.name).await;
+    let routes = routes.map_err(|err| target.explained(err))?;
+    let id = id_of(&routes, &args.id).with_context(|| {
+        format!("{} has no route {:?}; `flynn routes` lists them", target.name, args.id)
+    })?;
+    target.controller.delete_route(&target.name, id).await?;
+    Ok(output::data(&format!("Route {id} removed."))?)
+}
+
+/// The certificate chain and the key out of two files, which may be one, and may be stdin.
+fn certificate(cert: &str, key: &str) -> anyhow::Result<(String, String)> {
+    let cert_text = read(cert)?;
+    let key_text = if cert == key { cert_text.clone() } else { read(key)? };
+    let certificates = pem::parts(&cert_text).certificates;
+    if certificates.is_empty() {
+        bail!("{} holds no certificate: expected a PEM block `BEGIN CERTIFICATE`", shown(cert));
+    }
+    let key_text = pem::parts(&key_text).key.with_context(|| {
+        format!("{} holds no private key: expected a PEM block `BEGIN … PRIVATE KEY`", shown(key))
+    })?;
+    Ok((certificates, key_text))
+}
+
+fn read(file: &str) -> anyhow::Result<String> {
+    if file != "-" {
+        return fs::read_to_string(file).with_context(|| format!("reading {file}"));
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("reading stdin")?;
+    Ok(text)
+}
+
+fn shown(file: &str) -> &str {
+    if file == "-" { "stdin" } else { file }
+}

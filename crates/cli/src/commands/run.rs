@@ -1,0 +1,97 @@
+//! `run`.
+
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use api::{controller::NewJob, id::ReleaseId};
+use clap::Args;
+
+use crate::{
+    attached, output,
+    session::{AppSession, Session},
+    terminal,
+};
+
+/// Longest wait for the job to start: its host may have to make the image of the slug first.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Print the job's id and leave it alone
+    #[arg(short, long)]
+    detached: bool,
+    /// Of this release instead of the current one
+    #[arg(short, long)]
+    release: Option<ReleaseId>,
+    /// What to run, in /app
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+pub(crate) async fn run(session: &Session, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let target = session.app()?;
+    let (_, release) = target.release_or_current(args.release).await?;
+    let tty = !args.detached && terminal::is_interactive();
+    let job = new_job(args, release.id, tty, session.globals.env_term.as_deref());
+    if args.detached {
+        let job = target.controller.run_job_detached(&target.name, &job).await?;
+        output::data(&job.id)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = attach(&target, &job, tty).await?;
+    Ok(ExitCode::from(exit_code(status)))
+}
+
+async fn attach(target: &AppSession, job: &NewJob, tty: bool) -> anyhow::Result<u32> {
+    let starting = target.controller.run_job_attached(&target.name, job);
+    let connection = tokio::time::timeout(START_TIMEOUT, starting).await.with_context(|| {
+        format!(
+            "the job did not start within {} s; `flynn ps -a` shows why",
+            START_TIMEOUT.as_secs()
+        )
+    })??;
+    attached::converse(connection, tty).await
+}
+
+fn new_job(args: &RunArgs, release: ReleaseId, tty: bool, term: Option<&str>) -> NewJob {
+    let mut job = NewJob {
+        release: Some(release),
+        release_env: true,
+        args: args.command.clone(),
+        tty,
+        ..NewJob::default()
+    };
+    if tty {
+        let (lines, columns) = terminal::size().unwrap_or((24, 80));
+        (job.tty_lines, job.tty_columns) = (lines, columns);
+        job.env = BTreeMap::from([
+            ("COLUMNS".to_owned(), columns.to_string()),
+            ("LINES".to_owned(), lines.to_string()),
+            ("TERM".to_owned(), term.unwrap_or("xterm").to_owned()),
+        ]);
+    }
+    job
+}
+
+/// The status of the job as a status of ours: never 0 for what was not 0.
+fn exit_code(status: u32) -> u8 {
+    let low = status.to_le_bytes()[0];
+    if low == 0 && status != 0 { 1 } else { low }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_never_becomes_a_success() {
+        for (status, code) in [(0, 0), (7, 7), (137, 137), (256, 1), (u32::MAX, 255)] {
+            assert_eq!(exit_code(status), code);
+        }
+    }
+}

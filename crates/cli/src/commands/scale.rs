@@ -1,0 +1,152 @@
+//! `scale`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use api::{
+    controller::{Deployment, DeploymentStatus, NewFormation},
+    id::ReleaseId,
+};
+use clap::Args;
+use controller_client::EventQuery;
+use futures_util::{FutureExt, StreamExt};
+
+use super::Usage;
+use crate::{
+    domain::{
+        scale::{Counts, Standing, Wait, counts, merged, shown},
+        time::took,
+    },
+    output,
+    session::{AppSession, Session},
+};
+
+/// Even if no event comes, the jobs are looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait beyond the app's deploy timeout: the time a host has to notice what failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Return at once
+    #[arg(short, long)]
+    no_wait: bool,
+    /// Of this release instead of the current one
+    #[arg(short, long)]
+    release: Option<ReleaseId>,
+    /// Show all formations, of other releases, too (`-a` alone means this, too)
+    #[arg(long)]
+    all: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// How many shall run, like web=2; a type that is not named stays as it is
+    #[arg(value_name = "TYPE=COUNT")]
+    counts: Vec<String>,
+}
+
+pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result<()> {
+    let asked = counts(&args.counts).map_err(|err| Usage(err.to_string()))?;
+    let target = session.app()?;
+    if args.all && asked.is_empty() {
+        return show_all(&target, args.json).await;
+    }
+    let (app, release) = target.release_or_current(args.release).await?;
+    let now = match target.controller.formation(&target.name, release.id).await {
+        Ok(formation) => formation.processes,
+        Err(err) if err.is_not_found() => Counts::new(),
+        Err(err) => return Err(err.into()),
+    };
+    if asked.is_empty() {
+        return if args.json {
+            output::json(&now)
+        } else {
+            Ok(output::data(&shown(&now, &release))?)
+        };
+    }
+    let wanted = merged(&now, &asked, &release)?;
+    let changes: Vec<String> = asked
+        .iter()
+        .map(|(kind, n)| format!("{kind}: {} => {n}", now.get(kind).unwrap_or(&0)))
+        .collect();
+    output::say(&format!("scaling {}", changes.join(", ")));
+    let began = Instant::now();
+    let before = target.controller.jobs(&target.name).await?;
+    // While the app is being deployed the new release's jobs count, too: the change goes to it.
+    let only = (!is_deploying(&target).await?).then_some(release.id);
+    let mut wait = Wait::new(only, asked, &release, &before);
+    let query = EventQuery { app: Some(app.id.to_string()), types: &["job"], since: None };
+    let events = if args.no_wait { None } else { target.controller.events(&query).await.ok() };
+    let formation = NewFormation { processes: wanted };
+    target.controller.put_formation(&target.name, release.id, &formation).await?;
+    if args.no_wait {
+        return Ok(());
+    }
+    let bound = Duration::from_secs(app.deploy_timeout.into()) + PATIENCE;
+    // Without a stream of events the jobs are looked at now and then.
+    let nudges = match events {
+        Some(events) => events.map(drop).chain(futures_util::stream::pending()).boxed(),
+        None => futures_util::stream::pending().boxed(),
+    };
+    until_done(&target, &mut wait, nudges, bound).await?;
+    output::say(&format!("scale completed in {}", took(began.elapsed())));
+    Ok(())
+}
+
+async fn until_done(
+    target: &AppSession,
+    wait: &mut Wait,
+    mut nudges: futures_util::stream::BoxStream<'_, ()>,
+    bound: Duration,
+) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + bound;
+    loop {
+        let standing = match target.controller.jobs(&target.name).await {
+            Ok(jobs) => {
+                let (lines, standing) = wait.look(&jobs);
+                lines.iter().for_each(|line| output::say(line));
+                standing
+            }
+            // The formation is stored; a controller that restarts meanwhile is no reason to stop watching.
+            Err(err) if err.is_retryable() => {
+                Standing::Going("the controller does not answer".into())
+            }
+            Err(err) => return Err(err.into()),
+        };
+        match standing {
+            Standing::Done => return Ok(()),
+            Standing::Hopeless(why) => bail!(
+                "{why}\nFlynn goes on trying, ever more slowly. `flynn log` shows what the jobs say, `flynn ps` when \
+                 the next try is; scale back to stop it"
+            ),
+            Standing::Going(how) if tokio::time::Instant::now() >= deadline => bail!(
+                "not all serve after {}: {how}\nFlynn goes on. `flynn ps` and `flynn log` show more",
+                took(bound)
+            ),
+            Standing::Going(_) => {}
+        }
+        let _ = tokio::time::timeout(LOOK_AGAIN, nudges.next()).await;
+        // Events come in bursts; one look answers them all.
+        while nudges.next().now_or_never().is_some() {}
+    }
+}
+
+async fn is_deploying(target: &AppSession) -> anyhow::Result<bool> {
+    let open =
+        |d: &Deployment| matches!(d.status, DeploymentStatus::Pending | DeploymentStatus::Running);
+    Ok(target.controller.deployments(&target.name).await?.iter().any(open))
+}
+
+async fn show_all(target: &AppSession, json: bool) -> anyhow::Result<()> {
+    let formations = target.controller.formations(&target.name).await;
+    let formations = formations.map_err(|err| target.explained(err))?;
+    if json {
+        return output::json(&formations);
+    }
+    for formation in &formations {
+        let release = target.controller.release(formation.release).await?;
+        let counts = shown(&formation.processes, &release);
+        output::data(&format!("{}  {counts}", formation.release))?;
+    }
+    Ok(())
+}

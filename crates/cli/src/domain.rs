@@ -1,0 +1,17 @@
+//! Decisions: no clock, no files, no network.
+
+pub(crate) mod argv;
+pub(crate) mod env;
+pub(crate) mod flynnrc;
+pub(crate) mod jobs;
+pub(crate) mod keys;
+pub(crate) mod log;
+pub(crate) mod pem;
+pub(crate) mod pin;
+pub(crate) mod releases;
+pub(crate) mod routes;
+pub(crate) mod scale;
+pub(crate) mod suggest;
+pub(crate) mod table;
+pub(crate) mod target;
+pub(crate) mod time;
