@@ -7,7 +7,7 @@ use axum::{
     extract::Request,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use http::HeaderValue;
 use hyper_util::{
@@ -29,8 +29,13 @@ impl Lifetime {
     ///
     /// Adds what every server has: `GET /ping`, `GET /.well-known/status`, a request id and 404 as JSON.
     pub fn serve(&self, listener: TcpListener, router: Router) {
+        self.serve_with_ping(listener, router, get(async || ""));
+    }
+
+    /// The same for a server whose `GET /ping` must find out something first.
+    pub fn serve_with_ping(&self, listener: TcpListener, router: Router, ping: MethodRouter) {
         let router = router
-            .route("/ping", get(async || ""))
+            .route("/ping", ping)
             .route("/.well-known/status", get(status))
             .fallback(async || ApiError::not_found("there is no such path").into_response())
             .layer(middleware::from_fn(identify));

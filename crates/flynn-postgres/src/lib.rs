@@ -1,1 +1,12 @@
 #![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod data;
+pub mod domain;
+pub mod error;
+pub mod handlers;
+pub mod server;
+pub mod store;
+pub mod supervisor;
+
+pub use server::{Running, start};

@@ -1,0 +1,7 @@
+//! Names, texts, numbers. Pure.
+
+pub mod names;
+pub mod settings;
+
+/// The superuser.
+pub const SUPERUSER: &str = "flynn";

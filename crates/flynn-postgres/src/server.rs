@@ -1,0 +1,34 @@
+//! Where the API's parts are joined.
+
+use std::{io, net::SocketAddr};
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use daemon::{Lifetime, auth};
+use tokio::net::TcpListener;
+
+use crate::{config::ApiConfig, handlers, store::Databases};
+
+/// The API, listening.
+#[derive(Debug)]
+pub struct Running {
+    /// Where.
+    pub addr: SocketAddr,
+}
+
+/// Starts the API. The database server need not be there yet.
+pub async fn start(config: &ApiConfig, lifetime: &Lifetime) -> io::Result<Running> {
+    let listener = TcpListener::bind(("0.0.0.0", config.port)).await?;
+    let addr = listener.local_addr()?;
+    let databases = Databases::new(config);
+    let keys = auth::Keys::parse(&config.key);
+    let router = Router::new()
+        .route("/databases", post(handlers::create_database).delete(handlers::delete_database))
+        .layer(middleware::from_fn_with_state(keys, auth::require))
+        .with_state(databases.clone());
+    let ping = get(handlers::ping).with_state(databases);
+    lifetime.serve_with_ping(listener, router, ping);
+    Ok(Running { addr })
+}
