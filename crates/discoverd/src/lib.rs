@@ -1,1 +1,18 @@
 #![doc = include_str!("../README.md")]
+
+pub mod config;
+mod dns;
+mod domain;
+mod election;
+mod error;
+mod handlers;
+mod lease;
+mod mirror;
+mod registrar;
+mod routes;
+mod server;
+mod sse;
+mod store;
+
+pub use config::{Args, Config};
+pub use server::{Running, StartError, start};
