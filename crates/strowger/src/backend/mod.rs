@@ -1,0 +1,264 @@
+//! Where requests go to: addresses, their connections, and who is asked first.
+
+mod io;
+mod services;
+mod upstream;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+pub(crate) use io::{Control, Socket};
+pub(crate) use services::{Registered, Service, Services, Set};
+use tokio::sync::Notify;
+pub(crate) use upstream::{RequestBody, SendError, Upstream};
+
+use crate::domain::pick::{Candidate, Standing};
+
+/// Longest time to connect to a backend: they are near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Idle connections older than this are closed: just before servers commonly close them, at 5 s.
+const IDLE_LIMIT_MS: u64 = 4_000;
+/// Most idle connections kept to one backend.
+const IDLE_COUNT: usize = 1024;
+/// How long a backend that refused a connection is used last; doubles with each further refusal.
+const EJECTION_MS: u64 = 1_000;
+/// Longest ejection.
+const EJECTION_LIMIT_MS: u64 = 16_000;
+
+/// Milliseconds since the process began.
+fn now_ms() -> u64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed().as_millis() as u64
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One address of a service.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    addr: SocketAddr,
+    in_flight: AtomicU32,
+    /// Withdrawn: gets nothing new.
+    gone: AtomicBool,
+    /// Vanished without being withdrawn: may be dead.
+    suspect: AtomicBool,
+    ejected_until: AtomicU64,
+    failures: AtomicU32,
+    idle: Mutex<VecDeque<(u64, Box<Upstream>)>>,
+    open: Mutex<Vec<Weak<Control>>>,
+    ended: Notify,
+}
+
+impl Candidate for Arc<Backend> {
+    fn load(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn standing(&self) -> Standing {
+        if self.gone.load(Ordering::Relaxed) {
+            return Standing::Gone;
+        }
+        let ejected_until = self.ejected_until.load(Ordering::Relaxed);
+        let ejected = ejected_until != 0 && now_ms() < ejected_until;
+        if ejected || self.suspect.load(Ordering::Relaxed) {
+            Standing::Last
+        } else {
+            Standing::Good
+        }
+    }
+}
+
+/// Why a backend could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// Nobody answered in time.
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
+    Timeout,
+    /// It was refused, or there is no way.
+    #[error("the connection was refused")]
+    Refused(#[source] std::io::Error),
+    /// It was made and lost at once.
+    #[error("the connection was lost at once")]
+    Lost(#[source] hyper::Error),
+}
+
+impl Backend {
+    fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            in_flight: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
+            ejected_until: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            idle: Mutex::default(),
+            open: Mutex::default(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn is_gone(&self) -> bool {
+        // Together with the order in `Busy::begin` and `withdraw`: either the request sees the withdrawal, or whoever
+        // withdraws sees the request.
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Nothing new is sent there from now on.
+    fn withdraw(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        drop(idle);
+    }
+
+    /// A good idle connection, used not longer than `max_idle` ago.
+    pub(crate) fn checkout(&self, max_idle: Duration) -> Option<Box<Upstream>> {
+        let limit = u64::try_from(max_idle.as_millis()).unwrap_or(u64::MAX).min(IDLE_LIMIT_MS);
+        let now = now_ms();
+        loop {
+            let (since, mut upstream) = lock(&self.idle).pop_back()?;
+            if now.saturating_sub(since) > limit {
+                // The others are older still; the sweep closes them.
+                return None;
+            }
+            if upstream.is_usable() {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection that is ready for the next request.
+    fn keep(&self, upstream: Box<Upstream>) {
+        let mut idle = lock(&self.idle);
+        if !self.is_gone() && idle.len() < IDLE_COUNT {
+            idle.push_back((now_ms(), upstream));
+        }
+    }
+
+    /// A new connection, as bytes.
+    pub(crate) async fn connect(&self) -> Result<Socket, ConnectError> {
+        let connecting = tokio::net::TcpStream::connect(self.addr);
+        let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(err)) => Err(ConnectError::Refused(err)),
+            Err(_) => Err(ConnectError::Timeout),
+        };
+        let stream = connected.inspect_err(|_| self.failed())?;
+        self.succeeded();
+        let _ = stream.set_nodelay(true);
+        let socket = Socket::new(stream);
+        let mut open = lock(&self.open);
+        if open.len() == open.capacity() {
+            open.retain(|control| control.strong_count() > 0);
+        }
+        open.push(Arc::downgrade(socket.control()));
+        Ok(socket)
+    }
+
+    fn failed(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(8);
+        let ejection = (EJECTION_MS << failures).min(EJECTION_LIMIT_MS);
+        self.ejected_until.store(now_ms() + ejection, Ordering::Relaxed);
+        if self.suspect.load(Ordering::Relaxed) {
+            self.withdraw();
+        }
+    }
+
+    fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejected_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until nothing is under way to it; it must have been withdrawn.
+    async fn until_drained(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Cuts every connection to it and says how much was under way.
+    fn cut(&self) -> u32 {
+        let under_way = self.in_flight();
+        lock(&self.open).iter().filter_map(Weak::upgrade).for_each(|control| control.cut());
+        under_way
+    }
+
+    /// Closes connections that are idle or still for too long.
+    fn sweep(&self, every: Duration) {
+        let now = now_ms();
+        let old = {
+            let mut idle = lock(&self.idle);
+            let young =
+                idle.partition_point(|(since, _)| now.saturating_sub(*since) > IDLE_LIMIT_MS);
+            idle.drain(..young).collect::<Vec<_>>()
+        };
+        drop(old);
+        let mut open = lock(&self.open);
+        open.retain(|control| match control.upgrade() {
+            Some(control) => {
+                control.sweep(every);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+/// A request, or a connection of another protocol, that is under way to a backend.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Backend>);
+
+impl Busy {
+    /// Counts one more, unless the backend was withdrawn.
+    pub(crate) fn begin(backend: &Arc<Backend>) -> Option<Self> {
+        backend.in_flight.fetch_add(1, Ordering::SeqCst);
+        let busy = Self(backend.clone());
+        (!backend.is_gone()).then_some(busy)
+    }
+
+    /// To whom.
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+
+    /// Ends with a connection that may be used again.
+    pub(crate) fn end_with(self, mut upstream: Box<Upstream>) {
+        if upstream.is_usable() {
+            self.0.keep(upstream);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.0.is_gone() {
+            self.0.ended.notify_waiters();
+        }
+    }
+}

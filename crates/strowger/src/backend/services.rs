@@ -1,0 +1,267 @@
+//! The backends of every service that has a route.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::watch, time::Instant};
+use tracing::debug;
+
+use super::{Backend, lock};
+use crate::domain::discovery::ServiceView;
+
+/// The backends of a service at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Set {
+    /// All of them.
+    pub(crate) backends: Vec<Arc<Backend>>,
+    /// The one that leads, if it is known.
+    pub(crate) leader: Option<Arc<Backend>>,
+}
+
+/// A service that routes lead to.
+#[derive(Debug)]
+pub(crate) struct Service {
+    name: String,
+    set: ArcSwap<Set>,
+}
+
+impl Service {
+    /// Its name in discoverd.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its backends now.
+    pub(crate) fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+}
+
+/// An address is still registered, so it cannot be drained.
+#[derive(Debug, thiserror::Error)]
+#[error("{addr} is still registered for {service}")]
+pub(crate) struct Registered {
+    addr: SocketAddr,
+    service: String,
+}
+
+/// All services.
+#[derive(Debug)]
+pub(crate) struct Services {
+    inner: Mutex<Inner>,
+    /// The revision of what is served; `None` before the first complete answer of discoverd.
+    revision: watch::Sender<Option<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    views: HashMap<String, ServiceView>,
+    routed: HashMap<String, Arc<Service>>,
+    /// Each address with the number of routed services that have it.
+    listed: HashMap<SocketAddr, (Arc<Backend>, usize)>,
+    /// Withdrawn with requests under way.
+    leaving: Vec<Arc<Backend>>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), revision: watch::channel(None).0 }
+    }
+}
+
+impl Services {
+    /// The service of a name, for a route. It lives as long as somebody holds it.
+    pub(crate) fn service(&self, name: &str) -> Arc<Service> {
+        let mut inner = lock(&self.inner);
+        if let Some(service) = inner.routed.get(name) {
+            return service.clone();
+        }
+        let service = Arc::new(Service { name: name.into(), set: ArcSwap::default() });
+        inner.routed.insert(name.into(), service.clone());
+        let view = inner.views.get(name).cloned().unwrap_or_default();
+        inner.update(&service, &view);
+        service
+    }
+
+    /// Takes over what changed in discoverd, `None` for a service that is no more, and then its revision.
+    pub(crate) fn apply(
+        &self,
+        changes: impl IntoIterator<Item = (String, Option<ServiceView>)>,
+        revision: u64,
+    ) {
+        {
+            let mut inner = lock(&self.inner);
+            for (name, view) in changes {
+                if let Some(service) = inner.routed.get(&name).cloned() {
+                    inner.update(&service, &view.clone().unwrap_or_default());
+                }
+                match view {
+                    Some(view) => inner.views.insert(name, view),
+                    None => inner.views.remove(&name),
+                };
+            }
+        }
+        self.revision.send_if_modified(|seen| {
+            let newer = *seen < Some(revision);
+            *seen = (*seen).max(Some(revision));
+            newer
+        });
+    }
+
+    /// The revision served.
+    pub(crate) fn revision(&self) -> watch::Receiver<Option<u64>> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until nothing is under way to an address; after the time cuts what is and counts it.
+    pub(crate) async fn drain(
+        &self,
+        addr: SocketAddr,
+        deadline: Instant,
+    ) -> Result<u32, Registered> {
+        let leaving: Vec<_> = {
+            let inner = lock(&self.inner);
+            let registered = inner
+                .views
+                .iter()
+                .find(|(_, view)| view.backends.get(&addr).is_some_and(|suspect| !suspect));
+            if let Some((service, _)) = registered {
+                return Err(Registered { addr, service: service.clone() });
+            }
+            let listed = inner.listed.get(&addr).map(|(backend, _)| backend);
+            let leaving = inner.leaving.iter().chain(listed);
+            leaving.filter(|backend| backend.addr() == addr).cloned().collect()
+        };
+        let drained = async {
+            for backend in &leaving {
+                backend.until_drained().await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, drained).await.is_ok() {
+            return Ok(0);
+        }
+        let closed = leaving.iter().map(|backend| backend.cut()).sum();
+        debug!(backend = %addr, closed, "cut what was still under way to {addr}");
+        Ok(closed)
+    }
+
+    /// Closes what is idle or still for too long and forgets what nobody needs. Called `every` so often.
+    pub(crate) fn sweep(&self, every: Duration) {
+        let swept: Vec<_> = {
+            let mut inner = lock(&self.inner);
+            inner.leaving.retain(|backend| backend.in_flight() > 0);
+            // Held by nobody but this map: no route leads there, and none can be made while we hold the lock.
+            let unrouted = inner.routed.values().filter(|service| Arc::strong_count(service) == 1);
+            for service in unrouted.cloned().collect::<Vec<_>>() {
+                inner.update(&service, &ServiceView::default());
+                inner.routed.remove(service.name());
+            }
+            let listed = inner.listed.values().map(|(backend, _)| backend);
+            listed.chain(&inner.leaving).cloned().collect()
+        };
+        swept.iter().for_each(|backend| backend.sweep(every));
+    }
+}
+
+impl Inner {
+    /// Gives a service the backends of a view.
+    fn update(&mut self, service: &Service, view: &ServiceView) {
+        let before = service.set();
+        let backends: Vec<_> = view
+            .backends
+            .iter()
+            .map(|(&addr, &suspect)| {
+                let (backend, services) =
+                    self.listed.entry(addr).or_insert_with(|| (Arc::new(Backend::new(addr)), 0));
+                *services += 1;
+                backend.suspect.store(suspect, Ordering::Relaxed);
+                backend.clone()
+            })
+            .collect();
+        let leader = view
+            .leader
+            .and_then(|addr| backends.iter().find(|backend| backend.addr() == addr).cloned());
+        service.set.store(Arc::new(Set { backends, leader }));
+        for backend in &before.backends {
+            self.unlist(backend);
+        }
+    }
+
+    fn unlist(&mut self, backend: &Arc<Backend>) {
+        let Some((_, services)) = self.listed.get_mut(&backend.addr()) else { return };
+        *services -= 1;
+        if *services == 0 {
+            self.listed.remove(&backend.addr());
+            backend.withdraw();
+            if backend.in_flight() > 0 {
+                self.leaving.push(backend.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Busy;
+
+    fn view(addrs: &[&str]) -> Option<ServiceView> {
+        let backends = addrs.iter().map(|addr| (addr.parse().unwrap(), false)).collect();
+        Some(ServiceView { backends, leader: None })
+    }
+
+    fn addrs(service: &Service) -> Vec<String> {
+        service.set().backends.iter().map(|backend| backend.addr().to_string()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_withdrawn_backend_takes_nothing_new_and_is_drained_when_the_last_request_ends() {
+        let services = Services::default();
+        let service = services.service("web");
+        services.apply([("web".into(), view(&["10.0.0.1:80", "10.0.0.2:80"]))], 5);
+        assert_eq!(addrs(&service), ["10.0.0.1:80", "10.0.0.2:80"]);
+        let backend = service.set().backends[0].clone();
+        let busy = Busy::begin(&backend).unwrap();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        assert!(services.drain(backend.addr(), soon()).await.is_err());
+
+        services.apply([("web".into(), view(&["10.0.0.2:80"]))], 6);
+        assert!(Busy::begin(&backend).is_none());
+        assert_eq!(services.drain(backend.addr(), soon()).await.unwrap(), 1);
+        drop(busy);
+        assert_eq!(services.drain(backend.addr(), soon()).await.unwrap(), 0);
+        assert_eq!(*services.revision().borrow(), Some(6));
+    }
+
+    #[tokio::test]
+    async fn an_address_of_two_services_is_withdrawn_with_the_last_of_them() {
+        let services = Services::default();
+        let (one, two) = (services.service("one"), services.service("two"));
+        let both = ["one", "two"].map(|name| (name.to_owned(), view(&["10.0.0.1:80"])));
+        services.apply(both, 1);
+        assert!(Arc::ptr_eq(&one.set().backends[0], &two.set().backends[0]));
+        let backend = one.set().backends[0].clone();
+        services.apply([("one".into(), None)], 2);
+        assert!(Busy::begin(&backend).is_some());
+        services.apply([("two".into(), None)], 3);
+        assert!(Busy::begin(&backend).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_route_made_later_finds_the_backends_and_an_unused_service_is_forgotten() {
+        let services = Services::default();
+        services.apply([("web".into(), view(&["10.0.0.1:80"]))], 1);
+        let service = services.service("web");
+        assert_eq!(addrs(&service), ["10.0.0.1:80"]);
+        drop(service);
+        services.sweep(Duration::from_secs(1));
+        assert!(lock(&services.inner).routed.is_empty());
+        assert!(lock(&services.inner).listed.is_empty());
+        assert_eq!(addrs(&services.service("web")), ["10.0.0.1:80"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! An HTTP/1.1 connection to a backend, driven by whoever uses it: no task of its own, no hand-over between tasks.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::http1::{Builder, Connection, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+
+use super::{Backend, ConnectError, Control, Socket};
+
+/// Largest head taken from a backend, and how much of a body is held at once.
+const BUFFER: usize = 64 << 10;
+
+/// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
+#[derive(Debug)]
+pub(crate) struct RequestBody(pub(crate) Option<Incoming>);
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// The connection was closed before anything of the request was taken: here it is again.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection was lost.
+    Lost {
+        /// Whether the beginning of an answer had come.
+        answer_begun: bool,
+        /// Why, if it is known.
+        error: Option<hyper::Error>,
+    },
+}
+
+/// A connection to a backend with room for one request at a time.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    send: SendRequest<RequestBody>,
+    connection: Connection<TokioIo<Socket>, RequestBody>,
+    control: Arc<Control>,
+    over: bool,
+}
+
+impl Backend {
+    /// A new connection for requests.
+    pub(crate) async fn open(&self) -> Result<Box<Upstream>, ConnectError> {
+        let socket = self.connect().await?;
+        let control = socket.control().clone();
+        let handshake = Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(socket)).await;
+        let (send, connection) = handshake.map_err(ConnectError::Lost)?;
+        Ok(Box::new(Upstream { send, connection, control, over: false }))
+    }
+}
+
+impl Upstream {
+    /// Does what there is to do on the connection.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Option<hyper::Error> {
+        if self.over {
+            return None;
+        }
+        match Pin::new(&mut self.connection).poll(cx) {
+            Poll::Ready(ended) => {
+                self.over = true;
+                ended.err()
+            }
+            Poll::Pending => None,
+        }
+    }
+
+    /// Whether it was closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether it is open and ready for a request.
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.over && self.send.is_ready()
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.control.take_received();
+        let mut answer = pin!(self.send.try_send_request(request));
+        let mut error = None;
+        poll_fn(|cx| {
+            if !self.over
+                && let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx)
+            {
+                self.over = true;
+                error = ended.err();
+            }
+            match answer.as_mut().poll(cx) {
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
+                    Some(request) => SendError::Unsent(Box::new(request)),
+                    None => SendError::Lost {
+                        answer_begun: self.control.take_received(),
+                        error: Some(err.into_error()),
+                    },
+                })),
+                Poll::Pending if self.over => Poll::Ready(Err(SendError::Lost {
+                    answer_begun: self.control.take_received(),
+                    error: error.take(),
+                })),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Takes it apart for a request that wants to switch protocols.
+    pub(crate) fn into_parts(
+        self,
+    ) -> (SendRequest<RequestBody>, Connection<TokioIo<Socket>, RequestBody>, Arc<Control>) {
+        (self.send, self.connection, self.control)
+    }
+}

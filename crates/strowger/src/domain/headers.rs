@@ -1,0 +1,177 @@
+//! What a proxy changes in a message's head. Source: RFC 9110 §7.6.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Who sent the request.
+pub(crate) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `http` or `https`.
+pub(crate) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The port it came to.
+pub(crate) static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// The request's id.
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// When it came, in milliseconds since 1970.
+pub(crate) static X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+
+/// Removes what concerns one connection only. A request to switch protocols is told from the head before.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        for name in connection_options(headers) {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+        headers.remove(&KEEP_ALIVE);
+        headers.remove(UPGRADE);
+    }
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(PROXY_AUTHENTICATE);
+    if headers.get(TE).is_some_and(|te| te != "trailers") {
+        headers.remove(TE);
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(UPGRADE);
+}
+
+/// The headers that `Connection` names, but for those whose removal would change the message.
+fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let options = values.flat_map(|value| value.split(',')).map(str::trim);
+    let usual = |option: &&str| {
+        !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
+    };
+    let names = options.filter(usual).filter_map(|option| option.parse().ok());
+    names.filter(|name: &HeaderName| !matches!(*name, HOST | CONTENT_LENGTH | TE)).collect()
+}
+
+/// The protocol a request wants to switch to.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut options = values.flat_map(|value| value.split(',')).map(str::trim);
+    options.any(|option| option.eq_ignore_ascii_case("upgrade")).then(|| protocol.clone())
+}
+
+/// Adds an address to those of the proxies before.
+pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+    if !headers.contains_key(&X_FORWARDED_FOR) {
+        headers.insert(X_FORWARDED_FOR.clone(), client.clone());
+        return;
+    }
+    let mut all = Vec::with_capacity(64);
+    for before in headers.get_all(&X_FORWARDED_FOR) {
+        all.extend_from_slice(before.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(client.as_bytes());
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(X_FORWARDED_FOR.clone(), all);
+    }
+}
+
+/// Whether a request id that a client gave is passed on.
+pub(crate) fn is_request_id(id: &[u8]) -> bool {
+    (20..=200).contains(&id.len())
+        && id.iter().all(|b| b.is_ascii_alphanumeric() || b"+/=-".contains(b))
+}
+
+/// Why a request's head is refused: the HTTP status and a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal(pub(crate) u16, pub(crate) &'static str);
+
+/// Refuses what two servers might read differently.
+pub(crate) fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Err(Refusal(400, "The request has several Content-Length headers."));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if length.is_some() {
+        return Err(Refusal(400, "The request has both Content-Length and Transfer-Encoding."));
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Refusal(501, "The only Transfer-Encoding served is chunked."));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let parse = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        };
+        let mut headers = HeaderMap::new();
+        lines.iter().map(parse).for_each(|(name, value)| {
+            headers.append(name, value);
+        });
+        headers
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_is_removed() {
+        let mut all = headers(&[
+            ("connection", "keep-alive, X-Mine, host"),
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-connection", "close"),
+            ("host", "a"),
+            ("x-other", "2"),
+        ]);
+        strip_hop_by_hop(&mut all);
+        assert_eq!(all, headers(&[("host", "a"), ("x-other", "2")]));
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        assert!(upgrade(&headers(&[("upgrade", "websocket")])).is_none());
+        assert!(upgrade(&headers(&[("connection", "upgrade")])).is_none());
+        let both = headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]);
+        assert_eq!(upgrade(&both).unwrap(), "websocket");
+    }
+
+    #[test]
+    fn forwarded_addresses_become_one_list() {
+        let mut all = headers(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
+        append_forwarded_for(&mut all, &HeaderValue::from_static("3.3.3.3"));
+        assert_eq!(all, headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")]));
+    }
+
+    #[test]
+    fn ambiguous_lengths_are_refused() {
+        let status = |lines: &[(&str, &str)]| check_framing(&headers(lines)).map_err(|r| r.0);
+        assert_eq!(status(&[("content-length", "1")]), Ok(()));
+        assert_eq!(status(&[("transfer-encoding", "Chunked")]), Ok(()));
+        assert_eq!(status(&[("content-length", "1"), ("content-length", "1")]), Err(400));
+        assert_eq!(status(&[("content-length", "1"), ("transfer-encoding", "chunked")]), Err(400));
+        assert_eq!(status(&[("transfer-encoding", "gzip, chunked")]), Err(501));
+        assert_eq!(
+            status(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
+            Err(501)
+        );
+    }
+
+    #[test]
+    fn only_plain_request_ids_are_kept() {
+        assert!(is_request_id(b"0123456789abcdef0123"));
+        assert!(!is_request_id(b"short"));
+        assert!(!is_request_id(b"0123456789abcdef 0123"));
+    }
+}

@@ -1,0 +1,4 @@
+//! One file a resource.
+
+pub(crate) mod routes;
+pub(crate) mod wait;

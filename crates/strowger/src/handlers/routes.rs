@@ -1,0 +1,166 @@
+//! `/routes`.
+
+use std::{io, time::Duration};
+
+use api::route::{NewRoute, Route, Stored};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use daemon::{ApiError, Body};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::{
+    domain::route::{self, PORT_POOL},
+    error::Error,
+    proxy::Listener,
+    routes::Api,
+    store::StoreError,
+    tls,
+};
+
+/// A change is answered once this router serves it, or after this.
+const SERVED_LIMIT: Duration = Duration::from_secs(2);
+
+/// Query of the list.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Filter {
+    parent_ref: Option<String>,
+}
+
+/// `POST /routes`
+pub(crate) async fn create(
+    State(api): State<Api>,
+    Body(route): Body<NewRoute>,
+) -> Result<Json<Stored>, ApiError> {
+    let route = check(route.flatten())?;
+    let now = Timestamp::now();
+    let stored = match (route.kind.as_str(), route.port) {
+        ("tcp", 0) => create_on_some_port(&api, route, now).await?,
+        ("tcp", port) => {
+            check_port(&api, port)?;
+            api.routes.create(route, now).await.map_err(Error::from)?
+        }
+        _ => api.routes.create(route, now).await.map_err(Error::from)?,
+    };
+    Ok(served(&api, stored).await)
+}
+
+/// `PUT /routes`
+pub(crate) async fn replace(
+    State(api): State<Api>,
+    Body(route): Body<NewRoute>,
+) -> Result<Json<Stored>, ApiError> {
+    let route = check(route.flatten())?;
+    put(&api, route).await
+}
+
+/// `PUT /routes/:type/:id`
+pub(crate) async fn replace_one(
+    State(api): State<Api>,
+    Path((kind, id)): Path<(String, String)>,
+    Body(route): Body<NewRoute>,
+) -> Result<Json<Stored>, ApiError> {
+    let mut route = route.flatten();
+    route.kind.clone_from(&kind);
+    let route = check(route)?;
+    if route.id != format!("{kind}/{id}") {
+        let problem = "does not belong to that id; a route for another address is another route";
+        return Err(ApiError::invalid(if kind == "tcp" { "port" } else { "domain" }, problem));
+    }
+    put(&api, route).await
+}
+
+async fn put(api: &Api, route: Route) -> Result<Json<Stored>, ApiError> {
+    if route.kind == "tcp" {
+        if route.port == 0 {
+            return Err(ApiError::invalid("port", "must be given to replace a tcp route"));
+        }
+        check_port(api, route.port)?;
+    }
+    let stored = api.routes.replace(route, Timestamp::now()).await.map_err(Error::from)?;
+    Ok(served(api, stored).await)
+}
+
+/// `GET /routes`: those served, newest first.
+pub(crate) async fn list(State(api): State<Api>, Query(filter): Query<Filter>) -> Json<Vec<Route>> {
+    let known = tokio::time::timeout(SERVED_LIMIT, api.live.until_known());
+    let _ = known.await;
+    let table = api.live.table();
+    let routes = table.all.iter().map(|target| &target.route);
+    let mut routes: Vec<_> = match filter.parent_ref {
+        Some(owner) => routes.filter(|route| route.parent_ref == owner).cloned().collect(),
+        None => routes.cloned().collect(),
+    };
+    routes.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    Json(routes)
+}
+
+/// `GET /routes/:type/:id`
+pub(crate) async fn show(
+    State(api): State<Api>,
+    Path((kind, id)): Path<(String, String)>,
+) -> Result<Json<Stored>, ApiError> {
+    let stored = api.routes.get(&format!("{kind}/{id}")).await.map_err(Error::from)?;
+    Ok(Json(without_key(stored)))
+}
+
+/// `DELETE /routes/:type/:id`
+pub(crate) async fn remove(
+    State(api): State<Api>,
+    Path((kind, id)): Path<(String, String)>,
+) -> Result<Json<Stored>, ApiError> {
+    let stored = api.routes.remove(&format!("{kind}/{id}")).await.map_err(Error::from)?;
+    Ok(served(&api, stored).await)
+}
+
+fn check(route: Route) -> Result<Route, Error> {
+    let route = route::canonical(route)?;
+    if let (Some(chain), Some(key)) = (&route.tls_cert, &route.tls_key) {
+        tls::certified(chain, key)?;
+    }
+    Ok(route)
+}
+
+/// Whether a tcp route may have a port, and this host has it to give.
+fn check_port(api: &Api, port: u16) -> Result<(), Error> {
+    if api.reserved.contains(&port) {
+        return Err(Error::PortInUse(port));
+    }
+    if api.live.table().routes.port(port).is_some() {
+        return Ok(());
+    }
+    match Listener::bind(port) {
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => Err(Error::PortInUse(port)),
+        _ => Ok(()),
+    }
+}
+
+async fn create_on_some_port(api: &Api, route: Route, now: Timestamp) -> Result<Stored, Error> {
+    for port in PORT_POOL {
+        if api.live.table().routes.port(port).is_some() || check_port(api, port).is_err() {
+            continue;
+        }
+        let route = route::canonical(Route { port, ..route.clone() })?;
+        match api.routes.create(route, now).await {
+            Err(StoreError::Exists(_) | StoreError::Contended(_)) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Error::NoPort(PORT_POOL))
+}
+
+/// The answer to a change, once it is served here.
+async fn served(api: &Api, stored: Stored) -> Json<Stored> {
+    let mut revision = api.live.revision();
+    let served = revision.wait_for(|seen| *seen >= Some(stored.revision));
+    // Whoever must know asks every router by `/sync`.
+    let _ = tokio::time::timeout(SERVED_LIMIT, served).await;
+    Json(without_key(stored))
+}
+
+fn without_key(mut stored: Stored) -> Stored {
+    stored.route.tls_key = None;
+    stored
+}

@@ -1,0 +1,63 @@
+//! `/sync` and `/drain`: waiting for this router.
+
+use std::{net::SocketAddr, time::Duration};
+
+use api::route::{Drain, Drained, Sync};
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use daemon::ApiError;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{error::Error, routes::Api};
+
+/// Longest wait.
+const LIMIT_MS: u64 = 600_000;
+
+fn deadline(timeout_ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(timeout_ms.min(LIMIT_MS))
+}
+
+/// `GET /sync`
+pub(crate) async fn sync(
+    State(api): State<Api>,
+    Query(sync): Query<Sync>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let deadline = deadline(sync.timeout_ms);
+    until_seen("routes", api.live.revision(), sync.routes, deadline).await?;
+    until_seen("services", api.live.services.revision(), sync.services, deadline).await?;
+    Ok(Json(serde_json::json!({})))
+}
+
+/// `GET /drain`
+pub(crate) async fn drain(
+    State(api): State<Api>,
+    Query(drain): Query<Drain>,
+) -> Result<Json<Drained>, ApiError> {
+    let deadline = deadline(drain.timeout_ms);
+    let addr: SocketAddr = drain.addr.parse().map_err(|_| Error::Addr(drain.addr))?;
+    until_seen("services", api.live.services.revision(), drain.services, deadline).await?;
+    let closed = api.live.services.drain(addr, deadline).await.map_err(Error::from)?;
+    Ok(Json(Drained { closed }))
+}
+
+async fn until_seen(
+    what: &'static str,
+    mut revision: watch::Receiver<Option<u64>>,
+    asked: u64,
+    deadline: Instant,
+) -> Result<(), Error> {
+    if asked == 0 {
+        return Ok(());
+    }
+    let waited = revision.wait_for(|seen| *seen >= Some(asked));
+    if let Ok(Ok(_)) = timeout_at(deadline, waited).await {
+        return Ok(());
+    }
+    let seen = *revision.borrow();
+    Err(Error::NotSeen { what, seen, asked })
+}

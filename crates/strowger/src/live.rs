@@ -1,0 +1,111 @@
+//! What the router serves at this moment.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use api::route::Route;
+use arc_swap::{ArcSwap, Guard};
+use rustls::sign::CertifiedKey;
+use tokio::sync::{Notify, futures::Notified, watch};
+
+use crate::{
+    backend::{Service, Services},
+    domain::table::{HostMap, RouteTable},
+};
+
+/// Where a route leads.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The route, without the key of its certificate.
+    pub(crate) route: Route,
+    /// Its service.
+    pub(crate) service: Arc<Service>,
+    /// Its certificate.
+    pub(crate) certificate: Option<Arc<CertifiedKey>>,
+}
+
+/// All routes at one revision.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// To look up.
+    pub(crate) routes: RouteTable<Arc<Target>>,
+    /// By server name.
+    pub(crate) certificates: HostMap<Arc<CertifiedKey>>,
+    /// To list, by id.
+    pub(crate) all: Vec<Arc<Target>>,
+}
+
+/// The routes and backends in use, and how new they are.
+#[derive(Debug)]
+pub(crate) struct Live {
+    table: ArcSwap<Table>,
+    revision: watch::Sender<Option<u64>>,
+    /// The backends.
+    pub(crate) services: Services,
+    stopping: AtomicBool,
+    stopped: Notify,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            table: ArcSwap::default(),
+            revision: watch::channel(None).0,
+            services: Services::default(),
+            stopping: AtomicBool::new(false),
+            stopped: Notify::new(),
+        }
+    }
+}
+
+impl Live {
+    /// The routes now.
+    pub(crate) fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Serves other routes from now on.
+    pub(crate) fn replace(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// Tells that the routes served are those of a revision.
+    pub(crate) fn reached(&self, revision: u64) {
+        self.revision.send_if_modified(|seen| {
+            let newer = *seen < Some(revision);
+            *seen = (*seen).max(Some(revision));
+            newer
+        });
+    }
+
+    /// The revision of the routes; `None` before they were read the first time.
+    pub(crate) fn revision(&self) -> watch::Receiver<Option<u64>> {
+        self.revision.subscribe()
+    }
+
+    /// Clients' connections end after the request they are in.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stopped.notify_waiters();
+    }
+
+    /// Whether they shall.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Wakes who polled it before [`Live::stop`].
+    pub(crate) fn stopped(&self) -> Notified<'_> {
+        self.stopped.notified()
+    }
+
+    /// Waits until both routes and services are known.
+    pub(crate) async fn until_known(&self) {
+        let (mut routes, mut services) = (self.revision(), self.services.revision());
+        // Both senders live as long as self.
+        let _ = routes.wait_for(Option::is_some).await;
+        let _ = services.wait_for(Option::is_some).await;
+    }
+}

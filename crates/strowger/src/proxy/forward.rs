@@ -1,0 +1,168 @@
+//! A request's way to a backend.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, Request, Response, Version, request::Parts};
+use http_body::Body;
+use hyper::body::Incoming;
+use rand::RngExt;
+use tracing::debug;
+
+use super::answer::{Answer, Failure};
+use crate::{
+    backend::{
+        Backend, Busy, ConnectError, RequestBody, SendError, Service, Set, Socket, Upstream,
+    },
+    domain::{
+        headers::strip_hop_by_hop,
+        pick::{TRIES, Tried, pick},
+    },
+    live::Target,
+};
+
+/// A request that cannot be sent again takes a connection which was used not longer ago than this, or a new one.
+const FRESH: Duration = Duration::from_secs(1);
+/// How often the same request is begun anew because a kept connection had just been closed.
+const STALE_LIMIT: u32 = 3;
+
+/// The backends of a service, one after the other, while a request looks for one that takes it.
+pub(super) struct Search<'a> {
+    service: &'a Service,
+    leader_only: bool,
+    set: Arc<Set>,
+    tried: Tried,
+    tries: usize,
+    last: Option<ConnectError>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(target: &'a Target) -> Self {
+        let service = &*target.service;
+        let set = service.set();
+        let leader_only = target.route.leader;
+        Self { service, leader_only, set, tried: Tried::default(), tries: 0, last: None }
+    }
+
+    /// The next backend to try. It counts the request from then on.
+    pub(super) fn next(&mut self) -> Result<(usize, Busy), Failure> {
+        loop {
+            if let Some(found) = self.pick() {
+                return Ok(found);
+            }
+            let now = self.service.set();
+            if Arc::ptr_eq(&now, &self.set) || self.tries >= TRIES {
+                return Err(self.last.take().map_or(Failure::NoBackend, Failure::Unreachable));
+            }
+            self.set = now;
+            self.tried = Tried::default();
+        }
+    }
+
+    fn pick(&mut self) -> Option<(usize, Busy)> {
+        if self.tries >= TRIES || self.tried.is_full() {
+            return None;
+        }
+        let backends = match &self.set.leader {
+            Some(leader) if self.leader_only => std::slice::from_ref(leader),
+            None if self.leader_only => &[],
+            _ => &self.set.backends[..],
+        };
+        loop {
+            let index = pick(backends, &self.tried, |n| rand::rng().random_range(0..n))?;
+            // It may have been withdrawn this very moment; then it is not picked again.
+            if let Some(busy) = Busy::begin(&backends[index]) {
+                return Some((index, busy));
+            }
+        }
+    }
+
+    /// It could not be connected to.
+    pub(super) fn failed(&mut self, index: usize, backend: &Backend, err: ConnectError) {
+        debug!(backend = %backend.addr(), error = %err, "a backend could not be connected to");
+        self.tried.add(index);
+        self.tries += 1;
+        self.last = Some(err);
+    }
+
+    /// A connection to whichever backend takes one, for bytes.
+    pub(super) async fn connect(&mut self) -> Result<(Socket, Busy), Failure> {
+        loop {
+            let (index, busy) = self.next()?;
+            match busy.backend().connect().await {
+                Ok(socket) => return Ok((socket, busy)),
+                Err(err) => self.failed(index, busy.backend(), err),
+            }
+        }
+    }
+}
+
+/// Sends a request to a backend of the target's service and passes on the answer.
+pub(super) async fn forward(
+    parts: Parts,
+    body: Incoming,
+    target: &Target,
+) -> Result<Response<Answer>, Failure> {
+    let body = RequestBody((!body.is_end_stream()).then_some(body));
+    let repeatable = body.0.is_none() && is_idempotent(&parts.method);
+    let mut max_idle = if repeatable || body.0.is_none() { Duration::MAX } else { FRESH };
+    let mut search = Search::new(target);
+    let mut request = Request::from_parts(parts, body);
+    let mut stale = 0;
+    loop {
+        let (mut upstream, busy, reused) = upstream(&mut search, max_idle).await?;
+        let copy = (reused && repeatable).then(|| copy(&request));
+        match upstream.send(request).await {
+            Ok(response) => return Ok(relay(response, upstream, busy)),
+            Err(SendError::Unsent(unsent)) if stale < STALE_LIMIT => request = *unsent,
+            Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
+            Err(SendError::Lost { answer_begun, error }) => match copy {
+                Some(copy) if !answer_begun && stale < STALE_LIMIT => request = copy,
+                _ => return Err(Failure::Lost(error)),
+            },
+        }
+        // The kept connection had been closed; the others may have been, too.
+        stale += 1;
+        max_idle = Duration::ZERO;
+    }
+}
+
+/// A connection to whichever backend takes one, for requests; and whether it was used before.
+async fn upstream(
+    search: &mut Search<'_>,
+    max_idle: Duration,
+) -> Result<(Box<Upstream>, Busy, bool), Failure> {
+    loop {
+        let (index, busy) = search.next()?;
+        if max_idle > Duration::ZERO
+            && let Some(upstream) = busy.backend().checkout(max_idle)
+        {
+            return Ok((upstream, busy, true));
+        }
+        match busy.backend().open().await {
+            Ok(upstream) => return Ok((upstream, busy, false)),
+            Err(err) => search.failed(index, busy.backend(), err),
+        }
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}
+
+/// The same request again; it has no body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody(None));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn relay(response: Response<Incoming>, upstream: Box<Upstream>, busy: Busy) -> Response<Answer> {
+    let (mut parts, body) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Response::from_parts(parts, Answer::relay(body, upstream, busy))
+}

@@ -1,0 +1,210 @@
+//! Clients' connections.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::HeaderValue;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Client,
+    request::{Context, serve},
+};
+use crate::live::Live;
+
+/// A client has this long for the head of a request, and for the time between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// And this long for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest head of a request, and how much of a body is held at once.
+const BUFFER: usize = 64 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// A port held by a predecessor that is ending is tried again so often.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// HTTP/2: requests at once on a connection.
+const STREAMS: u32 = 250;
+/// HTTP/2: how often a quiet client is asked whether it is still there, and how long it has to answer.
+const PING: Duration = Duration::from_secs(30);
+
+/// A bound port.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// Binds a port on all addresses.
+    pub(crate) fn bind(port: u16) -> io::Result<Self> {
+        let everywhere = |socket: TcpSocket, addr: SocketAddr| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            socket.listen(BACKLOG)
+        };
+        let six = TcpSocket::new_v6()
+            .and_then(|socket| everywhere(socket, (Ipv6Addr::UNSPECIFIED, port).into()));
+        let listener = match six {
+            // Without IPv6 on this machine.
+            Err(err)
+                if err.kind() != io::ErrorKind::AddrInUse
+                    && err.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                everywhere(TcpSocket::new_v4()?, (Ipv4Addr::UNSPECIFIED, port).into())?
+            }
+            other => other?,
+        };
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr })
+    }
+
+    /// Binds a port on all addresses, waiting for a predecessor to let go of it.
+    pub(crate) async fn bind_patiently(port: u16, patience: Duration) -> io::Result<Self> {
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        loop {
+            match Self::bind(port) {
+                Err(err) if err.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(port, "port {port} is in use; waiting for it");
+                    }
+                    sleep(BIND_PAUSE).await;
+                }
+                bound => return bound,
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The next connection. Never fails: what cannot be accepted now is accepted later.
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    return (stream, peer);
+                }
+                // Out of file descriptors, mostly: connections that end make room.
+                Err(err) => {
+                    debug!(error = %err, "a connection could not be accepted");
+                    sleep(BIND_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Serves the clients of a port until the daemon stops.
+pub(crate) async fn accept_http(
+    listener: Listener,
+    tls: Option<TlsAcceptor>,
+    live: Arc<Live>,
+    lifetime: daemon::Lifetime,
+    stop: CancellationToken,
+) {
+    let port = HeaderValue::from(listener.addr().port());
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let client = Client::new(peer.ip(), tls.is_some(), port.clone());
+        let context = Context { live: live.clone(), client, lifetime: lifetime.clone() };
+        let context = Arc::new(context);
+        match tls.clone() {
+            None => lifetime.spawn_drained(one(stream, context)),
+            Some(tls) => lifetime.spawn_drained(secure(tls, stream, context)),
+        }
+    }
+    live.stop();
+}
+
+async fn secure(tls: TlsAcceptor, stream: TcpStream, context: Arc<Context>) {
+    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            two(stream, context).await;
+        }
+        Ok(Ok(stream)) => one(stream, context).await,
+        Ok(Err(err)) => debug!(error = %err, "a TLS handshake failed"),
+        Err(_) => debug!("a TLS handshake took too long"),
+    }
+}
+
+/// A connection of HTTP/1.
+async fn one<S>(stream: S, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let shared = context.clone();
+    let service = service_fn(move |request| serve(shared.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    until_stop(connection, &context.live, |connection| connection.graceful_shutdown()).await;
+}
+
+/// A connection of HTTP/2.
+async fn two<S>(stream: S, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let shared = context.clone();
+    let service = service_fn(move |request| serve(shared.clone(), request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(BUFFER as u32)
+        .serve_connection(TokioIo::new(stream), service);
+    until_stop(connection, &context.live, |connection| connection.graceful_shutdown()).await;
+}
+
+/// Runs a connection; when the daemon stops it ends after the request it is in.
+async fn until_stop<C>(connection: C, live: &Live, finish: impl Fn(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let mut stopped = pin!(live.stopped());
+    let (mut waiting, mut told) = (false, false);
+    let ended = poll_fn(|cx| {
+        // Polled once, to be woken: it takes a lock that all connections share.
+        if !std::mem::replace(&mut waiting, true) {
+            let _ = stopped.as_mut().poll(cx);
+        }
+        if live.is_stopping() && !std::mem::replace(&mut told, true) {
+            finish(connection.as_mut());
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(err) = ended {
+        debug!(error = %err, "a client's connection ended early");
+    }
+}

@@ -1,0 +1,197 @@
+//! One request of a client: which route it takes, and what is changed in its head.
+
+use std::{borrow::Cow, convert::Infallible, fmt::Write, sync::Arc};
+
+use http::{
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{EXPECT, HOST, TRANSFER_ENCODING},
+    request::Parts,
+};
+use http_body::Body;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tracing::debug;
+
+use super::{
+    Client,
+    answer::{Answer, Failure},
+    forward::forward,
+    upgrade,
+};
+use crate::{
+    domain::{
+        headers::{
+            Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
+            append_forwarded_for, check_framing, is_request_id, strip_hop_by_hop,
+        },
+        host,
+    },
+    live::{Live, Target},
+};
+
+/// What requests are served with.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) live: Arc<Live>,
+    pub(super) client: Client,
+    pub(super) lifetime: daemon::Lifetime,
+}
+
+/// What the access log says about a request before it is known how it ends.
+struct Seen {
+    begun: Timestamp,
+    method: Method,
+    host: String,
+    path: String,
+    id: String,
+}
+
+/// Answers a request, whatever happens.
+pub(super) async fn serve(
+    context: Arc<Context>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let now = Timestamp::now();
+    let (mut parts, body) = request.into_parts();
+    let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG);
+    let mut seen = None;
+    let mut target = None;
+    let result = async {
+        let switch = prepare(&mut parts, &body, &context.client, now)?;
+        if logged {
+            seen = Some(Seen::of(&parts, now));
+        }
+        target = Some(route(&context.live, &parts)?);
+        let Some(target) = &target else { return Err(Failure::NoRoute) };
+        match switch {
+            Some(protocol) => upgrade::forward(&context, parts, body, target, protocol).await,
+            None => forward(parts, body, target).await,
+        }
+    }
+    .await;
+    if logged {
+        log(seen, target.as_deref(), &result, &context.client);
+    }
+    Ok(result.unwrap_or_else(|failure| failure.to_response()))
+}
+
+/// Checks a head and makes it the one a backend gets. Answers with the protocol the client wants to switch to.
+fn prepare(
+    parts: &mut Parts,
+    body: &Incoming,
+    client: &Client,
+    now: Timestamp,
+) -> Result<Option<HeaderValue>, Failure> {
+    if parts.method == Method::CONNECT {
+        return Err(refused(405, "CONNECT is not served."));
+    }
+    check_framing(&parts.headers).map_err(Failure::Refused)?;
+    one_host(parts)?;
+    let switch = match parts.version {
+        Version::HTTP_11 => crate::domain::headers::upgrade(&parts.headers),
+        _ => None,
+    };
+    let headers = &mut parts.headers;
+    strip_hop_by_hop(headers);
+    // A body that is read is a body that is wanted: the client is told so when the backend takes the first of it.
+    headers.remove(EXPECT);
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    append_forwarded_for(headers, &client.ip);
+    headers.insert(X_FORWARDED_PROTO.clone(), client.proto.clone());
+    headers.insert(X_FORWARDED_PORT.clone(), client.port.clone());
+    headers.insert(X_REQUEST_START.clone(), HeaderValue::from(now.as_millisecond()));
+    if !headers.get(&X_REQUEST_ID).is_some_and(|id| is_request_id(id.as_bytes())) {
+        headers.insert(X_REQUEST_ID.clone(), random_id());
+    }
+    parts.version = Version::HTTP_11;
+    Ok(switch)
+}
+
+fn refused(status: u16, sentence: &'static str) -> Failure {
+    Failure::Refused(Refusal(status, sentence))
+}
+
+/// Sees to it that the head names one host, in `Host`, and that the target is a path.
+fn one_host(parts: &mut Parts) -> Result<(), Failure> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(refused(400, "The request has several Host headers."));
+    }
+    match parts.uri.authority() {
+        // HTTP/2, or the absolute form: what the target says counts.
+        Some(authority) => {
+            let host = HeaderValue::from_str(authority.as_str())
+                .map_err(|_| refused(400, "The request's host is not one."))?;
+            let path = parts.uri.path_and_query().cloned();
+            parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+            parts.headers.insert(HOST, host);
+        }
+        None if host.is_none() && parts.version >= Version::HTTP_11 => {
+            return Err(refused(400, "The request has no Host header."));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// 32 random hex digits.
+fn random_id() -> HeaderValue {
+    let mut id = String::with_capacity(32);
+    let _ = write!(id, "{:032x}", rand::random::<u128>());
+    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+fn route(live: &Live, parts: &Parts) -> Result<Arc<Target>, Failure> {
+    let host = parts.headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let host: Cow<'_, str> =
+        host::canonical(host).ok_or(refused(400, "The request's host is not one."))?;
+    live.table().routes.find(&host, parts.uri.path()).cloned().ok_or(Failure::NoRoute)
+}
+
+impl Seen {
+    fn of(parts: &Parts, begun: Timestamp) -> Self {
+        let header =
+            |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        Self {
+            begun,
+            method: parts.method.clone(),
+            host: header(HOST).unwrap_or_default().to_owned(),
+            path: parts.uri.path().to_owned(),
+            id: header(X_REQUEST_ID.clone()).unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// The access log: a line of JSON as soon as an answer begins.
+fn log(
+    seen: Option<Seen>,
+    target: Option<&Target>,
+    result: &Result<Response<Answer>, Failure>,
+    client: &Client,
+) {
+    let Some(seen) = seen else { return };
+    let (status, code, error) = match result {
+        Ok(response) => (response.status().as_u16(), "", None),
+        Err(failure) => {
+            (failure.to_response().status().as_u16(), failure.code(), Some(failure.to_string()))
+        }
+    };
+    let line = serde_json::json!({
+        "at": seen.begun.to_string(),
+        "ms": seen.begun.duration_until(Timestamp::now()).as_millis() as i64,
+        "request_id": seen.id,
+        "method": seen.method.as_str(),
+        "host": seen.host,
+        "path": seen.path,
+        "status": status,
+        "code": code,
+        "error": error,
+        "service": target.map(|target| target.service.name()),
+        "client": client.ip.to_str().unwrap_or_default(),
+        "proto": client.proto.to_str().unwrap_or_default(),
+    });
+    debug!(target: "access", "{line}");
+}

@@ -1,0 +1,108 @@
+//! TCP routes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::{Listener, forward::Search};
+use crate::live::Live;
+
+/// The ports of TCP routes that are bound.
+#[derive(Debug)]
+pub(crate) struct TcpRoutes {
+    live: Arc<Live>,
+    lifetime: daemon::Lifetime,
+    bound: HashMap<u16, CancellationToken>,
+    failed: HashSet<u16>,
+}
+
+impl TcpRoutes {
+    /// None yet.
+    pub(crate) fn new(live: Arc<Live>, lifetime: daemon::Lifetime) -> Self {
+        Self { live, lifetime, bound: HashMap::new(), failed: HashSet::new() }
+    }
+
+    /// Binds the ports that have a route and closes those that have none any more. Connections that are open stay so.
+    pub(crate) fn reconcile(&mut self) {
+        let wanted: HashSet<u16> = self.live.table().routes.ports().collect();
+        self.bound.retain(|port, stop| {
+            let keep = wanted.contains(port);
+            if !keep {
+                stop.cancel();
+                info!(port, "port {port} has no route any more");
+            }
+            keep
+        });
+        self.failed.retain(|port| wanted.contains(port));
+        for port in wanted {
+            if !self.bound.contains_key(&port) {
+                self.bind(port);
+            }
+        }
+    }
+
+    /// Whether a port could not be bound; [`TcpRoutes::reconcile`] tries again.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    fn bind(&mut self, port: u16) {
+        match Listener::bind(port) {
+            Ok(listener) => {
+                self.failed.remove(&port);
+                let stop = self.lifetime.stop().child_token();
+                self.bound.insert(port, stop.clone());
+                info!(port, "serving the tcp route of port {port}");
+                let (live, lifetime) = (self.live.clone(), self.lifetime.clone());
+                self.lifetime.spawn("tcp route", |_| accept(listener, port, live, lifetime, stop));
+            }
+            Err(err) => {
+                if self.failed.insert(port) {
+                    let err = &err as &dyn std::error::Error;
+                    error!(
+                        port,
+                        error = err,
+                        "port {port} of a tcp route cannot be bound; trying again"
+                    );
+                }
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: Listener,
+    port: u16,
+    live: Arc<Live>,
+    lifetime: daemon::Lifetime,
+    stop: CancellationToken,
+) {
+    loop {
+        let (stream, _) = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let live = live.clone();
+        lifetime.spawn_drained(async move {
+            if let Err(err) = connection(stream, port, &live).await {
+                debug!(port, error = %err, "a connection of a tcp route ended early");
+            }
+        });
+    }
+}
+
+async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
+    let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
+    let connected = Search::new(&target).connect().await;
+    let (mut backend, busy) = connected.map_err(io::Error::other)?;
+    backend.control().becomes_tunnel();
+    let copied = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+    drop(busy);
+    copied.map(drop)
+}

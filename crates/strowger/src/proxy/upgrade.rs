@@ -1,0 +1,85 @@
+//! Requests that switch protocols: websockets and the like.
+
+use http::{
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+    request::Parts,
+};
+use http_body::Body;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tracing::debug;
+
+use super::{
+    answer::{Answer, Failure},
+    forward::Search,
+    request::Context,
+};
+use crate::{
+    backend::{Busy, RequestBody},
+    domain::headers::strip_hop_by_hop,
+    live::Target,
+};
+
+/// Sends the request on a connection of its own. After a 101 bytes are copied both ways until both sides have ended.
+pub(super) async fn forward(
+    context: &Context,
+    mut parts: Parts,
+    body: Incoming,
+    target: &Target,
+    protocol: HeaderValue,
+) -> Result<Response<Answer>, Failure> {
+    let of_client = parts.extensions.remove::<OnUpgrade>();
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(UPGRADE, protocol);
+    let body = RequestBody((!body.is_end_stream()).then_some(body));
+    let mut search = Search::new(target);
+    let (upstream, busy) = loop {
+        let (index, busy) = search.next()?;
+        match busy.backend().open().await {
+            Ok(upstream) => break (upstream, busy),
+            Err(err) => search.failed(index, busy.backend(), err),
+        }
+    };
+    let (mut send, connection, control) = upstream.into_parts();
+    context.lifetime.spawn_drained(async move {
+        if let Err(err) = connection.with_upgrades().await {
+            debug!(error = %err, "a connection to a backend ended early");
+        }
+    });
+    let answered = send.send_request(Request::from_parts(parts, body)).await;
+    let mut response = answered.map_err(|err| Failure::Lost(Some(err)))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (mut parts, body) = response.into_parts();
+        strip_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        return Ok(Response::from_parts(parts, Answer::alone(body, busy)));
+    }
+    let of_backend = hyper::upgrade::on(&mut response);
+    if let Some(of_client) = of_client {
+        control.becomes_tunnel();
+        context.lifetime.spawn_drained(tunnel(of_client, of_backend, busy));
+    }
+    let protocol = response.headers().get(UPGRADE).cloned();
+    let (mut parts, _) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.extensions.clear();
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        parts.headers.insert(UPGRADE, protocol);
+    }
+    Ok(Response::from_parts(parts, Answer::Own(None)))
+}
+
+async fn tunnel(of_client: OnUpgrade, of_backend: OnUpgrade, busy: Busy) {
+    let copied = async {
+        let (client, backend) = tokio::try_join!(of_client, of_backend)?;
+        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+        let copied = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+        Ok::<_, hyper::Error>(copied)
+    };
+    if let Err(err) = copied.await {
+        debug!(error = %err, "a connection could not be switched to its new protocol");
+    }
+    drop(busy);
+}

@@ -1,0 +1,277 @@
+//! Backends that fail, come and go.
+
+mod harness;
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use api::route::Drain;
+use axum::Router;
+use futures_util::future::join_all;
+use harness::{Backend, Harness, Wire, nowhere, scripted};
+use tokio::time::{Instant, timeout};
+
+#[tokio::test]
+async fn a_backend_that_refuses_connections_costs_no_request() {
+    let harness = Harness::start().await;
+    for _ in 0..3 {
+        harness.up("app", nowhere()).await;
+    }
+    harness.up("app", Backend::named("alive").await.addr).await;
+    harness.route("a.example", "app").await;
+    let browser = harness.browser(&["a.example"]);
+    for _ in 0..50 {
+        let answer = browser.get(harness.url("a.example", "/")).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "alive");
+        let post = browser.post(harness.url("a.example", "/")).body(vec![b'x'; 10 << 10]);
+        assert_eq!(post.send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn without_a_backend_the_answer_is_503() {
+    let harness = Harness::start().await;
+    harness.route("none.example", "none").await;
+    harness.up("dead", nowhere()).await;
+    harness.route("dead.example", "dead").await;
+    let mut wire = harness.connect().await;
+    for host in ["none.example", "dead.example"] {
+        let (head, body) = wire.get(host, "/").await;
+        assert!(head.starts_with("http/1.1 503"), "{head}");
+        assert!(body.contains("not running"), "{body}");
+    }
+}
+
+/// Answers one request on each connection and hangs up at the next without a word.
+async fn hangs_up_at_second(seen: Arc<AtomicUsize>, mut wire: Wire) {
+    for round in 0.. {
+        let head = wire.head().await;
+        if head.is_empty() {
+            return;
+        }
+        seen.fetch_add(1, SeqCst);
+        if round == 1 {
+            return;
+        }
+        if head.starts_with("POST") {
+            wire.exactly(2).await;
+        }
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    }
+}
+
+#[tokio::test]
+async fn only_what_may_be_repeated_is_sent_again_when_a_kept_connection_breaks() {
+    let harness = Harness::start().await;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let backend = scripted(move |_, wire| hangs_up_at_second(counted.clone(), wire)).await;
+    harness.up("app", backend).await;
+    harness.route("a.example", "app").await;
+    let mut wire = harness.connect().await;
+    assert_eq!(wire.get("a.example", "/").await.1, "ok");
+    assert_eq!(wire.get("a.example", "/").await.1, "ok");
+    assert_eq!(seen.load(SeqCst), 3, "the second was sent twice");
+
+    wire.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (head, _) = wire.answer().await;
+    assert!(head.starts_with("http/1.1 502"), "{head}");
+    assert_eq!(seen.load(SeqCst), 4, "the POST was sent once");
+}
+
+#[tokio::test]
+async fn a_leader_route_leads_to_the_leader() {
+    let harness = Harness::start().await;
+    let (one, two) = (Backend::named("one").await, Backend::named("two").await);
+    harness.up("db", one.addr).await;
+    harness.up("db", two.addr).await;
+    let mut route = harness::http_route("a.example", "db");
+    route.route.leader = Some(true);
+    harness.client.create_route(&route).await.unwrap();
+    let mut wire = harness.connect().await;
+    assert!(wire.get("a.example", "/").await.0.starts_with("http/1.1 503"));
+    for (leader, name) in [(&two, "two"), (&one, "one")] {
+        harness.synced(0, harness.discoverd.lead("db", leader.addr)).await;
+        for _ in 0..10 {
+            assert_eq!(wire.get("a.example", "/").await.1, name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_vanished_backend_is_used_last_until_it_refuses() {
+    let harness = Harness::start().await;
+    let (one, two) = (Backend::named("one").await, Backend::named("two").await);
+    harness.up("app", one.addr).await;
+    harness.up("app", two.addr).await;
+    harness.route("a.example", "app").await;
+    harness.synced(0, harness.discoverd.vanish("app", one.addr)).await;
+    let mut wire = harness.connect().await;
+    for _ in 0..20 {
+        assert_eq!(wire.get("a.example", "/").await.1, "two");
+    }
+    harness.synced(0, harness.discoverd.down("app", two.addr)).await;
+    assert_eq!(wire.get("a.example", "/").await.1, "one");
+}
+
+#[tokio::test]
+async fn draining_waits_for_the_last_request_and_cuts_what_does_not_end() {
+    let harness = Harness::start().await;
+    let release = Arc::new(tokio::sync::Notify::new());
+    let (arrived, held) = (Arc::new(tokio::sync::Notify::new()), release.clone());
+    let told = arrived.clone();
+    let app = Router::new().fallback(async move || {
+        told.notify_one();
+        held.notified().await;
+        "late"
+    });
+    let backend = Backend::serving(app).await;
+    harness.up("app", backend.addr).await;
+    harness.route("a.example", "app").await;
+    let browser = harness.browser(&["a.example"]);
+    let get = || browser.get(harness.url("a.example", "/")).send();
+    let drain =
+        |services, timeout_ms| Drain { addr: backend.addr.to_string(), services, timeout_ms };
+
+    let still_there = harness.client.drain(&drain(0, 100)).await.unwrap_err();
+    assert!(still_there.to_string().contains("still registered"), "{still_there}");
+
+    let request = async { get().await.unwrap().text().await.unwrap() };
+    let withdrawn_then_drained = async {
+        arrived.notified().await;
+        let services = harness.discoverd.down("app", backend.addr);
+        let asked = drain(services, 10_000);
+        let mut drained = std::pin::pin!(harness.client.drain(&asked));
+        assert!(timeout(Duration::from_millis(300), drained.as_mut()).await.is_err());
+        release.notify_one();
+        drained.await.unwrap().closed
+    };
+    let (text, closed) = tokio::join!(request, withdrawn_then_drained);
+    assert_eq!((text.as_str(), closed), ("late", 0));
+
+    harness.up("app", backend.addr).await;
+    let withdrawn_then_cut = async {
+        arrived.notified().await;
+        let services = harness.discoverd.down("app", backend.addr);
+        harness.client.drain(&drain(services, 200)).await.unwrap().closed
+    };
+    let (cut, closed) = tokio::join!(get(), withdrawn_then_cut);
+    assert_eq!(closed, 1);
+    assert_eq!(cut.unwrap().status(), 502);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_not_there_yet_is_waited_for_and_then_named() {
+    let harness = Harness::start().await;
+    let sync = api::route::Sync { routes: 1 << 40, services: 0, timeout_ms: 200 };
+    let begun = Instant::now();
+    let err = harness.client.sync(sync).await.unwrap_err();
+    assert!(err.to_string().contains("seen routes"), "{err}");
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+}
+
+/// What users do while backends come and go.
+struct Traffic {
+    done: AtomicU32,
+    stop: AtomicBool,
+}
+
+impl Traffic {
+    /// Requests one after the other: GET and POST of 10 KiB, on kept connections or each on a new one.
+    async fn run(&self, harness: &Harness, post: bool, fresh: bool) {
+        let kept = harness.browser(&["a.example"]);
+        while !self.stop.load(SeqCst) {
+            let browser = match fresh {
+                true => harness.browser_of(
+                    &["a.example"],
+                    reqwest::Client::builder().pool_max_idle_per_host(0),
+                ),
+                false => kept.clone(),
+            };
+            let url = harness.url("a.example", "/");
+            let request = match post {
+                true => browser.post(url).body(vec![b'x'; 10 << 10]),
+                false => browser.get(url),
+            };
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.text().await.unwrap(), "fine");
+            self.done.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_backends_come_and_go() {
+    let harness = Harness::start().await;
+    let fine = || async { Backend::named("fine").await };
+    let mut backend = fine().await;
+    harness.up("app", backend.addr).await;
+    harness.route("a.example", "app").await;
+    let traffic = Traffic { done: AtomicU32::new(0), stop: AtomicBool::new(false) };
+    let users = [(false, false), (true, false), (false, true), (true, true)];
+    let users = join_all(users.map(|(post, fresh)| traffic.run(&harness, post, fresh)));
+    let changes = async {
+        let mut rounds = 0;
+        while rounds < 20 || traffic.done.load(SeqCst) < 1_000 {
+            let next = fine().await;
+            harness.up("app", next.addr).await;
+            let before = std::mem::replace(&mut backend, next);
+            let services = harness.discoverd.down("app", before.addr);
+            let drain = Drain { addr: before.addr.to_string(), services, timeout_ms: 10_000 };
+            assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 0);
+            before.stop().await;
+            if rounds % 5 == 0 {
+                harness.discoverd.cut();
+            }
+            rounds += 1;
+        }
+        traffic.stop.store(true, SeqCst);
+        rounds
+    };
+    let (_, rounds) = tokio::join!(users, changes);
+    println!("{} requests, {rounds} changes", traffic.done.load(SeqCst));
+}
+
+#[tokio::test]
+async fn a_router_that_restarts_takes_over_and_a_stopping_one_finishes_what_it_has_begun() {
+    let harness = Harness::start().await;
+    let arrived = Arc::new(tokio::sync::Notify::new());
+    let release = Arc::new(tokio::sync::Notify::new());
+    let (told, held) = (arrived.clone(), release.clone());
+    let slow = Router::new().fallback(async move || {
+        told.notify_one();
+        held.notified().await;
+        "late"
+    });
+    harness.up("app", Backend::serving(slow).await.addr).await;
+    harness.route("a.example", "app").await;
+    let browser = harness.browser(&["a.example"]);
+    let request = async {
+        let answer = browser.get(harness.url("a.example", "/")).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let stopped = async {
+        arrived.notified().await;
+        harness.lifetime.end();
+        testkit::wait_until("the port is closed", || async {
+            match tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, harness.router.http.port()))
+                .await
+            {
+                Ok(_) => Err("still open"),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        release.notify_one();
+    };
+    let (text, ()) = tokio::join!(request, stopped);
+    assert_eq!(text, "late");
+    harness.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
+}
