@@ -1,3 +1,31 @@
-//! Not written yet.
+//! gitreceived, the daemon; and the hook it has git run.
 
-fn main() {}
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use daemon::{Lifetime, telemetry};
+use gitreceived::{Args, Config, hook};
+use tracing::info;
+
+/// At SIGTERM pushes under way have this long; each is then told to come back.
+const GRACE: Duration = Duration::from_secs(28);
+
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args_os().next().is_some_and(|program| hook::is_me(&program)) {
+        return Ok(hook::run());
+    }
+    serve(Args::parse())
+}
+
+#[tokio::main]
+async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::init("gitreceived");
+    let config = Config::try_from(args)?;
+    let lifetime = Lifetime::default();
+    let running = gitreceived::start(config, &lifetime).await.context("starting gitreceived")?;
+    info!(listen = %running.addr, "gitreceived listens on {}", running.addr);
+    lifetime.until_signalled().await;
+    lifetime.drain(GRACE).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,164 @@
+//! What a client asks the server to run. It is never run: it is understood, or refused.
+
+use std::fmt;
+
+/// Longest command looked at.
+const COMMAND_LEN_MAX: usize = 1024;
+/// Longest name of an app.
+const NAME_LEN_MAX: usize = 30;
+
+/// A repository, which is an app's name: `^[a-z\d]+(-[a-z\d]+)*$`, so never a path and never an option.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RepoName(String);
+
+impl RepoName {
+    /// The app that `/<app>.git` names; slash and ending may be missing.
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = text.strip_prefix('/').unwrap_or(text);
+        let name = name.strip_suffix(".git").unwrap_or(name);
+        let word = |word: &str| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        (name.len() <= NAME_LEN_MAX && name.split('-').all(word)).then(|| Self(name.into()))
+    }
+
+    /// The app's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RepoName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A command that is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GitCommand {
+    /// `git push` to a repository.
+    ReceivePack(RepoName),
+}
+
+/// Why a command is not taken, as a sentence for the person at the other end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Anything but git.
+    #[error("Hi! This server only takes git push.")]
+    NotGit,
+    /// Clone or fetch.
+    #[error(
+        "This server only takes git push: an app cannot be cloned or fetched from it. Your own repository has everything."
+    )]
+    Fetch,
+    /// No app can have that name.
+    #[error(
+        "{0:?} is not the name of an app. The remote's URL ends in /<app>.git: see `git remote -v`, and `flynn apps` for the \
+         names."
+    )]
+    BadName(String),
+}
+
+impl GitCommand {
+    /// Understands the command of an SSH exec request.
+    pub fn parse(command: &[u8]) -> Result<Self, Refusal> {
+        if command.len() > COMMAND_LEN_MAX {
+            return Err(Refusal::NotGit);
+        }
+        let text = std::str::from_utf8(command).map_err(|_| Refusal::NotGit)?;
+        let words = shell_words::split(text).map_err(|_| Refusal::NotGit)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words[..] {
+            ["git-receive-pack", repo] | ["git", "receive-pack", repo] => RepoName::parse(repo)
+                .map(Self::ReceivePack)
+                .ok_or_else(|| Refusal::BadName(repo.chars().take(60).collect())),
+            ["git-upload-pack" | "git-upload-archive", ..]
+            | ["git", "upload-pack" | "upload-archive", ..] => Err(Refusal::Fetch),
+            _ => Err(Refusal::NotGit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(command: &str) -> Result<String, Refusal> {
+        let GitCommand::ReceivePack(repo) = GitCommand::parse(command.as_bytes())?;
+        Ok(repo.to_string())
+    }
+
+    #[test]
+    fn git_push_to_an_app_is_understood_in_every_form_git_sends() {
+        for command in [
+            "git-receive-pack '/my-app.git'",
+            "git-receive-pack 'my-app.git'",
+            "git-receive-pack '/my-app'",
+            "git-receive-pack my-app",
+            "git receive-pack '/my-app.git'",
+        ] {
+            assert_eq!(parse(command).as_deref(), Ok("my-app"), "{command}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_app_has_are_refused_and_so_is_every_other_command() {
+        for name in [
+            "",
+            "/",
+            "..",
+            "../x",
+            ".",
+            "a/b",
+            "//a",
+            "-o",
+            "--upload-pack=x",
+            "a..b",
+            "A",
+            "a_b",
+            "a.git.git",
+            "a-",
+            "-a",
+            "a--b",
+            ".git",
+            "a\0",
+            "ä",
+            &"a".repeat(31),
+        ] {
+            assert_eq!(RepoName::parse(name), None, "{name:?}");
+        }
+        assert!(matches!(parse("git-receive-pack '/../x.git'"), Err(Refusal::BadName(_))));
+        assert_eq!(parse("git-upload-pack '/a.git'"), Err(Refusal::Fetch));
+        for command in [
+            "",
+            "sh",
+            "git-receive-pack",
+            "git-receive-pack a b",
+            "git-receive-pack a; id",
+            "git-receive-pack 'a",
+            "scp -t /",
+        ] {
+            assert_eq!(parse(command), Err(Refusal::NotGit), "{command:?}");
+        }
+        assert_eq!(GitCommand::parse(&[b'a'; 2000]), Err(Refusal::NotGit));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_takes_only_app_names(command: Vec<u8>, text in "(git-receive-pack |git )?.{0,40}") {
+            let _ = GitCommand::parse(&command);
+            if let Ok(GitCommand::ReceivePack(repo)) = GitCommand::parse(text.as_bytes()) {
+                prop_assert!(repo.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+                prop_assert!(!repo.as_str().starts_with('-') && !repo.as_str().is_empty());
+            }
+        }
+
+        #[test]
+        fn every_app_name_is_taken(name in "[a-z0-9]{1,9}(-[a-z0-9]{1,9}){0,2}") {
+            prop_assert_eq!(parse(&format!("git-receive-pack '/{name}.git'")), Ok(name));
+        }
+    }
+}

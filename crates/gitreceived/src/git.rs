@@ -1,0 +1,189 @@
+//! Running git, with nothing of our own environment.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Longest time of one git command on a local repository, but for those that follow a push.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// Most of git's complaints that is kept.
+const STDERR_LEN_MAX: usize = 2000;
+
+/// Problems of old repositories that are in many histories and harm nobody.
+const TOLERATED: [&str; 6] = [
+    "zeroPaddedFilemode",
+    "missingSpaceBeforeDate",
+    "missingNameBeforeEmail",
+    "missingEmail",
+    "badTimezone",
+    "badDateOverflow",
+];
+
+/// git failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GitError {
+    #[error("git {what} could not be run")]
+    Run {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("git {what} failed: {stderr}")]
+    Failed { what: String, stderr: String },
+    #[error("git {what} took longer than {TIMEOUT:?}")]
+    TooLong { what: String },
+}
+
+/// How git is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Git {
+    path: String,
+    /// Its home; has no configuration.
+    home: PathBuf,
+}
+
+impl Git {
+    pub(crate) fn new(path: &str, home: &Path) -> Self {
+        Self { path: path.into(), home: home.into() }
+    }
+
+    /// git on a bare repository, in a process group of its own, with no other environment than this.
+    pub(crate) fn command(&self, repo: &Path, args: &[&str]) -> Command {
+        let mut command = self.bare(args);
+        command.current_dir(repo).env("GIT_DIR", repo);
+        command
+    }
+
+    fn bare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command.args(args).env_clear();
+        command
+            .env("PATH", &self.path)
+            .env("HOME", &self.home)
+            .env("LC_ALL", "C")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Makes an empty bare repository.
+    pub(crate) async fn init(&self, repo: &Path) -> Result<(), GitError> {
+        let repo = repo.to_string_lossy();
+        let mut command =
+            self.bare(&["init", "--quiet", "--bare", "--template=", "-b", "master", &repo]);
+        output("init", &mut command, None).await.map(drop)
+    }
+
+    /// Runs git to its end; its output.
+    pub(crate) async fn run(&self, repo: &Path, args: &[&str]) -> Result<Vec<u8>, GitError> {
+        self.run_with(repo, args, None).await
+    }
+
+    /// Runs git to its end with something on its stdin.
+    pub(crate) async fn run_with(
+        &self,
+        repo: &Path,
+        args: &[&str],
+        stdin: Option<&[u8]>,
+    ) -> Result<Vec<u8>, GitError> {
+        output(args.first().copied().unwrap_or_default(), &mut self.command(repo, args), stdin)
+            .await
+    }
+
+    /// `git receive-pack` on a repository, as it is run for a push.
+    pub(crate) fn receive_pack(&self, repo: &Path, hooks: &Path, limit: u64) -> Command {
+        let settings = [
+            format!("core.hooksPath={}", hooks.display()),
+            format!("receive.maxInputSize={limit}"),
+            "receive.fsckObjects=true".into(),
+            "receive.unpackLimit=1".into(),
+            "receive.autogc=false".into(),
+            "receive.advertiseAtomic=false".into(),
+            "gc.auto=0".into(),
+            "pack.threads=1".into(),
+        ];
+        let tolerated = TOLERATED.map(|problem| format!("receive.fsck.{problem}=ignore"));
+        let settings: Vec<String> = settings.into_iter().chain(tolerated).collect();
+        let mut args: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting]).collect();
+        args.extend(["receive-pack", "."]);
+        self.command(repo, &args)
+    }
+}
+
+/// Runs a command that has its stdin already to its end; its output.
+pub(crate) async fn finish(what: &str, command: &mut Command) -> Result<Vec<u8>, GitError> {
+    output(what, command, None).await
+}
+
+async fn output(
+    what: &str,
+    command: &mut Command,
+    stdin: Option<&[u8]>,
+) -> Result<Vec<u8>, GitError> {
+    let failed_to_run = |source| GitError::Run { what: what.into(), source };
+    if stdin.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().map_err(failed_to_run)?;
+    let _group = Group::of(&child);
+    let writing = child.stdin.take();
+    let fed = async {
+        if let (Some(mut pipe), Some(bytes)) = (writing, stdin) {
+            // git may end before it has read all; what it says then is what counts.
+            let _ = pipe.write_all(bytes).await;
+        }
+    };
+    let ran = timeout(TIMEOUT, async { tokio::join!(fed, child.wait_with_output()).1 }).await;
+    let Output { status, stdout, stderr } =
+        ran.map_err(|_| GitError::TooLong { what: what.into() })?.map_err(failed_to_run)?;
+    if status.success() {
+        Ok(stdout)
+    } else {
+        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) })
+    }
+}
+
+/// What git wrote to stderr, in one bounded line.
+pub(crate) fn complaint(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&stderr[..stderr.len().min(STDERR_LEN_MAX)]);
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// A process group that is killed, whoever of it still lives, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Group(Option<Pid>);
+
+impl Group {
+    /// The group a child was started in as its leader.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+    }
+
+    /// Sends a signal to all of it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}

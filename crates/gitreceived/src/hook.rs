@@ -1,0 +1,82 @@
+//! The pre-receive hook: git runs this program again, and it asks the daemon, over the push's own socket, what to do.
+//! So neither git nor anything it runs has a key.
+//!
+//! The hook sends one [`Question`] as a frame; the daemon answers with frames of output and a last one that says how to
+//! exit. A frame is its length (32 bits, big-endian) and its bytes; the length [`END`] is followed by the exit status.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::ExitCode,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::update::UPDATES_LEN_MAX;
+
+/// The hook's name.
+pub(crate) const NAME: &str = "pre-receive";
+/// Length that announces the exit status instead of output.
+pub(crate) const END: u32 = u32::MAX;
+/// Variables by which git shows objects that it has not accepted yet.
+pub(crate) const QUARANTINE: [&str; 3] =
+    ["GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"];
+
+/// What the hook was run for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Question {
+    /// The hook's stdin.
+    pub(crate) updates: String,
+    /// Those of [`QUARANTINE`] that are set.
+    pub(crate) quarantine: BTreeMap<String, String>,
+}
+
+/// Names the socket of the push that a hook belongs to.
+pub(crate) const SOCKET_VARIABLE: &str = "GITRECEIVED_SOCKET";
+
+/// Whether this process was started as the hook: by the name git runs it under.
+pub fn is_me(program: &OsStr) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name == NAME)
+}
+
+/// Runs the hook.
+#[expect(clippy::print_stderr, reason = "the hook's stderr is what the pusher sees")]
+pub fn run() -> ExitCode {
+    let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
+    match ask(Path::new(&socket)) {
+        Ok(status) => ExitCode::from(status),
+        Err(err) => {
+            eprintln!("The server broke off ({err}). Push again.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(socket: &Path) -> io::Result<u8> {
+    let mut stream = UnixStream::connect(socket)?;
+    let mut updates = String::new();
+    io::stdin().take(UPDATES_LEN_MAX as u64).read_to_string(&mut updates)?;
+    let set =
+        |name: &str| std::env::var_os(name).and_then(|value| OsString::into_string(value).ok());
+    let quarantine =
+        QUARANTINE.iter().filter_map(|name| Some((String::from(*name), set(name)?))).collect();
+    let question = serde_json::to_vec(&Question { updates, quarantine })?;
+    let len = u32::try_from(question.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&len.to_be_bytes(), &question[..]].concat())?;
+    let mut stderr = io::stderr();
+    loop {
+        let mut len = [0; 4];
+        stream.read_exact(&mut len)?;
+        let len = u32::from_be_bytes(len);
+        if len == END {
+            let mut status = [0];
+            stream.read_exact(&mut status)?;
+            return Ok(status[0]);
+        }
+        io::copy(&mut (&stream).take(len.into()), &mut stderr)?;
+        stderr.flush()?;
+    }
+}

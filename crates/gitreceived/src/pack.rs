@@ -1,0 +1,142 @@
+//! What a push brought, as a file: the pack that goes to shelf, the tree that goes to the receiver.
+
+use std::{
+    fs::File,
+    io::{self, Seek},
+    path::Path,
+    process::Stdio,
+};
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::Command,
+};
+
+use crate::{
+    domain::update::Update,
+    git::{Git, GitError, Group, complaint},
+};
+
+/// Bytes read of git's output at a time.
+const READ_SIZE: usize = 128 << 10;
+/// Largest tree, unpacked: a pack of 2 GiB can hold a tree of any size.
+pub(crate) const TREE_LEN_MAX: u64 = 4 << 30;
+/// Largest pack; what was pushed before counts when packs are joined.
+const PACK_LEN_MAX: u64 = 8 << 30;
+/// When a repository has so many packs, the next push makes one of all of them.
+pub(crate) const PACKS_MAX: usize = 24;
+
+/// Why a file could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PackError {
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("git {what} could not be read")]
+    Io {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("what git {what} makes of this push is larger than {limit} bytes")]
+    TooLarge { what: &'static str, limit: u64 },
+}
+
+/// A pack that is not in shelf yet.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    pub(crate) file: NamedTempFile,
+    pub(crate) sha256: String,
+}
+
+/// Environment git needs to see objects that are not accepted yet.
+pub(crate) type Quarantine = std::collections::BTreeMap<String, String>;
+
+/// Packs the objects of a push; those of the old head are left out, unless `whole`. `None` if it brought none.
+pub(crate) async fn pack(
+    git: &Git,
+    repo: &Path,
+    quarantine: &Quarantine,
+    update: &Update,
+    whole: bool,
+) -> Result<Option<Pack>, PackError> {
+    let args =
+        ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--threads=1"];
+    let mut command = git.command(repo, &args);
+    command.envs(quarantine);
+    let mut revisions = format!("{}\n", update.new);
+    if let Some(old) = update.old.as_ref().filter(|_| !whole) {
+        revisions.push_str(&format!("^{old}\n"));
+    }
+    let (file, digest, head) =
+        spool("pack-objects", command, Some(revisions), repo, PACK_LEN_MAX).await?;
+    // "PACK", version, number of objects.
+    if head.get(8..12).is_some_and(|count| count == [0; 4]) {
+        return Ok(None);
+    }
+    Ok(Some(Pack { file, sha256: digest }))
+}
+
+/// The tree of a commit as a tar.
+pub(crate) async fn tree(
+    git: &Git,
+    repo: &Path,
+    quarantine: &Quarantine,
+    commit: &str,
+) -> Result<NamedTempFile, PackError> {
+    let mut command = git.command(repo, &["archive", "--format=tar", commit]);
+    command.envs(quarantine);
+    Ok(spool("archive", command, None, repo, TREE_LEN_MAX).await?.0)
+}
+
+/// Runs git with its output in a file; the file, its SHA-256 and its first bytes.
+async fn spool(
+    what: &'static str,
+    mut command: Command,
+    stdin: Option<String>,
+    dir: &Path,
+    limit: u64,
+) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
+    let io = |source| PackError::Io { what, source };
+    command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().map_err(io)?;
+    let _group = Group::of(&child);
+    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
+        // Shorter than a pipe's buffer, so this never waits for git.
+        pipe.write_all(text.as_bytes()).await.map_err(io)?;
+    }
+    let mut stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    let temp = tempfile::Builder::new().prefix("spool-").tempfile_in(dir).map_err(io)?;
+    let mut file = tokio::fs::File::from_std(temp.reopen().map_err(io)?);
+    let (mut digest, mut len, mut head) = (Sha256::new(), 0_u64, Vec::new());
+    let mut buffer = vec![0; READ_SIZE];
+    loop {
+        let read = stdout.read(&mut buffer).await.map_err(io)?;
+        let chunk = &buffer[..read];
+        if chunk.is_empty() {
+            break;
+        }
+        len += read as u64;
+        if len > limit {
+            return Err(PackError::TooLarge { what, limit });
+        }
+        if head.len() < 12 {
+            head.extend_from_slice(&chunk[..read.min(12)]);
+        }
+        digest.update(chunk);
+        file.write_all(chunk).await.map_err(io)?;
+    }
+    file.flush().await.map_err(io)?;
+    let ended = child.wait_with_output().await.map_err(io)?;
+    if !ended.status.success() {
+        let stderr = complaint(&ended.stderr);
+        return Err(GitError::Failed { what: what.into(), stderr }.into());
+    }
+    Ok((temp, hex::encode(digest.finalize()), head))
+}
+
+/// A file, to be read from its start.
+pub(crate) fn rewound(mut file: &File) -> io::Result<()> {
+    file.rewind()
+}

@@ -1,0 +1,255 @@
+//! Where the parts are joined.
+
+use std::{
+    borrow::Cow, collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
+
+use api_client::{Client, Endpoint};
+use controller_client::Controller;
+use daemon::Lifetime;
+use discoverd_client::Discoverd;
+use russh::{
+    MethodKind, MethodSet, Preferred, SshId, cipher,
+    keys::{Algorithm, EcdsaCurve, HashAlg},
+    mac,
+};
+use shelf_client::Shelf;
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{
+    Config,
+    git::Git,
+    hook,
+    keyring::Keyring,
+    push::Pushes,
+    repos::Repos,
+    ssh::{Connection, Shared},
+};
+
+/// Connections at once; more are closed at once.
+const CONNECTIONS_MAX: usize = 100;
+/// A client has this long to say what it wants.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A client that is silent this long is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// It is taken for gone after so many questions.
+const KEEP_ALIVE_MAX: usize = 3;
+/// And a connection on which nothing at all happens, its handshake included, ends.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Refusing a key takes this long, so that keys cannot be tried by the thousand.
+const REJECTION_TIME: Duration = Duration::from_millis(200);
+/// Longest wait for one answer of the controller.
+const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A gitreceived that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where.
+    pub addr: SocketAddr,
+}
+
+/// Why gitreceived could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be had.
+    #[error("listening on {addr} failed: is something else using it?")]
+    Bind {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache or the directory of the hook cannot be made.
+    #[error("{} cannot be made or written to", dir.display())]
+    Dir {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts gitreceived; it ends with `lifetime`.
+pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, StartError> {
+    let unbound = |source| StartError::Bind { addr: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(unbound)?;
+    let addr = listener.local_addr().map_err(unbound)?;
+    let ssh = Arc::new(ssh_config(&config));
+    let shared = Arc::new(shared(config, lifetime)?);
+    lifetime.spawn("accept", |stop| accept(listener, ssh, shared, stop));
+    Ok(Running { addr })
+}
+
+fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
+    let discoverd = Discoverd::new(&config.discoverd, None);
+    let find = |url: &Option<String>, service: &str| match url {
+        Some(url) => Endpoint::from(url.as_str()),
+        None => discoverd.watch(service).endpoint(),
+    };
+    let controller = Client::new(
+        find(&config.controller_url, "controller"),
+        Some(config.controller_key.clone()),
+    );
+    let controller = Controller::with_client(controller.with_timeout(CONTROLLER_TIMEOUT));
+    let shelf = Shelf::new(find(&config.shelf_url, "shelf"), config.shelf_key.clone());
+    let receiver_env = receiver_env(&config);
+    let Config { authchecker, receiver, hook, cache_dir, path, push_timeout, .. } = config;
+    let unusable = |source| StartError::Dir { dir: cache_dir.clone(), source };
+    std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
+    let cache_dir = cache_dir.canonicalize().map_err(unusable)?;
+    let git = Git::new(&path, &cache_dir);
+    let pushes = Pushes {
+        controller: controller.clone(),
+        repos: Repos::new(cache_dir, git.clone(), shelf.clone()),
+        shelf,
+        git,
+        run_dir: run_dir(&hook)?,
+        receiver,
+        receiver_env,
+        timeout: push_timeout,
+    };
+    let keyring = if authchecker.is_empty() {
+        Keyring::Controller { controller, last: tokio::sync::Mutex::default() }
+    } else {
+        Keyring::Command { words: authchecker, path }
+    };
+    Ok(Shared { keyring, pushes: Arc::new(pushes), lifetime: lifetime.clone() })
+}
+
+/// What every receiver is told, whatever is pushed.
+fn receiver_env(config: &Config) -> BTreeMap<String, String> {
+    let env = [
+        ("PATH", Some(&config.path)),
+        ("CONTROLLER_KEY", Some(&config.controller_key)),
+        ("SHELF_KEY", Some(&config.shelf_key)),
+        ("DISCOVERD", Some(&config.discoverd)),
+        ("CONTROLLER_URL", config.controller_url.as_ref()),
+        ("SHELF_URL", config.shelf_url.as_ref()),
+    ];
+    env.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
+}
+
+/// A private directory with the hook: this program under the hook's name. (Not a script, for programs may not be run
+/// from a temporary directory everywhere, and a link to one may.)
+fn run_dir(program: &std::path::Path) -> Result<TempDir, StartError> {
+    let failed = |source| StartError::Dir { dir: std::env::temp_dir(), source };
+    let dir = tempfile::Builder::new().prefix("gitreceived-").tempdir().map_err(failed)?;
+    std::os::unix::fs::symlink(program, dir.path().join(hook::NAME)).map_err(failed)?;
+    Ok(dir)
+}
+
+fn ssh_config(config: &Config) -> russh::server::Config {
+    let ecdsa = |curve| Algorithm::Ecdsa { curve };
+    let rsa = |hash| Algorithm::Rsa { hash: Some(hash) };
+    russh::server::Config {
+        server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-gitreceived")),
+        methods: MethodSet::from(
+            [MethodKind::PublicKey, MethodKind::KeyboardInteractive].as_slice(),
+        ),
+        auth_rejection_time: REJECTION_TIME,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: config.host_keys.clone(),
+        preferred: Preferred {
+            key: Cow::Owned(vec![
+                Algorithm::Ed25519,
+                rsa(HashAlg::Sha512),
+                rsa(HashAlg::Sha256),
+                ecdsa(EcdsaCurve::NistP256),
+                ecdsa(EcdsaCurve::NistP384),
+                ecdsa(EcdsaCurve::NistP521),
+            ]),
+            cipher: Cow::Borrowed(&[
+                cipher::AES_128_GCM,
+                cipher::AES_256_GCM,
+                cipher::CHACHA20_POLY1305,
+                cipher::AES_256_CTR,
+                cipher::AES_128_CTR,
+            ]),
+            mac: Cow::Borrowed(&[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM]),
+            ..Preferred::default()
+        },
+        inactivity_timeout: Some(SILENCE),
+        keepalive_interval: Some(KEEP_ALIVE),
+        keepalive_max: KEEP_ALIVE_MAX,
+        nodelay: true,
+        ..Default::default()
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    ssh: Arc<russh::server::Config>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                let Ok(place) = room.clone().try_acquire_owned() else {
+                    warn!(%peer, "{CONNECTIONS_MAX} connections are open; one more was closed");
+                    continue;
+                };
+                let (ssh, shared, stop) = (ssh.clone(), shared.clone(), stop.clone());
+                shared.lifetime.clone().spawn_drained(async move {
+                    if let Err(err) = connection(stream, ssh, shared, stop).await {
+                        debug!(%peer, error = %err, "a connection ended early");
+                    }
+                    drop(place);
+                });
+            }
+            // Out of file descriptors, mostly: connections that end make room.
+            Err(err) => {
+                warn!(error = %err, "a connection could not be accepted");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends. Cutting the socket is what ends it in every state of the protocol.
+async fn connection(
+    stream: TcpStream,
+    ssh: Arc<russh::server::Config>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), russh::Error> {
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    let cut = stream.try_clone()?;
+    let cut = || cut.shutdown(std::net::Shutdown::Both);
+    let asked = CancellationToken::new();
+    let handler = Connection::new(shared.clone(), asked.clone());
+    let serving = async {
+        russh::server::run_stream(ssh, TcpStream::from_std(stream)?, handler).await?.await
+    };
+    tokio::pin!(serving);
+    let too_long = async {
+        tokio::select! {
+            () = sleep(ASK_TIMEOUT) => {}
+            () = stop.cancelled() => {}
+            () = asked.cancelled() => {}
+        }
+        // Who has asked for something is served to the end: a push has limits of its own.
+        if asked.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = &mut serving => served,
+        () = too_long => {
+            cut()?;
+            serving.await
+        }
+    }
+}

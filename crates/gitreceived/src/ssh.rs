@@ -1,0 +1,256 @@
+//! The SSH side of a connection: who it is, and what it wants. Anything but a push gets a sentence and exit status 1.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use daemon::Lifetime;
+use russh::{
+    Channel, ChannelId, ChannelOpenFailure, Pty,
+    keys::{Algorithm, PublicKey},
+    server::{
+        Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    domain::{
+        command::{GitCommand, Refusal},
+        key::{self, Offered},
+    },
+    keyring::{Keyring, Verdict},
+    push::{Pusher, Pushes, Request},
+};
+
+/// Channels a client may have open at once; git uses one.
+const CHANNELS_MAX: usize = 4;
+
+/// What every connection shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) keyring: Keyring,
+    pub(crate) pushes: Arc<Pushes>,
+    pub(crate) lifetime: Lifetime,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// Is cancelled when the client has said what it wants.
+    asked: CancellationToken,
+    /// Why its keys were refused, if they were.
+    refused: Option<String>,
+    pusher: Option<Pusher>,
+    channels: Arc<Mutex<HashMap<ChannelId, Channel<Msg>>>>,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, asked: CancellationToken) -> Self {
+        Self { shared, asked, refused: None, pusher: None, channels: Arc::default() }
+    }
+
+    /// Decides about a key, before and again after the client has proved that it holds it.
+    async fn decide(&mut self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> Auth {
+        if let Err(weak) = key::check(key, algorithm) {
+            self.refused = Some(format!("This key is not taken: {weak}."));
+            return Auth::reject();
+        }
+        let Some(offered) = Offered::of(key) else { return Auth::reject() };
+        match self.shared.keyring.check(user, &offered).await {
+            Verdict::Known => {
+                let fingerprint = offered.fingerprint;
+                self.pusher = Some(Pusher { user: user.into(), fingerprint });
+                return Auth::Accept;
+            }
+            Verdict::Unknown => {
+                let fingerprint = key.fingerprint(russh::keys::HashAlg::Sha256);
+                self.refused = Some(format!(
+                    "Your SSH key ({fingerprint}) is not known here. To add it: flynn key-add"
+                ));
+            }
+            Verdict::NoAnswer => {
+                self.refused = Some(
+                    "Your SSH key cannot be checked now, because the controller does not answer. Try again in a minute."
+                        .into(),
+                );
+            }
+        }
+        Auth::reject()
+    }
+
+    fn take(&self, id: ChannelId) -> Option<Channel<Msg>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    /// Says one line on the client's terminal and ends the channel with exit status 1.
+    fn turn_away(
+        &self,
+        id: ChannelId,
+        line: &str,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.asked.cancel();
+        session.channel_success(id)?;
+        session.extended_data(id, 1, Bytes::from(format!("{line}\r\n")))?;
+        session.exit_status_request(id, 1)?;
+        session.eof(id)?;
+        session.close(id)?;
+        self.take(id);
+        Ok(())
+    }
+}
+
+impl Handler for Connection {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
+        Ok(self.decide(user, offer.public_key, offer.algorithm).await)
+    }
+
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        Ok(self.decide(user, key.public_key, key.algorithm).await)
+    }
+
+    /// Nobody gets in this way: it is how an SSH client can be shown a sentence after its keys were refused. (A banner
+    /// can be sent only before, when there is nothing to say yet.)
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        _user: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Result<Auth, Self::Error> {
+        if response.is_some() {
+            return Ok(Auth::reject());
+        }
+        let why = self.refused.clone().unwrap_or_else(|| {
+            "No SSH key was offered. To make one: ssh-keygen -t ed25519; to add it: flynn key-add".into()
+        });
+        Ok(Auth::Partial {
+            name: "".into(),
+            instructions: why.into(),
+            prompts: [].as_slice().into(),
+        })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let room = {
+            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = channels.len() < CHANNELS_MAX;
+            if room {
+                channels.insert(channel.id(), channel);
+            }
+            room
+        };
+        if room {
+            reply.accept().await;
+        } else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        }
+        Ok(())
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let repo = match GitCommand::parse(command) {
+            Ok(GitCommand::ReceivePack(repo)) => repo,
+            Err(refusal) => return self.turn_away(id, &refusal.to_string(), session),
+        };
+        let (Some(channel), Some(pusher)) = (self.take(id), self.pusher.clone()) else {
+            return session.channel_failure(id);
+        };
+        self.asked.cancel();
+        session.channel_success(id)?;
+        info!(app.name = %repo, key = pusher.fingerprint, "a push to {repo} begins");
+        let (pushes, stop) = (self.shared.pushes.clone(), self.shared.lifetime.stop());
+        self.shared.lifetime.spawn_drained(async move {
+            pushes.serve(Request { repo, pusher }, channel, &stop).await;
+        });
+        Ok(())
+    }
+
+    async fn shell_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.turn_away(id, &Refusal::NotGit.to_string(), session)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        _name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.turn_away(id, &Refusal::NotGit.to_string(), session)
+    }
+
+    /// Granted, so that the client shows our sentence and not a complaint about terminals.
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(id)
+    }
+
+    /// Granted and ignored: git sends `GIT_PROTOCOL`, others their locale, and none of it reaches a process.
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        _name: &str,
+        _value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(id)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(id)
+    }
+
+    async fn agent_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        session.channel_failure(id)?;
+        Ok(false)
+    }
+}
