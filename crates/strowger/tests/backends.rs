@@ -12,7 +12,6 @@ use std::{
 };
 
 use api::route::Drain;
-use axum::Router;
 use futures_util::future::join_all;
 use harness::{Backend, Harness, Wire, nowhere, scripted};
 use tokio::time::{Instant, timeout};
@@ -126,12 +125,12 @@ async fn draining_waits_for_the_last_request_and_cuts_what_does_not_end() {
     let release = Arc::new(tokio::sync::Notify::new());
     let (arrived, held) = (Arc::new(tokio::sync::Notify::new()), release.clone());
     let told = arrived.clone();
-    let app = Router::new().fallback(async move || {
+    let late = async move || {
         told.notify_one();
         held.notified().await;
         "late"
-    });
-    let backend = Backend::serving(app).await;
+    };
+    let backend = Backend::answering(late).await;
     harness.up("app", backend.addr).await;
     harness.route("a.example", "app").await;
     let browser = harness.browser(&["a.example"]);
@@ -245,12 +244,12 @@ async fn a_router_that_restarts_takes_over_and_a_stopping_one_finishes_what_it_h
     let arrived = Arc::new(tokio::sync::Notify::new());
     let release = Arc::new(tokio::sync::Notify::new());
     let (told, held) = (arrived.clone(), release.clone());
-    let slow = Router::new().fallback(async move || {
+    let late = async move || {
         told.notify_one();
         held.notified().await;
         "late"
-    });
-    harness.up("app", Backend::serving(slow).await.addr).await;
+    };
+    harness.up("app", Backend::answering(late).await.addr).await;
     harness.route("a.example", "app").await;
     let browser = harness.browser(&["a.example"]);
     let request = async {

@@ -1,6 +1,6 @@
 //! A router in this process, with a real etcd, a discoverd that is played on the wire, and backends.
 
-#![allow(dead_code, reason = "each test file uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses another part of it")]
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,13 @@ use api::{
     discoverd::{Event, EventKind, Instance},
     route::{NewRoute, Route, Stored, Sync},
 };
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    handler::Handler,
+    response::Response,
+    routing::{any, get},
+};
 use daemon::Lifetime;
 use strowger::{Config, Running, config::Key, start};
 use strowger_client::Strowger;
@@ -219,7 +225,17 @@ pub struct Backend {
 
 impl Backend {
     pub async fn named(name: &'static str) -> Self {
-        Self::serving(Router::new().fallback(async move || name)).await
+        Self::answering(async move || name).await
+    }
+
+    /// Every request is answered by one handler.
+    pub async fn answering<H, T>(handler: H) -> Self
+    where
+        H: Handler<T, ()>,
+        T: 'static,
+    {
+        let app = Router::new().route("/", any(handler.clone())).route("/{*path}", any(handler));
+        Self::serving(app).await
     }
 
     pub async fn serving(app: Router) -> Self {
@@ -264,7 +280,7 @@ pub fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// A connection of which each byte is seen.
-pub struct Wire(pub TcpStream, Vec<u8>);
+pub struct Wire(pub TcpStream, pub Vec<u8>);
 
 impl Wire {
     pub async fn send(&mut self, text: &str) {
