@@ -1,3 +1,21 @@
-//! Not written yet.
+//! The controller's daemon.
 
-fn main() {}
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use controller::{Args, Config};
+use daemon::{Lifetime, telemetry};
+
+/// Requests and steps under way may take this long to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    telemetry::init("controller");
+    let config = Config::from(Args::parse());
+    let lifetime = Lifetime::default();
+    controller::start(config, &lifetime).await.context("starting the controller")?;
+    lifetime.until_signalled().await;
+    Ok(lifetime.drain(GRACE).await?)
+}

@@ -1,0 +1,90 @@
+//! Configuration.
+
+use clap::Parser;
+use daemon::auth::Keys;
+
+/// Apps, releases, formations, deployments.
+#[derive(Debug, Clone, Parser)]
+#[command(version, about)]
+pub struct Args {
+    /// Port of the API.
+    #[arg(long, env = "PORT", default_value_t = 3000)]
+    port: u16,
+    /// Keys that are accepted, separated by commas.
+    #[arg(long, env = "AUTH_KEY", hide_env_values = true)]
+    auth_key: String,
+    /// Key of flynn-host and sampi.
+    #[arg(long, env = "HOST_KEY", hide_env_values = true)]
+    host_key: Option<String>,
+    /// Key of strowger's API.
+    #[arg(long, env = "STROWGER_KEY", hide_env_values = true)]
+    strowger_key: Option<String>,
+    /// Key of the Postgres provider.
+    #[arg(long, env = "POSTGRES_API_KEY", hide_env_values = true)]
+    postgres_api_key: Option<String>,
+    /// Apps get the route `<app>.<this>`; none if empty.
+    #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
+    default_route_domain: String,
+    /// discoverd.
+    #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
+    discoverd: String,
+    /// Postgres: host.
+    #[arg(long, env = "PGHOST", default_value = "postgres.discoverd")]
+    pg_host: String,
+    /// Postgres: port.
+    #[arg(long, env = "PGPORT", default_value_t = 5432)]
+    pg_port: u16,
+    /// Postgres: role.
+    #[arg(long, env = "PGUSER", default_value = "flynn")]
+    pg_user: String,
+    /// Postgres: password.
+    #[arg(long, env = "PGPASSWORD", hide_env_values = true)]
+    pg_password: String,
+    /// Postgres: database.
+    #[arg(long, env = "PGDATABASE", default_value = "controller")]
+    pg_database: String,
+}
+
+/// What the daemon runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address of the API.
+    pub listen: std::net::SocketAddr,
+    /// Keys that are accepted.
+    pub keys: Keys,
+    /// Key of flynn-host and sampi.
+    pub host_key: Option<String>,
+    /// Key of strowger's API.
+    pub strowger_key: Option<String>,
+    /// Key of the Postgres provider.
+    pub postgres_api_key: Option<String>,
+    /// Apps get the route `<app>.<this>`.
+    pub default_route_domain: Option<String>,
+    /// discoverd.
+    pub discoverd: String,
+    /// The database.
+    pub database: pg::Config,
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        let domain = args.default_route_domain.trim().to_ascii_lowercase();
+        Self {
+            listen: (std::net::Ipv4Addr::UNSPECIFIED, args.port).into(),
+            keys: Keys::parse(&args.auth_key),
+            host_key: args.host_key,
+            strowger_key: args.strowger_key,
+            postgres_api_key: args.postgres_api_key,
+            default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
+            discoverd: args.discoverd,
+            database: pg::Config {
+                host: args.pg_host,
+                port: args.pg_port,
+                user: args.pg_user,
+                password: args.pg_password,
+                database: args.pg_database,
+                application: "controller".into(),
+            },
+        }
+    }
+}

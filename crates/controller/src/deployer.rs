@@ -1,0 +1,346 @@
+//! Works deployments. All that matters is in the database: whoever holds the lease goes on where the last one was.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    controller::{App, Job, Release},
+    id::{AppId, DeploymentId},
+};
+use futures_util::{TryStreamExt, pin_mut};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    domain::deploy::{self, DeployState, Failure, Step},
+    error::{Error, Result},
+    handlers::routes::ensure_default_route,
+    server::Controller,
+    store::{self, Counts, Tx, deployments::Work},
+};
+
+/// Even if nothing happens, there is a look this often; it also renews the lease.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Pause after a step that failed for the database's sake.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Longest time the log of a failed job may take.
+const LOG_TIMEOUT: Duration = Duration::from_secs(3);
+/// Lines of it that are told.
+const LOG_LINES: u32 = 50;
+
+/// Claims what nobody works and works it, until the daemon stops.
+pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
+    let mut nudges = controller.events.nudges();
+    loop {
+        nudges.mark_unchanged();
+        if let Err(err) = claim_all(&controller, &stop).await {
+            warn!(error = &err as &dyn std::error::Error, "deployments wait for the database");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = timeout(SWEEP, nudges.changed()) => {}
+        }
+    }
+}
+
+async fn claim_all(controller: &Controller, stop: &CancellationToken) -> Result<()> {
+    let unworked = store::deployments::unworked(&controller.db.client().await?).await?;
+    for (id, app) in unworked {
+        if let Some(lease) = claim(controller, id, app).await? {
+            let worker = Arc::new(Worker {
+                controller: controller.clone(),
+                nudges: controller.events.nudges(),
+                id,
+                app,
+                lease,
+            });
+            controller.lifetime.spawn_drained(work(worker, stop.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the lease, and begins the deployment if it waited.
+async fn claim(controller: &Controller, id: DeploymentId, app: AppId) -> Result<Option<i64>> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = match store::apps::lock(&tx, &app.to_string()).await {
+        Ok(app) => app,
+        // Its deletion has failed its deployments.
+        Err(Error::Missing { .. }) => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let Some(deployment) = store::deployments::claimable(&tx, id).await? else { return Ok(None) };
+    if deployment.status == api::controller::DeploymentStatus::Pending {
+        begin(&mut tx, &app, &deployment).await?;
+        info!(app.id = %app.id, deployment.id = %id, "deployment {id} of {} begins", app.name);
+    } else {
+        info!(app.id = %app.id, deployment.id = %id, "deployment {id} of {} goes on", app.name);
+    }
+    let lease = store::deployments::claim(&tx, id).await?;
+    tx.commit().await?;
+    Ok(Some(lease))
+}
+
+async fn begin(tx: &mut Tx<'_>, app: &App, deployment: &api::controller::Deployment) -> Result<()> {
+    let new = store::releases::find(&**tx, deployment.new_release).await?;
+    let old = match app.release {
+        Some(release) => Some(store::releases::find(&**tx, release).await?),
+        None => None,
+    };
+    let original = match &old {
+        Some(old) => processes(tx, app.id, old).await?,
+        None => Counts::new(),
+    };
+    let already = processes(tx, app.id, &new).await?;
+    let target = deploy::target(old.as_ref(), &original, &new, &already);
+    store::deployments::begin(tx, deployment.id, app.release, &target, &original).await
+}
+
+async fn processes(tx: &Tx<'_>, app: AppId, release: &Release) -> Result<Counts> {
+    let formation = store::formations::find_opt(&**tx, app, release.id).await?;
+    Ok(formation.map(|formation| formation.processes).unwrap_or_default())
+}
+
+struct Worker {
+    controller: Controller,
+    nudges: watch::Receiver<u64>,
+    id: DeploymentId,
+    app: AppId,
+    lease: i64,
+}
+
+/// What came of a step.
+enum Stepped {
+    /// It is over, or another's.
+    Over,
+    /// The next one can be taken at once.
+    Again,
+    /// Something has to happen first.
+    Wait,
+    /// It cannot succeed.
+    Failed(Failure),
+}
+
+async fn work(worker: Arc<Worker>, stop: CancellationToken) {
+    let mut nudges = worker.nudges.clone();
+    loop {
+        nudges.mark_unchanged();
+        let stepped = match worker.step().await {
+            Ok(Stepped::Failed(failure)) => worker.fail(&failure).await,
+            stepped => stepped,
+        };
+        match stepped {
+            Ok(Stepped::Over) => return,
+            Ok(Stepped::Again) => {}
+            Ok(Stepped::Wait | Stepped::Failed(_)) => {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = timeout(SWEEP, nudges.changed()) => {}
+                }
+            }
+            Err(err) => {
+                warn!(
+                    error = &err as &dyn std::error::Error,
+                    deployment.id = %worker.id,
+                    "a step of deployment {} is tried again", worker.id
+                );
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = sleep(PAUSE) => {}
+                }
+            }
+        }
+        if stop.is_cancelled() {
+            worker.give_up().await;
+            return;
+        }
+    }
+}
+
+/// Everything a step is decided on, read in the transaction that takes it.
+struct Sight {
+    app: App,
+    work: Work,
+    old: Option<Release>,
+    new: Release,
+    state: DeployState,
+}
+
+impl Worker {
+    async fn step(&self) -> Result<Stepped> {
+        let mut client = self.controller.db.client().await?;
+        let mut tx = Tx::begin(&mut client).await?;
+        let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
+        let stepped = match deploy::next_step(&sight.state) {
+            Step::Wait => Stepped::Wait,
+            Step::Scale { old, new } => {
+                scale(&mut tx, &sight, &old, &new).await?;
+                Stepped::Again
+            }
+            Step::Complete => return self.complete(tx, &sight).await,
+            Step::Fail(failure) => return Ok(Stepped::Failed(failure)),
+        };
+        tx.commit().await?;
+        if matches!(stepped, Stepped::Again) {
+            self.first_steps(&sight).await;
+        }
+        Ok(stepped)
+    }
+
+    /// Renews the lease and looks; `None` if the deployment is over, or another's.
+    async fn look(&self, tx: &Tx<'_>) -> Result<Option<Sight>> {
+        let app = match store::apps::lock(tx, &self.app.to_string()).await {
+            Ok(app) => app,
+            Err(Error::Missing { .. }) => return Ok(None),
+            Err(err) => return Err(err),
+        };
+        let Some(work) = store::deployments::renew(tx, self.id, self.lease).await? else {
+            return Ok(None);
+        };
+        let deployment = &work.deployment;
+        let new = store::releases::find(&**tx, deployment.new_release).await?;
+        let old = match deployment.old_release.filter(|old| *old != new.id) {
+            Some(old) => Some(store::releases::find(&**tx, old).await?),
+            None => None,
+        };
+        let releases: Vec<_> = old.iter().map(|old| old.id).chain([new.id]).collect();
+        let jobs = store::jobs::of_releases(&**tx, app.id, &releases, work.started_at).await?;
+        let old_counts = match &old {
+            Some(old) => processes(tx, app.id, old).await?,
+            None => Counts::new(),
+        };
+        let state = DeployState {
+            strategy: deployment.strategy,
+            target: deployment.processes.clone(),
+            old: old_counts,
+            new: processes(tx, app.id, &new).await?,
+            seen: deploy::seen(&jobs, old.as_ref(), &new, work.stopped),
+            omni: omni(&new, old.as_ref()),
+            hosts: self.controller.neighbours.host_count(),
+            batch: deploy::batch(&app, self.controller.neighbours.host_count()),
+            waited: work.waited,
+            limit: Duration::from_secs(deployment.deploy_timeout.into()),
+        };
+        Ok(Some(Sight { app, work, old, new, state }))
+    }
+
+    /// The first deployment of an app brings its default route, should that have been missed when the app was made.
+    async fn first_steps(&self, sight: &Sight) {
+        if sight.app.release.is_some() || !sight.new.processes.contains_key("web") {
+            return;
+        }
+        if let Err(err) = ensure_default_route(&self.controller, &sight.app).await {
+            warn!(
+                error = &err as &dyn std::error::Error,
+                app.id = %sight.app.id,
+                "{} has no default route yet", sight.app.name
+            );
+        }
+    }
+
+    async fn complete(&self, mut tx: Tx<'_>, sight: &Sight) -> Result<Stepped> {
+        if let Some(head) = &sight.work.head
+            && !store::repositories::move_head(&tx, sight.app.id, head).await?
+        {
+            let error = "another push changed the repository meanwhile; the old release keeps \
+                         serving: fetch, merge and push again";
+            restore(&mut tx, sight).await?;
+            return self.finish(tx, sight, Some(error)).await;
+        }
+        if let Some(old) = &sight.old {
+            store::formations::delete(&mut tx, sight.app.id, old.id).await?;
+        }
+        // An app that runs nothing has a formation too: it says so.
+        if store::formations::find_opt(&*tx, sight.app.id, sight.new.id).await?.is_none() {
+            store::formations::put(&mut tx, sight.app.id, sight.new.id, &sight.state.new).await?;
+        }
+        store::apps::set_release(&mut tx, sight.app.id, sight.new.id).await?;
+        self.finish(tx, sight, None).await
+    }
+
+    async fn fail(&self, failure: &Failure) -> Result<Stepped> {
+        let log = match failure.job() {
+            Some(job) => timeout(LOG_TIMEOUT, self.last_lines(job)).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut client = self.controller.db.client().await?;
+        let mut tx = Tx::begin(&mut client).await?;
+        let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
+        restore(&mut tx, &sight).await?;
+        let error = failure.sentence(sight.old.is_some(), &log);
+        self.finish(tx, &sight, Some(&error)).await
+    }
+
+    async fn finish(&self, mut tx: Tx<'_>, sight: &Sight, error: Option<&str>) -> Result<Stepped> {
+        store::deployments::finish(&mut tx, self.id, error).await?;
+        tx.commit().await?;
+        let outcome = if error.is_some() { "failed" } else { "is complete" };
+        info!(
+            app.id = %self.app,
+            deployment.id = %self.id,
+            "deployment {} of {} {outcome}", self.id, sight.app.name
+        );
+        Ok(Stepped::Over)
+    }
+
+    /// The last lines a job wrote, if its host tells.
+    async fn last_lines(&self, job: &Job) -> Vec<String> {
+        let Some(host) = &job.host_id else { return Vec::new() };
+        let Ok(host) = self.controller.neighbours.host(host) else { return Vec::new() };
+        let Ok(lines) = host.log(job.uuid, Some(LOG_LINES), false).await else {
+            return Vec::new();
+        };
+        pin_mut!(lines);
+        let mut told = Vec::new();
+        while let Ok(Some(line)) = lines.try_next().await {
+            told.push(line.msg);
+        }
+        told
+    }
+
+    async fn give_up(&self) {
+        let given = async {
+            let client = self.controller.db.client().await?;
+            store::deployments::give_up(&client, self.id, self.lease).await
+        };
+        if let Err(err) = given.await {
+            // The lease runs out by itself.
+            warn!(error = &err as &dyn std::error::Error, "a deployment's lease was not given up");
+        }
+    }
+}
+
+fn omni(new: &Release, old: Option<&Release>) -> std::collections::BTreeSet<String> {
+    let processes = new.processes.iter().chain(old.iter().flat_map(|old| &old.processes));
+    processes.filter(|(_, process)| process.omni).map(|(kind, _)| kind.clone()).collect()
+}
+
+async fn scale(tx: &mut Tx<'_>, sight: &Sight, old: &Counts, new: &Counts) -> Result<()> {
+    if let Some(release) = sight.old.as_ref().filter(|_| *old != sight.state.old) {
+        store::formations::put(tx, sight.app.id, release.id, old).await?;
+    }
+    if *new != sight.state.new {
+        store::formations::put(tx, sight.app.id, sight.new.id, new).await?;
+    }
+    let fewer = |(kind, before): (&String, &u32)| {
+        before.saturating_sub(new.get(kind).copied().unwrap_or_default())
+    };
+    let stopped = sight.state.new.iter().map(fewer).sum();
+    store::deployments::stepped(tx, sight.work.deployment.id, stopped).await
+}
+
+/// Puts the old release back to what it ran, and removes the new one.
+async fn restore(tx: &mut Tx<'_>, sight: &Sight) -> Result<()> {
+    if let Some(old) = &sight.old {
+        store::formations::put(tx, sight.app.id, old.id, &sight.work.original).await?;
+    }
+    // A release deployed over itself is what serves.
+    if sight.app.release != Some(sight.new.id) {
+        store::formations::delete(tx, sight.app.id, sight.new.id).await?;
+    }
+    Ok(())
+}

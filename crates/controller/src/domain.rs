@@ -1,0 +1,9 @@
+//! Decisions, pure: no async, no IO, no clock, no dice.
+
+pub(crate) mod app;
+pub(crate) mod deploy;
+pub(crate) mod formation;
+pub(crate) mod key;
+pub(crate) mod place;
+pub(crate) mod push;
+pub(crate) mod release;

@@ -1,0 +1,271 @@
+use api::id::{AppId, JobId, ReleaseId};
+use proptest::prelude::*;
+
+use super::*;
+
+fn counts(web: u32, worker: u32) -> Counts {
+    BTreeMap::from([("web".to_owned(), web), ("worker".to_owned(), worker)])
+}
+
+fn state(strategy: Strategy, target: Counts, old: Counts) -> DeployState {
+    let old_alive = old.clone();
+    DeployState {
+        strategy,
+        target,
+        old,
+        new: Counts::new(),
+        seen: Seen { old_alive, ..Seen::default() },
+        omni: BTreeSet::new(),
+        hosts: 1,
+        batch: 3,
+        waited: Duration::ZERO,
+        limit: Duration::from_secs(120),
+    }
+}
+
+fn strategies() -> impl Strategy_ {
+    prop_oneof![
+        Just(Strategy::OneByOne),
+        Just(Strategy::AllAtOnce),
+        Just(Strategy::InBatches),
+        Just(Strategy::OneDownOneUp),
+    ]
+}
+use proptest::strategy::Strategy as Strategy_;
+
+/// Plays a deployment against a cluster that starts and stops one job at a time, whichever `dice` says. After every event
+/// `look` sees the state. Answers how many steps it took.
+fn play(
+    mut state: DeployState,
+    dice: &[bool],
+    mut change: impl FnMut(usize, &mut DeployState),
+    mut look: impl FnMut(&DeployState),
+) -> (DeployState, Step) {
+    let mut dice = dice.iter().copied().cycle();
+    for round in 0..10_000 {
+        change(round, &mut state);
+        match next_step(&state) {
+            Step::Scale { old, new } => {
+                state.old = old;
+                state.new = new;
+            }
+            Step::Wait => {
+                let moved = follow(&mut state, dice.next().unwrap_or(true));
+                assert!(moved, "it waits for nothing: {state:?}");
+            }
+            last => return (state, last),
+        }
+        look(&state);
+    }
+    panic!("it does not end: {state:?}");
+}
+
+/// The cluster does one thing it was told to do, if there is one: lets old jobs end, or new ones come up.
+fn follow(state: &mut DeployState, old_first: bool) -> bool {
+    let end_old = |state: &mut DeployState| {
+        let too_many =
+            |(kind, alive): (&String, &u32)| (*alive > of(&state.old, kind)).then(|| kind.clone());
+        let kind = state.seen.old_alive.iter().find_map(too_many);
+        kind.is_some_and(|kind| {
+            *state.seen.old_alive.entry(kind).or_default() -= 1;
+            true
+        })
+    };
+    let end_new = |state: &mut DeployState| {
+        let too_many =
+            |(kind, up): (&String, &u32)| (*up > of(&state.new, kind)).then(|| kind.clone());
+        let kind = state.seen.new_up.iter().find_map(too_many);
+        kind.is_some_and(|kind| {
+            *state.seen.new_up.entry(kind).or_default() -= 1;
+            true
+        })
+    };
+    let start_new = |state: &mut DeployState| {
+        let missing = |(kind, wanted): (&String, &u32)| {
+            (of(&state.seen.new_up, kind) < *wanted).then(|| kind.clone())
+        };
+        let kind = state.new.iter().find_map(missing);
+        kind.is_some_and(|kind| {
+            *state.seen.new_up.entry(kind).or_default() += 1;
+            true
+        })
+    };
+    if old_first {
+        end_old(state) || end_new(state) || start_new(state)
+    } else {
+        start_new(state) || end_old(state) || end_new(state)
+    }
+}
+
+fn of_both(state: &DeployState, kind: &str) -> u32 {
+    // A job counts as serving only while its formation wants it: what is surplus may end at any moment.
+    of(&state.seen.old_alive, kind).min(of(&state.old, kind))
+        + of(&state.seen.new_up, kind).min(of(&state.new, kind))
+}
+
+proptest! {
+    #[test]
+    fn every_strategy_ends_with_the_target_and_nothing_old(
+        strategy in strategies(), web in 0u32..9, worker in 0u32..9, old_web in 0u32..9, dice: [bool; 16],
+    ) {
+        let start = state(strategy, counts(web, worker), counts(old_web, worker));
+        let (end, last) = play(start, &dice, |_, _| {}, |_| {});
+        prop_assert_eq!(last, Step::Complete);
+        for kind in ["web", "worker"] {
+            prop_assert_eq!(of(&end.old, kind), 0);
+            prop_assert_eq!(of(&end.new, kind), of(&end.target, kind));
+            prop_assert_eq!(of(&end.seen.new_up, kind), of(&end.target, kind));
+        }
+    }
+
+    #[test]
+    fn up_before_down_never_serves_with_fewer_than_the_target(
+        web in 1u32..9, worker in 0u32..9, dice: [bool; 16],
+        strategy in prop_oneof![Just(Strategy::OneByOne), Just(Strategy::InBatches), Just(Strategy::AllAtOnce)],
+    ) {
+        let start = state(strategy, counts(web, worker), counts(web, worker));
+        let look = |now: &DeployState| {
+            assert!(of_both(now, "web") >= web && of_both(now, "worker") >= worker, "{now:?}");
+        };
+        play(start, &dice, |_, _| {}, look);
+    }
+
+    #[test]
+    fn one_by_one_has_at_most_one_more_than_the_target(web in 1u32..9, dice: [bool; 16]) {
+        let start = state(Strategy::OneByOne, counts(web, 0), counts(web, 0));
+        let look = |now: &DeployState| {
+            assert!(of(&now.old, "web") + of(&now.new, "web") <= web + 1, "{now:?}");
+        };
+        play(start, &dice, |_, _| {}, look);
+    }
+
+    #[test]
+    fn one_down_one_up_never_has_more_than_before(web in 1u32..9, dice: [bool; 16]) {
+        let start = state(Strategy::OneDownOneUp, counts(web, 0), counts(web, 0));
+        let look = |now: &DeployState| {
+            let alive = of(&now.seen.old_alive, "web").max(of(&now.old, "web"));
+            assert!(alive + of(&now.new, "web") <= web, "{now:?}");
+        };
+        play(start, &dice, |_, _| {}, look);
+    }
+
+    #[test]
+    fn a_target_changed_on_the_way_is_reached(
+        strategy in strategies(), before in 0u32..9, after in 0u32..9, at in 0usize..12, dice: [bool; 16],
+    ) {
+        let start = state(strategy, counts(before, 1), counts(before, 1));
+        let change = |round, now: &mut DeployState| {
+            if round == at {
+                now.target = counts(after, 1);
+            }
+        };
+        let (end, last) = play(start, &dice, change, |_| {});
+        prop_assert_eq!(last, Step::Complete);
+        // It may have ended before the change.
+        prop_assert!([before, after].contains(&of(&end.new, "web")));
+        prop_assert_eq!(of(&end.new, "web"), of(&end.target, "web"));
+    }
+}
+
+#[test]
+fn an_omni_type_is_waited_for_on_every_host() {
+    let mut now = state(Strategy::OneByOne, counts(1, 0), counts(1, 0));
+    now.omni.insert("web".into());
+    now.hosts = 3;
+    now.new = counts(1, 0);
+    now.seen.new_up = counts(2, 0);
+    assert_eq!(next_step(&now), Step::Wait);
+    now.seen.new_up = counts(3, 0);
+    assert!(matches!(next_step(&now), Step::Scale { old, .. } if of(&old, "web") == 0));
+}
+
+#[test]
+fn a_step_that_takes_too_long_fails_and_says_what_was_waited_for() {
+    let mut now = state(Strategy::OneByOne, counts(2, 0), counts(2, 0));
+    now.new = counts(1, 0);
+    now.waited = now.limit;
+    let Step::Fail(failure) = next_step(&now) else { panic!("it goes on") };
+    let text = failure.sentence(true, &[]);
+    assert!(text.contains("web") && text.contains("120 s") && text.contains("keeps"), "{text}");
+}
+
+fn release(kinds: &[&str]) -> Release {
+    Release {
+        id: ReleaseId::random(),
+        app_id: None,
+        artifacts: vec![],
+        env: BTreeMap::new(),
+        meta: BTreeMap::new(),
+        processes: kinds.iter().map(|kind| ((*kind).to_owned(), Default::default())).collect(),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn job(release: &Release, state: JobState) -> Job {
+    let uuid = JobId::random();
+    Job {
+        id: format!("host-{uuid}"),
+        uuid,
+        host_id: Some("host".into()),
+        app: AppId::random(),
+        release: release.id,
+        kind: "web".into(),
+        state,
+        args: vec![],
+        exit_status: None,
+        host_error: None,
+        run_at: None,
+        restarts: 0,
+        created_at: None,
+        updated_at: None,
+    }
+}
+
+#[test]
+fn the_first_deployment_runs_one_web_and_nothing_else() {
+    let new = release(&["web", "worker"]);
+    let none = Counts::new();
+    assert_eq!(target(None, &none, &new, &none), BTreeMap::from([("web".into(), 1)]));
+    let scaled_to_nothing = release(&["web"]);
+    assert_eq!(target(Some(&scaled_to_nothing), &none, &new, &none), none);
+    let without_web = release(&[]);
+    assert_eq!(target(Some(&without_web), &none, &new, &none), BTreeMap::from([("web".into(), 1)]));
+}
+
+#[test]
+fn what_runs_is_kept_and_a_type_that_is_gone_is_not() {
+    let old = release(&["web", "worker", "clock"]);
+    let formation = BTreeMap::from([("web".into(), 4), ("clock".into(), 1)]);
+    let wanted = target(Some(&old), &formation, &release(&["web", "worker"]), &Counts::new());
+    assert_eq!(wanted, BTreeMap::from([("web".into(), 4)]));
+}
+
+#[test]
+fn the_third_crash_fails_it_and_a_job_that_never_served_at_once() {
+    let new = release(&["web"]);
+    let crashed = |_| Job { exit_status: Some(1), ..job(&new, JobState::Crashed) };
+    let two: Vec<_> = (0..2).map(crashed).collect();
+    assert_eq!(seen(&two, None, &new, 0).failure, None);
+    let three: Vec<_> = (0..3).map(crashed).collect();
+    let failure = seen(&three, None, &new, 0).failure.unwrap();
+    assert!(failure.sentence(false, &["boom".into()]).ends_with("boom"), "{failure:?}");
+    let refused =
+        Job { host_error: Some("nothing listens on 8080".into()), ..job(&new, JobState::Crashed) };
+    let too_late = Job {
+        exit_status: Some(143),
+        host_error: Some("it did not pass its check within 60s: nothing listens on 8080".into()),
+        ..job(&new, JobState::Crashed)
+    };
+    for job in [refused, too_late] {
+        let failure = seen(&[job], None, &new, 0).failure.unwrap();
+        assert!(failure.sentence(false, &[]).contains("nothing listens on 8080"), "{failure:?}");
+    }
+}
+
+#[test]
+fn jobs_that_were_told_to_stop_are_no_failure() {
+    let new = release(&["web"]);
+    let down: Vec<_> = (0..3).map(|_| job(&new, JobState::Down)).collect();
+    assert_eq!(seen(&down, None, &new, 3).failure, None);
+    assert!(seen(&down, None, &new, 0).failure.is_some());
+}

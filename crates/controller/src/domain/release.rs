@@ -1,0 +1,79 @@
+//! What a release may hold.
+
+use std::collections::BTreeMap;
+
+use api::controller::{NewRelease, ProcessType};
+
+use crate::error::{Error, Result};
+
+/// Checks environment and process types.
+pub(crate) fn check(release: &NewRelease) -> Result<()> {
+    check_env("env", &release.env)?;
+    for (kind, process) in &release.processes {
+        check_kind(kind)?;
+        check_env("processes", &process.env)?;
+        check_ports(kind, process)?;
+    }
+    Ok(())
+}
+
+fn check_kind(kind: &str) -> Result<()> {
+    let usable = (1..=40).contains(&kind.len())
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if usable {
+        return Ok(());
+    }
+    let message = format!("has the type {kind:?}: use letters, digits, - and _, at most 40");
+    Err(Error::invalid("processes", message))
+}
+
+/// Checks the names of variables. Values are never repeated in a message.
+pub(crate) fn check_env(field: &'static str, env: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::invalid(field, format!("has a variable of the name {name:?}")));
+        }
+        if value.contains('\0') {
+            return Err(Error::invalid(field, format!("{name} holds a NUL character")));
+        }
+    }
+    Ok(())
+}
+
+fn check_ports(kind: &str, process: &ProcessType) -> Result<()> {
+    for port in &process.ports {
+        if port.port == 0 {
+            return Err(Error::invalid("processes", format!("{kind} has a port without a number")));
+        }
+        if port.service.as_ref().is_some_and(|service| !is_service(&service.name)) {
+            let message = format!(
+                "{kind} has a service whose name is not lower-case letters, digits and dashes"
+            );
+            return Err(Error::invalid("processes", message));
+        }
+    }
+    Ok(())
+}
+
+fn is_service(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_without_a_name_is_refused_and_its_value_not_told() {
+        let env = BTreeMap::from([(String::new(), "secret".to_owned())]);
+        let message = check(&NewRelease { env, ..NewRelease::default() }).unwrap_err().to_string();
+        assert!(!message.contains("secret"), "{message}");
+    }
+
+    #[test]
+    fn a_type_with_a_slash_is_refused() {
+        let processes = BTreeMap::from([("a/b".to_owned(), ProcessType::default())]);
+        assert!(check(&NewRelease { processes, ..NewRelease::default() }).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! Errors of this daemon, and how each becomes HTTP.
+
+use api::error::ErrorCode;
+use axum::response::{IntoResponse, Response};
+use daemon::ApiError;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// There is no such object.
+    #[error("there is no {what} {name}")]
+    Missing {
+        /// Kind of object.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// A field has a value that cannot be used.
+    #[error("{field} {message}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// An object of that name or id exists.
+    #[error("{0}")]
+    Exists(String),
+    /// The request contradicts the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something this needs is away.
+    #[error("{0}")]
+    Away(String),
+    /// A neighbour refused.
+    #[error("{doing} failed")]
+    Neighbour {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: api_client::Error,
+    },
+    /// The database did not do it.
+    #[error(transparent)]
+    Db(#[from] pg::Error),
+}
+
+/// Shorthand of this daemon.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// There is no such object.
+    pub(crate) fn missing(what: &'static str, name: impl std::fmt::Display) -> Self {
+        Self::Missing { what, name: name.to_string() }
+    }
+
+    /// A field has a value that cannot be used.
+    pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { field, message: message.into() }
+    }
+
+    /// A neighbour refused, or could not be asked.
+    pub(crate) fn neighbour(doing: &'static str) -> impl Fn(api_client::Error) -> Self {
+        move |source| Self::Neighbour { doing, source }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(err: Error) -> Self {
+        let message = err.to_string();
+        match err {
+            Error::Missing { .. } => Self::not_found(message),
+            Error::Invalid { field, message } => Self::invalid(field, message),
+            Error::Exists(_) => Self::new(ErrorCode::ObjectExists, message),
+            Error::Conflict(_) => Self::new(ErrorCode::Conflict, message),
+            Error::Away(_) => Self::unavailable(message),
+            Error::Neighbour { doing, source } => of_neighbour(doing, &source),
+            Error::Db(err) if err.is_unavailable() => {
+                tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
+                Self::unavailable("the database is not available at the moment; try again")
+            }
+            Error::Db(err) => Self::internal("asking the database", &err),
+        }
+    }
+}
+
+/// What a neighbour says of the request is the requester's business; that it could not be asked is passing.
+fn of_neighbour(doing: &str, source: &api_client::Error) -> ApiError {
+    match source {
+        api_client::Error::Api { body, .. } if body.code != ErrorCode::Unauthorized => {
+            let mut error = ApiError::new(body.code, format!("{doing} failed: {}", body.message));
+            error.0.detail.clone_from(&body.detail);
+            error
+        }
+        err if err.is_retryable() => {
+            tracing::warn!(error = err as &dyn std::error::Error, "{doing} failed");
+            ApiError::unavailable(format!("{doing} failed: {err}; try again"))
+        }
+        err => ApiError::internal(doing, err),
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        ApiError::from(self).into_response()
+    }
+}

@@ -1,0 +1,50 @@
+//! `/keys`.
+
+use api::controller::{Key, NewKey};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use daemon::Body;
+
+use super::{Answer, done};
+use crate::{
+    domain::key,
+    server::Controller,
+    store::{self, Tx},
+};
+
+pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<Key>> {
+    Ok(Json(store::keys::list(&controller.db.client().await?).await?))
+}
+
+pub(crate) async fn show(
+    State(controller): State<Controller>,
+    Path(fingerprint): Path<String>,
+) -> Answer<Key> {
+    let fingerprint = fingerprint.replace(':', "");
+    Ok(Json(store::keys::find(&controller.db.client().await?, &fingerprint).await?))
+}
+
+pub(crate) async fn create(
+    State(controller): State<Controller>,
+    Body(NewKey { key: line }): Body<NewKey>,
+) -> Answer<Key> {
+    let key = key::parse(&line)?;
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let key = store::keys::insert(&mut tx, &key).await?;
+    tx.commit().await?;
+    Ok(Json(key))
+}
+
+pub(crate) async fn delete(
+    State(controller): State<Controller>,
+    Path(fingerprint): Path<String>,
+) -> Answer<()> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    store::keys::delete(&mut tx, &fingerprint.replace(':', "")).await?;
+    tx.commit().await?;
+    done()
+}

@@ -1,0 +1,112 @@
+//! Repositories, and the push that changes one.
+
+use api::controller::{
+    App, ArtifactType, Deployment, NewDeployment, NewPush, Release, Repository, RepositoryLease,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use daemon::Body;
+
+use super::{Answer, artifacts, done};
+use crate::{
+    domain::{push, release},
+    error::{Error, Result},
+    server::Controller,
+    store::{self, Tx},
+};
+
+/// Longest time the right to push is lent for.
+const LONGEST: u32 = 3600;
+
+pub(crate) async fn show(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+) -> Answer<Repository> {
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, &app).await?;
+    Ok(Json(store::repositories::find(&client, app.id).await?))
+}
+
+pub(crate) async fn lease(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+    Body(lease): Body<RepositoryLease>,
+) -> Answer<RepositoryLease> {
+    if lease.holder.len() < 16 {
+        return Err(Error::invalid("holder", "must be a random token of at least 16 characters"));
+    }
+    if !(1..=LONGEST).contains(&lease.ttl_seconds) {
+        return Err(Error::invalid("ttl_seconds", format!("must be from 1 to {LONGEST}")));
+    }
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, &app).await?;
+    store::repositories::lease(&client, app.id, &lease).await?;
+    Ok(Json(lease))
+}
+
+pub(crate) async fn give_back(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+    Body(lease): Body<RepositoryLease>,
+) -> Answer<()> {
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, &app).await?;
+    store::repositories::give_back(&client, app.id, &lease.holder).await?;
+    done()
+}
+
+/// Artifacts, release and deployment of a push: all of it or nothing.
+pub(crate) async fn push(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+    Body(push): Body<NewPush>,
+) -> Answer<Deployment> {
+    check(&push)?;
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    let repository = store::repositories::find(&*tx, app.id).await?;
+    if repository.head != push.head.old {
+        return Err(Error::Conflict(
+            "another push changed the repository meanwhile: fetch, merge and push again".into(),
+        ));
+    }
+    let base = base(&tx, &app).await?;
+    let image = store::artifacts::put(&mut tx, &push.image).await?;
+    let slug = store::artifacts::put(&mut tx, &push.slug).await?;
+    let new = push::release(&app, base.as_ref(), &push, vec![image.id, slug.id]);
+    release::check(&new)?;
+    let release = store::releases::insert(&mut tx, &new).await?;
+    let new = NewDeployment { id: release.id, head: Some(push.head) };
+    let deployment = store::deployments::insert(&mut tx, &app, &new).await?;
+    tx.commit().await?;
+    Ok(Json(deployment))
+}
+
+fn check(push: &NewPush) -> Result<()> {
+    artifacts::check(&push.image)?;
+    artifacts::check(&push.slug)?;
+    if push.image.kind != ArtifactType::Docker {
+        return Err(Error::invalid("image", "must be of type docker"));
+    }
+    if push.slug.kind != ArtifactType::File {
+        return Err(Error::invalid("slug", "must be of type file"));
+    }
+    if push.head.new.is_empty() {
+        return Err(Error::invalid("head", "must name the new commit"));
+    }
+    Ok(())
+}
+
+/// The release a push builds upon: the one being deployed, for it will serve when the push's turn comes; else the one that
+/// serves.
+async fn base(tx: &Tx<'_>, app: &App) -> Result<Option<Release>> {
+    let running = store::deployments::running(tx, app.id).await?;
+    let base = running.map(|work| work.deployment.new_release).or(app.release);
+    match base {
+        Some(base) => Ok(Some(store::releases::find(&**tx, base).await?)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,189 @@
+//! The daemons the controller asks: hosts, sampi, routers, providers.
+
+use std::time::Duration;
+
+use api::{
+    controller::{NewResource, Provider, Provisioned},
+    route::{NewRoute, Route, Stored, Sync},
+};
+use api_client::{Client, Endpoint};
+use discoverd_client::{Discoverd, ServiceWatch};
+use host_client::{Cluster, Host};
+use strowger_client::{Routers, Strowger};
+use tracing::warn;
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+};
+
+/// Longest wait for all routers to know a route.
+const SYNC_MS: u64 = 10_000;
+/// Longest time a provider may take to make a resource.
+const PROVISION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where everybody is.
+#[derive(Debug, Clone)]
+pub(crate) struct Neighbours {
+    discoverd: Discoverd,
+    hosts: ServiceWatch,
+    http: reqwest::Client,
+    host_key: Option<String>,
+    postgres_api_key: Option<String>,
+    strowger: Strowger,
+    routers: Routers,
+}
+
+impl Neighbours {
+    /// Begins to watch them.
+    pub(crate) fn new(config: &Config) -> Self {
+        let discoverd = Discoverd::new(&config.discoverd, None);
+        let routers = discoverd.watch("strowger-api").endpoint();
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .http1_only()
+            .no_proxy()
+            .build()
+            .expect("the options of the HTTP client are valid");
+        Self {
+            hosts: discoverd.watch("flynn-host"),
+            discoverd,
+            http,
+            host_key: config.host_key.clone(),
+            postgres_api_key: config.postgres_api_key.clone(),
+            strowger: Strowger::new(routers.clone(), config.strowger_key.clone()),
+            routers: Routers::new(routers, config.strowger_key.clone()),
+        }
+    }
+
+    /// A host by its id.
+    pub(crate) fn host(&self, id: &str) -> Result<Host> {
+        let hosts = self.hosts.borrow();
+        let found = hosts
+            .instances
+            .values()
+            .chain(hosts.suspects.values())
+            .find(|instance| instance.meta.get("id").is_some_and(|host| host == id));
+        let host = found.ok_or_else(|| {
+            Error::Away(format!("the host {id} is not in the cluster at the moment"))
+        })?;
+        Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
+    }
+
+    /// How many hosts there are.
+    pub(crate) fn host_count(&self) -> u32 {
+        u32::try_from(self.hosts.borrow().instances.len()).unwrap_or(u32::MAX)
+    }
+
+    /// sampi, on the leading host.
+    pub(crate) fn sampi(&self) -> Cluster {
+        Cluster::with_client(self.client(self.hosts.leader_endpoint()))
+    }
+
+    fn client(&self, endpoint: impl Into<Endpoint>) -> Client {
+        Client::with_http(self.http.clone(), endpoint, self.host_key.clone())
+    }
+
+    /// The routes of an owner.
+    pub(crate) async fn routes(&self, parent_ref: &str) -> Result<Vec<Route>> {
+        let doing = "asking the router for routes";
+        self.strowger.routes(Some(parent_ref)).await.map_err(Error::neighbour(doing))
+    }
+
+    /// Adds an owner's route, or changes the one it has for the same domain or port; then waits until every router serves
+    /// it.
+    pub(crate) async fn put_route(&self, owner: &str, route: &Route) -> Result<Route> {
+        let new = NewRoute::from(route.clone());
+        let stored = match self.strowger.create_route(&new).await {
+            Err(err) if is_taken(&err) => {
+                let own = self.routes(owner).await?;
+                if !own.iter().any(|there| same_place(there, route)) {
+                    return Err(Error::Conflict(format!(
+                        "{} belongs to another app: remove the route there first, or choose another",
+                        place(route)
+                    )));
+                }
+                self.strowger.set_route(&new).await
+            }
+            answer => answer,
+        };
+        self.settled("adding the route", stored).await
+    }
+
+    /// Removes a route, and waits until no router serves it.
+    pub(crate) async fn delete_route(&self, id: &str) -> Result<Route> {
+        let stored = self.strowger.delete_route(id).await;
+        self.settled("removing the route", stored).await
+    }
+
+    async fn settled(
+        &self,
+        doing: &'static str,
+        stored: Result<Stored, api_client::Error>,
+    ) -> Result<Route> {
+        let stored = stored.map_err(Error::neighbour(doing))?;
+        let sync = Sync { routes: stored.revision, services: 0, timeout_ms: SYNC_MS };
+        self.routers.sync(sync).await.map_err(|err| {
+            warn!(error = &err as &dyn std::error::Error, "{doing} is not known to all routers");
+            Error::Away(format!("{doing} is stored, but {err}; it comes into force when they do"))
+        })?;
+        Ok(stored.route)
+    }
+
+    /// Has a provider make a resource.
+    pub(crate) async fn provision(
+        &self,
+        provider: &Provider,
+        new: &NewResource,
+    ) -> Result<Provisioned> {
+        let (base, path, key) = self.provider(provider).await?;
+        let config = if new.config.is_null() { serde_json::json!({}) } else { new.config.clone() };
+        let client = Client::with_http(self.http.clone(), base, key);
+        let answer = client.with_timeout(PROVISION_TIMEOUT).post(&path, &config).await;
+        answer.map_err(Error::neighbour("asking the provider for a resource"))
+    }
+
+    /// A provider's address, the path there, and the key it takes.
+    async fn provider(&self, provider: &Provider) -> Result<(String, String, Option<String>)> {
+        let url = url::Url::parse(provider.url.strip_prefix("discoverd+").unwrap_or(&provider.url))
+            .map_err(|_| Error::invalid("url", "of the provider is not a URL"))?;
+        let host = url.host_str().unwrap_or_default();
+        if !provider.url.starts_with("discoverd+") {
+            let base = url.origin().ascii_serialization();
+            return Ok((base, url.path().to_owned(), None));
+        }
+        let instances = self
+            .discoverd
+            .instances(host)
+            .await
+            .map_err(Error::neighbour("asking discoverd for the provider"))?;
+        let away =
+            || Error::Away(format!("the provider {} is not running at the moment", provider.name));
+        let pick = usize::try_from(rand::random::<u32>()).unwrap_or_default();
+        let instance = instances.get(pick % instances.len().max(1)).ok_or_else(away)?;
+        let key = self.postgres_api_key.clone().filter(|_| host == "postgres-api");
+        Ok((format!("http://{}", instance.addr), url.path().to_owned(), key))
+    }
+}
+
+fn is_taken(err: &api_client::Error) -> bool {
+    use api::error::ErrorCode::{Conflict, ObjectExists};
+    matches!(err.code(), Some(Conflict | ObjectExists))
+}
+
+fn same_place(a: &Route, b: &Route) -> bool {
+    let path = |route: &Route| route.path.trim_end_matches('/').to_owned();
+    a.kind == b.kind
+        && a.domain.eq_ignore_ascii_case(&b.domain)
+        && a.port == b.port
+        && path(a) == path(b)
+}
+
+fn place(route: &Route) -> String {
+    if route.kind == "tcp" {
+        format!("the port {}", route.port)
+    } else {
+        format!("the domain {}{}", route.domain, route.path)
+    }
+}

@@ -1,0 +1,255 @@
+//! Starting one-off jobs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use api::{
+    cluster::Tx as ClusterTx,
+    controller::{App, Artifact, Job, JobState, NewJob, Release},
+    expand::one_off_job,
+    host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest},
+    id::{JobId, ReleaseId},
+};
+use api_client::Upgraded;
+use attach::State;
+use daemon::Lifetime;
+use host_client::{CommitError, Host};
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    domain::{place, release},
+    error::{Error, Result},
+    server::Controller,
+    store::{self, Tx},
+};
+
+/// Longest time until a started job says that it runs: its image or slug may have to be fetched.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// Rounds over the hosts, when the cluster changes while one is chosen.
+const ROUNDS: u32 = 5;
+
+/// A one-off job, ready to be placed.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    app: App,
+    release: ReleaseId,
+    job: api::host::Job,
+}
+
+/// Works out what to run.
+pub(crate) async fn plan(
+    controller: &Controller,
+    app: &str,
+    new: &NewJob,
+    attached: bool,
+) -> Result<Planned> {
+    release::check_env("env", &new.env)?;
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, app).await?;
+    let release = release_of(&client, &app, new).await?;
+    let wanted = if new.artifacts.is_empty() { &release.artifacts } else { &new.artifacts };
+    let artifacts: Vec<Artifact> = store::artifacts::in_order(&client, wanted).await?;
+    if artifacts.len() != wanted.len() {
+        return Err(Error::invalid("artifacts", "names an artifact that does not exist"));
+    }
+    let job = one_off_job(JobId::random(), &app, &release, &artifacts, new, attached)
+        .map_err(|err| Error::invalid("artifacts", format!("cannot be run: {err}")))?;
+    Ok(Planned { release: release.id, app, job })
+}
+
+/// The release asked for, the current one, or, for a job that brings its own artifacts, none.
+async fn release_of(client: &pg::Client, app: &App, new: &NewJob) -> Result<Release> {
+    if let Some(id) = new.release.or(app.release) {
+        let release = store::releases::find(client, id).await?;
+        if release.app_id.is_some_and(|owner| owner != app.id) {
+            return Err(Error::invalid("release", "is one of another app"));
+        }
+        return Ok(release);
+    }
+    if new.artifacts.is_empty() {
+        let message =
+            format!("is missing: {} has none yet; push or deploy something first", app.name);
+        return Err(Error::invalid("release", message));
+    }
+    Ok(Release {
+        id: Uuid::nil().into(),
+        app_id: Some(app.id),
+        artifacts: Vec::new(),
+        env: BTreeMap::new(),
+        meta: BTreeMap::new(),
+        processes: BTreeMap::new(),
+        created_at: Timestamp::UNIX_EPOCH,
+    })
+}
+
+/// Starts a job and leaves it to itself.
+pub(crate) async fn start(controller: &Controller, planned: Planned) -> Result<Job> {
+    for _ in 0..ROUNDS {
+        for host in hosts(controller, &planned).await? {
+            if commit(controller, &planned, &host).await? {
+                return record(controller, &planned, &host).await;
+            }
+        }
+    }
+    Err(no_room())
+}
+
+/// A running job with a connection to it. Dropped, it stops the job, unless the job has ended.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) connection: Option<Upgraded>,
+    pub(crate) ended: bool,
+    id: JobId,
+    host: Host,
+    lifetime: Lifetime,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (host, id) = (self.host.clone(), self.id);
+        self.lifetime.spawn_drained(async move {
+            info!(job.id = %id, "stopping job {id}: its client is gone");
+            match host.stop_job(id).await {
+                Err(err) if !err.is_not_found() => {
+                    warn!(error = &err as &dyn std::error::Error, job.id = %id, "job {id} was not stopped");
+                }
+                _ => {}
+            }
+        });
+    }
+}
+
+/// Starts a job with a client: attached first, so that no output is missed.
+pub(crate) async fn start_attached(
+    controller: &Controller,
+    planned: Planned,
+    new: &NewJob,
+) -> Result<Attached> {
+    for _ in 0..ROUNDS {
+        for host_id in hosts(controller, &planned).await? {
+            let host = controller.neighbours.host(&host_id)?;
+            let connection = attach(&host, planned.job.id, new).await?;
+            // From the commit on, whatever happens to this request, the job is stopped with it.
+            let mut attached = Attached {
+                connection: Some(connection),
+                ended: false,
+                id: planned.job.id,
+                host,
+                lifetime: controller.lifetime.clone(),
+            };
+            if !commit(controller, &planned, &host_id).await? {
+                attached.ended = true;
+                continue;
+            }
+            record(controller, &planned, &host_id).await?;
+            attached.wait().await?;
+            return Ok(attached);
+        }
+    }
+    Err(no_room())
+}
+
+fn no_room() -> Error {
+    Error::Away(
+        "no host has room for the job: stop something, or ask for less memory, and try again"
+            .into(),
+    )
+}
+
+async fn hosts(controller: &Controller, planned: &Planned) -> Result<Vec<String>> {
+    let state = controller.neighbours.sampi().state().await;
+    let state = state.map_err(Error::neighbour("asking the cluster for its hosts"))?;
+    if state.hosts.is_empty() {
+        return Err(Error::Away("the cluster has no host at the moment; try again".into()));
+    }
+    Ok(place::order(&state, &planned.job))
+}
+
+/// Commits the job to a host. Answers whether the host took it.
+async fn commit(controller: &Controller, planned: &Planned, host: &str) -> Result<bool> {
+    let sampi = controller.neighbours.sampi();
+    let doing = "starting the job";
+    let term = sampi.state().await.map_err(Error::neighbour(doing))?.term;
+    let add = BTreeMap::from([(host.to_owned(), vec![planned.job.clone()])]);
+    let tx = ClusterTx { term, add, ..ClusterTx::default() };
+    match sampi.commit(&tx).await {
+        Ok(committed) if committed.lost.is_empty() => Ok(true),
+        Ok(committed) => {
+            let reason = committed.lost.into_values().next().unwrap_or_default();
+            Err(Error::Away(format!("the host {host} did not start the job: {reason}")))
+        }
+        Err(CommitError::Rejected(rejected)) => {
+            debug!(?rejected, "the host {host} does not take the job");
+            Ok(false)
+        }
+        Err(CommitError::Client(err)) => Err(Error::neighbour(doing)(err)),
+    }
+}
+
+async fn attach(host: &Host, job_id: JobId, new: &NewJob) -> Result<Upgraded> {
+    let flags = ATTACH_STDOUT | ATTACH_STDERR | ATTACH_STDIN | ATTACH_STREAM;
+    let (height, width) = (new.tty_lines, new.tty_columns);
+    let request = AttachRequest { job_id, flags, height, width, lines: None };
+    host.attach(&request).await.map_err(Error::neighbour("attaching to the job"))
+}
+
+impl Attached {
+    /// Waits until frames follow.
+    async fn wait(&mut self) -> Result<()> {
+        let connection = self.connection.as_mut().expect("it is taken after the wait only");
+        let states = async {
+            loop {
+                match attach::read_state(connection).await {
+                    Ok(State::Waiting) => {}
+                    Ok(State::Attached) => return Ok(()),
+                    Ok(State::Error(text)) => {
+                        return Err(Error::Conflict(format!(
+                            "the job could not be started: {text}"
+                        )));
+                    }
+                    Err(err) => {
+                        return Err(Error::Away(format!("the host of the job was lost: {err}")));
+                    }
+                }
+            }
+        };
+        timeout(START_TIMEOUT, states).await.map_err(|_| {
+            Error::Away(format!("the job did not start within {} s", START_TIMEOUT.as_secs()))
+        })?
+    }
+}
+
+/// Records the job, so that it can be listed, logged and stopped before the scheduler tells of it.
+async fn record(controller: &Controller, planned: &Planned, host: &str) -> Result<Job> {
+    let job = Job {
+        id: format!("{host}-{}", planned.job.id),
+        uuid: planned.job.id,
+        host_id: Some(host.into()),
+        app: planned.app.id,
+        release: planned.release,
+        kind: String::new(),
+        state: JobState::Starting,
+        args: planned.job.config.args.clone(),
+        exit_status: None,
+        host_error: None,
+        run_at: None,
+        restarts: 0,
+        created_at: None,
+        updated_at: None,
+    };
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    // What the scheduler has told meanwhile is newer.
+    match store::jobs::find(&*tx, job.app, job.uuid).await {
+        Err(Error::Missing { .. }) => {}
+        known => return known,
+    }
+    let job = store::jobs::put(&mut tx, &job).await?;
+    tx.commit().await?;
+    Ok(job)
+}

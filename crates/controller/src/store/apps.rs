@@ -1,0 +1,126 @@
+//! Apps.
+
+use api::{
+    controller::{App, NewApp},
+    id::{AppId, ReleaseId},
+};
+use pg::{GenericClient, Row, types::Json};
+use uuid::Uuid;
+
+use super::{Tx, json, read, spelt};
+use crate::error::{Error, Result};
+
+const COLUMNS: &str =
+    "app_id, name, meta, strategy, deploy_timeout, release_id, created_at, updated_at";
+
+pub(super) fn of_row(row: &Row) -> App {
+    App {
+        id: row.get::<_, Uuid>("app_id").into(),
+        name: row.get("name"),
+        meta: json(row, "meta"),
+        strategy: read(row.get("strategy")),
+        release: row.get::<_, Option<Uuid>>("release_id").map(Into::into),
+        deploy_timeout: super::count(row, "deploy_timeout"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}
+
+/// All apps, newest first.
+pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<App>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM apps WHERE deleted_at IS NULL ORDER BY created_at DESC, app_id"
+    );
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+}
+
+/// An app by id or name.
+pub(crate) async fn find(db: &impl GenericClient, app: &str) -> Result<App> {
+    select(db, app, "").await
+}
+
+/// An app by id or name, locked to the end of the transaction: all that changes what runs of an app does this first.
+pub(crate) async fn lock(tx: &Tx<'_>, app: &str) -> Result<App> {
+    select(&**tx, app, "FOR UPDATE").await
+}
+
+async fn select(db: &impl GenericClient, app: &str, lock: &str) -> Result<App> {
+    let id = app.parse::<AppId>().ok().map(AppId::uuid);
+    // A name may look like an id; an id wins.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM apps WHERE (app_id = $1 OR name = $2) AND deleted_at IS NULL \
+         ORDER BY (app_id = $1) DESC NULLS LAST LIMIT 1 {lock}"
+    );
+    let row = pg::row_opt(db, &sql, &[&id, &app]).await?;
+    row.as_ref().map(of_row).ok_or_else(|| Error::missing("app", app))
+}
+
+/// Whether there is or was an app of that id.
+pub(crate) async fn existed(db: &impl GenericClient, app: AppId) -> Result<bool> {
+    let sql = "SELECT 1 FROM apps WHERE app_id = $1";
+    Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
+}
+
+/// Makes an app whose name has been validated.
+pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewApp, name: &str) -> Result<App> {
+    let id = new.id.unwrap_or_else(AppId::random);
+    let sql = format!(
+        "INSERT INTO apps (app_id, name, meta, strategy, deploy_timeout) \
+         VALUES ($1, $2, $3, $4, $5) RETURNING {COLUMNS}"
+    );
+    let meta = new.meta.clone().unwrap_or_default();
+    let strategy = spelt(&new.strategy.unwrap_or_default());
+    let deploy_timeout = super::int(new.deploy_timeout.unwrap_or(120));
+    let row = pg::row(
+        &**tx,
+        &sql,
+        &[&id.uuid(), &name, &Json(meta), &strategy, &deploy_timeout],
+    )
+    .await
+    .map_err(|err| match err.violated() {
+        Some("apps_name") => Error::Exists(format!(
+            "there is an app named {name:?} already: choose another name, or delete that app first"
+        )),
+        Some(_) => Error::Exists(format!("there is or was an app with the id {id}: give another")),
+        None => err.into(),
+    })?;
+    let app = of_row(&row);
+    tx.event(app.id, "app", app.id, &app);
+    Ok(app)
+}
+
+/// Changes meta, strategy or deploy timeout; what is absent stays.
+pub(crate) async fn update(tx: &mut Tx<'_>, app: AppId, change: &NewApp) -> Result<App> {
+    let sql = format!(
+        "UPDATE apps SET meta = coalesce($2, meta), strategy = coalesce($3, strategy), \
+         deploy_timeout = coalesce($4, deploy_timeout), updated_at = now() \
+         WHERE app_id = $1 RETURNING {COLUMNS}"
+    );
+    let meta = change.meta.as_ref().map(Json);
+    let strategy = change.strategy.as_ref().map(spelt);
+    let deploy_timeout = change.deploy_timeout.map(super::int);
+    let row = pg::row(&**tx, &sql, &[&app.uuid(), &meta, &strategy, &deploy_timeout]).await?;
+    let app = of_row(&row);
+    tx.event(app.id, "app", app.id, &app);
+    Ok(app)
+}
+
+/// Sets the release that serves.
+pub(crate) async fn set_release(tx: &mut Tx<'_>, app: AppId, release: ReleaseId) -> Result<()> {
+    let sql = format!(
+        "UPDATE apps SET release_id = $2, updated_at = now() WHERE app_id = $1 RETURNING {COLUMNS}"
+    );
+    let row = pg::row(&**tx, &sql, &[&app.uuid(), &release.uuid()]).await?;
+    tx.event(app, "app_release", release, &of_row(&row));
+    Ok(())
+}
+
+/// Frees the name, and with it everything that went by it.
+pub(crate) async fn delete(tx: &mut Tx<'_>, app: &App) -> Result<()> {
+    let sql = "UPDATE apps SET deleted_at = now(), updated_at = now() WHERE app_id = $1";
+    pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
+    pg::execute(&**tx, "DELETE FROM repositories WHERE app_id = $1", &[&app.id.uuid()]).await?;
+    pg::execute(&**tx, "DELETE FROM app_resources WHERE app_id = $1", &[&app.id.uuid()]).await?;
+    tx.event(app.id, "app_deletion", app.id, app);
+    Ok(())
+}

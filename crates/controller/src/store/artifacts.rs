@@ -1,0 +1,66 @@
+//! Artifacts.
+
+use api::{
+    controller::{Artifact, NewArtifact},
+    id::ArtifactId,
+};
+use pg::{GenericClient, Row, types::Json};
+use uuid::Uuid;
+
+use super::{Tx, json, read, spelt};
+use crate::error::{Error, Result};
+
+const COLUMNS: &str = "artifact_id, type, uri, meta, created_at";
+
+fn of_row(row: &Row) -> Artifact {
+    Artifact {
+        id: row.get::<_, Uuid>("artifact_id").into(),
+        kind: read(row.get("type")),
+        uri: row.get("uri"),
+        meta: json(row, "meta"),
+        created_at: row.get("created_at"),
+    }
+}
+
+/// All artifacts, newest first.
+pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Artifact>> {
+    let sql = format!("SELECT {COLUMNS} FROM artifacts ORDER BY created_at DESC, artifact_id");
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+}
+
+/// An artifact.
+pub(crate) async fn find(db: &impl GenericClient, id: ArtifactId) -> Result<Artifact> {
+    let mut found = in_order(db, &[id]).await?;
+    found.pop().ok_or_else(|| Error::missing("artifact", id))
+}
+
+/// Those of these artifacts that exist, in this order.
+pub(crate) async fn in_order(db: &impl GenericClient, ids: &[ArtifactId]) -> Result<Vec<Artifact>> {
+    let wanted: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE artifact_id = ANY($1)");
+    let found: Vec<_> = pg::rows(db, &sql, &[&wanted]).await?.iter().map(of_row).collect();
+    let of_id = |id: &ArtifactId| found.iter().find(|artifact| artifact.id == *id).cloned();
+    Ok(ids.iter().filter_map(of_id).collect())
+}
+
+/// Makes an artifact; the same type and URI again is the same artifact.
+pub(crate) async fn put(tx: &mut Tx<'_>, new: &NewArtifact) -> Result<Artifact> {
+    let id = new.id.unwrap_or_else(ArtifactId::random);
+    let kind = spelt(&new.kind);
+    let sql = format!(
+        "INSERT INTO artifacts (artifact_id, type, uri, meta) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT ON CONSTRAINT artifacts_type_uri DO NOTHING RETURNING {COLUMNS}"
+    );
+    let made = pg::row_opt(&**tx, &sql, &[&id.uuid(), &kind, &new.uri, &Json(&new.meta)]).await;
+    let made = made.map_err(|err| match err.violated() {
+        Some(_) => Error::Exists(format!("there is another artifact with the id {id}")),
+        None => err.into(),
+    })?;
+    if let Some(row) = made {
+        let artifact = of_row(&row);
+        tx.event(None, "artifact", artifact.id, &artifact);
+        return Ok(artifact);
+    }
+    let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE type = $1 AND uri = $2");
+    Ok(of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?))
+}

@@ -1,0 +1,139 @@
+//! Formations.
+
+use api::{
+    controller::{ExpandedFormation, Formation},
+    id::{AppId, ReleaseId},
+};
+use jiff::Timestamp;
+use pg::{GenericClient, Row, types::Json};
+use uuid::Uuid;
+
+use super::{Counts, Tx, artifacts, json, releases};
+use crate::error::{Error, Result};
+
+const COLUMNS: &str = "app_id, release_id, processes, created_at, updated_at";
+
+fn of_row(row: &Row) -> Formation {
+    let mut processes: Counts = json(row, "processes");
+    processes.retain(|_, count| *count > 0);
+    Formation {
+        app: row.get::<_, Uuid>("app_id").into(),
+        release: row.get::<_, Uuid>("release_id").into(),
+        processes,
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}
+
+/// The formations of an app, newest first.
+pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Formation>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM formations WHERE app_id = $1 AND deleted_at IS NULL \
+         ORDER BY created_at DESC, release_id"
+    );
+    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+}
+
+/// A formation.
+pub(crate) async fn find(
+    db: &impl GenericClient,
+    app: AppId,
+    release: ReleaseId,
+) -> Result<Formation> {
+    let found = find_opt(db, app, release).await?;
+    found.ok_or_else(|| Error::missing("formation of release", release))
+}
+
+/// A formation, if there is one.
+pub(crate) async fn find_opt(
+    db: &impl GenericClient,
+    app: AppId,
+    release: ReleaseId,
+) -> Result<Option<Formation>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM formations \
+         WHERE app_id = $1 AND release_id = $2 AND deleted_at IS NULL"
+    );
+    let row = pg::row_opt(db, &sql, &[&app.uuid(), &release.uuid()]).await?;
+    Ok(row.as_ref().map(of_row))
+}
+
+/// Says how many shall run.
+pub(crate) async fn put(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    release: ReleaseId,
+    processes: &Counts,
+) -> Result<Formation> {
+    let sql = format!(
+        "INSERT INTO formations (app_id, release_id, processes) VALUES ($1, $2, $3) \
+         ON CONFLICT (app_id, release_id) DO UPDATE \
+         SET processes = $3, updated_at = now(), deleted_at = NULL RETURNING {COLUMNS}"
+    );
+    let row = pg::row(&**tx, &sql, &[&app.uuid(), &release.uuid(), &Json(processes)]).await?;
+    let formation = of_row(&row);
+    event(tx, &formation);
+    Ok(formation)
+}
+
+/// Stops all of a formation. Answers whether there was one.
+pub(crate) async fn delete(tx: &mut Tx<'_>, app: AppId, release: ReleaseId) -> Result<bool> {
+    let sql = format!(
+        "UPDATE formations SET processes = '{{}}', updated_at = now(), deleted_at = now() \
+         WHERE app_id = $1 AND release_id = $2 AND deleted_at IS NULL RETURNING {COLUMNS}"
+    );
+    let row = pg::row_opt(&**tx, &sql, &[&app.uuid(), &release.uuid()]).await?;
+    let gone = row.as_ref().map(of_row);
+    if let Some(formation) = &gone {
+        event(tx, formation);
+    }
+    Ok(gone.is_some())
+}
+
+fn event(tx: &mut Tx<'_>, formation: &Formation) {
+    tx.event(formation.app, "scale_request", formation.release, formation);
+}
+
+/// The keys of formations: all that are live, or also the deleted ones if `since` is given and they changed since.
+pub(crate) async fn keys(
+    db: &impl GenericClient,
+    since: Option<Timestamp>,
+) -> Result<Vec<(AppId, ReleaseId)>> {
+    let sql = "SELECT app_id, release_id FROM formations \
+               WHERE updated_at >= $1 OR ($1::timestamptz IS NULL AND deleted_at IS NULL) \
+               ORDER BY updated_at DESC, app_id, release_id";
+    let rows = pg::rows(db, sql, &[&since]).await?;
+    Ok(rows.iter().map(key).collect())
+}
+
+fn key(row: &Row) -> (AppId, ReleaseId) {
+    (row.get::<_, Uuid>(0).into(), row.get::<_, Uuid>(1).into())
+}
+
+/// A formation with all that is needed to run it. One that is deleted has no processes; none if there never was one.
+pub(crate) async fn expand(
+    db: &impl GenericClient,
+    (app, release): (AppId, ReleaseId),
+) -> Result<Option<ExpandedFormation>> {
+    let sql = "SELECT a.app_id, a.name, a.meta, a.strategy, a.deploy_timeout, a.release_id, \
+                      a.created_at, a.updated_at, f.processes, f.updated_at AS changed_at, \
+                      f.deleted_at IS NULL AND a.deleted_at IS NULL AS live \
+               FROM formations f JOIN apps a USING (app_id) \
+               WHERE f.app_id = $1 AND f.release_id = $2";
+    let Some(row) = pg::row_opt(db, sql, &[&app.uuid(), &release.uuid()]).await? else {
+        return Ok(None);
+    };
+    let release = releases::find(db, release).await?;
+    let mut processes: Counts = json(&row, "processes");
+    processes.retain(|_, count| *count > 0);
+    if !row.get::<_, bool>("live") {
+        processes.clear();
+    }
+    Ok(Some(ExpandedFormation {
+        app: super::apps::of_row(&row),
+        artifacts: artifacts::in_order(db, &release.artifacts).await?,
+        release,
+        processes,
+        updated_at: row.get("changed_at"),
+    }))
+}

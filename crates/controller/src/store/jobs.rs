@@ -1,0 +1,136 @@
+//! Jobs, as the controller was told of them.
+
+use api::{
+    controller::Job,
+    id::{AppId, JobId, ReleaseId},
+};
+use jiff::Timestamp;
+use pg::{GenericClient, Row};
+use uuid::Uuid;
+
+use super::{Tx, int, read, spelt};
+use crate::error::{Error, Result};
+
+const COLUMNS: &str = "job_id, cluster_id, host_id, app_id, release_id, type, state, args, \
+     exit_status, host_error, run_at, restarts, created_at, updated_at";
+const ENDED: &str = "state IN ('down', 'crashed')";
+
+fn of_row(row: &Row) -> Job {
+    Job {
+        id: row.get("cluster_id"),
+        uuid: row.get::<_, Uuid>("job_id").into(),
+        host_id: row.get("host_id"),
+        app: row.get::<_, Uuid>("app_id").into(),
+        release: row.get::<_, Uuid>("release_id").into(),
+        kind: row.get("type"),
+        state: read(row.get("state")),
+        args: row.get("args"),
+        exit_status: row.get("exit_status"),
+        host_error: row.get("host_error"),
+        run_at: row.get("run_at"),
+        restarts: super::count(row, "restarts"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    }
+}
+
+/// Records what a job does. What was known already makes no event.
+pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
+    let sql = format!(
+        "INSERT INTO jobs ({COLUMNS}) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, now()), now()) \
+         ON CONFLICT (job_id) DO UPDATE SET cluster_id = $2, host_id = $3, state = $7, \
+             exit_status = $9, host_error = $10, run_at = $11, restarts = $12, updated_at = now() \
+         WHERE (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
+                jobs.run_at, jobs.restarts) \
+             IS DISTINCT FROM ($2, $3, $7, $9, $10, $11, $12) \
+         RETURNING {COLUMNS}"
+    );
+    let changed = pg::row_opt(
+        &**tx,
+        &sql,
+        &[
+            &job.uuid.uuid(),
+            &job.id,
+            &job.host_id,
+            &job.app.uuid(),
+            &job.release.uuid(),
+            &job.kind,
+            &spelt(&job.state),
+            &job.args,
+            &job.exit_status,
+            &job.host_error,
+            &job.run_at,
+            &int(job.restarts),
+            &job.created_at,
+        ],
+    )
+    .await?;
+    match changed {
+        Some(row) => {
+            let job = of_row(&row);
+            tx.event(job.app, "job", &job.id, &job);
+            Ok(job)
+        }
+        None => find(&**tx, job.app, job.uuid).await,
+    }
+}
+
+/// The jobs of an app, newest first.
+pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 ORDER BY created_at DESC, job_id LIMIT 2000"
+    );
+    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+}
+
+/// All jobs that have not ended.
+pub(crate) async fn active(db: &impl GenericClient) -> Result<Vec<Job>> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM jobs WHERE NOT {ENDED} ORDER BY created_at DESC, job_id");
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+}
+
+/// The one-off jobs of an app that have not ended.
+pub(crate) async fn one_off(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
+    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND type = '' AND NOT {ENDED}");
+    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+}
+
+/// How many jobs of an app's formations have not ended.
+pub(crate) async fn unfinished(db: &impl GenericClient, app: AppId) -> Result<i64> {
+    let sql = format!(
+        "SELECT count(*) FROM jobs \
+         WHERE app_id = $1 AND NOT {ENDED} AND state <> 'pending' AND host_id IS NOT NULL"
+    );
+    Ok(pg::row(db, &sql, &[&app.uuid()]).await?.get(0))
+}
+
+/// The jobs of these releases that have not ended, or have since then.
+pub(crate) async fn of_releases(
+    db: &impl GenericClient,
+    app: AppId,
+    releases: &[ReleaseId],
+    since: Timestamp,
+) -> Result<Vec<Job>> {
+    let releases: Vec<Uuid> = releases.iter().map(|id| id.uuid()).collect();
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND release_id = ANY($2) AND type <> '' \
+         AND (NOT {ENDED} OR updated_at >= $3) ORDER BY updated_at, job_id"
+    );
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &releases, &since]).await?;
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// A job of an app.
+pub(crate) async fn find(db: &impl GenericClient, app: AppId, job: JobId) -> Result<Job> {
+    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND job_id = $2");
+    let row = pg::row_opt(db, &sql, &[&app.uuid(), &job.uuid()]).await?;
+    row.as_ref().map(of_row).ok_or_else(|| Error::missing("job", job))
+}
+
+/// Forgets jobs that ended more than a day ago.
+pub(crate) async fn forget_old(db: &impl GenericClient) -> Result<u64> {
+    let sql = format!("DELETE FROM jobs WHERE {ENDED} AND updated_at < now() - interval '1 day'");
+    Ok(pg::execute(db, &sql, &[]).await?)
+}

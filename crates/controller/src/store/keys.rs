@@ -1,0 +1,60 @@
+//! SSH keys.
+
+use api::controller::Key;
+use pg::{GenericClient, Row};
+
+use super::Tx;
+use crate::{
+    domain::key::PublicKey,
+    error::{Error, Result},
+};
+
+const COLUMNS: &str = "fingerprint, key, comment, created_at";
+
+fn of_row(row: &Row) -> Key {
+    Key {
+        fingerprint: row.get("fingerprint"),
+        key: row.get("key"),
+        comment: row.get("comment"),
+        created_at: row.get("created_at"),
+    }
+}
+
+/// All keys, newest first.
+pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Key>> {
+    let sql = format!("SELECT {COLUMNS} FROM keys ORDER BY created_at DESC, fingerprint");
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+}
+
+/// The key with a fingerprint.
+pub(crate) async fn find(db: &impl GenericClient, fingerprint: &str) -> Result<Key> {
+    let sql = format!("SELECT {COLUMNS} FROM keys WHERE fingerprint = $1");
+    let row = pg::row_opt(db, &sql, &[&fingerprint]).await?;
+    row.as_ref().map(of_row).ok_or_else(|| Error::missing("key", fingerprint))
+}
+
+/// Lets a key push.
+pub(crate) async fn insert(tx: &mut Tx<'_>, key: &PublicKey) -> Result<Key> {
+    let sql = format!(
+        "INSERT INTO keys (fingerprint, key, comment) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
+    );
+    let row =
+        pg::row(&**tx, &sql, &[&key.fingerprint, &key.key, &key.comment]).await.map_err(|err| {
+            match err.violated() {
+                Some(_) => Error::Exists(format!("the key {} may push already", key.fingerprint)),
+                None => err.into(),
+            }
+        })?;
+    let key = of_row(&row);
+    tx.event(None, "key", &key.fingerprint, &key);
+    Ok(key)
+}
+
+/// Lets a key push no longer.
+pub(crate) async fn delete(tx: &mut Tx<'_>, fingerprint: &str) -> Result<()> {
+    let sql = format!("DELETE FROM keys WHERE fingerprint = $1 RETURNING {COLUMNS}");
+    let row = pg::row_opt(&**tx, &sql, &[&fingerprint]).await?;
+    let key = row.as_ref().map(of_row).ok_or_else(|| Error::missing("key", fingerprint))?;
+    tx.event(None, "key_deletion", fingerprint, &key);
+    Ok(())
+}

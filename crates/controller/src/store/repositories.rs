@@ -1,0 +1,60 @@
+//! Heads of repositories, and the right to push to one.
+
+use api::{
+    controller::{NewHead, Repository, RepositoryLease},
+    id::AppId,
+};
+use pg::GenericClient;
+
+use super::Tx;
+use crate::error::{Error, Result};
+
+/// The head and the packs of an app's repository.
+pub(crate) async fn find(db: &impl GenericClient, app: AppId) -> Result<Repository> {
+    let sql = "SELECT head, packs FROM repositories WHERE app_id = $1";
+    let row = pg::row_opt(db, sql, &[&app.uuid()]).await?;
+    Ok(row
+        .map(|row| Repository { head: row.get("head"), packs: row.get("packs") })
+        .unwrap_or_default())
+}
+
+/// Moves the head if it is where the pusher saw it. Answers whether it was.
+pub(crate) async fn move_head(tx: &Tx<'_>, app: AppId, head: &NewHead) -> Result<bool> {
+    let sql = "INSERT INTO repositories (app_id) VALUES ($1) ON CONFLICT DO NOTHING";
+    pg::execute(&**tx, sql, &[&app.uuid()]).await?;
+    let sql = "UPDATE repositories SET head = $3, packs = $4 \
+               WHERE app_id = $1 AND head IS NOT DISTINCT FROM $2";
+    let moved = pg::execute(&**tx, sql, &[&app.uuid(), &head.old, &head.new, &head.packs]).await?;
+    Ok(moved == 1)
+}
+
+/// Takes or renews the right to push.
+pub(crate) async fn lease(
+    db: &impl GenericClient,
+    app: AppId,
+    lease: &RepositoryLease,
+) -> Result<()> {
+    let sql = "INSERT INTO repositories (app_id, holder, lease_until) \
+               VALUES ($1, $2, now() + make_interval(secs => $3)) \
+               ON CONFLICT (app_id) DO UPDATE \
+               SET holder = excluded.holder, lease_until = excluded.lease_until \
+               WHERE repositories.holder IS NULL OR repositories.holder = $2 \
+                  OR repositories.lease_until < now()";
+    let seconds = f64::from(lease.ttl_seconds);
+    match pg::execute(db, sql, &[&app.uuid(), &lease.holder, &seconds]).await? {
+        0 => Err(Error::Conflict(
+            "somebody else pushes to this app at the moment; wait until that push has ended and \
+             push again"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the right to push back, if it is still the holder's.
+pub(crate) async fn give_back(db: &impl GenericClient, app: AppId, holder: &str) -> Result<()> {
+    let sql = "UPDATE repositories SET holder = NULL, lease_until = NULL \
+               WHERE app_id = $1 AND holder = $2";
+    pg::execute(db, sql, &[&app.uuid(), &holder]).await?;
+    Ok(())
+}

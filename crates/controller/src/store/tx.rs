@@ -1,0 +1,75 @@
+//! A transaction with the events it causes.
+
+use std::ops::Deref;
+
+use api::id::AppId;
+use pg::types::Json;
+use serde::Serialize;
+
+use crate::error::Result;
+
+/// Held while event ids are given, to the end of the transaction: ids become visible in order.
+const EVENT_LOCK: i64 = 0x0066_6c79_6e65;
+
+struct NewEvent {
+    app: Option<AppId>,
+    object_type: &'static str,
+    object_id: String,
+    data: serde_json::Value,
+}
+
+/// A transaction. Dropped, it changes nothing.
+pub(crate) struct Tx<'a> {
+    inner: pg::Transaction<'a>,
+    events: Vec<NewEvent>,
+}
+
+impl<'a> Deref for Tx<'a> {
+    type Target = pg::Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl<'a> Tx<'a> {
+    /// Begins.
+    pub(crate) async fn begin(client: &'a mut pg::Client) -> Result<Self> {
+        let inner = client.transaction().await.map_err(pg::Error::from)?;
+        Ok(Self { inner, events: Vec::new() })
+    }
+
+    /// Something that will have happened when this commits. `data` must hold no secret: events are kept for ever.
+    pub(crate) fn event(
+        &mut self,
+        app: impl Into<Option<AppId>>,
+        object_type: &'static str,
+        object_id: impl ToString,
+        data: &impl Serialize,
+    ) {
+        let data = serde_json::to_value(data).expect("wire types serialise");
+        let object_id = object_id.to_string();
+        self.events.push(NewEvent { app: app.into(), object_type, object_id, data });
+    }
+
+    /// Commits, giving the events their ids last thing.
+    pub(crate) async fn commit(self) -> Result<()> {
+        let Self { inner, events } = self;
+        if !events.is_empty() {
+            pg::execute(&inner, "SELECT pg_advisory_xact_lock($1)", &[&EVENT_LOCK]).await?;
+            for event in &events {
+                let app = event.app.map(|app| app.uuid());
+                pg::execute(
+                    &inner,
+                    "INSERT INTO events (event_id, app_id, object_type, object_id, data, created_at) \
+                     VALUES (nextval('event_ids'), $1, $2, $3, $4, clock_timestamp())",
+                    &[&app, &event.object_type, &event.object_id, &Json(&event.data)],
+                )
+                .await?;
+            }
+            pg::execute(&inner, "SELECT pg_notify('events', '')", &[]).await?;
+        }
+        inner.commit().await.map_err(pg::Error::from)?;
+        Ok(())
+    }
+}

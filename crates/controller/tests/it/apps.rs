@@ -1,0 +1,181 @@
+use api::{
+    controller::{App, ArtifactType, NewApp, NewArtifact, NewFormation, NewProvider, NewRelease},
+    error::ErrorCode,
+    id::{ArtifactId, ReleaseId},
+    route::{NewRoute, Route},
+};
+use controller_client::{Controller, Error, EventQuery};
+
+use crate::world::World;
+
+fn named(name: &str) -> NewApp {
+    NewApp { name: Some(name.into()), ..NewApp::default() }
+}
+
+fn field(err: &Error) -> Option<&str> {
+    let Error::Api { body, .. } = err else { return None };
+    body.detail.as_ref()?.get("field")?.as_str()
+}
+
+#[tokio::test]
+async fn an_app_is_made_found_changed_and_deleted_and_its_name_is_free_again() {
+    let world = World::start().await;
+    let client = &world.client;
+    let app = world.app("one").await;
+    assert_eq!(client.app("one").await.unwrap(), app);
+    assert_eq!(client.app(&app.id.to_string()).await.unwrap(), app);
+    let drawn = client.create_app(&NewApp::default()).await.unwrap();
+    assert!(drawn.name.contains('-'), "{}", drawn.name);
+    assert_eq!(client.apps().await.unwrap().len(), 2);
+
+    let taken = client.create_app(&named("one")).await.unwrap_err();
+    assert_eq!(taken.code(), Some(ErrorCode::ObjectExists));
+    assert!(taken.to_string().contains("choose another name"), "{taken}");
+
+    let change = NewApp { deploy_timeout: Some(33), ..NewApp::default() };
+    assert_eq!(client.update_app("one", &change).await.unwrap().deploy_timeout, 33);
+
+    client.delete_app("one").await.unwrap();
+    assert!(client.app("one").await.unwrap_err().is_not_found());
+    assert!(client.routes("one").await.unwrap_err().is_not_found());
+    let again = world.app("one").await;
+    assert_ne!(again.id, app.id);
+    let query = EventQuery { types: &["app_deletion"], ..EventQuery::default() };
+    let deletions = client.past_events(&query, 10).await.unwrap();
+    assert_eq!(deletions[0].app, Some(app.id));
+}
+
+#[tokio::test]
+async fn an_app_has_a_route_of_its_own_and_no_domain_belongs_to_two() {
+    let world = World::start().await;
+    let client = &world.client;
+    let (one, two) = (world.app("one").await, world.app("two").await);
+    let routes = client.routes("one").await.unwrap();
+    assert_eq!(routes[0].domain, "one.test.localhost");
+    assert_eq!(routes[0].service, "one-web");
+    assert_eq!(routes[0].parent_ref, format!("controller/apps/{}", one.id));
+
+    let route = |service: &str| {
+        let (kind, domain) = ("http".into(), "shop.example".into());
+        NewRoute::from(Route { kind, domain, service: service.into(), ..Route::default() })
+    };
+    let made = client.create_route("one", &route("")).await.unwrap();
+    assert_eq!(*world.neighbours.synced.lock().unwrap(), [42, 43, 44]);
+    // The owner may change it, nobody else.
+    let changed = client.create_route("one", &route("one-other")).await.unwrap();
+    assert_eq!((changed.id.as_str(), changed.service.as_str()), (made.id.as_str(), "one-other"));
+    let taken = client.create_route("two", &route("")).await.unwrap_err();
+    assert_eq!(taken.code(), Some(ErrorCode::Conflict));
+    assert!(taken.to_string().contains("belongs to another app"), "{taken}");
+    assert!(client.delete_route("two", &made.id).await.unwrap_err().is_not_found());
+    client.delete_route("one", &made.id).await.unwrap();
+    assert!(client.route("one", &made.id).await.unwrap_err().is_not_found());
+
+    client.delete_app("one").await.unwrap();
+    let left = world.neighbours.routes.lock().unwrap().clone();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].parent_ref, format!("controller/apps/{}", two.id));
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_refused_with_the_field_and_nothing_is_stored() {
+    let world = World::start().await;
+    let client = &world.client;
+    let err = client.create_app(&named("Not_A_Name")).await.unwrap_err();
+    assert_eq!((err.code(), field(&err)), (Some(ErrorCode::ValidationError), Some("name")));
+    assert!(err.to_string().contains("lower-case"), "{err}");
+    assert_eq!(client.apps().await.unwrap(), Vec::<App>::new());
+
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let formation = NewFormation { processes: [("wob".to_owned(), 1)].into() };
+    let err = client.put_formation("one", release.id, &formation).await.unwrap_err();
+    assert_eq!(field(&err), Some("processes"));
+    assert!(err.to_string().contains("its types: web"), "{err}");
+    assert!(client.formation("one", release.id).await.unwrap_err().is_not_found());
+
+    let new = NewRelease { artifacts: vec![ArtifactId::random()], ..NewRelease::default() };
+    assert_eq!(field(&client.create_release(&new).await.unwrap_err()), Some("artifacts"));
+    let err = client.deploy_release("one", ReleaseId::random()).await.unwrap_err();
+    assert_eq!(field(&err), Some("id"));
+    let other = world.app("two").await;
+    let foreign = world.release(&other, &["web"], "serve").await;
+    let err = client.deploy_release("one", foreign.id).await.unwrap_err();
+    assert!(err.to_string().contains("another app"), "{err}");
+
+    let kind = ArtifactType::Docker;
+    let bad = NewArtifact { id: None, kind, uri: "ftp://x".into(), meta: [].into() };
+    assert_eq!(field(&client.create_artifact(&bad).await.unwrap_err()), Some("uri"));
+    assert_eq!(field(&client.add_key("nonsense").await.unwrap_err()), Some("key"));
+    let bad = NewProvider { url: "postgres".into(), name: "pg".into() };
+    assert_eq!(field(&client.create_provider(&bad).await.unwrap_err()), Some("url"));
+}
+
+#[tokio::test]
+async fn nothing_answers_without_the_key_but_ping() {
+    let world = World::start().await;
+    let base = world.client.client().endpoint().to_string();
+    for key in [None, Some("wrong".to_owned()), Some(String::new())] {
+        let client = Controller::new(base.as_str(), key);
+        client.ping().await.unwrap();
+        assert_eq!(client.apps().await.unwrap_err().code(), Some(ErrorCode::Unauthorized));
+        assert_eq!(client.keys().await.unwrap_err().code(), Some(ErrorCode::Unauthorized));
+        let events = client.events(&EventQuery::default()).await;
+        assert_eq!(events.err().and_then(|err| err.code()), Some(ErrorCode::Unauthorized));
+    }
+}
+
+#[tokio::test]
+async fn without_a_database_it_answers_ping_and_says_try_again() {
+    let world = World::without_controller().await;
+    world.postgres.lock().await.kill();
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    let client = crate::world::client(running.addr);
+    client.ping().await.unwrap();
+    let once = Controller::with_client(client.client().without_retries());
+    let err = once.apps().await.unwrap_err();
+    assert_eq!(err.code(), Some(ErrorCode::ServiceUnavailable));
+    assert!(err.is_retryable());
+    world.postgres.lock().await.restart().await;
+    testkit::wait_until("apps can be listed", async || once.apps().await).await;
+}
+
+#[tokio::test]
+async fn a_release_never_changes_and_its_environment_is_in_no_event() {
+    let world = World::start().await;
+    let client = &world.client;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let mut same = NewRelease {
+        id: Some(release.id),
+        app_id: release.app_id,
+        artifacts: release.artifacts.clone(),
+        env: release.env.clone(),
+        meta: release.meta.clone(),
+        processes: release.processes.clone(),
+    };
+    assert_eq!(client.create_release(&same).await.unwrap(), release);
+    same.env.clear();
+    let err = client.create_release(&same).await.unwrap_err();
+    assert_eq!(err.code(), Some(ErrorCode::ObjectExists));
+    assert_eq!(client.releases("one").await.unwrap(), [release]);
+    let events = client.past_events(&EventQuery::default(), 100).await.unwrap();
+    assert!(!serde_json::to_string(&events).unwrap().contains("sesame"));
+}
+
+#[tokio::test]
+async fn a_key_is_added_once_and_removed_by_its_fingerprint() {
+    let world = World::start().await;
+    let client = &world.client;
+    let line =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUqGvDsC8Aj+4s3tXbXWTHOqhUDSvlrcGFCxF3Fhl3K me";
+    let key = client.add_key(line).await.unwrap();
+    assert_eq!(format!("{} {}", key.key, key.comment), line);
+    let again = client.add_key(line).await.unwrap_err();
+    assert_eq!(again.code(), Some(ErrorCode::ObjectExists));
+    let colons: Vec<_> =
+        key.fingerprint.as_bytes().chunks(2).map(String::from_utf8_lossy).collect();
+    client.remove_key(&colons.join(":")).await.unwrap();
+    assert!(client.keys().await.unwrap().is_empty());
+    assert!(client.remove_key(&key.fingerprint).await.unwrap_err().is_not_found());
+}

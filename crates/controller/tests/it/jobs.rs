@@ -1,0 +1,149 @@
+use api::{
+    controller::{Job, JobState, NewJob, NewRelease},
+    host::META_APP,
+    id::{AppId, JobId},
+};
+use attach::{Frame, FrameCodec, Stream};
+use controller_client::LogQuery;
+use futures_util::{SinkExt, StreamExt, TryStreamExt};
+use tokio_util::codec::Framed;
+
+use crate::{neighbours::HOST, scheduler::Scheduler, world::World};
+
+async fn deployed(world: &World) -> api::controller::App {
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.deploy(&app, &release).await;
+    app
+}
+
+fn command(words: &[&str]) -> NewJob {
+    let args = words.iter().map(|word| (*word).to_owned()).collect();
+    NewJob { args, release_env: true, ..NewJob::default() }
+}
+
+#[tokio::test]
+async fn a_one_off_job_has_the_apps_environment_and_is_listed_and_stopped() {
+    let world = World::start().await;
+    let client = &world.client;
+    Scheduler::start(&world.lifetime, client);
+    let app = deployed(&world).await;
+    let job = client.run_job_detached("one", &command(&["rake", "db:migrate"])).await.unwrap();
+    assert_eq!((job.kind.as_str(), job.host_id.as_deref()), ("", Some(HOST)));
+    let ordered = world.neighbours.jobs.borrow()[&job.uuid].clone();
+    assert_eq!(ordered.config.args, ["rake", "db:migrate"]);
+    assert_eq!(ordered.config.env["SECRET"], "sesame");
+    assert_eq!(ordered.metadata[META_APP], app.id.to_string());
+    let listed = client.jobs("one").await.unwrap();
+    assert!(listed.iter().any(|known| known.id == job.id && known.args == job.args));
+
+    let other = world.app("two").await;
+    assert!(client.delete_job(&other.name, &job.id).await.unwrap_err().is_not_found());
+    assert!(world.neighbours.stopped.borrow().is_empty());
+    client.delete_job("one", &job.id).await.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), [job.uuid]);
+}
+
+#[tokio::test]
+async fn an_attached_job_speaks_both_ways_and_says_how_it_ended() {
+    let world = World::start().await;
+    let client = &world.client;
+    Scheduler::start(&world.lifetime, client);
+    deployed(&world).await;
+    let connection = client.run_job_attached("one", &command(&["cat"])).await.unwrap();
+    let mut frames = Framed::new(connection, FrameCodec);
+    let said = Frame::Data { stream: Stream::Stdin, bytes: "hello".into() };
+    frames.send(said).await.unwrap();
+    let heard = frames.next().await.unwrap().unwrap();
+    assert_eq!(heard, Frame::Data { stream: Stream::Stdout, bytes: "hello".into() });
+    frames.send(Frame::eof(Stream::Stdin)).await.unwrap();
+    assert_eq!(frames.next().await.unwrap().unwrap(), Frame::Exit(7));
+    assert!(frames.next().await.is_none());
+    assert!(world.neighbours.stopped.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn an_attached_job_is_stopped_when_its_client_is_gone() {
+    let world = World::start().await;
+    let client = &world.client;
+    Scheduler::start(&world.lifetime, client);
+    deployed(&world).await;
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let connection = client.run_job_attached("one", &command(&["cat"])).await.unwrap();
+    let job = *world.neighbours.jobs.borrow().keys().next().unwrap();
+    drop(connection);
+    let gone = stopped.wait_for(|stopped| stopped.contains(&job));
+    tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_job_needs_something_to_run() {
+    let world = World::start().await;
+    world.app("one").await;
+    let err = world.client.run_job_detached("one", &command(&["true"])).await.unwrap_err();
+    assert!(err.to_string().contains("push or deploy something first"), "{err}");
+}
+
+#[tokio::test]
+async fn the_log_of_an_app_is_that_of_its_jobs_oldest_line_first() {
+    let world = World::start().await;
+    let client = &world.client;
+    Scheduler::start(&world.lifetime, client);
+    let app = deployed(&world).await;
+    let release = client.current_release("one").await.unwrap();
+    let two = api::controller::NewFormation { processes: [("web".to_owned(), 2)].into() };
+    client.put_formation("one", release.id, &two).await.unwrap();
+    testkit::wait_until("two jobs are known", async || {
+        let jobs = client.jobs("one").await.unwrap();
+        if jobs.len() == 2 { Ok(()) } else { Err(jobs) }
+    })
+    .await;
+    let lines = client.log("one", &LogQuery::default()).await.unwrap();
+    let lines: Vec<_> = lines.try_collect().await.unwrap();
+    assert_eq!(lines.len(), 4);
+    assert!(lines.is_sorted_by_key(|line| line.timestamp));
+    let job = client.jobs("one").await.unwrap().remove(0);
+    let query = LogQuery { job_id: Some(job.id.clone()), lines: Some(1), ..LogQuery::default() };
+    let lines: Vec<_> = client.log("one", &query).await.unwrap().try_collect().await.unwrap();
+    assert_eq!((lines.len(), &lines[0].job_id), (1, &job.id));
+    assert_eq!(lines[0].msg, "boom: no such module");
+    let follow = LogQuery { job_id: Some(job.id), follow: true, ..LogQuery::default() };
+    let lines: Vec<_> = client.log("one", &follow).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(lines.len(), 2);
+    let nobody =
+        LogQuery { job_id: Some(format!("{HOST}-{}", JobId::random())), ..LogQuery::default() };
+    assert!(client.log("one", &nobody).await.err().unwrap().is_not_found());
+    assert_eq!(app.name, "one");
+}
+
+#[tokio::test]
+async fn a_job_is_recorded_even_if_its_release_is_unknown_and_only_for_its_own_app() {
+    let world = World::start().await;
+    let client = &world.client;
+    let app = world.app("one").await;
+    let release = client.create_release(&NewRelease::default()).await.unwrap();
+    let uuid = JobId::random();
+    let job = Job {
+        id: uuid.to_string(),
+        uuid,
+        host_id: None,
+        app: app.id,
+        release: release.id,
+        kind: "web".into(),
+        state: JobState::Pending,
+        args: vec![],
+        exit_status: None,
+        host_error: Some("no host has room".into()),
+        run_at: None,
+        restarts: 0,
+        created_at: None,
+        updated_at: None,
+    };
+    client.put_job(&job).await.unwrap();
+    let placed = Job { id: format!("{HOST}-{uuid}"), host_id: Some(HOST.into()), ..job.clone() };
+    client.put_job(&Job { state: JobState::Up, ..placed }).await.unwrap();
+    let known = client.job("one", &format!("{HOST}-{uuid}")).await.unwrap();
+    assert_eq!((known.state, known.host_id.as_deref()), (JobState::Up, Some(HOST)));
+    let foreign = Job { app: AppId::random(), ..job };
+    assert!(client.put_job(&foreign).await.unwrap_err().is_not_found());
+}

@@ -1,0 +1,232 @@
+//! discoverd, one host with sampi, and a router, all at one address.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use api::{
+    cluster::{Capacity, Committed, HostState, State as Cluster, Tx},
+    controller::LogLine,
+    discoverd::{Event, EventKind, Instance, Term},
+    error::ErrorCode,
+    host::{ActiveJob, AttachRequest, Job, Status},
+    id::JobId,
+    route::{NewRoute, Route, Stored},
+};
+use attach::{Frame, FrameCodec, State as Attach, Stream};
+use axum::{
+    Json, Router,
+    extract::{FromRequest, Path, Query, Request, State},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use daemon::{ApiError, Body, Lifetime};
+use futures_util::{SinkExt, StreamExt, stream};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::watch};
+use tokio_util::codec::Framed;
+
+pub const HOST: &str = "host-1";
+
+pub struct Neighbours {
+    pub addr: SocketAddr,
+    lifetime: Lifetime,
+    pub routes: Mutex<Vec<Route>>,
+    pub synced: Mutex<Vec<u64>>,
+    /// Jobs the host was given through sampi.
+    pub jobs: watch::Sender<BTreeMap<JobId, Job>>,
+    /// Jobs it was told to stop.
+    pub stopped: watch::Sender<Vec<JobId>>,
+}
+
+type Shared = State<Arc<Neighbours>>;
+
+impl Neighbours {
+    pub async fn start(lifetime: &Lifetime) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Arc::new(Self {
+            addr: listener.local_addr().unwrap(),
+            lifetime: lifetime.clone(),
+            routes: Mutex::default(),
+            synced: Mutex::default(),
+            jobs: watch::Sender::default(),
+            stopped: watch::Sender::default(),
+        });
+        let router = Router::new()
+            .route("/services/{service}", get(service))
+            .route("/routes", get(routes).post(add_route).put(set_route))
+            .route("/routes/{type}/{id}", delete(remove_route))
+            .route("/sync", get(sync))
+            .route("/cluster/state", get(cluster))
+            .route("/cluster/commit", post(commit))
+            .route("/host/jobs/{job}", get(job).delete(stop))
+            .route("/host/jobs/{job}/log", get(log))
+            .route("/attach", post(attached))
+            .with_state(shared.clone());
+        lifetime.serve(listener, router);
+        shared
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+}
+
+async fn service(State(shared): Shared, Path(service): Path<String>) -> Response {
+    let meta = [("id".to_owned(), HOST.to_owned())].into();
+    let instance = Instance::new("http", &shared.addr.to_string(), meta);
+    let event = |kind, instance| Event {
+        service: service.clone(),
+        kind,
+        instance,
+        term: Some(Term { epoch: 1, revision: 1 }),
+        service_meta: None,
+        suspect: false,
+        revision: 1,
+    };
+    let events = vec![
+        event(EventKind::Up, Some(instance.clone())),
+        event(EventKind::Leader, Some(instance)),
+        event(EventKind::Current, None),
+    ];
+    let stop = shared.lifetime.stop().cancelled_owned();
+    daemon::events::response(stream::iter(events).chain(stream::pending()).take_until(stop))
+}
+
+async fn routes(
+    State(shared): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Json<Vec<Route>> {
+    let mut routes = shared.routes.lock().unwrap().clone();
+    if let Some(owner) = query.get("parent_ref") {
+        routes.retain(|route| route.parent_ref == *owner);
+    }
+    Json(routes)
+}
+
+async fn add_route(
+    State(shared): Shared,
+    Body(new): Body<NewRoute>,
+) -> Result<Json<Stored>, ApiError> {
+    let mut route = new.flatten();
+    let mut routes = shared.routes.lock().unwrap();
+    if routes.iter().any(|there| there.domain == route.domain) {
+        return Err(ApiError::new(ErrorCode::Conflict, "the domain has a route already"));
+    }
+    route.id = format!("http/{}", Instance::id_of("http", &route.domain));
+    routes.push(route.clone());
+    Ok(Json(Stored { route, revision: 41 + routes.len() as u64 }))
+}
+
+async fn set_route(State(shared): Shared, Body(new): Body<NewRoute>) -> Json<Stored> {
+    let mut route = new.flatten();
+    let mut routes = shared.routes.lock().unwrap();
+    let there = routes.iter_mut().find(|there| there.domain == route.domain).unwrap();
+    route.id = there.id.clone();
+    *there = route.clone();
+    Json(Stored { route, revision: 99 })
+}
+
+async fn remove_route(
+    State(shared): Shared,
+    Path((kind, id)): Path<(String, String)>,
+) -> Result<Json<Stored>, ApiError> {
+    let mut routes = shared.routes.lock().unwrap();
+    let at = routes.iter().position(|route| route.id == format!("{kind}/{id}"));
+    let route = routes.remove(at.ok_or_else(|| ApiError::not_found("no such route"))?);
+    Ok(Json(Stored { route, revision: 77 }))
+}
+
+async fn sync(State(shared): Shared, Query(query): Query<BTreeMap<String, u64>>) -> Json<()> {
+    shared.synced.lock().unwrap().push(query["routes"]);
+    Json(())
+}
+
+async fn cluster(State(shared): Shared) -> Json<Cluster> {
+    let host = HostState {
+        version: 1,
+        addr: shared.addr.to_string(),
+        tags: BTreeMap::new(),
+        capacity: Capacity { memory: 64 << 30, cpu: 8000, addresses: 500 },
+        jobs: BTreeMap::new(),
+    };
+    let term = Term { epoch: 1, revision: 1 };
+    Json(Cluster { term, hosts: [(HOST.to_owned(), host)].into() })
+}
+
+async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
+    for job in tx.add.into_iter().flat_map(|(_, jobs)| jobs) {
+        shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
+    }
+    Json(Committed::default())
+}
+
+async fn job(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<ActiveJob>, ApiError> {
+    let known = shared.jobs.borrow().get(&id).cloned();
+    let job = known.ok_or_else(|| ApiError::not_found("no such job"))?;
+    Ok(Json(ActiveJob {
+        job,
+        host_id: HOST.into(),
+        container_id: String::new(),
+        internal_ip: None,
+        status: Status::Running,
+        created_at: Timestamp::now(),
+        started_at: None,
+        ended_at: None,
+        exit_status: None,
+        error: None,
+        host_restarts: 0,
+    }))
+}
+
+async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
+    shared.stopped.send_modify(|stopped| stopped.push(id));
+    Json(())
+}
+
+async fn log(Path(id): Path<JobId>) -> String {
+    let line = |second: i64, msg: &str| LogLine {
+        host_id: HOST.into(),
+        job_id: format!("{HOST}-{id}"),
+        process_type: "web".into(),
+        stream: "stdout".into(),
+        msg: msg.into(),
+        timestamp: Timestamp::from_second(second).unwrap(),
+    };
+    let lines = [line(1, "starting"), line(2, "boom: no such module")];
+    lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect()
+}
+
+/// Says "waiting" until the job is committed; then sends back what comes on stdin, and ends with status 7 at its end.
+async fn attached(State(shared): Shared, mut request: Request) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let Body(wanted) = Body::<AttachRequest>::from_request(request, &()).await.unwrap();
+    let jobs = shared.jobs.subscribe();
+    shared.lifetime.spawn_request(async move {
+        let mut connection = TokioIo::new(upgrade.await.unwrap());
+        connection.write_all(&Attach::Waiting.to_bytes()).await.unwrap();
+        let mut jobs = jobs;
+        jobs.wait_for(|jobs| jobs.contains_key(&wanted.job_id)).await.unwrap();
+        connection.write_all(&Attach::Attached.to_bytes()).await.unwrap();
+        let mut frames = Framed::new(connection, FrameCodec);
+        while let Some(Ok(frame)) = frames.next().await {
+            let Frame::Data { stream: Stream::Stdin, bytes } = frame else { continue };
+            let answer = if bytes.is_empty() {
+                Frame::Exit(7)
+            } else {
+                Frame::Data { stream: Stream::Stdout, bytes }
+            };
+            let over = answer == Frame::Exit(7);
+            frames.send(answer).await.unwrap();
+            if over {
+                return;
+            }
+        }
+    });
+    let headers = [("connection", "Upgrade"), ("upgrade", attach::PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}

@@ -1,0 +1,93 @@
+//! A controller with everything around it.
+
+use std::sync::Arc;
+
+use api::controller::{
+    App, ArtifactType, Deployment, NewApp, NewArtifact, NewRelease, ProcessType, Release,
+};
+use controller::Config;
+use controller_client::Controller;
+use daemon::{Lifetime, auth::Keys};
+use testkit::Postgres;
+use tokio::sync::Mutex;
+
+use crate::neighbours::Neighbours;
+
+pub const KEY: &str = "controller-key";
+
+pub struct World {
+    pub postgres: Mutex<Postgres>,
+    pub neighbours: Arc<Neighbours>,
+    pub client: Controller,
+    pub config: Config,
+    pub lifetime: Lifetime,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let world = Self::without_controller().await;
+        let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+        Self { client: client(running.addr), ..world }
+    }
+
+    pub async fn without_controller() -> Self {
+        let postgres = Postgres::start().await;
+        let lifetime = Lifetime::default();
+        let neighbours = Neighbours::start(&lifetime).await;
+        let config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys: Keys::parse(KEY),
+            host_key: Some("host-key".into()),
+            strowger_key: Some("strowger-key".into()),
+            postgres_api_key: None,
+            default_route_domain: Some("test.localhost".into()),
+            discoverd: neighbours.url(),
+            database: pg::Config {
+                host: postgres.host().into(),
+                port: postgres.port(),
+                user: postgres.user().into(),
+                password: postgres.password().into(),
+                database: postgres.fresh_database().await,
+                application: "controller".into(),
+            },
+        };
+        let client = Controller::new("http://127.0.0.1:9", None);
+        Self { postgres: Mutex::new(postgres), neighbours, client, config, lifetime }
+    }
+
+    pub async fn app(&self, name: &str) -> App {
+        let new = NewApp { name: Some(name.into()), ..NewApp::default() };
+        self.client.create_app(&new).await.unwrap()
+    }
+
+    /// A release with these process types. `behaviour` tells the fake scheduler what its jobs do.
+    pub async fn release(&self, app: &App, types: &[&str], behaviour: &str) -> Release {
+        let image = NewArtifact {
+            id: None,
+            kind: ArtifactType::Docker,
+            uri: "docker:///flynn/slugrunner".into(),
+            meta: [].into(),
+        };
+        let image = self.client.create_artifact(&image).await.unwrap();
+        let process = |kind: &&str| ((*kind).to_owned(), ProcessType::default());
+        let new = NewRelease {
+            app_id: Some(app.id),
+            artifacts: vec![image.id],
+            env: [("SECRET".to_owned(), "sesame".to_owned())].into(),
+            meta: [("behaviour".to_owned(), behaviour.to_owned())].into(),
+            processes: types.iter().map(process).collect(),
+            ..NewRelease::default()
+        };
+        self.client.create_release(&new).await.unwrap()
+    }
+
+    /// Deploys and waits for the end.
+    pub async fn deploy(&self, app: &App, release: &Release) -> Deployment {
+        let deployment = self.client.deploy_release(&app.name, release.id).await.unwrap();
+        self.client.wait_deployment(deployment.id, |_| {}).await.unwrap()
+    }
+}
+
+pub fn client(addr: std::net::SocketAddr) -> Controller {
+    Controller::new(format!("http://{addr}"), Some(KEY.into()))
+}
