@@ -1,3 +1,10 @@
-//! Not written yet.
+//! Parse, run, exit as told.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    sdutil::run(sdutil::Args::parse()).await
+}
