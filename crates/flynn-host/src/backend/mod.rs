@@ -1,0 +1,6 @@
+//! What the host does with the machine: the engine, its socket, the network.
+
+pub(crate) mod engine;
+pub(crate) mod network;
+pub(crate) mod raw;
+pub(crate) mod slug;

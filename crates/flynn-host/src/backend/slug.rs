@@ -1,0 +1,198 @@
+//! Slugs as images: the runner's image plus the slug as one layer, made once, named by the slug's digest.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use api::host::Slug;
+use async_compression::tokio::bufread::GzipDecoder;
+use bollard::{
+    body_try_stream,
+    models::{ContainerConfig, ContainerCreateBody},
+    query_parameters::{CommitContainerOptionsBuilder, UploadToContainerOptionsBuilder},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256};
+use shelf_client::Shelf;
+use tokio::io::{AsyncBufRead, AsyncReadExt};
+use tokio_util::io::StreamReader;
+use tracing::{info, warn};
+
+use super::engine::{Engine, EngineError, Image, of};
+use crate::domain::slug_tar::Chown;
+
+/// Label: the id of the runner's image. A newer runner makes a new image.
+const LABEL_BASE: &str = "flynn.slug.base";
+/// Where an app finds itself.
+const APP: &str = "/app";
+/// Bytes handed on at once.
+const PIECE: usize = 64 << 10;
+
+/// The slug could not be made into an image.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SlugError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// shelf.
+    #[error("the slug {path} could not be fetched: {source}")]
+    Fetch {
+        /// In shelf.
+        path: String,
+        /// Why.
+        #[source]
+        source: shelf_client::Error,
+    },
+    /// It is another.
+    #[error(
+        "the slug {path} is not the one that was built: its SHA-256 is {is}, not {wanted}; push again"
+    )]
+    Digest {
+        /// In shelf.
+        path: String,
+        /// What it has.
+        is: String,
+        /// What it should have.
+        wanted: String,
+    },
+    /// It cannot be unpacked.
+    #[error("the slug could not be unpacked: {0}")]
+    Unpack(String),
+}
+
+/// Images of slugs.
+#[derive(Debug)]
+pub(crate) struct Slugs {
+    engine: Engine,
+    shelf: Shelf,
+    repository: String,
+    under_way: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Slugs {
+    /// Images called `<prefix>-slug:<digest>`.
+    pub(crate) fn new(engine: Engine, shelf: Shelf, prefix: &str) -> Self {
+        let repository = format!("{prefix}-slug");
+        Self { engine, shelf, repository, under_way: Mutex::default() }
+    }
+
+    /// The image of a slug on a runner; made if it is not there. Jobs that want the same one wait for one making.
+    pub(crate) async fn image(&self, runner: &str, slug: &Slug) -> Result<Image, SlugError> {
+        let turn = self.turn(&slug.sha256);
+        let made = {
+            let _turn = turn.lock().await;
+            self.image_in_turn(runner, slug).await
+        };
+        drop(turn);
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|_, turn| Arc::strong_count(turn) > 1);
+        made
+    }
+
+    fn turn(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.entry(digest.into()).or_default().clone()
+    }
+
+    async fn image_in_turn(&self, runner: &str, slug: &Slug) -> Result<Image, SlugError> {
+        let base = self.engine.image(runner).await?;
+        let name = format!("{}:{}", self.repository, slug.sha256);
+        match self.engine.image(&name).await {
+            Ok(image) if image.labels.get(LABEL_BASE) == Some(&base.id) => return Ok(image),
+            Ok(_) | Err(EngineError::NoImage(_)) => {}
+            Err(err) => return Err(err.into()),
+        }
+        // Clean: what a container has of its own (environment, labels) would be in the image for ever.
+        let container = ContainerCreateBody {
+            image: Some(base.id.clone()),
+            labels: Some(HashMap::from([(LABEL_BASE.to_owned(), base.id.clone())])),
+            ..ContainerCreateBody::default()
+        };
+        let container_name = format!("{}-{}", self.repository, slug.sha256);
+        self.engine.remove(&container_name).await?;
+        let container = self.engine.create(&container_name, container).await?;
+        let made = self.fill(&container, slug).await;
+        if let Err(err) = self.engine.remove(&container).await {
+            warn!(error = &err as &dyn std::error::Error, "a container of a slug stays behind");
+        }
+        made?;
+        info!(slug.sha256 = %slug.sha256, "made the image of slug {}", slug.sha256);
+        Ok(self.engine.image(&name).await?)
+    }
+
+    async fn fill(&self, container: &str, slug: &Slug) -> Result<(), SlugError> {
+        let path = slug.path.clone();
+        let reading = self.shelf.get(&slug.path).await;
+        let reading = reading.map_err(|source| SlugError::Fetch { path: path.clone(), source })?;
+        let outcome = Arc::new(Mutex::new(Outcome::default()));
+        let layer = layer(reading.into_stream(), outcome.clone());
+        let options = UploadToContainerOptionsBuilder::new().path(APP).build();
+        let body = body_try_stream(layer);
+        let uploaded = self.engine.slow().upload_to_container(container, Some(options), body).await;
+        {
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(problem) = outcome.problem.take() {
+                return Err(SlugError::Unpack(problem));
+            }
+            uploaded.map_err(of(|| "unpack the slug".into()))?;
+            let is = hex::encode(outcome.digest.finalize_reset());
+            if is != slug.sha256 {
+                return Err(SlugError::Digest { path, is, wanted: slug.sha256.clone() });
+            }
+        }
+        let options = CommitContainerOptionsBuilder::new()
+            .container(container)
+            .repo(&self.repository)
+            .tag(&slug.sha256)
+            .pause(false)
+            .build();
+        let made = self.engine.slow().commit_container(options, ContainerConfig::default()).await;
+        made.map_err(of(|| "make the slug's image".into()))?;
+        Ok(())
+    }
+}
+
+/// What is known of a slug once it has passed.
+#[derive(Debug, Default)]
+struct Outcome {
+    digest: Sha256,
+    problem: Option<String>,
+}
+
+/// The tar for the engine, out of the compressed slug: digested, unpacked and checked as it passes.
+fn layer<E: std::error::Error + Send + Sync + 'static>(
+    slug: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    outcome: Arc<Mutex<Outcome>>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let digested = outcome.clone();
+    let slug = slug.map_err(io::Error::other).inspect_ok(move |chunk| {
+        digested.lock().unwrap_or_else(PoisonError::into_inner).digest.update(chunk);
+    });
+    let mut unpacked = GzipDecoder::new(StreamReader::new(slug.boxed()));
+    unpacked.multiple_members(true);
+    let pieces =
+        stream::try_unfold((unpacked, Chown::default()), |(mut unpacked, mut chown)| async move {
+            let mut piece = Vec::with_capacity(PIECE);
+            if (&mut unpacked).take(PIECE as u64).read_to_end(&mut piece).await? == 0 {
+                chown.finish().map_err(io::Error::other)?;
+                read_out(unpacked.into_inner()).await?;
+                return Ok(None);
+            }
+            let rewritten = chown.push(&piece).map_err(io::Error::other)?;
+            Ok(Some((Bytes::from(rewritten), (unpacked, chown))))
+        });
+    pieces.inspect_err(move |err: &io::Error| {
+        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.problem.get_or_insert_with(|| err.to_string());
+    })
+}
+
+/// Bytes after the archive's end belong to the digest too.
+async fn read_out(mut rest: impl AsyncBufRead + Unpin) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    while rest.read(&mut piece).await? > 0 {}
+    Ok(())
+}

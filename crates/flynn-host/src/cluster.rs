@@ -1,0 +1,326 @@
+//! Leading the cluster: sampi's state, kept by the one flynn-host that discoverd names the leader.
+//!
+//! A new leader asks every host for its jobs under its own term before it takes a commit, so that no order of the old
+//! one can arrive after the listing. A committed job is acknowledged by its host or reported lost.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use api::{
+    cluster::{Capacity, Committed, Placed, Rejected, State, Tx},
+    discoverd::{Instance, Term},
+    host::{ActiveJob, Job},
+    id::JobId,
+};
+use discoverd_client::ServiceWatch;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use sampi::{Cluster, HostInfo, Orders, placed};
+use tokio::{
+    sync::{Notify, broadcast::error::RecvError},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    host::Host,
+    jobs::orders::{self, OrderError},
+};
+
+/// The service of all hosts.
+pub(crate) const SERVICE: &str = "flynn-host";
+/// Heartbeat, and how often every host is listed again.
+const SWEEP: Duration = Duration::from_secs(3);
+/// Longest time another host may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What this host knows of leading.
+#[derive(Debug)]
+pub(crate) struct Leadership {
+    host: Arc<Host>,
+    addr: String,
+    key: String,
+    watch: ServiceWatch,
+    state: Mutex<Option<Cluster>>,
+    nudged: Notify,
+}
+
+/// Another host leads, or nobody.
+#[derive(Debug, thiserror::Error)]
+#[error("this host does not lead the cluster; {leader}")]
+pub(crate) struct NotLeading {
+    leader: String,
+}
+
+/// A transaction did not happen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// Ask the leader.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+    /// The state is another.
+    #[error("the transaction was refused")]
+    Rejected(Rejected),
+}
+
+impl Leadership {
+    pub(crate) fn new(host: Arc<Host>, addr: String, key: String) -> Self {
+        let watch = host.announcer.discoverd.watch(SERVICE);
+        Self { host, addr, key, watch, state: Mutex::default(), nudged: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Cluster>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this host leads and is ready to.
+    pub(crate) fn leads(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Something about this host has changed.
+    pub(crate) fn nudge(&self) {
+        self.nudged.notify_one();
+    }
+
+    fn not_leading(&self) -> NotLeading {
+        let leader = match &self.watch.borrow().leader {
+            Some(leader) => format!("ask the one at {}", leader.instance.addr),
+            None => "no host does at the moment; try again".into(),
+        };
+        NotLeading { leader }
+    }
+
+    /// The whole cluster.
+    pub(crate) fn state(&self) -> Result<State, NotLeading> {
+        self.lock().as_ref().map(Cluster::state).ok_or_else(|| self.not_leading())
+    }
+
+    /// Does a transaction, and tells every host its part.
+    pub(crate) async fn commit(
+        &self,
+        planner: Option<Term>,
+        tx: Tx,
+    ) -> Result<Committed, CommitError> {
+        let (term, commit) = {
+            let mut state = self.lock();
+            let cluster = state.as_mut().ok_or_else(|| self.not_leading())?;
+            if let Some(planner) = planner {
+                cluster.obey(planner).map_err(CommitError::Rejected)?;
+            }
+            (cluster.term(), cluster.commit(tx).map_err(CommitError::Rejected)?)
+        };
+        let dispatched = commit.dispatch.into_iter().map(|(id, orders)| async move {
+            let lost = self.dispatch(term, &id, orders).await;
+            (id, lost)
+        });
+        let mut committed = Committed { versions: commit.versions, lost: BTreeMap::new() };
+        for (id, lost) in join_all(dispatched).await {
+            if let Some(cluster) = self.lock().as_ref() {
+                committed.versions.insert(id.clone(), cluster.version(&id));
+            }
+            committed.lost.extend(lost.map(|reason| (id, reason)));
+        }
+        Ok(committed)
+    }
+
+    /// Gives a host its orders. Answers why it did not take them all, if it did not.
+    async fn dispatch(&self, term: Term, id: &str, orders: Orders) -> Option<String> {
+        let Orders { addr, start, stop } = orders;
+        let mut lost = None;
+        for job in stop {
+            if let Err(reason) = self.stop(term, id, &addr, job).await {
+                // It stays in the state until its host says that it ended.
+                warn!(job.id = %job, reason, "a host did not take the order to stop a job");
+            }
+        }
+        let mut starting: FuturesUnordered<_> = start
+            .iter()
+            .map(|job| async { (job.id, self.start(term, id, &addr, job).await) })
+            .collect();
+        while let Some((job, started)) = starting.next().await {
+            let mut state = self.lock();
+            match (started, state.as_mut()) {
+                (Ok(()), Some(cluster)) => _ = cluster.taken(id, job),
+                (Err(reason), cluster) => {
+                    if let Some(cluster) = cluster {
+                        cluster.job_ended(id, job);
+                    }
+                    lost = Some(reason);
+                }
+                (Ok(()), None) => {}
+            }
+        }
+        lost
+    }
+
+    async fn start(&self, term: Term, id: &str, addr: &str, job: &Job) -> Result<(), String> {
+        if id == self.host.settings.id {
+            return orders::accept(&self.host, job.clone()).await.map_err(|err| err.to_string());
+        }
+        let other = self.other(term, addr);
+        tokio::time::timeout(ANSWER, other.put_job(job))
+            .await
+            .map_err(|_| format!("{id} did not answer within {ANSWER:?}"))?
+            .map_err(|err| err.to_string())
+    }
+
+    async fn stop(&self, term: Term, id: &str, addr: &str, job: JobId) -> Result<(), String> {
+        if id == self.host.settings.id {
+            return match orders::stop(&self.host, job) {
+                Err(OrderError::Unknown(_)) => {
+                    if let Some(cluster) = self.lock().as_mut() {
+                        cluster.job_ended(id, job);
+                    }
+                    Ok(())
+                }
+                done => done.map_err(|err| err.to_string()),
+            };
+        }
+        let other = self.other(term, addr);
+        tokio::time::timeout(ANSWER, other.stop_job(job))
+            .await
+            .map_err(|_| format!("{id} did not answer within {ANSWER:?}"))?
+            .or_else(|err| if err.is_not_found() { Ok(()) } else { Err(err.to_string()) })
+    }
+
+    fn other(&self, term: Term, addr: &str) -> host_client::Host {
+        host_client::Host::new(format!("http://{addr}"), Some(self.key.clone())).with_term(term)
+    }
+
+    /// Keeps this host registered, and the state while it leads.
+    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = self.watch.clone();
+        let mut events = self.host.registry.subscribe().events;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.recv() => {
+                    match event {
+                        Ok(event) => self.note(event.job),
+                        Err(RecvError::Lagged(_)) => self.sweep().await,
+                        Err(RecvError::Closed) => return,
+                    }
+                    continue;
+                }
+                () = watch.changed() => {}
+                () = self.nudged.notified() => self.register().await,
+                _ = tick.tick() => self.register().await,
+            }
+            self.sweep().await;
+        }
+    }
+
+    /// A job of this host that ended holds no room any more.
+    fn note(&self, job: Option<ActiveJob>) {
+        if let (Some(job), Some(cluster)) = (job, self.lock().as_mut())
+            && !job.status.is_active()
+        {
+            cluster.job_ended(&self.host.settings.id, job.job.id);
+        }
+    }
+
+    async fn register(&self) {
+        let settings = &self.host.settings;
+        let tags = self.host.file.lock().unwrap_or_else(PoisonError::into_inner).tags.clone();
+        let mut meta: BTreeMap<String, String> =
+            tags.into_iter().map(|(name, value)| (format!("tag:{name}"), value)).collect();
+        meta.insert("id".into(), settings.id.clone());
+        meta.insert("BOOT_ID".into(), settings.boot_id.clone());
+        let instance = Instance::new("http", &self.addr, meta);
+        if let Err(err) = self.host.announcer.discoverd.register(SERVICE, &instance).await {
+            warn!(error = &err as &dyn Error, "this host could not be registered; trying again");
+        }
+    }
+
+    /// Makes the state be what the hosts say, if this host leads.
+    async fn sweep(&self) {
+        let known = self.watch.borrow();
+        let own = &self.host.settings.id;
+        let leader = known.leader.as_ref().filter(|l| l.instance.meta.get("id") == Some(own));
+        let Some(leader) = leader else {
+            // While discoverd is away its last word stands.
+            if !known.stale && self.lock().take().is_some() {
+                info!("this host leads no more");
+            }
+            return;
+        };
+        let term = leader.term;
+        let fresh = self.lock().as_ref().is_none_or(|cluster| cluster.term() != term);
+        let mut cluster = Cluster::new(term);
+        let mut elsewhere = Vec::new();
+        for instance in known.instances.values() {
+            let Some(id) = instance.meta.get("id") else { continue };
+            let as_of = if fresh { 0 } else { self.lock().as_ref().map_or(0, Cluster::moment) };
+            match self.listing(term, id, instance, as_of).await {
+                Ok(info) if fresh => elsewhere.extend(cluster.upsert_host(id, info)),
+                Ok(info) => {
+                    if let Some(cluster) = self.lock().as_mut() {
+                        elsewhere.extend(cluster.upsert_host(id, info));
+                    }
+                }
+                Err(reason) => warn!(host.id = %id, reason, "a host cannot be listed"),
+            }
+        }
+        let hosts: Vec<&String> =
+            known.instances.values().filter_map(|one| one.meta.get("id")).collect();
+        if fresh {
+            *self.lock() = Some(cluster);
+            info!("this host leads, with term {}", term.to_header());
+        } else if let Some(cluster) = self.lock().as_mut() {
+            let gone = cluster.state().hosts.into_keys().filter(|id| !hosts.contains(&id));
+            for id in gone.collect::<Vec<_>>() {
+                cluster.remove_host(&id);
+            }
+        }
+        for job in elsewhere {
+            warn!(job.id = %job, "a job runs on two hosts; both keep it until its scheduler decides");
+        }
+    }
+
+    async fn listing(
+        &self,
+        term: Term,
+        id: &str,
+        instance: &Instance,
+        as_of: u64,
+    ) -> Result<HostInfo, String> {
+        let jobs: Vec<ActiveJob> = if id == self.host.settings.id {
+            self.host.terms.obey(term).map_err(|err| err.to_string())?;
+            self.host.registry.active()
+        } else {
+            let other = self.other(term, &instance.addr);
+            let jobs = tokio::time::timeout(ANSWER, other.jobs()).await;
+            let jobs = jobs.map_err(|err| err.to_string())?;
+            jobs.map_err(|err| err.to_string())?.into_values().collect()
+        };
+        let active = jobs.into_iter().filter(|job| job.status.is_active());
+        let jobs: BTreeMap<JobId, Placed> =
+            active.map(|job| (job.job.id, placed(&job.job))).collect();
+        let tags = instance.meta.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix("tag:")?.to_owned(), value.clone()))
+        });
+        let (addr, tags) = (instance.addr.clone(), tags.collect());
+        Ok(HostInfo { addr, tags, capacity: self.capacity(), jobs, as_of })
+    }
+
+    /// What a host offers. All hosts are taken to be like this one until they say of themselves.
+    fn capacity(&self) -> Capacity {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kilobytes = total.and_then(|t| t.trim().trim_end_matches("kB").trim().parse().ok());
+        let memory: u64 = kilobytes.map_or(1 << 30, |kilobytes: u64| kilobytes << 10);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Capacity {
+            memory: memory.saturating_mul(self.host.settings.memory_overcommit),
+            cpu: cores as u64 * 1000,
+            addresses: self.host.settings.subnet.room(),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Command line and environment.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::domain::net::Cidr;
+
+/// Runs the jobs of one host.
+#[derive(Debug, Parser)]
+#[command(name = "flynn-host", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the host keeps its things.
+#[derive(Debug, Clone, Args)]
+pub struct DataDir {
+    /// Folder of everything that outlives a container.
+    #[arg(long, env = "FLYNN_DATA_DIR", default_value = "/var/lib/flynn")]
+    pub data_dir: PathBuf,
+}
+
+/// How a client command finds the daemon.
+#[derive(Debug, Clone, Args)]
+pub struct Client {
+    /// Where the key is.
+    #[command(flatten)]
+    pub dir: DataDir,
+    /// The host's API.
+    #[arg(long, env = "FLYNN_HOST", default_value = "http://127.0.0.1:1113")]
+    pub host: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prepares this machine: chooses its id and the range of the job network, makes the cluster key.
+    Init(Init),
+    /// Runs the host.
+    Daemon(Box<Config>),
+    /// Lists the hosts of the cluster.
+    List(Client),
+    /// Lists jobs that run.
+    Ps {
+        /// The ended ones too.
+        #[arg(short, long)]
+        all: bool,
+        /// The host.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Shows all about a job.
+    Inspect {
+        /// The job.
+        job: String,
+        /// The host.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Shows a job's output.
+    Log {
+        /// The job.
+        job: String,
+        /// Go on with what comes.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the last lines.
+        #[arg(short = 'n', long)]
+        lines: Option<u32>,
+        /// The host.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Stops jobs.
+    Stop {
+        /// The jobs.
+        #[arg(required = true)]
+        jobs: Vec<String>,
+        /// The host.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Shows how the host is.
+    Status(Client),
+}
+
+/// `flynn-host init`.
+#[derive(Debug, Clone, Args)]
+pub struct Init {
+    /// Where the host keeps its things.
+    #[command(flatten)]
+    pub dir: DataDir,
+    /// The host's id: small letters, digits and dashes. The machine's name if absent.
+    #[arg(long, env = "FLYNN_HOST_ID")]
+    pub id: Option<String>,
+    /// Addresses for all jobs of the cluster; each host takes a /23 of it. Must not overlap a route of this machine.
+    #[arg(long, env = "FLYNN_NETWORK_RANGE", default_value = "100.64.0.0/10")]
+    pub network_range: Cidr,
+    /// Name of the job network's bridge: its own route is no overlap.
+    #[arg(long, env = "FLYNN_BRIDGE", default_value = "flynnbr0")]
+    pub bridge: String,
+}
+
+/// `flynn-host daemon`. Every name can be set, so that two installations can be on one machine.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Where the host keeps its things.
+    #[command(flatten)]
+    pub dir: DataDir,
+    /// The engine's socket.
+    #[arg(long, env = "FLYNN_DOCKER_SOCKET", default_value = "/var/run/docker.sock")]
+    pub docker_socket: PathBuf,
+    /// Containers are called `<prefix>-job-<id>`, `<prefix>-etcd`, `<prefix>-discoverd`.
+    #[arg(long, env = "FLYNN_PREFIX", default_value = "flynn")]
+    pub prefix: String,
+    /// The engine's network for jobs.
+    #[arg(long, env = "FLYNN_NETWORK", default_value = "flynn")]
+    pub network: String,
+    /// The bridge of that network.
+    #[arg(long, env = "FLYNN_BRIDGE", default_value = "flynnbr0")]
+    pub bridge: String,
+    /// Largest packet on it; small enough for a tunnel between hosts.
+    #[arg(long, env = "FLYNN_MTU", default_value_t = 1450)]
+    pub mtu: u16,
+    /// The chain of the packet filter that says what jobs may reach on the host.
+    #[arg(long, env = "FLYNN_CHAIN", default_value = "FLYNN-INPUT")]
+    pub chain: String,
+    /// Port of the API, on 127.0.0.1 and on the bridge. 0 chooses one.
+    #[arg(long, env = "FLYNN_HOST_PORT", default_value_t = 1113)]
+    pub port: u16,
+    /// Port of etcd.
+    #[arg(long, env = "FLYNN_ETCD_PORT", default_value_t = 2379)]
+    pub etcd_port: u16,
+    /// Port of etcd for its peers.
+    #[arg(long, env = "FLYNN_ETCD_PEER_PORT", default_value_t = 2380)]
+    pub etcd_peer_port: u16,
+    /// Port of discoverd.
+    #[arg(long, env = "FLYNN_DISCOVERD_PORT", default_value_t = 1111)]
+    pub discoverd_port: u16,
+    /// Port of discoverd's DNS, on the bridge.
+    #[arg(long, env = "FLYNN_DNS_PORT", default_value_t = 53)]
+    pub dns_port: u16,
+    /// Port of the router's API, which jobs may reach.
+    #[arg(long, env = "FLYNN_ROUTER_API_PORT", default_value_t = 5000)]
+    pub router_api_port: u16,
+    /// Ports of the router that everybody may reach.
+    #[arg(long, env = "FLYNN_PUBLIC_PORTS", value_delimiter = ',', default_value = "80,443,2222")]
+    pub public_ports: Vec<u16>,
+    /// Where others find this host; the bridge's address if absent.
+    #[arg(long, env = "EXTERNAL_IP")]
+    pub external_ip: Option<IpAddr>,
+    /// The host manifest; the built-in one if absent.
+    #[arg(long, env = "FLYNN_HOST_MANIFEST")]
+    pub manifest: Option<PathBuf>,
+    /// Start no layer 0: etcd and discoverd are there already, at their ports on 127.0.0.1.
+    #[arg(long, env = "FLYNN_NO_LAYER0")]
+    pub no_layer0: bool,
+    /// shelf's base URL; looked up in discoverd if absent.
+    #[arg(long, env = "FLYNN_SHELF")]
+    pub shelf: Option<String>,
+    /// Least time before a freed address is given again.
+    #[arg(long, env = "FLYNN_QUARANTINE", value_parser = humantime::parse_duration, default_value = "5m")]
+    pub quarantine: Duration,
+    /// Bytes of disk that stay free: below it no job is accepted but those the cluster needs.
+    #[arg(long, env = "FLYNN_DISK_RESERVE", default_value_t = 1 << 30)]
+    pub disk_reserve: u64,
+    /// Times the machine's memory that jobs' limits may add up to: a limit is a cap, not a reservation.
+    #[arg(long, env = "FLYNN_MEMORY_OVERCOMMIT", default_value_t = 4)]
+    pub memory_overcommit: u64,
+    /// CA bundle inside the images, given to every job as the file its TLS libraries trust.
+    #[arg(long, env = "FLYNN_EXTRA_CA")]
+    pub extra_ca: Option<String>,
+    /// Ended jobs that are remembered.
+    #[arg(long, env = "FLYNN_ENDED_JOBS", default_value_t = 100)]
+    pub ended_jobs: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_daemon_needs_no_options() {
+        let cli = Cli::try_parse_from(["flynn-host", "daemon"]).unwrap();
+        let Command::Daemon(config) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((config.port, config.quarantine), (1113, Duration::from_secs(300)));
+        assert_eq!(config.public_ports, [80, 443, 2222]);
+    }
+}

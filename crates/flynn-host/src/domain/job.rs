@@ -1,0 +1,258 @@
+//! The life of a job, as one function from what is and what was observed to what is then.
+//!
+//! ```text
+//!  Starting ──started──► Starting ──up──► Running ──ended──► Done | Crashed      (not resurrect)
+//!     ▲                                      │  └────ended───► Starting           (resurrect: again at once)
+//!     └──────────────────────────────────────┘
+//!  Starting | Running ──told to stop──► Stopping ──ended──► Done
+//!  Starting ──could not start──► Failed (resurrect: Starting, tried again)
+//! ```
+
+use std::time::Duration;
+
+use api::host::{ActiveJob, EventKind, Status};
+use jiff::Timestamp;
+
+/// What happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// Its process was started in this container.
+    Started {
+        /// The engine's id.
+        container: String,
+    },
+    /// It passes its checks and the routers know it.
+    Up,
+    /// Somebody told it to stop.
+    Ordered,
+    /// Its process ended.
+    Ended {
+        /// Exit status, 128 + n for signal n.
+        status: i32,
+        /// Why the host ended it, or what else is known of the cause.
+        because: Option<String>,
+    },
+    /// No process could be started.
+    NotStarted {
+        /// Why.
+        because: String,
+    },
+}
+
+/// Changes the job and says which event that is, if it is one.
+///
+/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing.
+pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> Option<EventKind> {
+    match (job.status, observed) {
+        (Status::Starting, Observed::Started { container }) => {
+            job.container_id = container;
+            job.started_at = Some(now);
+            Some(EventKind::Start)
+        }
+        (Status::Stopping, Observed::Started { container }) => {
+            job.container_id = container;
+            job.started_at = Some(now);
+            None
+        }
+        (Status::Starting, Observed::Up) => {
+            job.status = Status::Running;
+            job.error = None;
+            job.exit_status = None;
+            Some(EventKind::Up)
+        }
+        (Status::Starting | Status::Running, Observed::Ordered) => {
+            job.status = Status::Stopping;
+            Some(EventKind::Stopping)
+        }
+        (Status::Starting | Status::Running, Observed::Ended { status, because }) => {
+            Some(ended_unasked(job, status, because, now))
+        }
+        (Status::Stopping, Observed::Ended { status, .. }) => {
+            job.exit_status = Some(status);
+            Some(over(job, Status::Done, now))
+        }
+        (Status::Stopping, Observed::NotStarted { .. }) => Some(over(job, Status::Done, now)),
+        (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
+            job.error = Some(because);
+            if job.job.resurrect {
+                again(job);
+                return Some(EventKind::Error);
+            }
+            over(job, Status::Failed, now);
+            Some(EventKind::Error)
+        }
+        (Status::Running, Observed::Started { .. } | Observed::Up)
+        | (Status::Stopping, Observed::Up | Observed::Ordered)
+        | (Status::Done | Status::Crashed | Status::Failed, _) => None,
+    }
+}
+
+fn ended_unasked(
+    job: &mut ActiveJob,
+    status: i32,
+    because: Option<String>,
+    now: Timestamp,
+) -> EventKind {
+    job.exit_status = Some(status);
+    let well = status == 0 && because.is_none();
+    job.error = if well { None } else { Some(because.unwrap_or_else(|| sentence(status))) };
+    if job.job.resurrect {
+        again(job);
+        return EventKind::Create;
+    }
+    over(job, if well { Status::Done } else { Status::Crashed }, now)
+}
+
+fn again(job: &mut ActiveJob) {
+    job.status = Status::Starting;
+    job.container_id = String::new();
+    job.started_at = None;
+    job.host_restarts = job.host_restarts.saturating_add(1);
+}
+
+fn over(job: &mut ActiveJob, status: Status, now: Timestamp) -> EventKind {
+    job.status = status;
+    job.ended_at = Some(now);
+    EventKind::Stop
+}
+
+fn sentence(status: i32) -> String {
+    match status {
+        137 => "its process was killed (status 137, signal 9)".into(),
+        129..=192 => format!("its process ended by signal {} (status {status})", status - 128),
+        _ => format!("its process ended with status {status}"),
+    }
+}
+
+/// A process that ran so long was not part of a crash loop.
+pub(crate) const STEADY: Duration = Duration::from_secs(60);
+/// The cluster waits for these jobs, so the pause between two tries stays short.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long to wait before a job is started again that ended `crashes` times in a row before it was steady.
+pub(crate) fn pause_before_restart(crashes: u32) -> Duration {
+    match crashes {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_secs(1 << (n - 2).min(8)).min(LONGEST_PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{host::Job, id::JobId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn job(resurrect: bool) -> ActiveJob {
+        let job: Job = serde_json::from_value(serde_json::json!({
+            "id": JobId::random(), "image": "flynn/test", "resurrect": resurrect,
+        }))
+        .unwrap();
+        ActiveJob {
+            job,
+            host_id: "h".into(),
+            container_id: String::new(),
+            internal_ip: None,
+            status: Status::Starting,
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: None,
+            ended_at: None,
+            exit_status: None,
+            error: None,
+            host_restarts: 0,
+        }
+    }
+
+    fn run(job: &mut ActiveJob, observed: Vec<Observed>) -> Vec<EventKind> {
+        observed.into_iter().filter_map(|o| after(job, o, Timestamp::UNIX_EPOCH)).collect()
+    }
+
+    fn started() -> Observed {
+        Observed::Started { container: "c".into() }
+    }
+
+    fn ended(status: i32) -> Observed {
+        Observed::Ended { status, because: None }
+    }
+
+    #[test]
+    fn a_job_that_ends_by_itself_is_done_or_crashed_by_its_status() {
+        for (status, want) in [(0, Status::Done), (7, Status::Crashed), (137, Status::Crashed)] {
+            let mut job = job(false);
+            let events = run(&mut job, vec![started(), Observed::Up, ended(status)]);
+            assert_eq!(events, [EventKind::Start, EventKind::Up, EventKind::Stop]);
+            assert_eq!((job.status, job.exit_status), (want, Some(status)));
+            assert_eq!(job.error.is_some(), status != 0);
+        }
+    }
+
+    #[test]
+    fn a_job_that_was_told_to_stop_is_done_whatever_its_status() {
+        let mut job = job(true);
+        let events = run(&mut job, vec![started(), Observed::Up, Observed::Ordered, ended(143)]);
+        assert_eq!(events.last(), Some(&EventKind::Stop));
+        assert_eq!(job.status, Status::Done);
+        assert_eq!(job.error, None);
+    }
+
+    #[test]
+    fn a_job_the_host_ended_for_a_reason_crashed_even_with_status_0() {
+        let mut job = job(false);
+        let because = Some("nothing listens on port 8080".to_owned());
+        run(&mut job, vec![started(), Observed::Ended { status: 0, because: because.clone() }]);
+        assert_eq!((job.status, job.error), (Status::Crashed, because));
+    }
+
+    #[test]
+    fn a_resurrect_job_starts_again_until_it_is_told_to_stop() {
+        let mut job = job(true);
+        run(&mut job, vec![started(), Observed::Up, ended(1), started(), ended(0)]);
+        assert_eq!((job.status, job.host_restarts), (Status::Starting, 2));
+        run(&mut job, vec![Observed::NotStarted { because: "no image".into() }]);
+        assert_eq!((job.status, job.host_restarts), (Status::Starting, 3));
+        run(&mut job, vec![Observed::Ordered, Observed::NotStarted { because: String::new() }]);
+        assert_eq!(job.status, Status::Done);
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_short() {
+        let pauses: Vec<u64> = (0..8).map(|n| pause_before_restart(n).as_secs()).collect();
+        assert_eq!(pauses, [0, 0, 1, 2, 4, 5, 5, 5]);
+        assert_eq!(pause_before_restart(u32::MAX), LONGEST_PAUSE);
+    }
+
+    fn observed() -> impl Strategy<Value = Observed> {
+        prop_oneof![
+            Just(started()),
+            Just(Observed::Up),
+            Just(Observed::Ordered),
+            (0i32..200).prop_map(ended),
+            Just(Observed::NotStarted { because: "no image".into() }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_final_and_comes_once(
+            resurrect: bool,
+            all in prop::collection::vec(observed(), 0..20),
+        ) {
+            let mut job = job(resurrect);
+            let mut ends = 0;
+            for one in all {
+                let before = job.clone();
+                let event = after(&mut job, one, Timestamp::UNIX_EPOCH);
+                if !before.status.is_active() {
+                    prop_assert_eq!(&before, &job);
+                    prop_assert_eq!(event, None);
+                }
+                if before.status.is_active() && !job.status.is_active() {
+                    ends += 1;
+                    prop_assert!(job.ended_at.is_some());
+                }
+            }
+            prop_assert_eq!(ends, u32::from(!job.status.is_active()));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Decisions, without IO, clock or chance.
+
+pub(crate) mod addresses;
+pub(crate) mod catch_up;
+pub(crate) mod firewall;
+pub(crate) mod job;
+pub(crate) mod lines;
+pub(crate) mod manifest;
+pub(crate) mod mux;
+pub(crate) mod net;
+pub(crate) mod slug_tar;
+pub(crate) mod sockets;
+pub(crate) mod spec;
+pub(crate) mod validate;

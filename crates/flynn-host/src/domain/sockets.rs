@@ -1,0 +1,121 @@
+//! What listens inside a container, out of `/proc/<pid>/net/tcp` and `tcp6`, to say why a check cannot connect.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// The kernel's number for a listening socket.
+const LISTEN: &str = "0A";
+
+/// Reads a table, `tcp` or `tcp6`; lines of another form are left out.
+pub(crate) fn listening(table: &str) -> BTreeSet<SocketAddr> {
+    table.lines().skip(1).filter_map(listener).collect()
+}
+
+fn listener(line: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next()?;
+    if fields.nth(1)? != LISTEN {
+        return None;
+    }
+    let (ip, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some(SocketAddr::new(address(ip)?, port))
+}
+
+/// Groups of eight hex digits, each a 32-bit word in the machine's order.
+fn address(hex: &str) -> Option<IpAddr> {
+    let word = |n: usize| {
+        let digits = hex.get(n * 8..n * 8 + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for n in 0..4 {
+                bytes[n * 4..n * 4 + 4].copy_from_slice(&word(n)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// Why nothing answers on `port`, as a sentence for the app's owner. Docker's own resolver is not the app's doing.
+pub(crate) fn explain(port: u16, listening: &BTreeSet<SocketAddr>) -> String {
+    let own =
+        listening.iter().filter(|socket| socket.ip() != IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)));
+    let own: Vec<&SocketAddr> = own.collect();
+    let nothing = format!("nothing listens on 0.0.0.0:{port}");
+    let at_port: Vec<String> =
+        own.iter().filter(|s| s.port() == port).map(|s| s.ip().to_string()).collect();
+    if own.iter().any(|s| s.port() == port && !s.ip().is_loopback()) {
+        return format!("something listens on port {port}, but it does not answer");
+    }
+    if !at_port.is_empty() {
+        return format!(
+            "{nothing}; the process listens only on {}, where nobody outside its container reaches \
+             it: make it listen on 0.0.0.0",
+            at_port.join(" and ")
+        );
+    }
+    let elsewhere: BTreeSet<u16> = own.iter().map(|s| s.port()).collect();
+    if elsewhere.is_empty() {
+        return format!("{nothing}; make the process listen on the port that $PORT says");
+    }
+    let ports: Vec<String> = elsewhere.iter().map(u16::to_string).collect();
+    format!(
+        "{nothing}; the process listens on port {} instead: make it listen on the port that $PORT says",
+        ports.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: &str =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n";
+
+    fn sockets(all: &[&str]) -> BTreeSet<SocketAddr> {
+        all.iter().map(|s| s.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_listening_sockets_are_read() {
+        let tcp = format!(
+            "{HEAD}   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000\n\
+             1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000\n"
+        );
+        assert_eq!(listening(&tcp), sockets(&["127.0.0.1:8080"]));
+        let tcp6 = format!(
+            "{HEAD}   0: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A 0\n\
+             1: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0\n"
+        );
+        assert_eq!(listening(&tcp6), sockets(&["[::]:8080", "[::1]:80"]));
+    }
+
+    #[test]
+    fn the_sentence_says_what_to_change() {
+        let said = explain(8080, &sockets(&["127.0.0.1:8080"]));
+        assert!(said.contains("listens only on 127.0.0.1"), "{said}");
+        let said = explain(8080, &sockets(&["0.0.0.0:3000", "127.0.0.11:41000"]));
+        assert!(said.contains("listens on port 3000 instead"), "{said}");
+        let said = explain(8080, &sockets(&["127.0.0.11:41000"]));
+        assert!(said.starts_with("nothing listens on 0.0.0.0:8080; make the process"), "{said}");
+        let said = explain(8080, &sockets(&["[::]:8080"]));
+        assert!(said.contains("does not answer"), "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(table in "(.{0,80}\n){0,4}", hex in "[0-9A-Fa-f:]{0,40}") {
+            listening(&table);
+            listening(&format!("{HEAD} 0: {hex}:1F90 {hex} 0A x\n"));
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! From a job to the container that runs it: no choice is left to the engine.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use api::host::Job;
+use bollard::models::{
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
+    Mount, MountType, NetworkingConfig, ResourcesUlimits,
+};
+
+/// Label: the job's id.
+pub(crate) const LABEL_JOB: &str = "flynn.job";
+/// Label: the host's id.
+pub(crate) const LABEL_HOST: &str = "flynn.host";
+/// Label: the job as JSON, and what the host decided: see `jobs::journal::Entry`.
+pub(crate) const LABEL_ENTRY: &str = "flynn.entry";
+
+/// The port a job without any is told, so that a web process can be tried out as a one-off job.
+const DEFAULT_PORT: u16 = 8080;
+/// Runs what an image does not want run by a user of its own.
+const DEFAULT_USER: &str = "1000:1000";
+
+/// What the host decides about a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Place<'a> {
+    /// The host's id.
+    pub(crate) host_id: &'a str,
+    /// The job network; `None` for the host's own.
+    pub(crate) network: Option<(&'a str, Ipv4Addr)>,
+    /// Where jobs find the host.
+    pub(crate) gateway: Ipv4Addr,
+    /// Where others find the host.
+    pub(crate) external_ip: &'a str,
+    /// Port of discoverd.
+    pub(crate) discoverd_port: u16,
+    /// Folder of the volumes.
+    pub(crate) volumes: &'a Path,
+    /// Id of the image.
+    pub(crate) image: &'a str,
+    /// User the image asks for.
+    pub(crate) image_user: &'a str,
+    /// Environment for every job (certificates of a proxy's CA).
+    pub(crate) env: &'a BTreeMap<String, String>,
+    /// The journal's entry, as JSON.
+    pub(crate) entry: String,
+}
+
+/// Where a volume is on the host.
+pub(crate) fn volume_dir(volumes: &Path, name: &str) -> PathBuf {
+    volumes.join(name)
+}
+
+/// The container of a job.
+pub(crate) fn container(job: &Job, place: &Place<'_>) -> ContainerCreateBody {
+    let config = &job.config;
+    let labels = HashMap::from([
+        (LABEL_JOB.to_owned(), job.id.to_string()),
+        (LABEL_HOST.to_owned(), place.host_id.to_owned()),
+        (LABEL_ENTRY.to_owned(), place.entry.clone()),
+    ]);
+    ContainerCreateBody {
+        image: Some(place.image.into()),
+        // On the host's network the host's name is the container's.
+        hostname: place.network.map(|_| job.id.to_string()[..12].to_owned()),
+        user: runs_as_root(place.image_user).then(|| DEFAULT_USER.to_owned()),
+        entrypoint: config.entrypoint.clone(),
+        cmd: Some(config.args.clone()).filter(|args| !args.is_empty()),
+        env: Some(environment(job, place)),
+        labels: Some(labels),
+        tty: Some(config.tty),
+        open_stdin: Some(config.stdin),
+        stdin_once: Some(config.stdin),
+        attach_stdin: Some(config.stdin),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        host_config: Some(host_config(job, place)),
+        networking_config: place.network.map(|(name, address)| NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(name.to_owned(), endpoint(address))])),
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn endpoint(address: Ipv4Addr) -> EndpointSettings {
+    let ipv4_address = Some(address.to_string());
+    EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig { ipv4_address, ..EndpointIpamConfig::default() }),
+        ..EndpointSettings::default()
+    }
+}
+
+fn runs_as_root(user: &str) -> bool {
+    matches!(user.split(':').next().unwrap_or_default(), "" | "0" | "root")
+}
+
+/// What a job sees. The host's own variables win: a process that listens elsewhere than it is told cannot be reached.
+fn environment(job: &Job, place: &Place<'_>) -> Vec<String> {
+    let config = &job.config;
+    let discoverd = match place.network {
+        Some(_) => place.gateway,
+        None => Ipv4Addr::LOCALHOST,
+    };
+    let mut env = place.env.clone();
+    env.insert("DISCOVERD".into(), format!("http://{discoverd}:{}", place.discoverd_port));
+    env.insert("EXTERNAL_IP".into(), place.external_ip.into());
+    env.insert("PORT".into(), DEFAULT_PORT.to_string());
+    env.extend(config.env.clone());
+    for (n, port) in config.ports.iter().enumerate() {
+        env.insert(format!("PORT_{n}"), port.port.to_string());
+    }
+    if let Some(first) = config.ports.first() {
+        env.insert("PORT".into(), first.port.to_string());
+    }
+    env.insert("FLYNN_JOB_ID".into(), job.id.to_string());
+    env.insert("FLYNN_HOST_ID".into(), place.host_id.into());
+    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
+    let config = &job.config;
+    let limits = &job.limits;
+    let memory = i64::try_from(limits.memory).unwrap_or(i64::MAX);
+    let files = i64::from(limits.max_fd);
+    let mounts = config.volumes.iter().map(|volume| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(volume_dir(place.volumes, &volume.name).display().to_string()),
+        target: Some(volume.path.clone()),
+        ..Mount::default()
+    });
+    let network = place.network.map_or("host", |(name, _)| name);
+    HostConfig {
+        network_mode: Some(network.into()),
+        memory: Some(memory),
+        memory_swap: Some(memory),
+        cpu_shares: (limits.cpu > 0).then(|| (i64::from(limits.cpu) * 1024 / 1000).max(2)),
+        pids_limit: Some(i64::from(limits.max_procs)),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("nofile".into()),
+            soft: Some(files),
+            hard: Some(files),
+        }]),
+        cap_drop: Some(vec!["ALL".into()]),
+        cap_add: Some(config.linux_capabilities.clone()),
+        // A file capability has no effect under it.
+        security_opt: config
+            .linux_capabilities
+            .is_empty()
+            .then(|| vec!["no-new-privileges:true".into()]),
+        init: Some(false),
+        mounts: Some(mounts.collect()),
+        dns: Some(vec![place.gateway.to_string()]),
+        // Else the host's own search list makes every look-up several.
+        dns_search: Some(vec![".".into()]),
+        log_config: Some(engine_log()),
+        ..HostConfig::default()
+    }
+}
+
+/// The engine's own log is read only after this daemon was away, so it may be short.
+pub(crate) fn engine_log() -> HostConfigLogConfig {
+    let config = [("max-size", "10m"), ("max-file", "2")];
+    HostConfigLogConfig {
+        typ: Some("json-file".into()),
+        config: Some(config.map(|(name, value)| (name.into(), value.into())).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::id::JobId;
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(config: serde_json::Value, user: &str) -> ContainerCreateBody {
+        let host_network = config["host_network"] == true;
+        let job = json!({ "id": JobId::random(), "image": "flynn/test", "config": config });
+        let job: Job = serde_json::from_value(job).unwrap();
+        let env = BTreeMap::from([("SSL_CERT_FILE".to_owned(), "/ca".to_owned())]);
+        let network = (!host_network).then_some(("flynn", Ipv4Addr::new(100, 64, 0, 9)));
+        container(
+            &job,
+            &Place {
+                host_id: "h1",
+                network,
+                gateway: Ipv4Addr::new(100, 64, 0, 1),
+                external_ip: "192.0.2.1",
+                discoverd_port: 1111,
+                volumes: Path::new("/var/lib/flynn/volumes"),
+                image: "sha256:1",
+                image_user: user,
+                env: &env,
+                entry: "{}".into(),
+            },
+        )
+    }
+
+    fn env(spec: &ContainerCreateBody, name: &str) -> Option<String> {
+        let env = spec.env.as_ref().unwrap().iter();
+        env.filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v.into())
+    }
+
+    #[test]
+    fn a_job_is_told_where_to_listen_whatever_its_release_says() {
+        let spec = spec(
+            json!({ "ports": [{ "port": 3000 }, { "port": 3001 }], "env": { "PORT": "1", "A": "b" } }),
+            "flynn",
+        );
+        assert_eq!(env(&spec, "PORT").as_deref(), Some("3000"));
+        assert_eq!(env(&spec, "PORT_1").as_deref(), Some("3001"));
+        assert_eq!(env(&spec, "A").as_deref(), Some("b"));
+        assert_eq!(env(&spec, "SSL_CERT_FILE").as_deref(), Some("/ca"));
+        assert_eq!(env(&spec, "DISCOVERD").as_deref(), Some("http://100.64.0.1:1111"));
+    }
+
+    #[test]
+    fn a_container_has_no_privileges_and_limits_on_everything() {
+        let spec = spec(json!({ "volumes": [{ "name": "pg-data", "path": "/data" }] }), "");
+        assert_eq!(spec.user.as_deref(), Some("1000:1000"));
+        let host = spec.host_config.unwrap();
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+        assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
+        assert_eq!(host.pids_limit, Some(1024));
+        assert_eq!(host.privileged, None);
+        let mount = &host.mounts.unwrap()[0];
+        assert_eq!(mount.source.as_deref(), Some("/var/lib/flynn/volumes/pg-data"));
+        let endpoints = spec.networking_config.unwrap().endpoints_config.unwrap();
+        let address = endpoints["flynn"].ipam_config.as_ref().unwrap().ipv4_address.clone();
+        assert_eq!(address.as_deref(), Some("100.64.0.9"));
+    }
+
+    #[test]
+    fn an_image_with_a_user_of_its_own_keeps_it() {
+        assert_eq!(spec(json!({}), "flynn").user, None);
+        assert_eq!(spec(json!({}), "0:0").user.as_deref(), Some("1000:1000"));
+    }
+
+    #[test]
+    fn a_job_on_the_hosts_network_has_no_name_and_no_address_of_its_own() {
+        let spec = spec(
+            json!({ "host_network": true, "linux_capabilities": ["NET_BIND_SERVICE"] }),
+            "flynn",
+        );
+        assert_eq!(env(&spec, "DISCOVERD").as_deref(), Some("http://127.0.0.1:1111"));
+        assert_eq!((spec.hostname, spec.networking_config), (None, None));
+        let host = spec.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("host"));
+        assert_eq!(host.security_opt, None);
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether a job can be run as ordered. Said at once, with the field, instead of later by the engine.
+
+use api::host::{HealthCheck, Job};
+
+/// What containers of apps may be given: the engine's own default set. None of them reaches past the container.
+const CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+/// Longest time a job may take to stop.
+const LONGEST_STOP_SECONDS: u32 = 3600;
+/// The engine takes no less, and a process needs more.
+const LEAST_MEMORY: u64 = 8 << 20;
+
+/// A field cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub(crate) struct Invalid {
+    /// The field.
+    pub(crate) field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub(crate) problem: String,
+}
+
+/// Checks everything that can be checked without the engine.
+pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
+    let bad = |field, problem: String| Err(Invalid { field, problem });
+    if job.image.is_empty() || job.image.starts_with('-') {
+        return bad("image", "is missing".into());
+    }
+    if let Some(slug) = &job.slug {
+        let digest = slug.sha256.len() == 64
+            && slug.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if !digest || !slug.path.starts_with('/') {
+            return bad("slug", "needs a path in shelf and 64 hex digits of SHA-256".into());
+        }
+    }
+    if job.limits.memory < LEAST_MEMORY {
+        return bad("limits.memory", format!("is below the least, {LEAST_MEMORY} bytes"));
+    }
+    let config = &job.config;
+    if config.stop_timeout_seconds > LONGEST_STOP_SECONDS {
+        return bad("config.stop_timeout_seconds", format!("is above {LONGEST_STOP_SECONDS}"));
+    }
+    if let Some(key) = config.env.keys().find(|key| !env_name(key)) {
+        return bad("config.env", format!("has a name that cannot be used: {key:?}"));
+    }
+    if let Some((key, _)) = config.env.iter().find(|(_, value)| value.contains('\0')) {
+        return bad("config.env", format!("has a NUL byte in {key}"));
+    }
+    if let Some(cap) = config.linux_capabilities.iter().find(|cap| !capability(cap)) {
+        return bad("config.linux_capabilities", format!("names {cap:?}, which jobs do not get"));
+    }
+    for volume in &config.volumes {
+        if !file_name(&volume.name) {
+            return bad("config.volumes.name", format!("{:?} is not a file name", volume.name));
+        }
+        let clean = volume.path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+        if !volume.path.starts_with('/') || !clean {
+            return bad("config.volumes.path", format!("{:?} is not a clean path", volume.path));
+        }
+    }
+    ports(job)
+}
+
+fn ports(job: &Job) -> Result<(), Invalid> {
+    let bad = |field, problem: String| Err(Invalid { field, problem });
+    for port in &job.config.ports {
+        let proto = !port.proto.is_empty()
+            && port.proto.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if port.port == 0 || !proto {
+            return bad(
+                "config.ports",
+                "need a number above 0 and a proto of small letters".into(),
+            );
+        }
+        let Some(service) = &port.service else { continue };
+        if !service_name(&service.name) {
+            return bad("config.ports.service.name", format!("{:?} is not a name", service.name));
+        }
+        if let Some(HealthCheck { kind, path, .. }) = &service.check {
+            if !matches!(kind.as_str(), "tcp" | "http") {
+                return bad("config.ports.service.check.type", "must be tcp or http".into());
+            }
+            if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+                return bad("config.ports.service.check.path", "must begin with a slash".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn capability(name: &str) -> bool {
+    CAPABILITIES.contains(&name.strip_prefix("CAP_").unwrap_or(name))
+}
+
+fn env_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+fn file_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.bytes().all(plain)
+}
+
+fn service_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !name.is_empty() && name.len() <= 100 && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::id::JobId;
+    use serde_json::json;
+
+    use super::*;
+
+    fn field(patch: serde_json::Value) -> Option<&'static str> {
+        let mut job = json!({ "id": JobId::random(), "image": "flynn/test" });
+        job.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+        let job: Job = serde_json::from_value(job).unwrap();
+        validate(&job).err().map(|invalid| invalid.field)
+    }
+
+    #[test]
+    fn a_plain_job_is_fine() {
+        assert_eq!(field(json!({})), None);
+        assert_eq!(
+            field(json!({ "config": { "linux_capabilities": ["CAP_NET_BIND_SERVICE"] } })),
+            None
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_by_field() {
+        let config = |config: serde_json::Value| field(json!({ "config": config }));
+        assert_eq!(field(json!({ "image": "" })), Some("image"));
+        assert_eq!(field(json!({ "slug": { "path": "/x", "sha256": "../.." } })), Some("slug"));
+        assert_eq!(field(json!({ "limits": { "memory": 1 } })), Some("limits.memory"));
+        assert_eq!(config(json!({ "env": { "A=B": "" } })), Some("config.env"));
+        assert_eq!(
+            config(json!({ "linux_capabilities": ["SYS_ADMIN"] })),
+            Some("config.linux_capabilities")
+        );
+        for name in ["..", "a/b", "", ".hidden"] {
+            let volume = json!({ "volumes": [{ "name": name, "path": "/data" }] });
+            assert_eq!(config(volume), Some("config.volumes.name"), "{name}");
+        }
+        for path in ["data", "/", "/a/../b"] {
+            let volume = json!({ "volumes": [{ "name": "a", "path": path }] });
+            assert_eq!(config(volume), Some("config.volumes.path"), "{path}");
+        }
+        assert_eq!(config(json!({ "ports": [{ "port": 0 }] })), Some("config.ports"));
+    }
+}

@@ -1,0 +1,336 @@
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    error::ErrorCode,
+    host::{
+        ATTACH_LOGS, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, ActiveJob,
+        AttachRequest, Status,
+    },
+};
+use attach::{Frame, FrameCodec, FrameError, PROTOCOL, State as Said, Stream};
+use axum::{
+    body::Body as AnyBody,
+    extract::{FromRequest, Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use daemon::{ApiError, Body};
+use futures_util::{SinkExt, StreamExt};
+use http::{StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::codec::{FramedRead, FramedWrite};
+use tracing::debug;
+
+use crate::{
+    domain::mux::Out,
+    host::Host,
+    jobs::{
+        output::{Output, Subscription, Told},
+        registry::log_folder,
+    },
+    logs::Reader,
+    routes::App,
+};
+
+/// How long an attacher may wait for a job that is not known yet.
+const UNKNOWN: Duration = Duration::from_secs(60);
+/// How long for one whose image is being made.
+const STARTING: Duration = Duration::from_secs(900);
+/// Told to the processes of a terminal that is gone.
+const SIGHUP: u32 = 1;
+/// A terminal may not take its size in the first moment.
+const RESIZES: u32 = 5;
+
+type Connection = TokioIo<Upgraded>;
+type Frames = FramedWrite<WriteHalf<Connection>, FrameCodec>;
+
+/// Attaches the connection to a job's streams.
+pub(crate) async fn attach(
+    State(app): State<App>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let asked = request.headers().get(header::UPGRADE).is_some_and(|name| name == PROTOCOL);
+    let (Some(upgrade), true) = (upgrade, asked) else {
+        let message = format!("attaching needs `Connection: Upgrade` and `Upgrade: {PROTOCOL}`");
+        return Err(ApiError::new(ErrorCode::ValidationError, message));
+    };
+    let Body(wanted) = Body::<AttachRequest>::from_request(request, &()).await?;
+    let host = app.host.clone();
+    app.host.lifetime.spawn_request(async move {
+        let ended = match upgrade.await {
+            Ok(upgraded) => session(&host, wanted, TokioIo::new(upgraded)).await,
+            Err(err) => Err(FrameError::Io(std::io::Error::other(err))),
+        };
+        if let Err(err) = ended {
+            debug!(error = %err, "an attached connection ended early");
+        }
+    });
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, PROTOCOL)
+        .body(AnyBody::empty());
+    Ok(response.expect("the response is well formed"))
+}
+
+async fn session(
+    host: &Arc<Host>,
+    wanted: AttachRequest,
+    connection: Connection,
+) -> Result<(), FrameError> {
+    let (read, mut write) = tokio::io::split(connection);
+    let id = wanted.job_id;
+    let mut waited = false;
+    let Some(output) = known(host, &wanted, &mut write, &mut waited).await? else {
+        let why = format!("no job {id} came to this host within {UNKNOWN:?}");
+        return say(&mut write, Said::Error(why)).await;
+    };
+    let has = |flag: u8| wanted.flags & flag != 0;
+    let mut subscription = output.subscribe(has(ATTACH_STDIN));
+    let active = match started(host, &wanted, &mut write, waited).await? {
+        Ok(active) => active,
+        Err(why) => return say(&mut write, Said::Error(why)).await,
+    };
+    say(&mut write, Said::Attached).await?;
+    let mut frames = FramedWrite::new(write, FrameCodec);
+    let tty = active.job.config.tty;
+    if has(ATTACH_LOGS) && !subscription.whole {
+        send_log(host, &wanted, &subscription, tty, &mut frames).await?;
+    }
+    if !has(ATTACH_STREAM) && active.status.is_active() {
+        return frames.close().await;
+    }
+    let stdin = subscription.stdin.take();
+    let holds_stdin = stdin.is_some();
+    let input = take_input(host, &wanted, tty, read, stdin);
+    let sent = send_output(&wanted, subscription, &mut frames);
+    tokio::pin!(input, sent);
+    tokio::select! {
+        sent = &mut sent => return sent,
+        () = &mut input => {}
+    }
+    // Nothing more will be said to the job, but it may have much to say. Its terminal, though, is gone.
+    if holds_stdin && tty {
+        signal(host, &wanted, SIGHUP).await;
+    }
+    sent.await
+}
+
+/// Waits for the job to be known, having said so.
+async fn known(
+    host: &Host,
+    wanted: &AttachRequest,
+    write: &mut WriteHalf<Connection>,
+    waited: &mut bool,
+) -> Result<Option<Arc<Output>>, FrameError> {
+    let mut arrivals = host.registry.arrivals();
+    if let Some(output) = host.registry.output(wanted.job_id) {
+        return Ok(Some(output));
+    }
+    *waited = true;
+    say(write, Said::Waiting).await?;
+    let arrival = async {
+        loop {
+            if let Some(output) = host.registry.output(wanted.job_id) {
+                return output;
+            }
+            if arrivals.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    Ok(timeout(UNKNOWN, arrival).await.ok())
+}
+
+/// Waits until the job's process was started, or says why it was not.
+async fn started(
+    host: &Host,
+    wanted: &AttachRequest,
+    write: &mut WriteHalf<Connection>,
+    waited: bool,
+) -> Result<Result<ActiveJob, String>, FrameError> {
+    let mut events = host.registry.subscribe().events;
+    let mut waited = waited;
+    let started = async {
+        loop {
+            let Some(active) = host.registry.job(wanted.job_id) else {
+                return Ok(Err("the job is forgotten".to_owned()));
+            };
+            if active.started_at.is_some() {
+                return Ok(Ok(active));
+            }
+            if !active.status.is_active() {
+                let why = active.error.unwrap_or_else(|| "it was told to stop".into());
+                return Ok(Err(format!("the job was not started: {why}")));
+            }
+            if !std::mem::replace(&mut waited, true) {
+                say(write, Said::Waiting).await?;
+            }
+            let of_it = |event: &api::host::Event| {
+                event.job.as_ref().is_some_and(|job| job.job.id == wanted.job_id)
+            };
+            while events.recv().await.is_ok_and(|event| !of_it(&event)) {}
+        }
+    };
+    let late = || Ok(Err(format!("the job was not started within {STARTING:?}")));
+    timeout(STARTING, started).await.unwrap_or_else(|_| late())
+}
+
+async fn say(write: &mut WriteHalf<Connection>, said: Said) -> Result<(), FrameError> {
+    write.write_all(&said.to_bytes()).await?;
+    Ok(write.flush().await?)
+}
+
+fn stream_of(out: Out) -> Stream {
+    match out {
+        Out::Stdout => Stream::Stdout,
+        Out::Stderr => Stream::Stderr,
+    }
+}
+
+fn wants(wanted: &AttachRequest, out: Out) -> bool {
+    let flag = match out {
+        Out::Stdout => ATTACH_STDOUT,
+        Out::Stderr => ATTACH_STDERR,
+    };
+    wanted.flags & flag != 0
+}
+
+/// What was logged before the subscription.
+async fn send_log(
+    host: &Host,
+    wanted: &AttachRequest,
+    subscription: &Subscription,
+    tty: bool,
+    frames: &mut Frames,
+) -> Result<(), FrameError> {
+    let folder = log_folder(&host.folders.logs(), wanted.job_id);
+    let until = subscription.last_line;
+    let first = match wanted.lines {
+        None => 1,
+        Some(lines) => {
+            let folder = folder.clone();
+            let last = blocking(move || crate::logs::last_line(&folder)).await?;
+            last.min(until).saturating_sub(lines.into()) + 1
+        }
+    };
+    let end = if tty { "\r\n" } else { "\n" };
+    let mut reader = Reader::new(&folder, first);
+    loop {
+        let (read, records) = blocking(move || {
+            let mut reader = reader;
+            let records = reader.read()?;
+            Ok((reader, records))
+        })
+        .await?;
+        reader = read;
+        if records.is_empty() {
+            return Ok(());
+        }
+        for record in records {
+            if record.number > until {
+                return Ok(());
+            }
+            if wants(wanted, record.out()) {
+                let bytes = Bytes::from(record.text.clone() + end);
+                frames.feed(Frame::Data { stream: stream_of(record.out()), bytes }).await?;
+            }
+        }
+        frames.flush().await?;
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, FrameError> {
+    let done = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?;
+    Ok(done?)
+}
+
+/// Output as it comes, and the exit status.
+async fn send_output(
+    wanted: &AttachRequest,
+    subscription: Subscription,
+    frames: &mut Frames,
+) -> Result<(), FrameError> {
+    let Subscription { before, told: mut more, .. } = subscription;
+    let all = ATTACH_LOGS | ATTACH_STDIN;
+    let before = before.into_iter().filter(|_| wanted.flags & all != 0);
+    for (out, bytes) in before.filter(|(out, _)| wants(wanted, *out)) {
+        frames.feed(Frame::Data { stream: stream_of(out), bytes }).await?;
+    }
+    frames.flush().await?;
+    while let Some(told) = more.recv().await {
+        match told {
+            Told::Data(out, bytes) if wants(wanted, out) && !bytes.is_empty() => {
+                frames.send(Frame::Data { stream: stream_of(out), bytes }).await?;
+            }
+            Told::Data(..) => {}
+            Told::Exit(status) => {
+                for out in [Out::Stdout, Out::Stderr].into_iter().filter(|o| wants(wanted, *o)) {
+                    frames.feed(Frame::eof(stream_of(out))).await?;
+                }
+                frames.send(Frame::Exit(u32::try_from(status).unwrap_or(255))).await?;
+                break;
+            }
+        }
+    }
+    frames.close().await
+}
+
+/// What the client says, until it says no more.
+async fn take_input(
+    host: &Arc<Host>,
+    wanted: &AttachRequest,
+    tty: bool,
+    read: ReadHalf<Connection>,
+    stdin: Option<mpsc::Sender<Bytes>>,
+) {
+    let mut frames = FramedRead::new(read, FrameCodec);
+    let mut stdin = stdin;
+    if tty && wanted.height > 0 && wanted.width > 0 {
+        resize(host, wanted, wanted.height, wanted.width).await;
+    }
+    while let Some(Ok(frame)) = frames.next().await {
+        match frame {
+            Frame::Data { stream: Stream::Stdin, bytes } if bytes.is_empty() => stdin = None,
+            Frame::Data { stream: Stream::Stdin, bytes } => {
+                if let Some(job) = &stdin
+                    && job.send(bytes).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            Frame::Signal(number) => signal(host, wanted, number).await,
+            Frame::Resize { height, width } => resize(host, wanted, height, width).await,
+            Frame::Data { .. } | Frame::Exit(_) => {}
+        }
+    }
+}
+
+async fn signal(host: &Arc<Host>, wanted: &AttachRequest, number: u32) {
+    if let Err(err) = crate::jobs::orders::signal(host, wanted.job_id, number).await {
+        debug!(error = %err, "a signal of an attached client was not delivered");
+    }
+}
+
+async fn resize(host: &Host, wanted: &AttachRequest, height: u16, width: u16) {
+    let Some(active) = host.registry.job(wanted.job_id) else { return };
+    if !matches!(active.status, Status::Starting | Status::Running | Status::Stopping) {
+        return;
+    }
+    for _ in 0..RESIZES {
+        match host.engine.resize(&active.container_id, height, width).await {
+            Ok(()) => return,
+            Err(err) => debug!(error = %err, "resizing the terminal is tried again"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,25 @@
+//! One file a resource.
+
+pub(crate) mod attach;
+pub(crate) mod cluster;
+pub(crate) mod host;
+pub(crate) mod jobs;
+pub(crate) mod log;
+
+use api::{discoverd::Term, host::TERM_HEADER, id::JobId};
+use daemon::ApiError;
+use http::HeaderMap;
+
+use crate::{error::of_term, host::Host};
+
+fn job_id(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|err| ApiError::invalid("id", err))
+}
+
+/// Obeys the term of whoever gives an order, or refuses the order.
+fn obey(host: &Host, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(value) = headers.get(TERM_HEADER) else { return Ok(()) };
+    let term = value.to_str().ok().and_then(Term::from_header);
+    let term = term.ok_or_else(|| ApiError::invalid(TERM_HEADER, "is not `epoch.revision`"))?;
+    host.terms.obey(term).map_err(of_term)
+}

@@ -1,0 +1,57 @@
+//! What every part of the daemon can reach.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Mutex};
+
+use daemon::Lifetime;
+
+use crate::{
+    backend::{engine::Engine, slug::Slugs},
+    domain::net::Cidr,
+    identity::{Folders, HostFile},
+    jobs::{addresses::Addresses, announce::Announcer, deaths::Deaths, registry::Registry},
+    terms::Terms,
+};
+
+/// The host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) settings: Settings,
+    pub(crate) folders: Folders,
+    pub(crate) file: Mutex<HostFile>,
+    pub(crate) engine: Engine,
+    pub(crate) slugs: Slugs,
+    pub(crate) registry: Registry,
+    pub(crate) addresses: Addresses,
+    pub(crate) announcer: Announcer,
+    pub(crate) deaths: Deaths,
+    pub(crate) terms: Terms,
+    pub(crate) http: reqwest::Client,
+    pub(crate) lifetime: Lifetime,
+    /// Orders are accepted one by one, so that the same one twice at once is one.
+    pub(crate) accepting: tokio::sync::Mutex<()>,
+}
+
+/// What does not change while it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) id: String,
+    pub(crate) boot_id: String,
+    pub(crate) subnet: Cidr,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) external_ip: String,
+    pub(crate) prefix: String,
+    pub(crate) network: String,
+    pub(crate) discoverd_port: u16,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) disk_reserve: u64,
+    pub(crate) memory_overcommit: u64,
+    pub(crate) ended_jobs: usize,
+}
+
+impl Host {
+    /// Bytes free where images, logs and volumes are.
+    pub(crate) fn disk_free(&self) -> u64 {
+        let at = self.folders.root();
+        rustix::fs::statvfs(at).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}

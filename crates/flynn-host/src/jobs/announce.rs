@@ -1,0 +1,276 @@
+//! What other services are told of a job: its instances in discoverd, and that the routers have taken note.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use api::{
+    discoverd::Instance,
+    host::{ActiveJob, META_APP, META_APP_NAME, META_RELEASE, META_TYPE},
+    id::JobId,
+    route::{Drain, Sync},
+};
+use discoverd_client::Discoverd;
+use strowger_client::Routers;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// Meta: the job. With [`META_HOST`] it says who may withdraw an instance.
+pub(crate) const META_JOB: &str = "FLYNN_JOB_ID";
+/// Meta: the host.
+pub(crate) const META_HOST: &str = "FLYNN_HOST_ID";
+/// Longest time a withdrawal may hold up a stop; it is tried on afterwards.
+const WITHDRAWAL: Duration = Duration::from_secs(3);
+/// Pause before a withdrawal or its confirmation is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Pause before a registration that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// An instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    service: String,
+    instance: String,
+}
+
+/// What is wanted of an instance.
+#[derive(Debug)]
+struct Wanted {
+    job: JobId,
+    instance: Instance,
+    registered: bool,
+}
+
+/// Tells discoverd and the routers.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    pub(crate) discoverd: Discoverd,
+    routers: Routers,
+    host_id: String,
+    boot_id: String,
+    /// One lock an instance: its registration and its withdrawal must not overtake each other.
+    instances: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<Wanted>>>>,
+    /// Revision of each job's last withdrawal, until the routers have acknowledged it.
+    withdrawn: Mutex<BTreeMap<JobId, u64>>,
+}
+
+impl Announcer {
+    pub(crate) fn new(
+        discoverd: Discoverd,
+        routers: Routers,
+        host_id: &str,
+        boot_id: &str,
+    ) -> Self {
+        let (host_id, boot_id) = (host_id.into(), boot_id.into());
+        Self {
+            discoverd,
+            routers,
+            host_id,
+            boot_id,
+            instances: Mutex::default(),
+            withdrawn: Mutex::default(),
+        }
+    }
+
+    /// The instances a job is when it works.
+    pub(crate) fn instances_of(&self, active: &ActiveJob) -> Vec<(String, Instance)> {
+        let Some(ip) = active.internal_ip else { return Vec::new() };
+        let offered = active.job.config.ports.iter().filter_map(|port| {
+            let service = port.service.as_ref()?;
+            let addr = std::net::SocketAddr::new(ip, port.port).to_string();
+            Some((service.name.clone(), Instance::new(&port.proto, &addr, self.meta(active))))
+        });
+        offered.collect()
+    }
+
+    fn meta(&self, active: &ActiveJob) -> BTreeMap<String, String> {
+        let known = [
+            ("FLYNN_APP_ID", META_APP),
+            ("FLYNN_APP_NAME", META_APP_NAME),
+            ("FLYNN_RELEASE_ID", META_RELEASE),
+            ("FLYNN_PROCESS_TYPE", META_TYPE),
+        ];
+        let of_job = |key| active.job.metadata.get(key).cloned();
+        let mut meta: BTreeMap<String, String> =
+            known.into_iter().filter_map(|(name, key)| Some((name.into(), of_job(key)?))).collect();
+        meta.insert(META_JOB.into(), active.job.id.to_string());
+        meta.insert(META_HOST.into(), self.host_id.clone());
+        meta.insert("BOOT_ID".into(), self.boot_id.clone());
+        meta
+    }
+
+    fn slot(
+        &self,
+        job: JobId,
+        service: &str,
+        instance: &Instance,
+    ) -> Arc<tokio::sync::Mutex<Wanted>> {
+        let key = Key { service: service.into(), instance: instance.id.clone() };
+        let mut all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let wanted = Wanted { job, instance: instance.clone(), registered: true };
+            Arc::new(tokio::sync::Mutex::new(wanted))
+        };
+        all.entry(key).or_insert_with(fresh).clone()
+    }
+
+    /// Notes that a job that was adopted is registered; [`Announcer::reconcile`] sees to it.
+    pub(crate) fn adopt(&self, active: &ActiveJob) {
+        for (service, instance) in self.instances_of(active) {
+            self.slot(active.job.id, &service, &instance);
+        }
+    }
+
+    /// Registers a job, tried on until it succeeds, and waits until the routers know (10 s at most).
+    pub(crate) async fn register(&self, active: &ActiveJob) {
+        let mut revision = 0;
+        for (service, instance) in self.instances_of(active) {
+            let slot = self.slot(active.job.id, &service, &instance);
+            loop {
+                let mut wanted = slot.lock().await;
+                // The slot may be of the address's last owner, whose withdrawal is not done yet.
+                *wanted =
+                    Wanted { job: active.job.id, instance: instance.clone(), registered: true };
+                match self.discoverd.register_for_host(&service, &instance).await {
+                    Ok(registered) => {
+                        revision = revision.max(registered.revision);
+                        break;
+                    }
+                    Err(err) => {
+                        debug!(error = &err as &dyn Error, "registering {service} is tried again");
+                    }
+                }
+                drop(wanted);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        if revision == 0 {
+            return;
+        }
+        if let Err(err) = self.sync(revision).await {
+            warn!(error = &err as &dyn Error, job.id = %active.job.id, "a router is behind");
+        }
+    }
+
+    /// Waits until every router has seen a revision of the services.
+    async fn sync(&self, services: u64) -> Result<(), strowger_client::Unanswered> {
+        self.routers.sync(Sync { routes: 0, services, timeout_ms: 10_000 }).await
+    }
+
+    /// Withdraws a job. Answers the revision from which on nobody is sent there, if it is known by now; 0 if nobody ever
+    /// was.
+    pub(crate) async fn withdraw(&self, active: &ActiveJob) -> Option<u64> {
+        let before = {
+            let withdrawn = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+            withdrawn.get(&active.job.id).copied()
+        };
+        let mut revision = Some(before.unwrap_or_default());
+        for (service, instance) in self.instances_of(active) {
+            let key = Key { service, instance: instance.id };
+            let slot = {
+                let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+                all.get(&key).cloned()
+            };
+            let Some(slot) = slot else { continue };
+            let withdrawn =
+                timeout(WITHDRAWAL, self.withdraw_one(active.job.id, &key, &slot)).await;
+            revision = match (revision, withdrawn) {
+                (Some(highest), Ok(Some(this))) => Some(highest.max(this)),
+                _ => None,
+            };
+        }
+        revision
+    }
+
+    async fn withdraw_one(
+        &self,
+        job: JobId,
+        key: &Key,
+        slot: &tokio::sync::Mutex<Wanted>,
+    ) -> Option<u64> {
+        let mut wanted = slot.lock().await;
+        if wanted.job != job {
+            // On the host's own network the next job has the same address.
+            return Some(0);
+        }
+        wanted.registered = false;
+        match self.discoverd.unregister(&key.service, &key.instance).await {
+            Ok(gone) => {
+                self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+                let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+                let last = all.entry(job).or_default();
+                *last = (*last).max(gone.revision);
+                Some(gone.revision)
+            }
+            Err(err) => {
+                warn!(error = &err as &dyn Error, "withdrawing {} is tried again", key.service);
+                None
+            }
+        }
+    }
+
+    /// Waits until no router has anything under way to a job, `limit` at most; then the rest is closed.
+    pub(crate) async fn drain(&self, active: &ActiveJob, services: u64, limit: Duration) {
+        for (_, instance) in self.instances_of(active) {
+            let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let drain = Drain { addr: instance.addr, services, timeout_ms };
+            match self.routers.drain(drain).await {
+                Ok(drained) if drained.closed > 0 => {
+                    warn!(job.id = %active.job.id, "closed {} connections that did not end", drained.closed);
+                }
+                Ok(_) => {}
+                Err(err) => warn!(error = &err as &dyn Error, "a router was not drained"),
+            }
+        }
+    }
+
+    /// Waits until every router knows that nobody is sent to a job any more, however long that takes.
+    pub(crate) async fn until_acknowledged(&self, active: &ActiveJob, withdrawn: Option<u64>) {
+        let mut withdrawn = withdrawn;
+        loop {
+            match withdrawn {
+                Some(0) => break,
+                Some(revision) if self.sync(revision).await.is_ok() => break,
+                Some(_) => {}
+                None => withdrawn = self.withdraw(active).await,
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&active.job.id);
+    }
+
+    /// Registers every job again that should be: the lease may have been lost.
+    pub(crate) async fn reconcile(&self) -> Result<(), discoverd_client::Error> {
+        let slots: Vec<(Key, Arc<tokio::sync::Mutex<Wanted>>)> = {
+            let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().map(|(key, slot)| (key.clone(), slot.clone())).collect()
+        };
+        for (key, slot) in slots {
+            let wanted = slot.lock().await;
+            if wanted.registered {
+                self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Withdraws instances of this host that no job is: they are of a time before this daemon.
+    pub(crate) async fn withdraw_strays(&self) -> Result<(), discoverd_client::Error> {
+        for (service, instance) in self.discoverd.instances_of_host(&self.host_id).await? {
+            let key = Key { service, instance: instance.id };
+            let known = {
+                let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+                all.contains_key(&key)
+            };
+            if instance.meta.contains_key(META_JOB) && !known {
+                warn!(service = key.service, addr = instance.addr, "withdrawing what no job is");
+                self.discoverd.unregister(&key.service, &key.instance).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! From a job to a container that can be started.
+
+use std::{collections::HashMap, io, net::Ipv4Addr};
+
+use api::{host::ActiveJob, id::JobId};
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::TryStreamExt;
+
+use super::registry::own_address;
+use crate::{
+    backend::{
+        engine::{Engine, EngineError, Image, of},
+        slug::SlugError,
+    },
+    disk,
+    domain::{
+        slug_tar::APP_USER,
+        spec::{self, Place},
+    },
+    host::Host,
+};
+
+/// The job cannot be started, and why: a sentence for its owner.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its slug.
+    #[error(transparent)]
+    Slug(#[from] SlugError),
+    /// A volume.
+    #[error("the folder of volume {volume} could not be made")]
+    Volume {
+        /// Its name.
+        volume: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It was told to stop first.
+    #[error("it was told to stop before it was started")]
+    Stopped,
+}
+
+/// What a job's container is called.
+pub(crate) fn name(host: &Host, id: JobId) -> String {
+    format!("{}-job-{id}", host.settings.prefix)
+}
+
+/// The image a job runs: its own, or the one its slug becomes.
+pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, StartError> {
+    let job = &active.job;
+    if let Some(slug) = &job.slug {
+        return Ok(host.slugs.image(&job.image, slug).await?);
+    }
+    match host.engine.image(&job.image).await {
+        Err(EngineError::NoImage(_)) if names_registry(&job.image) => {
+            pull(&host.engine, &job.image).await?;
+            Ok(host.engine.image(&job.image).await?)
+        }
+        found => Ok(found?),
+    }
+}
+
+/// `registry.example.com/name`, `localhost:5000/name`; not `flynn/name`.
+fn names_registry(image: &str) -> bool {
+    image
+        .split_once('/')
+        .is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
+}
+
+async fn pull(engine: &Engine, name: &str) -> Result<(), EngineError> {
+    // Without a tag the engine would fetch every tag there is.
+    let (repository, tag) = match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (name, "latest"),
+    };
+    let options = CreateImageOptionsBuilder::new().from_image(repository).tag(tag).build();
+    let pulled = engine.slow().create_image(Some(options), None, None);
+    pulled.try_for_each(|_| async { Ok(()) }).await.map_err(of(|| format!("fetch {name}")))
+}
+
+/// Makes the container of a job.
+pub(crate) async fn create(
+    host: &Host,
+    active: &ActiveJob,
+    image: &Image,
+) -> Result<String, StartError> {
+    let job = &active.job;
+    for volume in &job.config.volumes {
+        let folder = spec::volume_dir(&host.folders.volumes(), &volume.name);
+        let made = disk::user_dir(&folder, APP_USER);
+        made.map_err(|source| StartError::Volume { volume: volume.name.clone(), source })?;
+    }
+    let settings = &host.settings;
+    let network = own_address(active).map(|address: Ipv4Addr| (settings.network.as_str(), address));
+    let entry = host.registry.entry(job.id);
+    let place = Place {
+        host_id: &settings.id,
+        network,
+        gateway: settings.gateway,
+        external_ip: &settings.external_ip,
+        discoverd_port: settings.discoverd_port,
+        volumes: &host.folders.volumes(),
+        image: &image.id,
+        image_user: &image.user,
+        env: &settings.env,
+        entry: entry.and_then(|entry| serde_json::to_string(&entry).ok()).unwrap_or_default(),
+    };
+    let name = name(host, job.id);
+    let spec = spec::container(job, &place);
+    match host.engine.create(&name, spec.clone()).await {
+        // One of an earlier process of this job, which did not get as far as being removed.
+        Err(err) if err.is_conflict() => {
+            host.engine.remove(&name).await?;
+            Ok(host.engine.create(&name, spec).await?)
+        }
+        created => Ok(created?),
+    }
+}
+
+/// Environment for every job so that its TLS libraries trust a bundle.
+pub(crate) fn extra_ca(bundle: &str) -> HashMap<String, String> {
+    let names = [
+        "SSL_CERT_FILE",
+        "NODE_EXTRA_CA_CERTS",
+        "PIP_CERT",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+    ];
+    names.into_iter().map(|name| (name.to_owned(), bundle.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_with_a_registry_is_fetched() {
+        for name in ["flynn/slugrunner", "busybox", "flynn-slug:abc"] {
+            assert!(!names_registry(name), "{name}");
+        }
+        for name in ["registry.example.com/a", "localhost/a", "localhost:5000/a:1"] {
+            assert!(names_registry(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Whether a job works, by asking it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use api::host::{HealthCheck, Job, Port};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::domain::sockets;
+
+/// Longest time a connection within the host may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Longest time an http check may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// First pause while a job comes up; grows to [`SLOWEST`].
+const FIRST: Duration = Duration::from_millis(25);
+/// Longest pause while a job comes up.
+const SLOWEST: Duration = Duration::from_millis(500);
+/// Pause between checks of a job that is up.
+const STEADY: Duration = Duration::from_secs(2);
+/// Checks in a row that must fail before a job counts as down: one may be lost to a moment's load.
+const FAILURES: u32 = 2;
+/// How long a job may take to come up, unless its check says.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the checks say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All pass.
+    Up,
+    /// One that passed fails.
+    Down {
+        /// What it saw.
+        seen: String,
+        /// The job is to be killed for it.
+        kill: bool,
+    },
+    /// It did not come up in time.
+    TooLate {
+        /// What the check saw last.
+        seen: String,
+    },
+}
+
+/// The checks of one process.
+#[derive(Debug)]
+pub(crate) struct Health {
+    checks: Vec<(u16, HealthCheck)>,
+    ip: IpAddr,
+    pid: i64,
+    http: reqwest::Client,
+    deadline: Instant,
+    start_timeout: Duration,
+    pause: Duration,
+    was_up: bool,
+    failures: u32,
+}
+
+impl Health {
+    /// The checks of a job's process, which began to run some time ago. `was_up`: it has passed them already.
+    pub(crate) fn new(
+        job: &Job,
+        ip: IpAddr,
+        pid: i64,
+        http: reqwest::Client,
+        ran: Duration,
+        was_up: bool,
+    ) -> Self {
+        let checked = |port: &Port| {
+            let check = port.service.as_ref()?.check.clone()?;
+            Some((port.port, check))
+        };
+        let checks: Vec<(u16, HealthCheck)> = job.config.ports.iter().filter_map(checked).collect();
+        let timeouts = checks.iter().map(|(_, check)| match check.start_timeout {
+            0 => START_TIMEOUT,
+            nanos => Duration::from_nanos(nanos),
+        });
+        let start_timeout = timeouts.max().unwrap_or(START_TIMEOUT);
+        let deadline = Instant::now() + start_timeout.saturating_sub(ran);
+        let pause = if was_up { STEADY } else { Duration::ZERO };
+        Self { checks, ip, pid, http, deadline, start_timeout, pause, was_up, failures: 0 }
+    }
+
+    /// Waits for the next change. Without checks a job is up as soon as it runs, and for ever.
+    pub(crate) async fn changed(&mut self) -> Verdict {
+        loop {
+            if self.checks.is_empty() && self.was_up {
+                std::future::pending::<()>().await;
+            }
+            sleep(self.pause).await;
+            let failed = self.failing().await;
+            if let Some(verdict) = self.judge(failed) {
+                return verdict;
+            }
+        }
+    }
+
+    fn judge(&mut self, failed: Option<(String, bool)>) -> Option<Verdict> {
+        match failed {
+            None => {
+                self.failures = 0;
+                self.pause = STEADY;
+                (!std::mem::replace(&mut self.was_up, true)).then_some(Verdict::Up)
+            }
+            Some((seen, kill)) if self.was_up => {
+                self.failures += 1;
+                if self.failures < FAILURES {
+                    self.pause = FIRST;
+                    return None;
+                }
+                self.was_up = false;
+                // It was up once, so it has the time of a start to come up again before it counts as too late.
+                self.deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+                self.pause = SLOWEST;
+                Some(Verdict::Down { seen, kill })
+            }
+            Some((seen, _)) => {
+                self.pause = (self.pause * 3 / 2).clamp(FIRST, SLOWEST);
+                (Instant::now() >= self.deadline).then(|| Verdict::TooLate {
+                    seen: format!(
+                        "it did not pass its check within {:?}: {seen}",
+                        self.start_timeout
+                    ),
+                })
+            }
+        }
+    }
+
+    /// The first check that fails: what it saw, and whether it wants the job killed.
+    async fn failing(&self) -> Option<(String, bool)> {
+        for (port, check) in &self.checks {
+            let checked = match check.kind.as_str() {
+                "http" => self.http(*port, check).await,
+                _ => self.tcp(*port).await,
+            };
+            if let Err(seen) = checked {
+                return Some((seen, check.kill_down));
+            }
+        }
+        None
+    }
+
+    async fn tcp(&self, port: u16) -> Result<(), String> {
+        match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(self.explain(port)),
+        }
+    }
+
+    async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), String> {
+        self.tcp(port).await?;
+        let path = check.path.as_deref().unwrap_or("/");
+        let url = format!("http://{}{path}", SocketAddr::new(self.ip, port));
+        let answer = self.http.get(&url).timeout(ANSWER).send().await;
+        let status = match answer {
+            Ok(answer) => answer.status().as_u16(),
+            Err(err) if err.is_timeout() => {
+                return Err(format!("GET {path} was not answered within {ANSWER:?}"));
+            }
+            Err(_) => return Err(format!("GET {path} got no valid HTTP answer")),
+        };
+        let good = check.status.map_or(status < 500, |wanted| status == wanted);
+        if good { Ok(()) } else { Err(format!("GET {path} was answered with status {status}")) }
+    }
+
+    /// Why nothing answers, from the sockets of the job's own network where they can be seen.
+    fn explain(&self, port: u16) -> String {
+        let table = |name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid));
+        match (self.pid > 0).then(|| table("tcp")) {
+            Some(Ok(tcp)) => {
+                let mut listening: BTreeSet<SocketAddr> = sockets::listening(&tcp);
+                listening.extend(sockets::listening(&table("tcp6").unwrap_or_default()));
+                sockets::explain(port, &listening)
+            }
+            _ => {
+                format!("nothing answers on port {port}; make the process listen on 0.0.0.0:$PORT")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::id::JobId;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn health(port: u16, timeout: Duration) -> Health {
+        let job = serde_json::json!({
+            "id": JobId::random(), "image": "x",
+            "config": { "ports": [{ "port": port, "service": { "name": "a", "check": {
+                "type": "tcp", "start_timeout": u64::try_from(timeout.as_nanos()).unwrap(),
+            } } }] },
+        });
+        let job: Job = serde_json::from_value(job).unwrap();
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let http = reqwest::Client::builder().build().unwrap();
+        Health::new(&job, ip, std::process::id().into(), http, Duration::ZERO, false)
+    }
+
+    #[tokio::test]
+    async fn a_job_is_up_when_it_listens_and_down_when_it_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut health = health(port, Duration::from_secs(10));
+        assert_eq!(health.changed().await, Verdict::Up);
+        drop(listener);
+        health.pause = FIRST;
+        let Verdict::Down { seen, kill: false } = health.changed().await else { panic!() };
+        assert!(seen.contains(&port.to_string()), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_never_listens_is_too_late_and_told_what_was_seen() {
+        let mut health = health(1, Duration::from_millis(80));
+        let Verdict::TooLate { seen } = health.changed().await else { panic!() };
+        assert!(seen.contains("nothing listens on 0.0.0.0:1"), "{seen}");
+    }
+}

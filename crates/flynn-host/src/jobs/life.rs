@@ -1,0 +1,346 @@
+//! A job's life, from the order to its end: one task a job.
+//!
+//! Everything here may be cut off at any moment, because the daemon stops or dies; `jobs::restore` goes on from what
+//! the engine and the journal say.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use api::{
+    host::{ActiveJob, Status},
+    id::JobId,
+};
+use jiff::Timestamp;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{
+    container::{self, StartError},
+    deaths::Death,
+    health::{Health, Verdict},
+    pump::Pump,
+    registry::{Order, own_address},
+};
+use crate::{
+    backend::{engine::Container, raw::Attached},
+    domain::job::{Observed, STEADY, pause_before_restart},
+    host::Host,
+};
+
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+/// Time between SIGTERM and SIGKILL of a job that its own check condemns.
+const CONDEMNED: Duration = Duration::from_secs(5);
+/// The engine is given so long to report the end of what was killed.
+const KILLED: Duration = Duration::from_secs(30);
+/// An end is reported even if the last output has not come by then.
+const LAST_OUTPUT: Duration = Duration::from_millis(300);
+/// The log is complete, or is given up, after this.
+const WHOLE_OUTPUT: Duration = Duration::from_secs(10);
+
+/// How a life begins.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// With an order, or once more.
+    New,
+    /// In a container that was there before this daemon.
+    Adopted(Container),
+}
+
+/// Lets a job live until it ends or the daemon stops.
+pub(crate) fn spawn(host: &Arc<Host>, id: JobId, origin: Origin) {
+    let host = host.clone();
+    host.lifetime.clone().spawn("job", move |stop| async move {
+        let life = Life { host: host.clone(), id };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = life.live(origin) => {}
+        }
+    });
+}
+
+struct Life {
+    host: Arc<Host>,
+    id: JobId,
+}
+
+/// A process that was started.
+struct Process {
+    container: String,
+    pid: i64,
+    death: Death,
+    pumped: Option<oneshot::Receiver<()>>,
+    /// How long it ran already when this daemon came to know it.
+    ran: Duration,
+}
+
+impl Life {
+    async fn live(&self, origin: Origin) {
+        let mut adopted = match origin {
+            Origin::New => None,
+            Origin::Adopted(container) => Some(container),
+        };
+        let mut crashes = 0;
+        loop {
+            let begun = Instant::now();
+            let (observed, process) = self.one_process(adopted.take()).await;
+            let withdrawn = match self.host.registry.job(self.id) {
+                Some(active) => self.host.announcer.withdraw(&active).await,
+                None => return,
+            };
+            let exit = match &observed {
+                Observed::Ended { status, .. } => *status,
+                _ => -1,
+            };
+            let after = self.host.registry.observe(self.id, observed);
+            if let Some(process) = process {
+                self.clean(process).await;
+            }
+            let Some(active) = after.filter(|active| active.status.is_active()) else {
+                self.bury(exit, withdrawn).await;
+                return;
+            };
+            crashes = if begun.elapsed() >= STEADY { 1 } else { crashes + 1 };
+            debug!(job.id = %active.job.id, crashes, "starting it again");
+            tokio::select! {
+                () = sleep(pause_before_restart(crashes)) => {}
+                () = self.told_to_stop() => {}
+            }
+        }
+    }
+
+    /// Runs the job once. Its instances may still be registered when this returns.
+    async fn one_process(&self, adopted: Option<Container>) -> (Observed, Option<Process>) {
+        let started = match adopted {
+            Some(container) => Ok(self.adopt(container).await),
+            None => self.start().await,
+        };
+        let mut process = match started {
+            Ok(process) => process,
+            Err(err) => {
+                if !matches!(err, StartError::Stopped) {
+                    warn!(error = &err as &dyn Error, job.id = %self.id, "a job was not started");
+                }
+                return (Observed::NotStarted { because: err.to_string() }, None);
+            }
+        };
+        let (status, mut because) = self.supervise(&mut process).await;
+        if because.is_none() {
+            because = self.out_of_memory(&process).await;
+        }
+        if let Some(pumped) = &mut process.pumped
+            && timeout(LAST_OUTPUT, pumped).await.is_ok()
+        {
+            process.pumped = None;
+        }
+        (Observed::Ended { status, because }, Some(process))
+    }
+
+    fn active(&self) -> Option<ActiveJob> {
+        self.host.registry.job(self.id)
+    }
+
+    async fn told_to_stop(&self) {
+        let Some(mut orders) = self.host.registry.orders(self.id) else { return };
+        stop_ordered(&mut orders).await;
+    }
+
+    async fn start(&self) -> Result<Process, StartError> {
+        let host = &self.host;
+        let active = self.active().ok_or(StartError::Stopped)?;
+        let image = tokio::select! {
+            biased;
+            () = self.told_to_stop() => return Err(StartError::Stopped),
+            image = container::image(host, &active) => image?,
+        };
+        let container = container::create(host, &active, &image).await?;
+        match self.run(&container, &active).await {
+            Ok(process) => Ok(process),
+            Err(err) => {
+                host.deaths.forget(&container);
+                if let Err(err) = host.engine.remove(&container).await {
+                    warn!(error = &err as &dyn Error, "a container stays behind");
+                }
+                Err(err)
+            }
+        }
+    }
+
+    /// Attaches, so that nothing is lost, and starts.
+    async fn run(&self, container: &str, active: &ActiveJob) -> Result<Process, StartError> {
+        let engine = &self.host.engine;
+        let death = self.host.deaths.of(container);
+        let attached = engine.attach(container, active.job.config.stdin).await?;
+        engine.start(container).await?;
+        let pid = engine.container(container).await?.map_or(0, |container| container.pid);
+        let pumped = self.pump(container, active, Some(attached));
+        self.host.registry.observe(self.id, Observed::Started { container: container.into() });
+        Ok(Process { container: container.into(), pid, death, pumped, ran: Duration::ZERO })
+    }
+
+    fn pump(
+        &self,
+        container: &str,
+        active: &ActiveJob,
+        attached: Option<Attached>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let output = self.host.registry.output(self.id)?;
+        let stdin = attached.as_ref().and_then(|_| output.stdin_of_container());
+        let pump = Pump {
+            engine: self.host.engine.clone(),
+            output,
+            container: container.into(),
+            tty: active.job.config.tty,
+        };
+        let (done, pumped) = oneshot::channel();
+        self.host.lifetime.spawn_request(async move {
+            pump.run(attached, stdin).await;
+            let _ = done.send(());
+        });
+        Some(pumped)
+    }
+
+    /// Takes over a container that was started before this daemon was.
+    async fn adopt(&self, container: Container) -> Process {
+        let deaths = &self.host.deaths;
+        let death = deaths.of(&container.id);
+        let active = self.active();
+        if !container.running {
+            deaths.tell(&container.id, container.exit_status);
+        }
+        let pumped = active.as_ref().and_then(|active| self.pump(&container.id, active, None));
+        let since = active.and_then(|active| active.started_at).unwrap_or_else(Timestamp::now);
+        let ran = Timestamp::now().duration_since(since);
+        Process {
+            pid: container.pid,
+            death,
+            pumped,
+            ran: ran.try_into().unwrap_or_default(),
+            container: container.id,
+        }
+    }
+
+    /// Watches a process until it has ended: its exit status, and why, if it was our doing.
+    async fn supervise(&self, process: &mut Process) -> (i32, Option<String>) {
+        let registry = &self.host.registry;
+        let (Some(active), Some(mut orders)) = (self.active(), registry.orders(self.id)) else {
+            return (process.death.wait().await, None);
+        };
+        let ip = active.internal_ip.unwrap_or(self.host.settings.gateway.into());
+        let was_up = active.status == Status::Running;
+        let http = self.host.http.clone();
+        let mut health = Health::new(&active.job, ip, process.pid, http, process.ran, was_up);
+        loop {
+            let verdict = tokio::select! {
+                biased;
+                status = process.death.wait() => return (status, None),
+                () = stop_ordered(&mut orders) => return (self.stop(process, &active).await, None),
+                verdict = health.changed() => verdict,
+            };
+            match verdict {
+                Verdict::Up => {
+                    let mut death = process.death.clone();
+                    tokio::select! {
+                        biased;
+                        _ = death.wait() => {}
+                        () = stop_ordered(&mut orders) => {}
+                        () = self.host.announcer.register(&active) => {
+                            registry.observe(self.id, Observed::Up);
+                        }
+                    }
+                }
+                Verdict::Down { seen, kill } => {
+                    warn!(job.id = %self.id, "job {} fails its check: {seen}", self.id);
+                    self.host.announcer.withdraw(&active).await;
+                    if kill {
+                        let because = format!("it failed its check and was killed: {seen}");
+                        return (self.end(process, CONDEMNED).await, Some(because));
+                    }
+                }
+                Verdict::TooLate { seen } => {
+                    return (self.end(process, CONDEMNED).await, Some(seen));
+                }
+            }
+        }
+    }
+
+    /// Withdraws the job, lets requests under way finish, and ends it.
+    async fn stop(&self, process: &mut Process, active: &ActiveJob) -> i32 {
+        let limit = Duration::from_secs(active.job.config.stop_timeout_seconds.into());
+        let announcer = &self.host.announcer;
+        if !announcer.instances_of(active).is_empty() {
+            let mut death = process.death.clone();
+            let quiet = async {
+                let revision = announcer.withdraw(active).await.unwrap_or_default();
+                announcer.drain(active, revision, limit).await;
+            };
+            tokio::select! {
+                _ = death.wait() => {}
+                () = quiet => {}
+            }
+        }
+        self.end(process, limit).await
+    }
+
+    /// SIGTERM, and after a while SIGKILL.
+    async fn end(&self, process: &mut Process, patience: Duration) -> i32 {
+        let engine = &self.host.engine;
+        for (signal, patience) in [(SIGTERM, patience), (SIGKILL, KILLED)] {
+            if let Err(err) = engine.kill(&process.container, signal).await {
+                warn!(error = &err as &dyn Error, job.id = %self.id, "a signal was not delivered");
+            }
+            if let Ok(status) = timeout(patience, process.death.wait()).await {
+                return status;
+            }
+        }
+        warn!(job.id = %self.id, "the engine does not report the end of a process it killed");
+        128 + 9
+    }
+
+    async fn out_of_memory(&self, process: &Process) -> Option<String> {
+        let ended = self.host.engine.container(&process.container).await.ok()??;
+        let limit = self.active()?.job.limits.memory >> 20;
+        ended.out_of_memory.then(|| {
+            format!("it used more memory than its limit of {limit} MiB and was killed; raise the limit or use less")
+        })
+    }
+
+    /// Waits for the rest of the output and removes the container.
+    async fn clean(&self, process: Process) {
+        if let Some(pumped) = process.pumped
+            && timeout(WHOLE_OUTPUT, pumped).await.is_err()
+        {
+            warn!(job.id = %self.id, "the end of a job's output did not come");
+        }
+        if let Err(err) = self.host.engine.remove(&process.container).await {
+            warn!(error = &err as &dyn Error, "a container stays behind");
+        }
+        self.host.deaths.forget(&process.container);
+    }
+
+    /// Gives back what the job had.
+    async fn bury(&self, exit: i32, withdrawn: Option<u64>) {
+        let host = &self.host;
+        let Some(active) = self.active() else { return };
+        if let Some(output) = host.registry.output(self.id) {
+            output.end(active.exit_status.unwrap_or(exit));
+        }
+        host.registry.prune(host.settings.ended_jobs);
+        let Some(address) = own_address(&active) else { return };
+        let unknown = host.announcer.instances_of(&active).is_empty() || withdrawn == Some(0);
+        host.addresses.free(address, unknown);
+        if !unknown {
+            host.announcer.until_acknowledged(&active, withdrawn).await;
+            host.addresses.acknowledge(address);
+        }
+    }
+}
+
+async fn stop_ordered(orders: &mut watch::Receiver<Order>) {
+    if orders.wait_for(|order| *order == Order::Stop).await.is_err() {
+        // The job was forgotten; there is nobody left who could order anything.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,14 @@
+//! The jobs of this host and what happens to them.
+
+pub(crate) mod addresses;
+pub(crate) mod announce;
+pub(crate) mod container;
+pub(crate) mod deaths;
+pub(crate) mod health;
+pub(crate) mod journal;
+pub(crate) mod life;
+pub(crate) mod orders;
+pub(crate) mod output;
+pub(crate) mod pump;
+pub(crate) mod registry;
+pub(crate) mod restore;

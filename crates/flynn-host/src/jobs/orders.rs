@@ -1,0 +1,138 @@
+//! What others may order: a job, its stop, a signal.
+
+use std::{io, net::IpAddr, sync::Arc};
+
+use api::{
+    host::{ActiveJob, EventKind, Job, Status},
+    id::JobId,
+};
+use jiff::Timestamp;
+
+use super::{
+    journal::Entry,
+    life::{self, Origin},
+    output::Output,
+    registry::log_folder,
+};
+use crate::{
+    backend::engine::EngineError,
+    domain::{
+        addresses::NoRoom,
+        job::Observed,
+        validate::{Invalid, validate},
+    },
+    host::Host,
+};
+
+/// An order is not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OrderError {
+    /// It cannot be run.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is another job of that id.
+    #[error("another job has the id {0} on this host; give each job an id of its own")]
+    Different(JobId),
+    /// There is no such job.
+    #[error("this host knows no job {0}")]
+    Unknown(JobId),
+    /// It does not run.
+    #[error("job {0} has no process at the moment")]
+    NotRunning(JobId),
+    /// No address.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The disk is full.
+    #[error(
+        "this host has only {free} bytes of disk left, below its reserve of {reserve}; stop jobs or \
+         free disk before starting more"
+    )]
+    NoDisk {
+        /// What is left.
+        free: u64,
+        /// What stays free.
+        reserve: u64,
+    },
+    /// The journal.
+    #[error("the order could not be written down")]
+    Journal(#[source] io::Error),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon.
+pub(crate) async fn accept(host: &Arc<Host>, job: Job) -> Result<(), OrderError> {
+    validate(&job)?;
+    let _one_by_one = host.accepting.lock().await;
+    let id = job.id;
+    if let Some(known) = host.registry.job(id) {
+        return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
+    }
+    let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
+    if free < reserve && !job.resurrect {
+        return Err(OrderError::NoDisk { free, reserve });
+    }
+    let internal_ip: IpAddr = match job.config.host_network {
+        true => host.settings.gateway.into(),
+        false => host.addresses.take(id)?.into(),
+    };
+    let accepted = write_down(host, job, internal_ip).await;
+    if accepted.is_err()
+        && let IpAddr::V4(address) = internal_ip
+    {
+        host.addresses.free(address, true);
+    }
+    accepted?;
+    life::spawn(host, id, Origin::New);
+    Ok(())
+}
+
+async fn write_down(host: &Arc<Host>, job: Job, ip: IpAddr) -> Result<(), OrderError> {
+    let id = job.id;
+    let active = ActiveJob {
+        host_id: host.settings.id.clone(),
+        container_id: String::new(),
+        internal_ip: Some(ip),
+        status: Status::Starting,
+        created_at: Timestamp::now(),
+        started_at: None,
+        ended_at: None,
+        exit_status: None,
+        error: None,
+        host_restarts: 0,
+        job,
+    };
+    let entry = Entry { job: active, boot_id: host.settings.boot_id.clone() };
+    let writer = host.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        writer.registry.accept(&entry)?;
+        let folder = log_folder(&writer.folders.logs(), id);
+        Ok((Output::open(&folder, entry.job.job.config.stdin)?, entry))
+    });
+    let written =
+        written.await.map_err(io::Error::other).and_then(|written: io::Result<_>| written);
+    let (output, entry) = written.map_err(OrderError::Journal)?;
+    host.registry.insert(entry, Arc::new(output), Some(EventKind::Create));
+    Ok(())
+}
+
+/// Tells a job to stop; that it has ended already is success.
+pub(crate) fn stop(host: &Host, id: JobId) -> Result<(), OrderError> {
+    host.registry.job(id).ok_or(OrderError::Unknown(id))?;
+    host.registry.observe(id, Observed::Ordered);
+    Ok(())
+}
+
+/// Sends a signal to a job's process.
+pub(crate) async fn signal(host: &Host, id: JobId, signal: u32) -> Result<(), OrderError> {
+    let active = host.registry.job(id).ok_or(OrderError::Unknown(id))?;
+    if !active.status.is_active() || active.started_at.is_none() {
+        return Err(OrderError::NotRunning(id));
+    }
+    if !(1..=64).contains(&signal) {
+        let problem = "must be from 1 to 64".into();
+        return Err(Invalid { field: "signal", problem }.into());
+    }
+    Ok(host.engine.kill(&active.container_id, signal).await?)
+}

@@ -1,0 +1,361 @@
+//! A job's output on its way from the engine to the log and to whoever is attached.
+//!
+//! The pump never waits for a reader, with one exception: whoever holds the job's stdin is its terminal, and a job waits
+//! for its terminal as for a pipe, but for [`PATIENCE`] at most.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use crate::{
+    domain::{lines::Lines, mux::Out},
+    logs::{Record, Writer},
+};
+
+/// Pieces an attached reader may be behind; the engine's are of 32 KiB at most.
+const BACKLOG: usize = 256;
+/// Longest time a job waits for the one that holds its stdin.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes kept for the one that will hold a job's stdin.
+const KEPT: usize = 1 << 20;
+/// Pieces of stdin under way.
+const STDIN: usize = 16;
+
+/// What an attached reader gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Output.
+    Data(Out, Bytes),
+    /// The job ended with this status; nothing follows.
+    Exit(i32),
+}
+
+/// How far a log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Number of its last line.
+    pub(crate) last: u64,
+    /// Nothing follows.
+    pub(crate) complete: bool,
+}
+
+/// One job's output.
+#[derive(Debug)]
+pub(crate) struct Output {
+    inner: Mutex<Inner>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writer: Option<Writer>,
+    lines: [Lines; 2],
+    readers: Vec<Reader>,
+    /// All output so far, of a job whose stdin nobody holds yet.
+    kept: Option<(Vec<(Out, Bytes)>, usize)>,
+    stdin: Option<mpsc::Sender<Bytes>>,
+    for_container: Option<mpsc::Receiver<Bytes>>,
+    exit: Option<i32>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    sender: mpsc::Sender<Told>,
+    holds_stdin: bool,
+}
+
+/// An attached reader's end.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    /// What was before the first of `told` and is not in the log: the job's whole output for the first that holds its
+    /// stdin, else the unfinished lines.
+    pub(crate) before: Vec<(Out, Bytes)>,
+    /// Whether `before` holds everything, so that the log has nothing to add.
+    pub(crate) whole: bool,
+    /// Last line of the log that is before the first of `told`.
+    pub(crate) last_line: u64,
+    /// What comes. It ends without [`Told::Exit`] when the reader was too slow.
+    pub(crate) told: mpsc::Receiver<Told>,
+    /// The job's stdin, if this one asked for it and nobody holds it. Dropping it ends stdin.
+    pub(crate) stdin: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Output {
+    /// The output of a job that has not ended.
+    pub(crate) fn open(folder: &Path, stdin: bool) -> io::Result<Self> {
+        let writer = Writer::open(folder)?;
+        let (sender, receiver) = mpsc::channel(STDIN);
+        let progress = Progress { last: writer.last(), complete: false };
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                writer: Some(writer),
+                lines: Default::default(),
+                readers: Vec::new(),
+                kept: stdin.then(Default::default),
+                stdin: stdin.then_some(sender),
+                for_container: stdin.then_some(receiver),
+                exit: None,
+            }),
+            progress: watch::Sender::new(progress),
+        })
+    }
+
+    /// The output of a job that has.
+    pub(crate) fn ended(exit: Option<i32>) -> Self {
+        let inner = Inner {
+            writer: None,
+            lines: Default::default(),
+            readers: Vec::new(),
+            kept: None,
+            stdin: None,
+            for_container: None,
+            exit: Some(exit.unwrap_or(-1)),
+        };
+        let progress = Progress { last: 0, complete: true };
+        Self { inner: Mutex::new(inner), progress: watch::Sender::new(progress) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the log is.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Where the container's stdin comes from; given once.
+    pub(crate) fn stdin_of_container(&self) -> Option<mpsc::Receiver<Bytes>> {
+        self.lock().for_container.take()
+    }
+
+    /// Attaches a reader.
+    pub(crate) fn subscribe(&self, wants_stdin: bool) -> Subscription {
+        let (sender, told) = mpsc::channel(BACKLOG);
+        let mut inner = self.lock();
+        let stdin = if wants_stdin { inner.stdin.take() } else { None };
+        let kept = if stdin.is_some() { inner.kept.take() } else { None };
+        let whole = kept.is_some();
+        let before = match kept {
+            Some((pieces, _)) => pieces,
+            None => inner.unfinished(),
+        };
+        let last_line = inner.writer.as_ref().map_or(u64::MAX, Writer::last);
+        match inner.exit {
+            Some(exit) => {
+                let _ = sender.try_send(Told::Exit(exit));
+            }
+            None => {
+                inner.readers.push(Reader { sender, holds_stdin: stdin.is_some() });
+            }
+        }
+        Subscription { before, whole, last_line, told, stdin }
+    }
+
+    /// Takes a piece of output: to the log, and to whoever is attached.
+    pub(crate) async fn push(&self, pieces: Vec<(Out, Bytes)>) -> io::Result<()> {
+        let (logged, waiting) = {
+            let mut inner = self.lock();
+            let logged = inner.log(&pieces);
+            let last = inner.writer.as_ref().map_or(0, Writer::last);
+            self.progress
+                .send_if_modified(|progress| std::mem::replace(&mut progress.last, last) != last);
+            (logged, inner.hand_out(&pieces))
+        };
+        for (reader, rest) in waiting {
+            let sent = timeout(PATIENCE, async {
+                for piece in rest {
+                    reader.sender.send(piece).await?;
+                }
+                Ok::<_, mpsc::error::SendError<Told>>(())
+            });
+            if matches!(sent.await, Ok(Ok(()))) {
+                self.lock().readers.push(reader);
+            }
+        }
+        logged
+    }
+
+    /// Appends lines of the engine's own log, which nobody attached has seen.
+    pub(crate) fn append(&self, lines: Vec<(Out, Timestamp, String)>) -> io::Result<()> {
+        let mut inner = self.lock();
+        let Some(writer) = &mut inner.writer else { return Ok(()) };
+        writer.append(lines)?;
+        let last = writer.last();
+        self.progress.send_modify(|progress| progress.last = last);
+        Ok(())
+    }
+
+    /// The last lines of the log, and when the last was read.
+    pub(crate) fn tail(&self, count: u64) -> io::Result<(Vec<Record>, Option<Timestamp>)> {
+        let inner = self.lock();
+        match &inner.writer {
+            Some(writer) => Ok((writer.tail(count)?, writer.last_at())),
+            None => Ok((Vec::new(), None)),
+        }
+    }
+
+    /// A process ended: unfinished lines are finished.
+    pub(crate) fn finish_lines(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        let now = Timestamp::now();
+        let mut rest = Vec::new();
+        for (out, lines) in [Out::Stdout, Out::Stderr].into_iter().zip(&mut inner.lines) {
+            lines.finish(|line| rest.push((out, now, line)));
+        }
+        drop(inner);
+        if rest.is_empty() { Ok(()) } else { self.append(rest) }
+    }
+
+    /// The job ended: all readers are told, and nothing is written any more.
+    pub(crate) fn end(&self, exit: i32) {
+        let mut inner = self.lock();
+        inner.exit = Some(exit);
+        inner.stdin = None;
+        inner.for_container = None;
+        for reader in inner.readers.drain(..) {
+            let _ = reader.sender.try_send(Told::Exit(exit));
+        }
+        inner.writer = None;
+        self.progress.send_modify(|progress| progress.complete = true);
+    }
+}
+
+impl Inner {
+    fn unfinished(&self) -> Vec<(Out, Bytes)> {
+        let outs = [Out::Stdout, Out::Stderr].into_iter().zip(&self.lines);
+        outs.filter(|(_, lines)| !lines.unfinished().is_empty())
+            .map(|(out, lines)| (out, Bytes::copy_from_slice(lines.unfinished())))
+            .collect()
+    }
+
+    fn log(&mut self, pieces: &[(Out, Bytes)]) -> io::Result<()> {
+        let now = Timestamp::now();
+        let mut complete = Vec::new();
+        for (out, piece) in pieces {
+            let lines = &mut self.lines[usize::from(*out == Out::Stderr)];
+            lines.push(piece, |line| complete.push((*out, now, line)));
+        }
+        match &mut self.writer {
+            Some(writer) if !complete.is_empty() => writer.append(complete),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives every reader what fits. Answers the one that holds stdin, with what did not fit; other slow ones are cut.
+    fn hand_out(&mut self, pieces: &[(Out, Bytes)]) -> Vec<(Reader, Vec<Told>)> {
+        if let Some((kept, size)) = &mut self.kept {
+            kept.extend(pieces.iter().cloned());
+            *size += pieces.iter().map(|(_, piece)| piece.len()).sum::<usize>();
+            while *size > KEPT {
+                *size -= kept.remove(0).1.len();
+            }
+        }
+        let mut waiting = Vec::new();
+        for reader in std::mem::take(&mut self.readers) {
+            let told = |(out, piece): &(Out, Bytes)| Told::Data(*out, piece.clone());
+            let mut rest = pieces.iter().map(told).peekable();
+            let mut cut = false;
+            while let Some(piece) = rest.peek() {
+                match reader.sender.try_send(piece.clone()) {
+                    Ok(()) => drop(rest.next()),
+                    Err(mpsc::error::TrySendError::Full(_)) if reader.holds_stdin => break,
+                    Err(_) => {
+                        cut = true;
+                        break;
+                    }
+                }
+            }
+            let rest: Vec<Told> = rest.collect();
+            match (cut, rest.is_empty()) {
+                (true, _) => {}
+                (false, true) => self.readers.push(reader),
+                (false, false) => waiting.push((reader, rest)),
+            }
+        }
+        waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(text: &str) -> Vec<(Out, Bytes)> {
+        vec![(Out::Stdout, Bytes::copy_from_slice(text.as_bytes()))]
+    }
+
+    fn told(text: &str) -> Told {
+        Told::Data(Out::Stdout, Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn log_and_subscription_together_hold_everything_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), false).unwrap();
+        output.push(piece("one\ntw")).await.unwrap();
+        let mut subscription = output.subscribe(false);
+        assert_eq!(subscription.last_line, 1);
+        assert_eq!(subscription.before, piece("tw"));
+        output.push(piece("o\n")).await.unwrap();
+        output.end(7);
+        assert_eq!(subscription.told.recv().await, Some(told("o\n")));
+        assert_eq!(subscription.told.recv().await, Some(Told::Exit(7)));
+        assert_eq!(output.subscribe(false).told.recv().await, Some(Told::Exit(7)));
+        assert!(output.progress().borrow().complete);
+    }
+
+    #[tokio::test]
+    async fn the_first_that_holds_stdin_gets_everything_from_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), true).unwrap();
+        output.push(piece("$ ")).await.unwrap();
+        let first = output.subscribe(true);
+        assert!(first.stdin.is_some() && first.whole);
+        assert_eq!(first.before, piece("$ "));
+        let second = output.subscribe(true);
+        assert!(second.stdin.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_cut_off_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), true).unwrap();
+        let (mut slow, owner) = (output.subscribe(false), output.subscribe(true));
+        drop(owner);
+        for _ in 0..BACKLOG + 9 {
+            output.push(piece("x\n")).await.unwrap();
+        }
+        assert!(output.lock().readers.is_empty());
+        let mut got = 0;
+        while slow.told.recv().await.is_some() {
+            got += 1;
+        }
+        assert_eq!(got, BACKLOG);
+        let (records, _) = output.tail(9999).unwrap();
+        assert_eq!(records.len(), BACKLOG + 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_for_the_one_that_holds_its_stdin_but_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), true).unwrap();
+        let owner = output.subscribe(true);
+        let begun = tokio::time::Instant::now();
+        for _ in 0..BACKLOG + 9 {
+            output.push(piece("x\n")).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), PATIENCE);
+        drop(owner);
+    }
+}

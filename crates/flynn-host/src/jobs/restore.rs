@@ -1,0 +1,140 @@
+//! What this host knows when its daemon starts: the journal and the containers, compared.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::{
+    host::{ActiveJob, Status},
+    id::JobId,
+};
+use tracing::{info, warn};
+
+use super::{
+    journal::{Entry, Journal},
+    life::{self, Origin},
+    output::Output,
+    registry::{log_folder, own_address},
+};
+use crate::{
+    backend::engine::Container,
+    domain::{
+        job::Observed,
+        spec::{LABEL_ENTRY, LABEL_HOST, LABEL_JOB},
+    },
+    host::Host,
+};
+
+/// Takes up every job there is, and starts again the ones that must be: nothing that runs is stopped.
+pub(crate) async fn restore(host: &Arc<Host>, journal: &Journal) -> anyhow::Result<()> {
+    let mut entries: BTreeMap<JobId, Entry> =
+        journal.read()?.into_iter().map(|entry| (entry.job.job.id, entry)).collect();
+    let mut containers = containers(host).await?;
+    for (id, container) in &containers {
+        if !entries.contains_key(id)
+            && let Some(entry) = described(container)
+        {
+            entries.insert(*id, entry);
+        }
+    }
+    // Addresses first: nothing may be started on one that another job has.
+    for entry in entries.values().filter(|entry| entry.job.status.is_active()) {
+        claim(host, &entry.job);
+    }
+    for (id, entry) in entries {
+        let container = containers.remove(&id);
+        take_up(host, entry, container).await?;
+    }
+    for (id, container) in containers {
+        warn!(job.id = %id, "removing a container nobody can tell the job of");
+        host.engine.remove(&container.id).await?;
+    }
+    Ok(())
+}
+
+async fn containers(host: &Host) -> anyhow::Result<BTreeMap<JobId, Container>> {
+    let mut all = BTreeMap::new();
+    let label = format!("{LABEL_HOST}={}", host.settings.id);
+    for id in host.engine.containers(&label).await? {
+        let Some(container) = host.engine.container(&id).await? else { continue };
+        match container.labels.get(LABEL_JOB).and_then(|id| id.parse().ok()) {
+            Some(job) => _ = all.insert(job, container),
+            None => warn!(container = %id, "a container of this host says no job"),
+        }
+    }
+    Ok(all)
+}
+
+fn described(container: &Container) -> Option<Entry> {
+    serde_json::from_str(container.labels.get(LABEL_ENTRY)?).ok()
+}
+
+fn claim(host: &Host, active: &ActiveJob) {
+    let Some(address) = own_address(active) else { return };
+    if !host.addresses.claim(active.job.id, address) {
+        warn!(job.id = %active.job.id, %address, "two jobs have one address");
+    }
+}
+
+async fn take_up(
+    host: &Arc<Host>,
+    entry: Entry,
+    container: Option<Container>,
+) -> anyhow::Result<()> {
+    let active = entry.job.clone();
+    let id = active.job.id;
+    if !active.status.is_active() {
+        let ended = Arc::new(Output::ended(active.exit_status));
+        host.registry.insert(entry, ended, None);
+        if let Some(container) = container {
+            host.engine.remove(&container.id).await?;
+        }
+        return Ok(());
+    }
+    let folder = log_folder(&host.folders.logs(), id);
+    let output = Output::open(&folder, active.job.config.stdin && container.is_none())?;
+    let same_boot = entry.boot_id == host.settings.boot_id;
+    host.registry.insert(entry, Arc::new(output), None);
+    match container {
+        Some(container) if container.was_started => {
+            info!(job.id = %id, running = container.running, "took up job {id}");
+            if container.running && active.status == Status::Running {
+                host.announcer.adopt(&active);
+            }
+            life::spawn(host, id, Origin::Adopted(container));
+        }
+        created => {
+            if let Some(container) = created {
+                host.engine.remove(&container.id).await?;
+            }
+            begin_again(host, &active, same_boot);
+        }
+    }
+    Ok(())
+}
+
+/// An accepted job without a process.
+fn begin_again(host: &Arc<Host>, active: &ActiveJob, same_boot: bool) {
+    let id = active.job.id;
+    let never_started = active.status == Status::Starting && active.started_at.is_none();
+    if active.status != Status::Stopping && !(never_started && same_boot) {
+        let because = Some("its host was restarted".to_owned());
+        host.registry.observe(id, Observed::Ended { status: 137, because });
+    }
+    match host.registry.job(id) {
+        Some(job) if job.status.is_active() => {
+            info!(job.id = %id, "starting job {id} again");
+            life::spawn(host, id, Origin::New);
+        }
+        _ => ended(host, active),
+    }
+}
+
+fn ended(host: &Host, active: &ActiveJob) {
+    if let Some(output) = host.registry.output(active.job.id) {
+        output.end(137);
+    }
+    if let Some(address) = own_address(active) {
+        // Its instance goes with the strays; routers have had no word of that.
+        host.addresses.free(address, false);
+        host.addresses.acknowledge(address);
+    }
+}

@@ -1,0 +1,143 @@
+//! This host's part of the cluster's range: claimed once in etcd, kept on disk, so that the host comes up without etcd.
+
+use std::{error::Error, time::Duration};
+
+use keyspace::{Keyspace, Transaction};
+use tracing::{info, warn};
+
+use crate::{
+    domain::net::Cidr,
+    identity::{self, Folders, HostFile, IdentityError},
+};
+
+/// Below it: a key a subnet, `100.64.0.0-23`, whose value is the host's id.
+const PREFIX: &str = "/flynn/subnets/";
+/// Length of a host's subnet.
+const LENGTH: u8 = 23;
+/// Pause before etcd is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The host has no subnet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubnetError {
+    /// Another host has it.
+    #[error(
+        "the subnet {subnet} of this host belongs to host {owner} in etcd; if that host is gone, \
+         delete the key {PREFIX}{} there", key_of(*subnet)
+    )]
+    Taken {
+        /// The subnet on disk.
+        subnet: Cidr,
+        /// Whose it is.
+        owner: String,
+    },
+    /// All are taken.
+    #[error("every subnet of {0} belongs to a host; use a larger network range")]
+    Full(Cidr),
+    /// etcd.
+    #[error("etcd could not be asked for a subnet")]
+    Etcd(#[source] keyspace::Error),
+    /// The disk.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+fn key_of(subnet: Cidr) -> String {
+    subnet.to_string().replace('/', "-")
+}
+
+/// The host's subnet; claimed if it has none yet, which waits for etcd.
+pub(crate) async fn subnet(
+    etcd: &Keyspace,
+    folders: &Folders,
+    host: &mut HostFile,
+) -> Result<Cidr, SubnetError> {
+    if let Some(subnet) = host.subnet {
+        return match take(etcd, subnet, &host.id).await {
+            Ok(None) => Ok(subnet),
+            Ok(Some(owner)) => Err(SubnetError::Taken { subnet, owner }),
+            Err(err) => {
+                warn!(error = &err as &dyn Error, "etcd is away; using the subnet on disk");
+                Ok(subnet)
+            }
+        };
+    }
+    let subnet = loop {
+        match claim(etcd, host).await {
+            Err(SubnetError::Etcd(err)) => {
+                warn!(error = &err as &dyn Error, "waiting for etcd to claim a subnet");
+                tokio::time::sleep(PAUSE).await;
+            }
+            claimed => break claimed?,
+        }
+    };
+    info!("this host's subnet is {subnet}");
+    host.subnet = Some(subnet);
+    identity::write(folders, host)?;
+    Ok(subnet)
+}
+
+/// The subnet that is this host's already, or else the first nobody has.
+async fn claim(etcd: &Keyspace, host: &HostFile) -> Result<Cidr, SubnetError> {
+    let taken = etcd.list(PREFIX).await.map_err(SubnetError::Etcd)?.entries;
+    let owner = |subnet: Cidr| {
+        let key = format!("{PREFIX}{}", key_of(subnet));
+        taken.iter().find(|entry| entry.key == key).map(|entry| entry.value.clone())
+    };
+    let mut parts = host.range.parts(LENGTH);
+    if let Some(own) = parts.find(|part| owner(*part).is_some_and(|id| id == host.id.as_bytes())) {
+        return Ok(own);
+    }
+    for part in host.range.parts(LENGTH).filter(|part| owner(*part).is_none()) {
+        if take(etcd, part, &host.id).await.map_err(SubnetError::Etcd)?.is_none() {
+            return Ok(part);
+        }
+    }
+    Err(SubnetError::Full(host.range))
+}
+
+/// Takes a subnet for a host, or answers who else has it.
+async fn take(etcd: &Keyspace, subnet: Cidr, id: &str) -> Result<Option<String>, keyspace::Error> {
+    let key = format!("{PREFIX}{}", key_of(subnet));
+    let put = Transaction::new().when_absent(&key).put(&key, id.to_owned());
+    match etcd.commit(put).await {
+        // Another host's, or of an earlier try of our own: the key says which.
+        Err(err) if err.is_conflict() => {}
+        done => _ = done?,
+    }
+    let owner =
+        etcd.get(&key).await?.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+    Ok(owner.filter(|owner| owner != id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn host(id: &str) -> HostFile {
+        let range = "10.9.0.0/22".parse().unwrap();
+        HostFile { id: id.into(), range, subnet: None, tags: BTreeMap::new() }
+    }
+
+    #[tokio::test]
+    async fn every_host_gets_a_subnet_of_its_own_and_keeps_it() {
+        let server = testkit::Etcd::start().await;
+        let etcd = Keyspace::connect(&[server.url()]).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders::new(dir.path());
+        std::fs::create_dir_all(folders.host()).unwrap();
+        let mut of = async |id: &str| {
+            let mut host = host(id);
+            subnet(&etcd, &folders, &mut host).await.map(|subnet| subnet.to_string())
+        };
+        assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
+        assert_eq!(of("b").await.unwrap(), "10.9.2.0/23");
+        assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
+        assert!(matches!(of("c").await, Err(SubnetError::Full(_))));
+        let mut stolen = HostFile { subnet: Some("10.9.0.0/23".parse().unwrap()), ..host("d") };
+        let taken = subnet(&etcd, &folders, &mut stolen).await;
+        assert!(matches!(taken, Err(SubnetError::Taken { owner, .. }) if owner == "a"));
+    }
+}

@@ -1,0 +1,228 @@
+//! The life of jobs, over HTTP, on the real engine.
+
+mod support;
+
+use std::time::Duration;
+
+use api::{
+    discoverd::Instance,
+    error::ErrorCode,
+    host::{EventKind, Status},
+    id::JobId,
+};
+use serde_json::json;
+use support::{Fixture, LIMIT, docker, ended, is, kinds, meta, shell, shell_with, web};
+use testkit::wait_until_for;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_and_its_output_and_its_end_are_known() {
+    let host = Fixture::start().await;
+    let job = shell("echo out; echo err >&2; id -u; grep NoNewPrivs /proc/self/status; exit 3");
+    let events = host.client().events().await.unwrap();
+    host.client().put_job(&job).await.unwrap();
+    let seen = tokio::time::timeout(LIMIT, kinds(events, job.id, EventKind::Stop)).await.unwrap();
+    let want = [EventKind::Create, EventKind::Start, EventKind::Up, EventKind::Stop];
+    // A process may end before it was seen to be up.
+    assert!(seen == want || seen == [want[0], want[1], want[3]], "{seen:?}");
+    let ended = host.client().job(job.id).await.unwrap();
+    assert_eq!((ended.status, ended.exit_status), (Status::Crashed, Some(3)));
+    assert_eq!(ended.error.as_deref(), Some("its process ended with status 3"));
+    let log = host.log(job.id, None, true).await;
+    let of = |stream: &str| -> Vec<&str> {
+        log.iter().filter(|(s, _)| s == stream).map(|(_, msg)| msg.as_str()).collect()
+    };
+    assert_eq!(of("stdout"), ["out", "1000", "NoNewPrivs:\t1"]);
+    assert_eq!(of("stderr"), ["err"]);
+    assert_eq!(host.log(job.id, Some(1), false).await.len(), 1);
+    wait_until_for(LIMIT, "the container is gone", || async {
+        let left = docker(&["ps", "-aq", "--filter", &format!("name={}-job-", host.prefix)]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_order_twice_is_one_and_another_of_that_id_is_refused() {
+    let host = Fixture::start().await;
+    let job = shell("sleep 100");
+    let client = host.client();
+    let (one, two) = tokio::join!(client.put_job(&job), client.put_job(&job));
+    one.unwrap();
+    two.unwrap();
+    let mut other = job.clone();
+    other.config.args.push("x".into());
+    assert_eq!(client.put_job(&other).await.unwrap_err().code(), Some(ErrorCode::Conflict));
+    let mut bad = shell("true");
+    bad.config.linux_capabilities = vec!["SYS_ADMIN".into()];
+    assert_eq!(client.put_job(&bad).await.unwrap_err().code(), Some(ErrorCode::ValidationError));
+    assert!(client.job(JobId::random()).await.unwrap_err().is_not_found());
+    let stranger = host_client::Host::new(host.url(), Some("wrong".into()));
+    assert_eq!(stranger.jobs().await.unwrap_err().code(), Some(ErrorCode::Unauthorized));
+    host.wait(job.id, is(Status::Running)).await;
+    let containers = docker(&["ps", "-q", "--filter", &format!("name={}-job-", host.prefix)]);
+    assert_eq!(containers.lines().count(), 1);
+    assert_eq!(client.status().await.unwrap().jobs, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_registered_when_it_answers_and_withdrawn_before_it_is_stopped() {
+    let host = Fixture::start().await;
+    let job = web(json!({ "type": "http", "path": "/", "status": 200 }));
+    let up = host.run(&job, is(Status::Running)).await;
+    let addr = format!("{}:8080", up.internal_ip.unwrap());
+    let registered = host.discoverd.instances("demo-web");
+    assert_eq!(registered.len(), 1);
+    assert_eq!(
+        (registered[0].addr.as_str(), registered[0].proto.as_str()),
+        (addr.as_str(), "http")
+    );
+    assert_eq!(registered[0].meta["FLYNN_JOB_ID"], job.id.to_string());
+    assert_eq!(registered[0].meta["FLYNN_APP_NAME"], "demo");
+    let answer = reqwest::get(format!("http://{addr}/")).await.unwrap().text().await.unwrap();
+    assert_eq!(answer, "it works\n");
+    host.client().stop_job(job.id).await.unwrap();
+    let done = host.wait(job.id, ended).await;
+    assert_eq!((done.status, done.error), (Status::Done, None));
+    assert!(host.discoverd.instances("demo-web").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_can_reach_is_ended_and_told_why() {
+    let host = Fixture::start().await;
+    let check = json!({ "type": "tcp", "start_timeout": 1_500_000_000 });
+    let mut job = web(check);
+    job.config.args[2] = "exec httpd -f -p 127.0.0.1:$PORT -h /www".into();
+    let crashed = host.run(&job, ended).await;
+    let error = crashed.error.unwrap();
+    assert_eq!(crashed.status, Status::Crashed);
+    assert!(error.contains("listens only on 127.0.0.1"), "{error}");
+    assert!(host.discoverd.instances("demo-web").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_image_fails_with_a_sentence() {
+    let host = Fixture::start().await;
+    let mut job = shell("true");
+    job.image = "flynn/nowhere".into();
+    let failed = host.run(&job, ended).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.unwrap().contains("flynn/nowhere is not on this host"));
+    let mut job = shell("true");
+    job.config.args = vec!["/bin/missing".into()];
+    let failed = host.run(&job, ended).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.unwrap().contains("/bin/missing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resurrect_job_comes_back_with_its_address_and_its_volumes() {
+    let host = Fixture::start().await;
+    let volume = json!({ "volumes": [{ "name": "demo-data", "path": "/data" }] });
+    let mut job = shell_with("echo life >> /data/lives; cat /data/lives; sleep 1000", volume);
+    job.resurrect = true;
+    let first = host.run(&job, is(Status::Running)).await;
+    docker(&["kill", "-s", "KILL", &first.container_id]);
+    let second =
+        host.wait(job.id, |job| job.status == Status::Running && job.host_restarts == 1).await;
+    assert_ne!(first.container_id, second.container_id);
+    assert_eq!(first.internal_ip, second.internal_ip);
+    wait_until_for(LIMIT, "three lines", || async {
+        let log = host.log(job.id, None, false).await;
+        if log.len() == 3 { Ok(()) } else { Err(log) }
+    })
+    .await;
+    host.client().stop_job(job.id).await.unwrap();
+    assert_eq!(host.wait(job.id, ended).await.status, Status::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stops_when_the_daemon_does_and_no_line_is_lost() {
+    let mut host = Fixture::start().await;
+    let counter = shell("n=0; while :; do n=$((n+1)); echo $n; usleep 3000; done");
+    let service = web(json!({ "type": "tcp" }));
+    let before = host.run(&counter, is(Status::Running)).await;
+    host.run(&service, is(Status::Running)).await;
+    let gone = shell("read x; exit 9");
+    let stray = Instance::new(
+        "tcp",
+        "198.18.9.9:1",
+        meta(&[("FLYNN_HOST_ID", &host.prefix), ("FLYNN_JOB_ID", "gone")]),
+    );
+    host.discoverd.put("old", stray);
+    host.run(&gone, ended).await;
+
+    host.stop_daemon().await;
+    let sleeper = docker(&["inspect", "-f", "{{.State.Running}}", &before.container_id]);
+    assert_eq!(sleeper.trim(), "true");
+    host.start_daemon().await;
+
+    let after = host.wait(counter.id, is(Status::Running)).await;
+    assert_eq!(after.container_id, before.container_id);
+    assert_eq!(host.client().job(gone.id).await.unwrap().status, Status::Crashed);
+    let lines = host.log(counter.id, None, false).await.len();
+    wait_until_for(LIMIT, "the log grows again", || async {
+        let now = host.log(counter.id, None, false).await.len();
+        if now > lines + 100 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let numbers = host.log(counter.id, None, false).await;
+    let numbers: Vec<usize> = numbers.iter().map(|(_, n)| n.parse().unwrap()).collect();
+    let want: Vec<usize> = (1..=numbers.len()).collect();
+    let differs = numbers.iter().zip(&want).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "at {:?}", differs.map(|n| &numbers[n.saturating_sub(3)..n + 3]));
+    wait_until_for(LIMIT, "what no job is is withdrawn, and what one is stays", || async {
+        let (old, new) = (host.discoverd.instances("old"), host.discoverd.instances("demo-web"));
+        if old.is_empty() && new.len() == 1 { Ok(()) } else { Err((old, new)) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_died_while_the_daemon_was_away_is_reported_or_resurrected() {
+    let mut host = Fixture::start().await;
+    let plain = shell("echo begun; sleep 1000");
+    let mut critical = shell("sleep 1000");
+    critical.resurrect = true;
+    let one = host.run(&plain, is(Status::Running)).await;
+    let two = host.run(&critical, is(Status::Running)).await;
+    host.stop_daemon().await;
+    docker(&["kill", &one.container_id, &two.container_id]);
+    host.start_daemon().await;
+    let died = host.wait(plain.id, ended).await;
+    assert_eq!((died.status, died.exit_status), (Status::Crashed, Some(137)));
+    let back =
+        host.wait(critical.id, |job| job.status == Status::Running && job.host_restarts == 1).await;
+    assert_eq!(back.internal_ip, two.internal_ip);
+    assert_eq!(host.log(plain.id, None, true).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ignores_its_stop_is_killed() {
+    let host = Fixture::start().await;
+    let config = json!({ "stop_timeout_seconds": 1 });
+    let job = shell_with("trap '' TERM; echo ready; while :; do sleep 1; done", config);
+    host.run(&job, is(Status::Running)).await;
+    wait_until_for(LIMIT, "the trap is set", || async {
+        let log = host.log(job.id, None, false).await;
+        if log.is_empty() { Err(log) } else { Ok(()) }
+    })
+    .await;
+    host.client().stop_job(job.id).await.unwrap();
+    let done = host.wait(job.id, ended).await;
+    assert_eq!((done.status, done.exit_status), (Status::Done, Some(137)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_jobs_are_forgotten_but_for_the_last() {
+    let host = Fixture::start_with(|config| config.ended_jobs = 2).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let job = shell("true");
+        ids.push(host.run(&job, ended).await.job.id);
+    }
+    wait_until_for(Duration::from_secs(10), "the first is forgotten", || async {
+        let known = host.client().jobs().await.unwrap();
+        if known.len() == 2 && !known.contains_key(&ids[0]) { Ok(()) } else { Err(known) }
+    })
+    .await;
+}

@@ -1,0 +1,153 @@
+//! As much of discoverd's API as a host uses, in memory.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use api::discoverd::{Event, EventKind, Instance, Revision, Term};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    response::Response,
+    routing::{get, put},
+};
+use daemon::{Body, Lifetime, events};
+use futures_util::{StreamExt, stream};
+use tokio::{net::TcpListener, sync::broadcast};
+
+/// A discoverd without etcd.
+pub struct Fake {
+    pub addr: SocketAddr,
+    known: Known,
+    lifetime: Lifetime,
+}
+
+#[derive(Clone)]
+struct Known {
+    services: Arc<Mutex<Services>>,
+    live: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Services {
+    instances: BTreeMap<String, BTreeMap<String, Instance>>,
+    revision: u64,
+}
+
+impl Fake {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let known = Known { services: Arc::default(), live: broadcast::Sender::new(999) };
+        let router = Router::new()
+            .route("/instances", get(all))
+            .route("/services/{service}", get(watch))
+            .route("/services/{service}/instances/{id}", put(register).delete(withdraw))
+            .with_state(known.clone());
+        let lifetime = Lifetime::default();
+        lifetime.serve(listener, router);
+        Self { addr, known, lifetime }
+    }
+
+    pub fn instances(&self, service: &str) -> Vec<Instance> {
+        let services = self.known.services.lock().unwrap();
+        services
+            .instances
+            .get(service)
+            .map(|all| all.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Registers something behind the host's back.
+    pub fn put(&self, service: &str, instance: Instance) {
+        self.known.change(service, EventKind::Up, instance);
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.lifetime.end();
+    }
+}
+
+impl Known {
+    fn change(&self, service: &str, kind: EventKind, mut instance: Instance) -> u64 {
+        let mut services = self.services.lock().unwrap();
+        services.revision += 1;
+        let revision = services.revision;
+        let all = services.instances.entry(service.into()).or_default();
+        instance.index = all.get(&instance.id).map_or(revision, |known| known.index);
+        if kind == EventKind::Up {
+            all.insert(instance.id.clone(), instance.clone());
+        } else {
+            all.remove(&instance.id);
+        }
+        let _ = self.live.send(event(service, kind, Some(instance), revision));
+        if let Some(leader) = all.values().min_by_key(|one| one.index).cloned() {
+            let _ = self.live.send(event(service, EventKind::Leader, Some(leader), revision));
+        }
+        revision
+    }
+}
+
+fn event(service: &str, kind: EventKind, instance: Option<Instance>, revision: u64) -> Event {
+    let term = instance.as_ref().map(|one| Term { epoch: 0, revision: one.index });
+    Event {
+        service: service.into(),
+        kind,
+        instance,
+        term,
+        service_meta: None,
+        suspect: false,
+        revision,
+    }
+}
+
+async fn all(State(known): State<Known>) -> Json<BTreeMap<String, Vec<Instance>>> {
+    let services = known.services.lock().unwrap();
+    let all = services.instances.iter();
+    Json(all.map(|(name, all)| (name.clone(), all.values().cloned().collect())).collect())
+}
+
+async fn register(
+    State(known): State<Known>,
+    Path((service, _)): Path<(String, String)>,
+    Body(instance): Body<Instance>,
+) -> Json<Revision> {
+    Json(Revision { revision: known.change(&service, EventKind::Up, instance) })
+}
+
+async fn withdraw(
+    State(known): State<Known>,
+    Path((service, id)): Path<(String, String)>,
+) -> Json<Revision> {
+    let instance = {
+        let services = known.services.lock().unwrap();
+        services.instances.get(&service).and_then(|all| all.get(&id)).cloned()
+    };
+    let revision = match instance {
+        Some(instance) => known.change(&service, EventKind::Down, instance),
+        None => known.services.lock().unwrap().revision,
+    };
+    Json(Revision { revision })
+}
+
+async fn watch(State(known): State<Known>, Path(service): Path<String>) -> Response {
+    let services = known.services.lock().unwrap();
+    let live = known.live.subscribe();
+    let all = services.instances.get(&service).into_iter().flat_map(|all| all.values());
+    let mut present: Vec<Event> = all
+        .clone()
+        .map(|one| event(&service, EventKind::Up, Some(one.clone()), services.revision))
+        .collect();
+    if let Some(leader) = all.min_by_key(|one| one.index) {
+        present.push(event(&service, EventKind::Leader, Some(leader.clone()), services.revision));
+    }
+    present.push(event(&service, EventKind::Current, None, services.revision));
+    let live =
+        stream::unfold(live, |mut live| async move { Some((live.recv().await.ok()?, live)) });
+    let live = live.filter(move |event| std::future::ready(event.service == service));
+    events::response(stream::iter(present).chain(live))
+}

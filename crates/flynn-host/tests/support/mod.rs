@@ -1,0 +1,270 @@
+//! A host in this process, on the real engine and a real etcd, beside a small discoverd of the tests' own.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod discoverd;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use api::{
+    host::{ActiveJob, Event, EventKind, Job, Status},
+    id::JobId,
+    key,
+};
+use daemon::Lifetime;
+use flynn_host::{Config, DataDir, Init, Running};
+use futures_util::{Stream, StreamExt};
+use host_client::Host;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{Etcd, free_port, wait_until_for};
+
+/// The image of all tests: a shell, a web server and a user.
+pub const IMAGE: &str = "flynn-host-test/busybox";
+/// The machine may be busy.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A host and what it stands on. Everything goes with it.
+pub struct Fixture {
+    pub discoverd: discoverd::Fake,
+    pub dir: TempDir,
+    pub config: Config,
+    pub prefix: String,
+    etcd: Etcd,
+    lifetime: Lifetime,
+    running: Option<Running>,
+}
+
+impl Fixture {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        import_image();
+        let (etcd, discoverd) = (Etcd::start().await, discoverd::Fake::start().await);
+        let dir = tempfile::tempdir().unwrap();
+        let tag: u16 = rand::random();
+        let prefix = format!("fht{tag:04x}");
+        // 198.18.0.0/15 is for tests of networks.
+        let range = format!("198.{}.{}.0/22", 18 + (tag >> 6 & 1), (tag & 63) * 4);
+        let init = Init {
+            dir: DataDir { data_dir: dir.path().into() },
+            id: Some(prefix.clone()),
+            network_range: range.parse().unwrap(),
+            bridge: format!("{prefix}br"),
+        };
+        flynn_host::init(&init).unwrap();
+        let mut config = Config {
+            dir: init.dir,
+            docker_socket: "/var/run/docker.sock".into(),
+            prefix: prefix.clone(),
+            network: format!("{prefix}net"),
+            bridge: init.bridge,
+            mtu: 1450,
+            chain: format!("{prefix}-input"),
+            port: free_port(),
+            etcd_port: etcd.url().rsplit(':').next().unwrap().parse().unwrap(),
+            etcd_peer_port: free_port(),
+            discoverd_port: discoverd.addr.port(),
+            dns_port: 53,
+            router_api_port: 5000,
+            public_ports: vec![80, 443],
+            external_ip: None,
+            manifest: None,
+            no_layer0: true,
+            shelf: None,
+            quarantine: Duration::from_secs(300),
+            disk_reserve: 0,
+            memory_overcommit: 4,
+            extra_ca: None,
+            ended_jobs: 100,
+        };
+        change(&mut config);
+        let lifetime = Lifetime::default();
+        let running = flynn_host::start(config.clone(), &lifetime).await.unwrap();
+        Self { discoverd, dir, config, prefix, etcd, lifetime, running: Some(running) }
+    }
+
+    pub fn key(&self, service: &str) -> String {
+        let cluster = std::fs::read_to_string(self.dir.path().join("host/cluster.key")).unwrap();
+        key::derive(cluster.trim(), service, key::VERSION)
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.running.as_ref().unwrap().local
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    pub fn client(&self) -> Host {
+        Host::new(self.url(), Some(self.key("flynn-host")))
+    }
+
+    /// Ends the daemon as a signal does; jobs go on running.
+    pub async fn stop_daemon(&mut self) {
+        self.running = None;
+        let lifetime = std::mem::take(&mut self.lifetime);
+        lifetime.drain(Duration::from_secs(20)).await.unwrap();
+    }
+
+    pub async fn start_daemon(&mut self) {
+        let running = flynn_host::start(self.config.clone(), &self.lifetime).await.unwrap();
+        self.running = Some(running);
+    }
+
+    /// Orders a job and waits until it is so.
+    pub async fn run(&self, job: &Job, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
+        self.client().put_job(job).await.unwrap();
+        self.wait(job.id, so).await
+    }
+
+    pub async fn wait(&self, id: JobId, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
+        let client = self.client().clone();
+        wait_until_for(LIMIT, "the job is as wanted", || {
+            let (client, so) = (client.clone(), &so);
+            async move {
+                let job = client.job(id).await.map_err(|err| format!("{err:?}"))?;
+                if so(&job) { Ok(job) } else { Err(format!("{job:?}")) }
+            }
+        })
+        .await
+    }
+
+    pub async fn log(&self, id: JobId, lines: Option<u32>, follow: bool) -> Vec<(String, String)> {
+        let log = self.client().log(id, lines, follow).await.unwrap();
+        log.map(|line| line.unwrap()).map(|line| (line.stream, line.msg)).collect().await
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let ours = docker(&["ps", "-aq", "--filter", &format!("name=^{}-", self.prefix)]);
+        let ours: Vec<&str> = ours.split_whitespace().collect();
+        if !ours.is_empty() {
+            docker(&[&["rm", "-f", "-v"][..], &ours].concat());
+        }
+        let images = docker(&["images", "-q", &format!("{}-slug", self.prefix)]);
+        for image in images.split_whitespace() {
+            docker(&["rmi", "-f", image]);
+        }
+        docker(&["network", "rm", &self.config.network]);
+        let chain = self.config.chain.as_str();
+        let jump = ["-w", "10", "-D", "INPUT", "-i", &self.config.bridge, "-j", chain];
+        run("iptables", &jump);
+        run("iptables", &["-w", "10", "-F", chain]);
+        run("iptables", &["-w", "10", "-X", chain]);
+        let file = std::fs::read_to_string(self.dir.path().join("host/host.json")).unwrap();
+        let file: Value = serde_json::from_str(&file).unwrap();
+        run("ip", &["route", "del", "blackhole", file["range"].as_str().unwrap()]);
+    }
+}
+
+pub fn docker(args: &[&str]) -> String {
+    run("docker", args)
+}
+
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).stderr(Stdio::null()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Makes the test image, once on a machine, out of `/bin/busybox`, which must be the static one.
+fn import_image() {
+    if !docker(&["images", "-q", IMAGE]).is_empty() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    for folder in ["bin", "etc", "tmp", "app", "www", "proc", "sys", "dev", "run"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/:/bin/sh\nflynn:x:1000:1000::/app:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(root.join("www/index.html"), "it works\n").unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox"))
+        .expect("these tests need /bin/busybox: apt-get install busybox-static");
+    let applets = run("/bin/busybox", &["--list"]);
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    let tar = dir.path().with_extension("tar");
+    run("tar", &["-C", path(root), "-cf", path(&tar), "."]);
+    docker(&["import", "-c", "USER flynn", "-c", "ENV PATH=/bin", path(&tar), IMAGE]);
+    std::fs::remove_file(tar).unwrap();
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A job that runs a line of shell.
+pub fn shell(line: &str) -> Job {
+    shell_with(line, json!({}))
+}
+
+/// The same with more configuration.
+pub fn shell_with(line: &str, config: Value) -> Job {
+    let mut job = json!({
+        "id": JobId::random(), "image": IMAGE,
+        "metadata": {
+            "flynn-controller.app": "a1", "flynn-controller.app_name": "demo",
+            "flynn-controller.release": "r1", "flynn-controller.type": "web",
+        },
+        "config": { "args": ["/bin/sh", "-c", line], "stop_timeout_seconds": 5 },
+        "limits": { "memory": 64 << 20 },
+    });
+    let into = job["config"].as_object_mut().unwrap();
+    into.extend(config.as_object().unwrap().clone());
+    serde_json::from_value(job).unwrap()
+}
+
+/// A job that serves HTTP on 8080 as `demo-web`.
+pub fn web(check: Value) -> Job {
+    let port =
+        json!({ "port": 8080, "proto": "http", "service": { "name": "demo-web", "check": check } });
+    shell_with("exec httpd -f -p $PORT -h /www", json!({ "ports": [port] }))
+}
+
+pub fn is(status: Status) -> impl Fn(&ActiveJob) -> bool {
+    move |job| job.status == status
+}
+
+pub fn ended(job: &ActiveJob) -> bool {
+    !job.status.is_active()
+}
+
+/// Kinds of a job's events until one.
+pub async fn kinds(
+    events: impl Stream<Item = Result<Event, api_client::Error>>,
+    id: JobId,
+    until: EventKind,
+) -> Vec<EventKind> {
+    futures_util::pin_mut!(events);
+    let mut kinds = Vec::new();
+    while let Some(event) = events.next().await {
+        let event = event.unwrap();
+        if event.job.is_some_and(|job| job.job.id == id) {
+            kinds.push(event.event);
+            if event.event == until {
+                return kinds;
+            }
+        }
+    }
+    panic!("the stream ended after {kinds:?}");
+}
+
+pub fn meta(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
