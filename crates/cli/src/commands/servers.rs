@@ -6,8 +6,9 @@ use serde::Serialize;
 use crate::{
     args::Listing,
     domain::{
-        flynnrc::{Server, host_of, new_server},
+        flynnrc::{Flynnrc, Server, host_of, new_server},
         table,
+        target::TargetError,
     },
     output,
     session::Session,
@@ -24,7 +25,7 @@ pub(crate) struct AddArgs {
     /// The only certificate the server may have: base64 of its SHA-256
     #[arg(short = 'p', long, value_name = "PIN")]
     tls_pin: Option<String>,
-    /// Replace what is known of a server of that name
+    /// Replace a server of that name, URL or git host
     #[arg(short, long)]
     force: bool,
     /// Use it where nothing else says
@@ -69,15 +70,14 @@ pub(crate) fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
     };
     let new = new_server(&args.name, &git_host, &url, &args.key, args.tls_pin.as_deref())?;
     let mut rc = session.flynnrc()?;
-    if args.force && rc.server(&args.name).is_ok() {
-        rc = rc.without_server(&args.name)?;
+    while args.force
+        && let Some((old, _)) = rc.in_the_way_of(&new)
+    {
+        rc = rc.without_server(&old.name)?;
     }
     let mut text = rc.with_server(&new)?;
     if args.default {
-        text = crate::domain::flynnrc::Flynnrc::parse(&text)?
-            .with_default(&args.name)?
-            .text()
-            .to_owned();
+        text = Flynnrc::parse(&text)?.with_default(&args.name)?.text().to_owned();
     }
     session.write_flynnrc(&text)?;
     output::say(&format!("Server {:?} added.", args.name));
@@ -139,7 +139,7 @@ pub(crate) fn default(session: &Session, args: &DefaultArgs) -> anyhow::Result<(
         let first = rc.servers.first().map(|server| server.name.clone());
         return match rc.default.clone().or(first) {
             Some(name) => Ok(output::data(&name)?),
-            None => Err(crate::domain::target::TargetError::NoServer.into()),
+            None => Err(TargetError::NoServer.into()),
         };
     };
     session.write_flynnrc(rc.with_default(name)?.text())?;

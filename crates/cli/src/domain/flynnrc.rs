@@ -104,26 +104,39 @@ impl Flynnrc {
         found.ok_or_else(|| FlynnrcError::NoSuchServer(name.into()))
     }
 
-    /// The text with one more server, everything else untouched.
-    pub(crate) fn with_server(&self, new: &Server) -> Result<String, FlynnrcError> {
-        for old in &self.servers {
+    /// A server that has the same name, URL or git host, and which it is: such two could not be told apart.
+    pub(crate) fn in_the_way_of(&self, new: &Server) -> Option<(&Server, &'static str)> {
+        self.servers.iter().find_map(|old| {
             let same = [
                 ("name", old.name == new.name),
                 ("URL", old.url == new.url),
                 ("git host", old.git_host == new.git_host),
             ];
-            if let Some((field, _)) = same.into_iter().find(|(_, same)| *same) {
-                return Err(FlynnrcError::Duplicate { server: old.name.clone(), field });
-            }
+            same.into_iter().find(|(_, same)| *same).map(|(field, _)| (old, field))
+        })
+    }
+
+    /// The text with one more server, everything else untouched.
+    pub(crate) fn with_server(&self, new: &Server) -> Result<String, FlynnrcError> {
+        if let Some((old, field)) = self.in_the_way_of(new) {
+            return Err(FlynnrcError::Duplicate { server: old.name.clone(), field });
         }
         let mut text = self.text.clone();
         if !text.is_empty() {
             text += if text.ends_with('\n') { "\n" } else { "\n\n" };
         }
-        let entry = Table::from_iter([("server".to_owned(), Value::Array(vec![entry(new)]))]);
-        text += &write(&entry)?;
-        Self::parse(&text)?;
-        Ok(text)
+        let list = |entry| Table::from_iter([("server".to_owned(), Value::Array(vec![entry]))]);
+        text += &write(&list(entry(new)))?;
+        if Self::parse(&text).is_ok() {
+            return Ok(text);
+        }
+        // A list in brackets cannot be added to at the end of the file.
+        let mut table = self.table.clone();
+        match table.entry("server").or_insert_with(|| Value::Array(Vec::new())) {
+            Value::Array(servers) => servers.push(entry(new)),
+            _ => return Err(FlynnrcError::NotAList("server")),
+        }
+        write(&table)
     }
 
     /// The file without a server.
@@ -135,6 +148,7 @@ impl Flynnrc {
                 list.retain(|entry| entry.as_table().and_then(|e| field(e, "name")) != Some(name));
             }
         }
+        table.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
         if self.default.as_deref() == Some(name) {
             table.retain(|key, _| !same_key(key, "default"));
         }

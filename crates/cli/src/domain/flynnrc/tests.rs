@@ -49,6 +49,16 @@ fn removing_a_server_leaves_what_is_unknown_in_the_others() {
 }
 
 #[test]
+fn a_server_can_follow_the_last_one_that_was_removed_and_a_list_in_brackets() {
+    let one = Flynnrc::parse(&Flynnrc::default().with_server(&local("a")).unwrap()).unwrap();
+    let none = one.without_server("a").unwrap();
+    for rc in [none, Flynnrc::parse("server = []\n").unwrap()] {
+        let rc = Flynnrc::parse(&rc.with_server(&local("b")).unwrap()).unwrap();
+        assert_eq!(rc.servers, [local("b")]);
+    }
+}
+
+#[test]
 fn the_same_name_url_or_git_host_twice_is_refused() {
     let rc = Flynnrc::parse(&Flynnrc::default().with_server(&local("a")).unwrap()).unwrap();
     let mut b = local("b");

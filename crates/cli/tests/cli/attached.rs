@@ -1,0 +1,284 @@
+//! `flynn run` against a job that speaks attach frames.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use api::controller::{JobState, NewJob};
+use attach::{Frame, FrameCodec, Stream};
+use axum::{
+    Json,
+    extract::{FromRequest, Path, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio_util::codec::Framed;
+
+use crate::{
+    fake::{Fake, World},
+    person::Person,
+};
+
+type Connection = Framed<TokioIo<hyper::upgrade::Upgraded>, FrameCodec>;
+
+/// `POST /apps/:app/jobs` of the fake.
+pub(crate) async fn run_job(
+    State(world): State<Arc<Mutex<World>>>,
+    Path(_): Path<String>,
+    mut request: Request,
+) -> Response {
+    let upgrade = request.headers().get(header::UPGRADE).is_some_and(|v| v == "flynn-attach/0");
+    let upgraded = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let Json(new) = Json::<NewJob>::from_request(request, &()).await.unwrap();
+    let args = new.args.clone();
+    let job = {
+        let mut world = world.lock().unwrap();
+        let app = world.apps[0].id;
+        let release = new.release.unwrap();
+        world.new_jobs.push(new);
+        world.add_job(app, release, "", JobState::Up);
+        world.jobs.last().cloned()
+    };
+    let Some(upgraded) = upgraded else { return Json(job).into_response() };
+    let conversation = async move {
+        let Ok(connection) = upgraded.await else { return };
+        let connection = Framed::new(TokioIo::new(connection), FrameCodec);
+        // Whoever leaves early leaves.
+        let _ = converse(connection, &args[0]).await;
+    };
+    tokio::spawn(conversation);
+    let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "flynn-attach/0")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+fn data(stream: Stream, text: impl Into<Bytes>) -> Frame {
+    Frame::Data { stream, bytes: text.into() }
+}
+
+/// What the fake's jobs do, by their command.
+async fn converse(mut job: Connection, command: &str) -> Result<(), attach::FrameError> {
+    match command {
+        "fail" => {
+            job.send(data(Stream::Stdout, "out\n")).await?;
+            job.send(data(Stream::Stderr, "err\n")).await?;
+            job.send(Frame::eof(Stream::Stdout)).await?;
+            job.send(Frame::Exit(7)).await
+        }
+        "cut" => job.send(data(Stream::Stdout, "half")).await,
+        // Gives everything back until stdin ends.
+        "cat" => {
+            while let Some(Ok(Frame::Data { stream: Stream::Stdin, bytes })) = job.next().await {
+                if bytes.is_empty() {
+                    break;
+                }
+                job.send(data(Stream::Stdout, bytes)).await?;
+            }
+            job.send(Frame::Exit(0)).await
+        }
+        "endless" => loop {
+            job.send(data(Stream::Stdout, "y\n".repeat(8192))).await?;
+        },
+        // Says what it is told until it is told to end.
+        _ => {
+            job.send(data(Stream::Stdout, "ready\r\n")).await?;
+            while let Some(Ok(frame)) = job.next().await {
+                let said = match frame {
+                    Frame::Signal(number) => return job.send(Frame::Exit(128 + number)).await,
+                    Frame::Resize { height, width } => format!("size {height}x{width}\r\n"),
+                    Frame::Data { bytes, .. } if &bytes[..] == b"q" => {
+                        return job.send(Frame::Exit(3)).await;
+                    }
+                    Frame::Data { bytes, .. } => format!("key {bytes:?}\r\n"),
+                    Frame::Exit(_) => continue,
+                };
+                job.send(data(Stream::Stdout, said)).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn started() -> (Fake, Person) {
+    let fake = Fake::start();
+    fake.world().deployed_app("myapp");
+    let person = Person::of(&fake);
+    (fake, person)
+}
+
+#[test]
+fn the_exit_status_of_the_job_is_ours_and_its_streams_stay_apart() {
+    let (fake, person) = started();
+    let outcome = person.flynn(&["-a", "myapp", "run", "--", "fail", "-x"]);
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str(), outcome.stderr.as_str()),
+        (Some(7), "out\n", "err\n")
+    );
+    let world = fake.world();
+    let new = &world.new_jobs[0];
+    assert_eq!(new.args, ["fail", "-x"]);
+    assert!(new.release_env && !new.tty && new.env.is_empty());
+    assert_eq!(new.release, world.apps[0].release);
+}
+
+#[test]
+fn stdin_reaches_the_job_to_its_end() {
+    let (_fake, person) = started();
+    let input = "line\n".repeat(100_000);
+    let outcome = person.flynn_with(&["run", "-a", "myapp", "cat"], &[], &input).ok();
+    assert_eq!(outcome.stdout.len(), input.len());
+    assert!(outcome.stdout == input);
+}
+
+#[test]
+fn a_connection_that_breaks_is_not_a_success() {
+    let (_fake, person) = started();
+    let outcome = person.flynn(&["-a", "myapp", "run", "cut"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), "half"));
+    assert!(outcome.stderr.contains("lost before it ended"), "{outcome:?}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_it_silently() {
+    let (_fake, person) = started();
+    let line = format!("{} -a myapp run endless | head -c 4; echo ${{PIPESTATUS[0]}}", bin());
+    let output = person.command("bash").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "y\ny\n0\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn without_a_terminal_signals_are_the_job_s() {
+    let (_fake, person) = started();
+    for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
+        let mut child = person
+            .command(bin())
+            .args(["-a", "myapp", "run", "wait"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\r\n");
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{name}");
+    }
+}
+
+#[test]
+fn a_detached_job_s_id_is_printed() {
+    let (fake, person) = started();
+    let outcome = person.flynn(&["-a", "myapp", "run", "-d", "wait"]).ok();
+    assert_eq!(outcome.stdout.trim(), fake.world().jobs.last().unwrap().id);
+}
+
+#[test]
+fn before_the_first_push_there_is_nothing_to_run() {
+    let (fake, person) = started();
+    fake.world().add_app("empty");
+    let err = person.flynn(&["-a", "empty", "run", "cat"]).failed();
+    assert!(err.contains("git push flynn master"), "{err}");
+    assert!(fake.world().new_jobs.is_empty());
+}
+
+/// On a terminal of its own, made by `script`, which says its size and mode before and after.
+#[test]
+fn on_a_terminal_keys_and_size_are_the_job_s_and_the_terminal_is_restored() {
+    let (fake, person) = started();
+    let line = format!(
+        "stty rows 30 cols 100; stty -g > before; {} -a myapp run shell; echo \"status $?\"; stty -g > after",
+        bin()
+    );
+    let mut child = person
+        .command("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .env("TERM", "vt100")
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = read_until(&mut screen, "size 30x100");
+    // Ctrl-C is a key, not a signal.
+    keys.write_all(b"\x03").unwrap();
+    seen += &read_until(&mut screen, "key b\"\\x03\"");
+    keys.write_all(b"q").unwrap();
+    seen += &read_until(&mut screen, "status 3");
+    drop(keys);
+    child.wait().unwrap();
+    let mode = |file| std::fs::read_to_string(person.path().join(file)).unwrap();
+    assert_eq!(mode("before"), mode("after"), "{seen}");
+    let world = fake.world();
+    let new = &world.new_jobs[0];
+    assert!(new.tty);
+    assert_eq!((new.tty_lines, new.tty_columns), (30, 100));
+    assert_eq!(new.env["TERM"], "vt100");
+    assert_eq!(new.env["COLUMNS"], "100");
+}
+
+#[test]
+fn a_terminal_is_restored_when_a_signal_ends_us() {
+    let (_fake, person) = started();
+    let line = format!(
+        "stty -g > before; {} -a myapp run shell; echo \"status $?\"; stty -g > after",
+        bin()
+    );
+    let mut child = person
+        .command("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let keys = child.stdin.take();
+    let mut screen = child.stdout.take().unwrap();
+    read_until(&mut screen, "ready");
+    let home = person.path().to_str().unwrap();
+    let pid = flynn_in(home);
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    read_until(&mut screen, "status 143");
+    drop(keys);
+    child.wait().unwrap();
+    let mode = |file| std::fs::read_to_string(person.path().join(file)).unwrap();
+    assert_eq!(mode("before"), mode("after"));
+}
+
+/// The process of the `flynn` that runs in a folder.
+fn flynn_in(folder: &str) -> String {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ours = processes.map(|entry| entry.path()).find(|path| {
+        let exe = std::fs::read_link(path.join("exe")).ok();
+        let cwd = std::fs::read_link(path.join("cwd")).ok();
+        exe.as_deref() == Some(std::path::Path::new(bin()))
+            && cwd.as_deref() == Some(std::path::Path::new(folder))
+    });
+    ours.unwrap().file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn read_until(screen: &mut impl Read, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        assert_eq!(
+            screen.read(&mut byte).unwrap(),
+            1,
+            "waited for {text:?}, saw {:?}",
+            String::from_utf8_lossy(&seen)
+        );
+        seen.push(byte[0]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+fn bin() -> &'static str {
+    env!("CARGO_BIN_EXE_flynn")
+}

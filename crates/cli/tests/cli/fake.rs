@@ -1,0 +1,498 @@
+//! A controller faked on the wire: what it stores it answers, and its jobs move on each time somebody looks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use api::{
+    controller::{
+        App, Deployment, DeploymentStatus, Event, Formation, Job, JobState, Key, LogLine, NewApp,
+        NewDeployment, NewFormation, NewJob, NewKey, NewRelease, ProcessType, Release, Strategy,
+    },
+    error::{ErrorBody, ErrorCode},
+    id::{AppId, DeploymentId, JobId, ReleaseId},
+    route::{NewRoute, Route},
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Query, Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+
+/// What the fake knows.
+pub(crate) struct World {
+    pub(crate) apps: Vec<App>,
+    pub(crate) releases: Vec<Release>,
+    pub(crate) formations: Vec<Formation>,
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) deployments: Vec<Deployment>,
+    pub(crate) log: Vec<LogLine>,
+    pub(crate) new_jobs: Vec<NewJob>,
+    /// `GET /apps`, with the query, in order.
+    pub(crate) requests: Vec<String>,
+    /// What new jobs become.
+    pub(crate) crash: Option<String>,
+    ticks: i64,
+    events: broadcast::Sender<()>,
+}
+
+impl World {
+    fn now(&mut self) -> Timestamp {
+        self.ticks += 1;
+        Timestamp::from_second(1_800_000_000 + self.ticks).unwrap()
+    }
+
+    /// An app with a release that has `web` and `worker`, deployed.
+    pub(crate) fn deployed_app(&mut self, name: &str) -> ReleaseId {
+        let app = self.add_app(name);
+        let types = ["web", "worker"].map(|kind| (kind.to_owned(), ProcessType::default()));
+        let new =
+            NewRelease { app_id: Some(app), processes: types.into(), ..NewRelease::default() };
+        let release = self.add_release(new);
+        self.set_current(release.id);
+        let now = self.now();
+        self.deployments.push(deployment(app, None, release.id, DeploymentStatus::Complete, now));
+        self.apply(app, release.id, &[("web".to_owned(), 1)].into());
+        self.advance();
+        self.requests.clear();
+        release.id
+    }
+
+    pub(crate) fn add_app(&mut self, name: &str) -> AppId {
+        let (id, now) = (AppId::random(), self.now());
+        self.apps.push(App {
+            id,
+            name: name.into(),
+            meta: BTreeMap::new(),
+            strategy: Strategy::OneByOne,
+            release: None,
+            deploy_timeout: 5,
+            created_at: now,
+            updated_at: now,
+        });
+        id
+    }
+
+    fn add_release(&mut self, new: NewRelease) -> Release {
+        let release = Release {
+            id: ReleaseId::random(),
+            app_id: new.app_id,
+            artifacts: new.artifacts,
+            env: new.env,
+            meta: new.meta,
+            processes: new.processes,
+            created_at: self.now(),
+        };
+        self.releases.insert(0, release.clone());
+        release
+    }
+
+    fn set_current(&mut self, release: ReleaseId) {
+        let app_id = self.releases.iter().find(|r| r.id == release).and_then(|r| r.app_id);
+        let app = self.apps.iter_mut().find(|app| Some(app.id) == app_id);
+        app.expect("the release is of an app").release = Some(release);
+    }
+
+    fn app(&self, name: &str) -> Option<App> {
+        self.apps.iter().find(|a| a.name == name || a.id.to_string() == name).cloned()
+    }
+
+    /// Makes and stops jobs, as the scheduler would.
+    fn apply(&mut self, app: AppId, release: ReleaseId, wanted: &BTreeMap<String, u32>) {
+        for (kind, &wanted) in wanted {
+            let live = |job: &&mut Job| {
+                job.kind == *kind && matches!(job.state, JobState::Starting | JobState::Up)
+            };
+            let running = self.jobs.iter_mut().filter(live).count();
+            let surplus = running.saturating_sub(wanted as usize);
+            self.jobs
+                .iter_mut()
+                .filter(live)
+                .take(surplus)
+                .for_each(|j| j.state = JobState::Stopping);
+            for _ in running..wanted as usize {
+                self.add_job(app, release, kind, JobState::Starting);
+            }
+        }
+        let now = self.now();
+        self.formations.retain(|f| f.release != release);
+        let processes = wanted.clone();
+        self.formations.push(Formation {
+            app,
+            release,
+            processes,
+            created_at: now,
+            updated_at: now,
+        });
+    }
+
+    pub(crate) fn add_job(
+        &mut self,
+        app: AppId,
+        release: ReleaseId,
+        kind: &str,
+        state: JobState,
+    ) -> String {
+        let uuid = JobId::random();
+        let id = format!("host-1-{uuid}");
+        let now = Some(self.now());
+        self.jobs.push(Job {
+            id: id.clone(),
+            uuid,
+            host_id: Some("host-1".into()),
+            app,
+            release,
+            kind: kind.into(),
+            state,
+            args: vec![],
+            exit_status: None,
+            host_error: None,
+            run_at: None,
+            restarts: 0,
+            created_at: now,
+            updated_at: now,
+        });
+        id
+    }
+
+    /// One step of every job.
+    fn advance(&mut self) {
+        let mut replace = Vec::new();
+        for job in &mut self.jobs {
+            match (job.state, &self.crash) {
+                (JobState::Starting, Some(why)) => {
+                    job.state = JobState::Crashed;
+                    job.host_error = Some(why.clone());
+                    replace.push((job.app, job.release, job.kind.clone()));
+                }
+                (JobState::Starting, None) => job.state = JobState::Up,
+                (JobState::Stopping, _) => job.state = JobState::Down,
+                _ => continue,
+            }
+            let _ = self.events.send(());
+        }
+        for (app, release, kind) in replace {
+            self.add_job(app, release, &kind, JobState::Starting);
+        }
+    }
+}
+
+fn deployment(
+    app: AppId,
+    old_release: Option<ReleaseId>,
+    new_release: ReleaseId,
+    status: DeploymentStatus,
+    now: Timestamp,
+) -> Deployment {
+    Deployment {
+        id: DeploymentId::random(),
+        app,
+        old_release,
+        new_release,
+        strategy: Strategy::OneByOne,
+        status,
+        processes: BTreeMap::new(),
+        deploy_timeout: 5,
+        error: None,
+        created_at: now,
+        finished_at: None,
+    }
+}
+
+/// The fake, alive until the test ends.
+pub(crate) struct Fake {
+    pub(crate) url: String,
+    world: Shared,
+    _runtime: tokio::runtime::Runtime,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+impl Fake {
+    pub(crate) fn start() -> Self {
+        let (world, router) = Self::parts();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        // A name glibc does not know.
+        let url = format!("http://controller.localhost:{}", listener.local_addr().unwrap().port());
+        runtime.spawn(async { axum::serve(listener, router).await });
+        Self { url, world, _runtime: runtime }
+    }
+
+    /// The fake without a listener.
+    pub(crate) fn parts() -> (Shared, Router) {
+        let world = World {
+            apps: vec![],
+            releases: vec![],
+            formations: vec![],
+            jobs: vec![],
+            routes: vec![],
+            keys: vec![],
+            deployments: vec![],
+            log: vec![],
+            new_jobs: vec![],
+            requests: vec![],
+            crash: None,
+            ticks: 0,
+            events: broadcast::channel(64).0,
+        };
+        let world = Arc::new(Mutex::new(world));
+        (world.clone(), router(world))
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+}
+
+fn router(world: Shared) -> Router {
+    Router::new()
+        .route("/apps", get(apps).post(create_app))
+        .route("/apps/{app}", get(app).delete(delete_app))
+        .route("/apps/{app}/releases", get(releases))
+        .route("/releases", post(create_release))
+        .route("/releases/{id}", get(release))
+        .route("/apps/{app}/formations/{release}", get(formation).put(put_formation))
+        .route("/apps/{app}/jobs", get(jobs).post(crate::attached::run_job))
+        .route("/apps/{app}/jobs/{job}", delete(delete_job))
+        .route("/apps/{app}/log", get(log))
+        .route("/apps/{app}/deploy", post(deploy))
+        .route("/apps/{app}/deployments", get(deployments))
+        .route("/deployments/{id}", get(one_deployment))
+        .route("/apps/{app}/routes", get(routes).post(create_route))
+        .route("/apps/{app}/routes/{kind}/{id}", delete(delete_route))
+        .route("/keys", get(keys).post(add_key))
+        .route("/keys/{id}", delete(remove_key))
+        .route("/events", get(events))
+        .layer(middleware::from_fn_with_state(world.clone(), guard))
+        .with_state(world)
+}
+
+async fn guard(State(world): State<Shared>, request: Request, next: Next) -> Response {
+    world.lock().unwrap().requests.push(format!("{} {}", request.method(), request.uri()));
+    // `:key` in base64.
+    let key = request.headers().get(header::AUTHORIZATION).is_some_and(|v| v == "Basic OmtleQ==");
+    if key { next.run(request).await } else { error(ErrorCode::Unauthorized, "no key") }
+}
+
+pub(crate) fn error(code: ErrorCode, message: &str) -> Response {
+    let body = ErrorBody { code, message: message.into(), detail: None, retry: false };
+    (StatusCode::from_u16(code.status()).unwrap(), Json(body)).into_response()
+}
+
+/// As the controller's compatible 404: nothing in it.
+fn not_found() -> Response {
+    StatusCode::NOT_FOUND.into_response()
+}
+
+fn found<T: serde::Serialize>(what: Option<T>) -> Response {
+    what.map_or_else(not_found, |what| Json(what).into_response())
+}
+
+async fn apps(State(world): State<Shared>) -> Json<Vec<App>> {
+    Json(world.lock().unwrap().apps.clone())
+}
+
+async fn create_app(State(world): State<Shared>, Json(new): Json<NewApp>) -> Response {
+    let mut world = world.lock().unwrap();
+    let name = new.name.unwrap_or_else(|| "quiet-river-42".into());
+    if world.app(&name).is_some() {
+        return error(ErrorCode::ObjectExists, "an app of that name exists; choose another");
+    }
+    world.add_app(&name);
+    found(world.app(&name))
+}
+
+async fn app(State(world): State<Shared>, Path(app): Path<String>) -> Response {
+    found(world.lock().unwrap().app(&app))
+}
+
+async fn delete_app(State(world): State<Shared>, Path(app): Path<String>) -> Json<()> {
+    world.lock().unwrap().apps.retain(|a| a.name != app);
+    Json(())
+}
+
+async fn releases(State(world): State<Shared>) -> Json<Vec<Release>> {
+    Json(world.lock().unwrap().releases.clone())
+}
+
+async fn create_release(State(world): State<Shared>, Json(new): Json<NewRelease>) -> Json<Release> {
+    Json(world.lock().unwrap().add_release(new))
+}
+
+async fn release(State(world): State<Shared>, Path(id): Path<ReleaseId>) -> Response {
+    found(world.lock().unwrap().releases.iter().find(|r| r.id == id))
+}
+
+async fn formation(
+    State(world): State<Shared>,
+    Path((_, release)): Path<(String, ReleaseId)>,
+) -> Response {
+    found(world.lock().unwrap().formations.iter().find(|f| f.release == release))
+}
+
+async fn put_formation(
+    State(world): State<Shared>,
+    Path((app, release)): Path<(String, ReleaseId)>,
+    Json(new): Json<NewFormation>,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    let Some(app) = world.app(&app) else { return not_found() };
+    world.apply(app.id, release, &new.processes);
+    let _ = world.events.send(());
+    found(world.formations.last())
+}
+
+async fn jobs(State(world): State<Shared>, Path(app): Path<String>) -> Response {
+    let mut world = world.lock().unwrap();
+    let Some(app) = world.app(&app) else { return not_found() };
+    let jobs: Vec<Job> = world.jobs.iter().filter(|job| job.app == app.id).cloned().collect();
+    world.advance();
+    Json(jobs).into_response()
+}
+
+async fn delete_job(
+    State(world): State<Shared>,
+    Path((_, id)): Path<(String, String)>,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    let job = world.jobs.iter_mut().find(|job| job.id == id);
+    found(job.map(|job| job.state = JobState::Stopping))
+}
+
+async fn log(
+    State(world): State<Shared>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let lines: Vec<LogLine> = world
+        .lock()
+        .unwrap()
+        .log
+        .iter()
+        .filter(|line| query.get("job_id").is_none_or(|id| *id == line.job_id))
+        .filter(|line| query.get("process_type").is_none_or(|kind| *kind == line.process_type))
+        .cloned()
+        .collect();
+    let count = query.get("lines").and_then(|n| n.parse().ok()).unwrap_or(lines.len());
+    let from = lines.len().saturating_sub(count);
+    let text = lines[from..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+    text.collect::<String>().into_response()
+}
+
+async fn deploy(
+    State(world): State<Shared>,
+    Path(app): Path<String>,
+    Json(new): Json<NewDeployment>,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    let (Some(app), now) = (world.app(&app), world.now()) else { return not_found() };
+    let made = deployment(app.id, app.release, new.id, DeploymentStatus::Pending, now);
+    world.deployments.insert(0, made.clone());
+    Json(made).into_response()
+}
+
+async fn deployments(State(world): State<Shared>) -> Json<Vec<Deployment>> {
+    Json(world.lock().unwrap().deployments.clone())
+}
+
+/// Each look at a deployment is a step of it.
+async fn one_deployment(State(world): State<Shared>, Path(id): Path<DeploymentId>) -> Response {
+    let mut world = world.lock().unwrap();
+    let crash = world.crash.clone();
+    let Some(deployment) = world.deployments.iter_mut().find(|d| d.id == id) else {
+        return not_found();
+    };
+    let answer = deployment.clone();
+    deployment.status = match (deployment.status, &crash) {
+        (DeploymentStatus::Pending, _) => DeploymentStatus::Running,
+        (DeploymentStatus::Running, Some(_)) => DeploymentStatus::Failed,
+        (DeploymentStatus::Running, None) => DeploymentStatus::Complete,
+        (over, _) => over,
+    };
+    deployment.error = crash.filter(|_| deployment.status == DeploymentStatus::Failed);
+    let (status, release) = (deployment.status, deployment.new_release);
+    if status == DeploymentStatus::Complete {
+        world.set_current(release);
+    }
+    let _ = world.events.send(());
+    Json(answer).into_response()
+}
+
+async fn routes(State(world): State<Shared>) -> Json<Vec<Route>> {
+    Json(world.lock().unwrap().routes.clone())
+}
+
+async fn create_route(State(world): State<Shared>, Json(new): Json<NewRoute>) -> Json<Route> {
+    let mut world = world.lock().unwrap();
+    let now = Some(world.now());
+    let id = format!("http/{:032x}", world.ticks);
+    let route = Route { id, created_at: now, updated_at: now, ..new.flatten() };
+    world.routes.push(route.clone());
+    Json(Route { tls_key: None, ..route })
+}
+
+async fn delete_route(
+    State(world): State<Shared>,
+    Path((_, kind, id)): Path<(String, String, String)>,
+) -> Json<()> {
+    world.lock().unwrap().routes.retain(|route| route.id != format!("{kind}/{id}"));
+    Json(())
+}
+
+async fn keys(State(world): State<Shared>) -> Json<Vec<Key>> {
+    Json(world.lock().unwrap().keys.clone())
+}
+
+async fn add_key(State(world): State<Shared>, Json(new): Json<NewKey>) -> Json<Key> {
+    let mut world = world.lock().unwrap();
+    let mut words = new.key.splitn(3, ' ').map(str::to_owned);
+    let key = [words.next().unwrap(), words.next().unwrap()].join(" ");
+    let key = Key {
+        fingerprint: format!("{:032x}", world.keys.len() + 1),
+        key,
+        comment: words.next().unwrap_or_default(),
+        created_at: world.now(),
+    };
+    world.keys.push(key.clone());
+    Json(key)
+}
+
+async fn remove_key(State(world): State<Shared>, Path(id): Path<String>) -> Response {
+    let mut world = world.lock().unwrap();
+    let at = world.keys.iter().position(|key| key.fingerprint == id);
+    found(at.map(|at| world.keys.remove(at)))
+}
+
+/// A nudge for every change; what changed is read by who was nudged.
+async fn events(State(world): State<Shared>) -> Response {
+    let receiver = world.lock().unwrap().events.subscribe();
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.ok()?;
+        let event = Event {
+            id: 1,
+            app: None,
+            object_type: "other".into(),
+            object_id: String::new(),
+            data: serde_json::Value::Null,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        Some((format!("data: {}\n\n", serde_json::to_string(&event).unwrap()), receiver))
+    });
+    let stream = futures_util::stream::iter([":\n\n".to_owned()]).chain(stream);
+    let body = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>));
+    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}

@@ -1,0 +1,11 @@
+//! The binary as a person runs it, against a controller that is faked on the wire.
+
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod apps;
+mod attached;
+mod fake;
+mod person;
+mod running;
+mod servers;
+mod tls;

@@ -1,0 +1,199 @@
+//! Processes, environment, releases, logs.
+
+use api::controller::{JobState, LogLine};
+
+use crate::{
+    fake::Fake,
+    person::{Outcome, Person},
+};
+
+/// A person with one app, deployed, `web=1`.
+struct Scene {
+    fake: Fake,
+    person: Person,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fake = Fake::start();
+        fake.world().deployed_app("myapp");
+        let person = Person::of(&fake);
+        Self { fake, person }
+    }
+
+    fn flynn(&self, args: &[&str]) -> Outcome {
+        self.person.flynn_with(args, &[("FLYNN_APP", "myapp")], "")
+    }
+}
+
+#[test]
+fn scale_shows_what_happens_and_returns_when_all_serve() {
+    let scene = Scene::new();
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=1 worker=0\n");
+    let outcome = scene.flynn(&["scale", "web=3", "worker=1"]).ok();
+    assert_eq!(outcome.stdout, "");
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert_eq!(lines[0], "scaling web: 1 => 3, worker: 0 => 1");
+    let up =
+        |kind: &str| lines.iter().filter(|l| l.starts_with(kind) && l.ends_with("  up")).count();
+    assert_eq!((up("web  "), up("worker  ")), (2, 1), "{outcome:?}");
+    assert!(lines.last().unwrap().starts_with("scale completed in "), "{outcome:?}");
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=3 worker=1\n");
+    let outcome = scene.flynn(&["scale", "web=1"]).ok();
+    assert!(outcome.stderr.contains("  stopping\n"), "{outcome:?}");
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=1 worker=1\n");
+}
+
+#[test]
+fn scale_refuses_what_the_release_does_not_have() {
+    let scene = Scene::new();
+    let err = scene.flynn(&["scale", "wbe=2"]).failed();
+    assert!(err.contains("did you mean \"web\"?"), "{err}");
+    assert_eq!(scene.flynn(&["scale", "web=-1"]).code, Some(2));
+    assert_eq!(scene.flynn(&["scale", "web"]).code, Some(2));
+    assert!(!scene.fake.world().requests.iter().any(|request| request.starts_with("PUT")));
+}
+
+#[test]
+fn scale_says_why_jobs_do_not_stay_up() {
+    let scene = Scene::new();
+    scene.fake.world().crash = Some("it exited with status 1 after 0.2 s".into());
+    let err = scene.flynn(&["scale", "web=2"]).failed();
+    assert!(err.contains("crashed: it exited with status 1 after 0.2 s"), "{err}");
+    assert!(err.contains("web does not stay up: it crashed 3 times"), "{err}");
+    scene.flynn(&["scale", "--no-wait", "web=3"]).ok();
+}
+
+#[test]
+fn ps_lists_what_lives_and_a_crash_loop_shows_as_such() {
+    let scene = Scene::new();
+    let (app, release, up) = {
+        let mut world = scene.fake.world();
+        let (app, release) = (world.apps[0].id, world.releases[0].id);
+        let up = world.jobs[0].id.clone();
+        world.add_job(app, release, "worker", JobState::Down);
+        let id = world.add_job(app, release, "worker", JobState::Pending);
+        let job = world.jobs.iter_mut().find(|job| job.id == id).unwrap();
+        job.restarts = 5;
+        job.host_error = Some("the last one exited with status 1".into());
+        job.run_at = Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(30));
+        (app, release, up)
+    };
+    let text = scene.flynn(&["ps"]).ok().stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("ID") && lines[0].contains("TYPE    STATE    CREATED"), "{text}");
+    assert!(lines[1].starts_with(&format!("{up}  web     up       ")), "{text}");
+    assert!(lines[1].ends_with(&release.to_string()), "{text}");
+    assert!(lines[2].contains("  worker  pending  "), "{text}");
+    assert!(lines[3].starts_with("  started again 5 times after crashes, next try in 2"), "{text}");
+    assert!(lines[3].ends_with(": the last one exited with status 1"), "{text}");
+    assert_eq!(lines.len(), 4);
+    assert_eq!(scene.flynn(&["ps", "-a"]).ok().stdout.lines().count(), 5);
+    assert_eq!(scene.flynn(&["ps", "-q", "-t", "web"]).ok().stdout, format!("{up}\n"));
+    scene.fake.world().add_job(app, release, "", JobState::Up);
+    let text = scene.flynn(&["ps"]).ok().stdout;
+    assert!(text.lines().next().unwrap().ends_with("  COMMAND"), "{text}");
+}
+
+#[test]
+fn kill_takes_the_beginning_of_an_id() {
+    let scene = Scene::new();
+    let id = scene.fake.world().jobs[0].id.clone();
+    let outcome = scene.flynn(&["kill", &id["host-1-".len()..][..8]]).ok();
+    assert_eq!(outcome.stderr, format!("Job {id} killed.\n"));
+    let err = scene.flynn(&["kill", "ffffffff"]).failed();
+    assert!(err.contains("`flynn ps -a` lists them"), "{err}");
+}
+
+#[test]
+fn setting_a_variable_makes_a_release_and_deploys_it() {
+    let scene = Scene::new();
+    let before = scene.fake.world().apps[0].release;
+    let outcome = scene.flynn(&["env-set", "A=1", "B=x=y"]).ok();
+    let after = scene.fake.world().apps[0].release;
+    assert_ne!(before, after);
+    let made = format!("Created release {}.\n", after.unwrap());
+    assert!(outcome.stderr.starts_with(&made), "{outcome:?}");
+    assert!(outcome.stderr.contains("deployed in "), "{outcome:?}");
+    assert_eq!(scene.flynn(&["env"]).ok().stdout, "A=1\nB=x=y\n");
+    assert_eq!(scene.flynn(&["env", "get", "B"]).ok().stdout, "x=y\n");
+    scene.flynn(&["env", "unset", "B"]).ok();
+    assert_eq!(scene.flynn(&["env", "--json"]).ok().stdout, "{\n  \"A\": \"1\"\n}\n");
+    let err = scene.flynn(&["env-get", "B"]).failed();
+    assert!(err.contains("B is not set"), "{err}");
+    let outcome = scene.flynn(&["env-set", "A=1"]).ok();
+    assert_eq!(outcome.stderr, "Nothing changes: it is so already.\n");
+    scene.flynn(&["env-set", "-t", "web", "A=2"]).ok();
+    assert_eq!(scene.flynn(&["env-get", "-t", "web", "A"]).ok().stdout, "2\n");
+    assert_eq!(scene.flynn(&["env-get", "A"]).ok().stdout, "1\n");
+}
+
+#[test]
+fn a_deployment_that_fails_says_why() {
+    let scene = Scene::new();
+    scene.fake.world().crash = Some("web exited with status 1".into());
+    let err = scene.flynn(&["env-set", "A=1"]).failed();
+    assert!(err.contains("could not be deployed; the one before serves as before."), "{err}");
+    assert!(err.contains("web exited with status 1"), "{err}");
+}
+
+#[test]
+fn a_rollback_deploys_what_served_before() {
+    let scene = Scene::new();
+    let err = scene.flynn(&["rollback"]).failed();
+    assert!(err.contains("`flynn releases` lists all"), "{err}");
+    let first = scene.fake.world().apps[0].release.unwrap();
+    scene.flynn(&["env-set", "A=1"]).ok();
+    let second = scene.fake.world().apps[0].release.unwrap();
+    let outcome = scene.flynn(&["rollback"]).ok();
+    assert!(
+        outcome.stderr.starts_with(&format!("Rolling back from release {second} to {first}.\n")),
+        "{outcome:?}"
+    );
+    assert_eq!(scene.fake.world().apps[0].release, Some(first));
+    scene.flynn(&["release", "rollback", &second.to_string()]).ok();
+    assert_eq!(scene.fake.world().apps[0].release, Some(second));
+    let listing = scene.flynn(&["releases"]).ok().stdout;
+    assert!(listing.lines().nth(1).unwrap().ends_with("current"), "{listing}");
+    assert_eq!(scene.flynn(&["deployments"]).ok().stdout.lines().count(), 5);
+}
+
+fn line(job: &str, kind: &str, stream: &str, msg: &str) -> LogLine {
+    LogLine {
+        host_id: "host-1".into(),
+        job_id: job.into(),
+        process_type: kind.into(),
+        stream: stream.into(),
+        msg: msg.into(),
+        timestamp: "2026-11-23T12:00:00Z".parse().unwrap(),
+    }
+}
+
+#[test]
+fn a_log_has_its_jobs_named_and_a_single_job_s_lines_are_as_written() {
+    let scene = Scene::new();
+    let id = {
+        let mut world = scene.fake.world();
+        let id = world.jobs[0].id.clone();
+        world.log = vec![
+            line(&id, "web", "stdout", "one"),
+            line(&id, "web", "stderr", "two"),
+            line("host-1-00000000000000000000000000000000", "", "stdout", "three"),
+        ];
+        id
+    };
+    let short = &id["host-1-".len()..][..8];
+    let text = scene.flynn(&["log"]).ok().stdout;
+    assert_eq!(
+        text.lines().next().unwrap(),
+        format!("2026-11-23T12:00:00.000000Z app[web.{short}]: one")
+    );
+    assert!(text.ends_with("app[run.00000000]: three\n"), "{text}");
+    assert_eq!(scene.flynn(&["log", &id]).ok().stdout, "one\ntwo\n");
+    assert_eq!(scene.flynn(&["log", "-j", short]).ok().stdout, "one\ntwo\n");
+    let split = scene.flynn(&["log", "-s", short]).ok();
+    assert_eq!((split.stdout.as_str(), split.stderr.as_str()), ("one\n", "two\n"));
+    assert_eq!(scene.flynn(&["log", "-n", "1", "-r"]).ok().stdout, "three\n");
+    assert_eq!(scene.flynn(&["log", "-t", "run", "-r"]).ok().stdout, "three\n");
+    assert_eq!(scene.flynn(&["log", "-f", short]).ok().stdout, "one\ntwo\n");
+}
