@@ -169,7 +169,8 @@ impl JobView {
             exit_status: None,
             error: error.clone(),
         });
-        Self { phase, error, ..Self::of_job(job, 0) }
+        // Its host cannot restart what it did not take.
+        Self { phase, error, resurrect: false, ..Self::of_job(job, 0) }
     }
 
     fn of_job(job: &Job, host_restarts: u32) -> Self {

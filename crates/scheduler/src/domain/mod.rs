@@ -11,7 +11,7 @@ pub mod view;
 
 pub use merge::merge;
 pub use plan::{Plan, Waiting, plan};
-pub use report::reports;
+pub use report::{Reports, reports};
 pub use snapshot::{Formations, HostView, Snapshot};
 pub use view::View;
 

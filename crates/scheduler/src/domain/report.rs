@@ -13,13 +13,19 @@ use super::{
     snapshot::Snapshot,
 };
 
-/// Every job the controller should know of, as it is now. Process jobs of apps it never listed are not its business.
-pub fn reports(snapshot: &Snapshot, plan: &Plan) -> BTreeMap<JobId, Job> {
+/// Every job the controller should know of, as it is now; `None` for one of which nothing new is known. Process jobs of
+/// apps it never listed are not its business.
+pub type Reports = BTreeMap<JobId, Option<Job>>;
+
+/// What to tell the controller.
+pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
     let mut reports = BTreeMap::new();
     for (host, view) in &snapshot.hosts {
         for (&id, job) in view.jobs.iter() {
             if let Some(report) = of_job(snapshot, host, id, job) {
-                reports.insert(id, report);
+                // A host that does not answer may have started it long ago.
+                let untold = job.phase == Phase::Ordered && !view.connected;
+                reports.insert(id, (!untold).then_some(report));
             }
         }
     }
@@ -41,7 +47,7 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> BTreeMap<JobId, Job> {
             created_at: None,
             updated_at: None,
         };
-        reports.entry(waiting.id).or_insert(report);
+        reports.entry(waiting.id).or_insert(Some(report));
     }
     reports
 }

@@ -26,14 +26,14 @@ pub struct View {
     pub synced: bool,
     /// Whether its event stream is open.
     pub connected: bool,
-    /// Told of since the stream was opened, until it is complete.
-    listing: BTreeMap<JobId, ActiveJob>,
+    /// Told of since the stream was opened, while the listing is not complete.
+    listing: Option<BTreeMap<JobId, ActiveJob>>,
 }
 
 impl View {
     /// The event stream was opened: a listing follows.
     pub fn opened(&mut self) {
-        self.listing.clear();
+        self.listing = Some(BTreeMap::new());
     }
 
     /// The event stream was lost. What was told stands.
@@ -45,10 +45,22 @@ impl View {
     pub fn apply(&mut self, event: Event, asked: impl Fn(JobId) -> bool, now: Timestamp) {
         match (event.event, event.job) {
             (EventKind::Synced, _) => self.complete(asked, now),
-            (EventKind::Current, Some(job)) => _ = self.listing.insert(job.job.id, job),
-            (EventKind::Cleanup, Some(job)) => self.forgotten(job.job.id, now),
-            (_, Some(job)) => self.told(&job, &asked, now),
             (_, None) => {}
+            (EventKind::Cleanup, Some(job)) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.remove(&job.job.id);
+                }
+                self.forgotten(job.job.id, now);
+            }
+            (kind, Some(job)) => {
+                if kind != EventKind::Current {
+                    self.told(&job, &asked, now);
+                }
+                // What happens while the host lists belongs to the listing.
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(job.job.id, job);
+                }
+            }
         }
     }
 
@@ -81,7 +93,7 @@ impl View {
 
     /// The listing is whole: a job that is not in it is gone.
     fn complete(&mut self, asked: impl Fn(JobId) -> bool, now: Timestamp) {
-        let listing = std::mem::take(&mut self.listing);
+        let Some(listing) = self.listing.take() else { return };
         let gone: Vec<JobId> =
             self.jobs.keys().filter(|id| !listing.contains_key(id)).copied().collect();
         for id in gone {

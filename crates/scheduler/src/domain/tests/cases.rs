@@ -62,7 +62,7 @@ fn a_one_off_job_is_only_reported() {
     let snapshot = one_host([(id(1), one_off)], [formation(0, &[])]);
     let plan = plan(&snapshot);
     assert!(plan.is_empty() && plan.foreign.is_empty());
-    let report = &reports(&snapshot, &plan)[&id(1)];
+    let report = reports(&snapshot, &plan)[&id(1)].clone().unwrap();
     assert_eq!((report.kind.as_str(), report.state), ("", JobState::Up));
     assert_eq!(report.id, format!("host0-{}", id(1)));
 }
@@ -84,7 +84,7 @@ fn a_crash_loop_waits_and_says_so() {
     let plan = plan(&snapshot);
     assert!(plan.is_empty());
     assert_eq!(plan.wake_at, Some(now() + SignedDuration::from_secs(3)));
-    let report = &reports(&snapshot, &plan)[&replacement_id(id(1))];
+    let report = reports(&snapshot, &plan)[&replacement_id(id(1))].clone().unwrap();
     assert_eq!((report.state, report.run_at), (JobState::Pending, plan.wake_at));
     assert_eq!(
         report.host_error.as_deref(),
@@ -143,7 +143,7 @@ fn what_finds_no_room_waits_under_one_id_and_says_why() {
     assert!(reason.contains("host0 has 0 MiB of memory free of the 1024 needed"), "{reason}");
     let after = full.apply(&first);
     assert_eq!(plan(&after).waiting, first.waiting);
-    let report = &reports(&after, &first)[&first.waiting[0].id];
+    let report = reports(&after, &first)[&first.waiting[0].id].clone().unwrap();
     assert_eq!((report.state, report.host_id.as_ref()), (JobState::Pending, None));
 }
 

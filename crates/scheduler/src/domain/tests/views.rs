@@ -89,6 +89,15 @@ fn what_ended_while_nobody_listened_is_seen_in_the_next_listing() {
 }
 
 #[test]
+fn what_happens_while_a_host_lists_belongs_to_the_listing() {
+    let mut view = View::default();
+    view.opened();
+    tell(&mut view, EventKind::Create, Some(active(1, Status::Starting)));
+    tell(&mut view, EventKind::Synced, None);
+    assert_eq!(view.jobs[&id(1)].phase, Phase::Starting);
+}
+
+#[test]
 fn a_crash_is_remembered_although_its_host_forgets_it() {
     let mut view = listed([active(1, Status::Crashed)]);
     tell(&mut view, EventKind::Cleanup, Some(active(1, Status::Crashed)));

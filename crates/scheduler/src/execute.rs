@@ -1,0 +1,192 @@
+//! The loop: look, plan, do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{cluster::Tx, discoverd::Term, host::Job, id::JobId};
+use daemon::reconcile::Reconcile;
+use futures_util::{StreamExt, stream};
+use host_client::{Cluster, CommitError};
+use jiff::{SignedDuration, Timestamp};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Plan, Reports, plan, reports},
+    leadership::Leadership,
+    observe::Observed,
+};
+
+/// Hosts that are told at once.
+const HOSTS_AT_ONCE: usize = 16;
+
+/// After a refusal or an unanswered commit the cluster is looked at again so soon.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
+
+/// The leading flynn-host could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the cluster's state could not be read")]
+pub struct StateError(#[source] api_client::Error);
+
+/// The scheduler's loop. Everything it acts on is read anew each round.
+#[derive(Debug)]
+pub struct Scheduler {
+    /// What is known.
+    pub observed: Arc<Observed>,
+    /// Whether to act.
+    pub leadership: Leadership,
+    /// The leading flynn-host.
+    pub cluster: Cluster,
+    /// What the controller should be told; nothing while another scheduler leads.
+    pub reports: watch::Sender<Option<Arc<Reports>>>,
+    /// When to look again at the latest.
+    pub alarm: watch::Sender<Option<Timestamp>>,
+    /// Jobs that were said to be foreign.
+    pub foreign: BTreeSet<JobId>,
+}
+
+impl Reconcile for Scheduler {
+    type Error = StateError;
+
+    async fn reconcile(&mut self) -> Result<(), StateError> {
+        let Some(term) = self.leadership.term() else {
+            self.reports.send_if_modified(|reports| reports.take().is_some());
+            return Ok(());
+        };
+        let now = Timestamp::now();
+        let state = self.cluster.state().await.map_err(|err| {
+            self.alarm.send_replace(Some(now + LOOK_AGAIN));
+            StateError(err)
+        })?;
+        let Some(snapshot) = self.observed.snapshot(&state, Uuid::new_v4(), now) else {
+            debug!("too little is known yet to decide anything");
+            return Ok(());
+        };
+        let plan = plan(&snapshot);
+        self.warn_of_foreign(&plan);
+        self.observed.waiting(plan.waiting.clone());
+        self.reports.send_replace(Some(Arc::new(reports(&snapshot, &plan))));
+        let again = self.execute(&plan, term, now).await;
+        let alarm = [again.then(|| Timestamp::now() + LOOK_AGAIN), plan.wake_at];
+        self.alarm.send_replace(alarm.into_iter().flatten().min());
+        Ok(())
+    }
+}
+
+/// One host's part of a plan.
+#[derive(Debug)]
+struct Part {
+    host: String,
+    start: Vec<Job>,
+    stop: Vec<JobId>,
+    tx: Tx,
+}
+
+impl Scheduler {
+    /// Does a plan, each host's part by itself: none waits for another's room. Answers whether to look again soon.
+    async fn execute(&self, plan: &Plan, term: Term, now: Timestamp) -> bool {
+        let cluster = self.cluster.with_term(term);
+        let done = stream::iter(parts(plan))
+            .map(|part| self.commit(&cluster, part, now))
+            .buffer_unordered(HOSTS_AT_ONCE);
+        done.any(async |fell_short| fell_short).await
+    }
+
+    /// Commits one host's part. Answers whether it fell short.
+    async fn commit(&self, cluster: &Cluster, part: Part, now: Timestamp) -> bool {
+        let Part { host, start, stop, tx } = part;
+        self.observed.stopping(&stop, now);
+        let mut committed = cluster.commit(&tx).await;
+        let mut refused = false;
+        if let Err(CommitError::Rejected(rejected)) = &committed {
+            debug!(host.id = %host, "host {host} is not as it was planned on: {rejected:?}");
+            refused = true;
+            if stop.is_empty() {
+                return true;
+            }
+            // Stopping needs no room and no version.
+            let stops = Tx { add: BTreeMap::new(), based_on: BTreeMap::new(), ..tx };
+            committed = cluster.commit(&stops).await;
+        }
+        match committed {
+            Ok(committed) => {
+                if let Some(reason) = committed.lost.get(&host) {
+                    warn!(host.id = %host, "host {host} did not take its orders: {reason}");
+                    self.observed.not_stopping(&stop);
+                    self.observed.not_taken(&host, &start, reason, Timestamp::now());
+                    return true;
+                }
+                log(&host, if refused { &[] } else { &start }, &stop);
+                refused
+            }
+            Err(err) => {
+                let error = &err as &dyn std::error::Error;
+                warn!(error, host.id = %host, "a change on host {host} was not made; looking again");
+                self.observed.not_stopping(&stop);
+                true
+            }
+        }
+    }
+
+    fn warn_of_foreign(&mut self, plan: &Plan) {
+        for job in plan.foreign.difference(&self.foreign) {
+            warn!(job.id = %job, "job {job} is of an app the controller never listed: left alone");
+        }
+        self.foreign.clone_from(&plan.foreign);
+    }
+}
+
+fn parts(plan: &Plan) -> Vec<Part> {
+    let parts = plan.based_on.iter().map(|(host, &version)| {
+        let start = plan.start.get(host).cloned().unwrap_or_default();
+        let stop = plan.stop.get(host).cloned().unwrap_or_default();
+        let mut tx = Tx { term: plan.term, ..Tx::default() };
+        if !start.is_empty() {
+            tx.based_on.insert(host.clone(), version);
+            tx.add.insert(host.clone(), start.clone());
+        }
+        if !stop.is_empty() {
+            tx.remove.insert(host.clone(), stop.clone());
+        }
+        Part { host: host.clone(), start, stop, tx }
+    });
+    parts.collect()
+}
+
+fn log(host: &str, start: &[Job], stop: &[JobId]) {
+    for job in start {
+        let app = job.metadata.get(api::host::META_APP_NAME).map_or("?", String::as_str);
+        let kind = job.metadata.get(api::host::META_TYPE).map_or("?", String::as_str);
+        let id = job.id;
+        info!(job.id = %id, host.id = %host, "started {app}'s {kind} as job {id} on host {host}");
+    }
+    for id in stop {
+        info!(job.id = %id, host.id = %host, "told job {id} on host {host} to stop");
+    }
+}
+
+/// Nudges the loop when its alarm goes off.
+pub async fn keep_alarm(
+    mut alarm: watch::Receiver<Option<Timestamp>>,
+    observed: Arc<Observed>,
+    stop: CancellationToken,
+) {
+    loop {
+        let at = *alarm.borrow_and_update();
+        let left = at.map(|at| at.duration_since(Timestamp::now()));
+        let left = left.map(|left| Duration::try_from(left).unwrap_or_default());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = alarm.changed() => if changed.is_err() { return },
+            () = sleep(left.unwrap_or_default()), if left.is_some() => {
+                observed.nudge.notify_one();
+                if alarm.changed().await.is_err() { return }
+            }
+        }
+    }
+}

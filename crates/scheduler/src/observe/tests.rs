@@ -1,0 +1,127 @@
+//! What is remembered between rounds.
+
+use std::sync::Arc;
+
+use api::{
+    cluster::{Capacity, HostState},
+    host::{ActiveJob, EventKind, META_APP, META_RELEASE, META_TYPE, Status},
+};
+
+use super::*;
+
+fn formation(app: u128, updated: i64) -> ExpandedFormation {
+    let id = |n| Uuid::from_u128(n);
+    let at = Timestamp::from_second(updated).unwrap();
+    serde_json::from_value(serde_json::json!({
+        "app": { "id": id(app), "name": "a", "created_at": at, "updated_at": at },
+        "release": { "id": id(100 + app), "created_at": at },
+        "artifacts": [],
+        "processes": { "web": updated },
+        "updated_at": at,
+    }))
+    .unwrap()
+}
+
+fn web(observed: &Observed, app: u128) -> Option<u32> {
+    let known = observed.known();
+    let releases = known.formations.as_ref()?.get(&Uuid::from_u128(app).into())?;
+    releases.values().next().map(|formation| formation.processes["web"])
+}
+
+fn job(n: u128, status: Status) -> ActiveJob {
+    let metadata = [(META_APP, 1u128), (META_RELEASE, 101)]
+        .map(|(key, n)| (key, Uuid::from_u128(n).to_string()));
+    let mut metadata: BTreeMap<&str, String> = metadata.into();
+    metadata.insert(META_TYPE, "web".into());
+    serde_json::from_value(serde_json::json!({
+        "job": { "id": Uuid::from_u128(n), "image": "i", "metadata": metadata },
+        "host_id": "host0",
+        "status": status,
+        "created_at": Timestamp::UNIX_EPOCH,
+    }))
+    .unwrap()
+}
+
+fn tell(observed: &Observed, event: EventKind, job: Option<ActiveJob>) {
+    observed.told("host0", Event { event, job }, Timestamp::UNIX_EPOCH);
+}
+
+fn state() -> State {
+    let host = HostState {
+        version: 1,
+        addr: "10.0.0.1:1113".into(),
+        tags: BTreeMap::new(),
+        capacity: Capacity { memory: 1 << 40, cpu: 1000, addresses: 100 },
+        jobs: BTreeMap::new(),
+    };
+    State { hosts: [("host0".into(), host)].into(), ..State::default() }
+}
+
+fn snapshot(observed: &Observed) -> Option<Snapshot> {
+    observed.snapshot(&state(), Uuid::nil(), Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_formation_that_is_told_late_does_not_overwrite_a_newer_one() {
+    let observed = Observed::default();
+    observed.listed(vec![formation(1, 5)]).unwrap();
+    observed.changed(formation(1, 4));
+    assert_eq!(web(&observed, 1), Some(5));
+    observed.changed(formation(1, 6));
+    assert_eq!(web(&observed, 1), Some(6));
+}
+
+#[test]
+fn an_app_that_is_not_listed_any_more_is_deleted_and_not_foreign() {
+    let observed = Observed::default();
+    observed.deleted(vec![Uuid::from_u128(3).into()]);
+    observed.listed(vec![formation(1, 5), formation(2, 5)]).unwrap();
+    observed.listed(vec![formation(2, 5)]).unwrap();
+    let known = observed.known();
+    let formations = Arc::clone(known.formations.as_ref().unwrap());
+    let counts: Vec<usize> = formations.values().map(BTreeMap::len).collect();
+    assert_eq!(counts, [0, 1, 0]);
+}
+
+#[test]
+fn a_controller_that_suddenly_lists_nothing_is_not_believed() {
+    let observed = Observed::default();
+    observed.listed(vec![formation(1, 5)]).unwrap();
+    observed.listed(Vec::new()).unwrap_err();
+    assert_eq!(web(&observed, 1), Some(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decided_before_formations_and_jobs_were_listed() {
+    let observed = Observed::default();
+    assert!(snapshot(&observed).is_none());
+    observed.listed(Vec::new()).unwrap();
+    assert!(snapshot(&observed).is_none(), "the host has not listed its jobs");
+    observed.opened("host0");
+    tell(&observed, EventKind::Synced, None);
+    assert!(snapshot(&observed).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_never_answers_holds_the_others_up_for_ten_seconds_only() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    tokio::time::advance(SYNC_LIMIT).await;
+    assert!(!snapshot(&observed).unwrap().hosts["host0"].connected);
+}
+
+#[test]
+fn an_ordered_stop_is_remembered_until_its_host_tells_of_it() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    tell(&observed, EventKind::Current, Some(job(1, Status::Running)));
+    tell(&observed, EventKind::Synced, None);
+    let id = JobId::from(Uuid::from_u128(1));
+    observed.stopping(&[id], Timestamp::UNIX_EPOCH);
+    assert!(snapshot(&observed).unwrap().stops.contains(&id));
+    tell(&observed, EventKind::Stop, Some(job(1, Status::Crashed)));
+    let after = snapshot(&observed).unwrap();
+    assert!(after.stops.is_empty());
+    assert!(after.hosts["host0"].jobs[&id].ending().unwrap().asked, "it was told to");
+}
