@@ -1,0 +1,8 @@
+//! What may be unpacked, what is left out, what buildpacks say. Pure.
+
+pub mod entry;
+pub mod ignore;
+pub mod order;
+pub mod output;
+pub mod release;
+pub mod source;

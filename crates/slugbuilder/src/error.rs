@@ -1,0 +1,109 @@
+//! Why an app was not built, for the one who pushed it.
+
+use std::{error::Error, io, path::PathBuf, process::ExitStatus, time::Duration};
+
+use crate::domain::{entry::Refused, output::size, release::BadRelease, source::BadSource};
+
+/// Why an app was not built.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum BuildError {
+    #[error("The environment of the app is not a JSON object of strings")]
+    Environment(#[source] serde_json::Error),
+    #[error("{doing} failed")]
+    Transfer {
+        doing: &'static str,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{doing} was refused with status {status}: {body}")]
+    Status { doing: &'static str, status: u16, body: String },
+    #[error("The {what} cannot be unpacked: {source}")]
+    Refused { what: &'static str, source: Refused },
+    #[error("The {what} cannot be unpacked")]
+    Unpack {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("The {what} cannot be packed")]
+    Pack {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "The slug would have more than {}. Leave out what the app does not need at run time: list it in .slugignore",
+        size(*limit)
+    )]
+    TooLarge { limit: u64 },
+    #[error("{} cannot be {done}", path.display())]
+    File {
+        path: PathBuf,
+        done: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("The repository is empty: commit the app's files at its root, and push again")]
+    Empty,
+    #[error("{0}")]
+    NoBuildpack(String),
+    #[error("{of}: {source}")]
+    Source { of: &'static str, source: BadSource },
+    #[error(
+        "The buildpack {url} could not be fetched: git ended with {status}; its messages are above"
+    )]
+    Fetch { url: String, status: ExitStatus },
+    #[error("{name} is no buildpack: it has no bin/compile that can be run")]
+    NotABuildpack { name: String },
+    #[error("The buildpack {name} does not want this app, although .buildpacks lists it")]
+    Unwanted { name: String },
+    #[error(
+        "The {name} buildpack failed ({status}); its reason is above. Mend it, commit, and push again"
+    )]
+    Compile { name: String, status: ExitStatus },
+    #[error("The bin/release of the {name} buildpack failed ({status})")]
+    Release { name: String, status: ExitStatus },
+    #[error("The bin/release of the {name} buildpack printed what is no release: {source}")]
+    BadRelease { name: String, source: BadRelease },
+    #[error(
+        "Line {line} of the Procfile is not \"type: command\". Write for example \"web: node server.js\"; a type has only letters, digits, - and _"
+    )]
+    Procfile { line: usize },
+    #[error("{program} could not be run")]
+    Program {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("The build took longer than {} and was stopped", minutes(*limit))]
+    TooLong { limit: Duration },
+}
+
+impl BuildError {
+    /// The whole of it, in one text.
+    pub fn report(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        // Those that are told in the message itself.
+        if matches!(self, Self::Refused { .. } | Self::Source { .. } | Self::BadRelease { .. }) {
+            cause = None;
+        }
+        while let Some(err) = cause {
+            text.push_str(": ");
+            text.push_str(&err.to_string());
+            cause = err.source();
+        }
+        if !text.ends_with(['.', '\n']) {
+            text.push('.');
+        }
+        text
+    }
+}
+
+fn minutes(limit: Duration) -> String {
+    match limit.as_secs() {
+        seconds if seconds % 60 == 0 => format!("{} minutes", seconds / 60),
+        seconds => format!("{seconds} seconds"),
+    }
+}
