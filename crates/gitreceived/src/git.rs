@@ -115,7 +115,6 @@ impl Git {
             "receive.autogc=false".into(),
             "receive.advertiseAtomic=false".into(),
             "gc.auto=0".into(),
-            "pack.threads=1".into(),
         ];
         let tolerated = TOLERATED.map(|problem| format!("receive.fsck.{problem}=ignore"));
         let settings: Vec<String> = settings.into_iter().chain(tolerated).collect();

@@ -146,17 +146,19 @@ impl Shelf {
         .await
     }
 
-    /// Stores what comes over a stream; answers its hex SHA-256. A stream can be sent only once, so nothing is retried
-    /// after the first connection that was made.
+    /// Stores what comes over a stream; answers its hex SHA-256. A stream can be sent only once, so nothing is tried again
+    /// after its first byte was asked for.
     pub async fn put_stream<S>(&self, path: &str, stream: S) -> Result<String, Error>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
         let stream = Mutex::new(Some(Body::wrap_stream(stream)));
+        let taken = || stream.lock().ok().and_then(|mut body| body.take());
         let once = Self { client: self.client.without_retries(), key: String::new() };
+        // Until shelf has been reached at all: a request of its own, whose answer does not matter, finds it.
+        self.head(path).await?;
         once.put(path, |request| {
-            let body = stream.lock().ok().and_then(|mut body| body.take());
-            request.body(body.unwrap_or_else(|| {
+            request.body(taken().unwrap_or_else(|| {
                 failing(io::Error::other("the stream was sent already and cannot be sent again"))
             }))
         })

@@ -1,4 +1,5 @@
 //! Everything the README promises, over HTTP, through the client.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use std::{fs, io, time::Duration};
 

@@ -1,0 +1,221 @@
+//! Pushes by real git over real OpenSSH.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+
+mod world;
+
+use std::{fs, time::Duration};
+
+use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process_group};
+use testkit::wait_until;
+use tokio::process::Command;
+use world::World;
+
+#[tokio::test]
+async fn a_push_is_handed_to_the_receiver_and_its_words_to_the_pusher() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let (ok, said) = world.push("app").await;
+    assert!(ok, "{said}");
+    assert!(said.contains("remote: -----> Building my-app"), "{said}");
+    assert!(said.contains("remote: =====> Application deployed"), "{said}");
+    assert_eq!(world.head().unwrap(), world.git("app", &["rev-parse", "master"]).await.trim());
+    assert_eq!(fs::read_to_string(world.path("tree/hello.txt")).unwrap(), "hello");
+    let env = fs::read_to_string(world.path("env")).unwrap();
+    for wanted in [
+        "RECEIVE_REPO=my-app",
+        "RECEIVE_USER=git",
+        "CONTROLLER_KEY=controller-key",
+        "FLYNN_HEAD_OLD=\n",
+    ] {
+        assert!(env.contains(wanted), "{wanted}: {env}");
+    }
+    assert!(!env.contains("GIT_") && !env.contains("CARGO"), "{env}");
+    let (ok, said) = world.push("app").await;
+    assert!(ok && said.contains("Everything up-to-date"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_told_what_to_do_and_works_once_it_is_added() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    world.user("stranger").await;
+    let push = ["push", "flynn", "master"];
+    let (ok, said) = world.git_as("stranger", "app", &push).await;
+    assert!(!ok && said.contains("is not known here. To add it: flynn key-add"), "{said}");
+    assert!(said.contains("Permission denied"), "{said}");
+    world.add_key("stranger");
+    let (ok, said) = world.git_as("stranger", "app", &push).await;
+    assert!(ok, "{said}");
+    // The answer just given counts while the controller is away; a key it did not name cannot be decided.
+    *world.fake().away.lock().unwrap() = true;
+    let (ok, said) = world.git_as("stranger", "app", &push).await;
+    assert!(!ok && said.contains("The controller could not be asked about my-app"), "{said}");
+    world.user("other").await;
+    let (ok, said) = world.git_as("other", "app", &push).await;
+    assert!(!ok && said.contains("cannot be checked now"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn weak_keys_are_refused_whoever_knows_them() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    for (name, bits, algorithms) in [("short", "1024", "rsa-sha2-512"), ("sha1", "2048", "ssh-rsa")]
+    {
+        let file = world.path(name);
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "rsa", "-b", bits, "-N", "", "-C", name, "-f"]).arg(file);
+        assert!(keygen.status().await.unwrap().success());
+        world.add_key(name);
+        let ssh = format!(
+            "{} -o PubkeyAcceptedAlgorithms={algorithms} -o RequiredRSASize=1024",
+            world.ssh(name)
+        );
+        let mut git = world.git_command(name, "app", &["push", "flynn", "master"]);
+        let output = git.env("GIT_SSH_COMMAND", ssh).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("Permission denied"), "{name}: {said}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_a_push_of_master_to_an_app_is_refused_with_a_sentence() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    world.git("app", &["tag", "v1"]).await;
+    let pushes: [(&[&str], &str); 5] = [
+        (&["push", "flynn", "master:main"], "git push flynn main:master"),
+        (&["push", "flynn", "v1"], "tags/v1 is not a branch"),
+        (&["push", "flynn", "master", "master:other"], "this push has 2 branches or tags"),
+        (&["push", "ssh://git@127.0.0.1/nobody.git", "master"], "flynn create nobody"),
+        (&["push", "ssh://git@127.0.0.1/controller.git", "master"], "a part of Flynn itself"),
+    ];
+    for (args, why) in pushes {
+        let (ok, said) = world.git_as("me", "app", args).await;
+        assert!(!ok && said.contains(why), "{args:?}: {said}");
+        assert_eq!(world.head(), None);
+    }
+    let (ok, said) =
+        world.git_as("me", "app", &["push", "ssh://git@127.0.0.1/a/../b.git", "master"]).await;
+    assert!(!ok && said.contains("is not the name of an app"), "{said}");
+    let (ok, said) = world.git_as("me", "app", &["fetch", "flynn"]).await;
+    assert!(!ok && said.contains("only takes git push"), "{said}");
+    assert!(world.push("app").await.0);
+    let (ok, said) = world.git_as("me", "app", &["push", "flynn", ":master"]).await;
+    assert!(!ok && said.contains("flynn delete"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_shell_gets_a_greeting_and_status_1() {
+    let world = World::new().await;
+    for args in ["", "-tt", "-T"] {
+        let ssh = format!("{} {args} git@127.0.0.1", world.ssh("me"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &ssh]).stdin(std::process::Stdio::null());
+        let output = tokio::time::timeout(Duration::from_secs(20), shell.output()).await;
+        let output = output.unwrap().unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("Hi! This server only takes git push."), "{args}: {said}");
+        assert_eq!(output.status.code(), Some(1), "{args}: {said}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_receiver_rejects_the_push_and_the_same_commit_can_be_pushed_again() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    fs::write(world.path("fail"), "").unwrap();
+    let (ok, said) = world.push("app").await;
+    assert!(!ok && said.contains("remote: the build failed"), "{said}");
+    assert!(said.contains("pre-receive hook declined"), "{said}");
+    assert_eq!(*world.fake().lease.lock().unwrap(), None);
+    fs::remove_file(world.path("fail")).unwrap();
+    let (ok, said) = world.push("app").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn another_instance_takes_the_next_push_with_only_what_is_new() {
+    let mut world = World::new().await;
+    world.repository("app", "my-app").await;
+    let noise: Vec<u8> = rand::rng().random_iter().take(1_000_000).collect();
+    world.commit("app", "noise", &noise).await;
+    assert!(world.push("app").await.0);
+    world.restart_elsewhere().await;
+    world.commit("app", "more.txt", b"more").await;
+    let (ok, said) = world.push("app").await;
+    assert!(ok, "{said}");
+    let sizes: Vec<u64> =
+        world.shelf.list("/repos/").await.unwrap().iter().map(|pack| pack.size).collect();
+    assert_eq!(world.packs().len(), 2);
+    assert!(sizes.iter().any(|size| *size < 2_000) && sizes.len() == 2, "{sizes:?}");
+    // The deployment of a push that broke off completed later: the head moved without us.
+    let head = world.git("app", &["rev-parse", "HEAD"]).await;
+    world.commit("app", "last.txt", b"last").await;
+    assert!(world.push("app").await.0);
+    fs::write(world.path("head"), head.trim()).unwrap();
+    let (ok, said) = world.push("app").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    // A forced push goes back and is a deployment like any other.
+    world.git("app", &["reset", "-q", "--hard", "HEAD~2"]).await;
+    let (ok, said) = world.git_as("me", "app", &["push", "-f", "flynn", "master"]).await;
+    assert!(ok, "{said}");
+    assert_eq!(world.head().unwrap(), world.git("app", &["rev-parse", "master"]).await.trim());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn fifty_megabytes_arrive() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let noise: Vec<u8> = rand::rng().random_iter().take(50 << 20).collect();
+    world.commit("app", "noise", &noise).await;
+    let (ok, said) = world.push("app").await;
+    assert!(ok, "{said}");
+    assert_eq!(fs::read(world.path("tree/noise")).unwrap(), noise);
+    assert!(world.shelf.list("/repos/").await.unwrap()[0].size > 50 << 20);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_nothing_behind() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    fs::write(world.path("wait"), "").unwrap();
+    let mut push = world.git_command("me", "app", &["push", "flynn", "master"]);
+    let mut push = push.process_group(0).spawn().unwrap();
+    let receiver = wait_until("the receiver runs", async || {
+        world.receiver_pid().filter(|pid| pid.exists()).ok_or("not yet")
+    })
+    .await;
+    let waiting = world.git_command("me", "app", &["push", "flynn", "master"]).spawn().unwrap();
+    // As Ctrl-C does: git and its ssh.
+    let group = Pid::from_raw(push.id().unwrap() as i32).unwrap();
+    kill_process_group(group, Signal::INT).unwrap();
+    push.wait().await.unwrap();
+    wait_until(
+        "the receiver is gone",
+        async || {
+            if receiver.exists() { Err("still there") } else { Ok(()) }
+        },
+    )
+    .await;
+    fs::remove_file(world.path("wait")).unwrap();
+    let output = waiting.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Another push to my-app is under way"), "{said}");
+    wait_until("the lease is given back", async || match &*world.fake().lease.lock().unwrap() {
+        Some(holder) => Err(holder.clone()),
+        None => Ok(()),
+    })
+    .await;
+    world.end().await;
+}

@@ -1,0 +1,121 @@
+//! The steps of a push, and what may end it early.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use api::controller::{App, NewHead};
+use controller_client::Controller;
+use sha2::{Digest, Sha256};
+use shelf_client::Shelf;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+use crate::{Console, Failure, build::Build, config::ReceiveArgs, deploy};
+
+/// Longest time to tidy up after a build.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everything a push works with.
+#[derive(Debug)]
+pub(crate) struct Push<'a> {
+    pub(crate) args: ReceiveArgs,
+    pub(crate) controller: Controller,
+    pub(crate) shelf: Shelf,
+    pub(crate) console: &'a Console,
+    /// Names this build among all.
+    pub(crate) id: String,
+    /// Whether the controller may have taken the push: from then on it goes on without us.
+    pub(crate) taken: AtomicBool,
+}
+
+/// Builds and deploys the tree that `tar` holds.
+pub async fn receive(
+    args: ReceiveArgs,
+    tar: impl AsyncRead + Send + Unpin + 'static,
+    console: &Console,
+) -> Result<(), Failure> {
+    let key = Some(args.services.controller_key.clone());
+    let push = Push {
+        controller: Controller::new(args.services.controller(), key),
+        shelf: Shelf::new(args.services.shelf(), args.shelf_key.clone()),
+        console,
+        id: hex::encode(rand::random::<[u8; 16]>()),
+        taken: AtomicBool::new(false),
+        args,
+    };
+    let outcome = tokio::select! {
+        outcome = push.run(tar) => outcome,
+        () = told_to_stop() => Err(push.stopped()),
+        () = console.closed() => Err(push.stopped()),
+    };
+    // Dropping the build's connection stopped it. What is left here of the build is of no use to anybody.
+    let left = format!("/builds/{}/", push.id);
+    let _ = timeout(TIDY_TIMEOUT, push.shelf.delete_all(&left)).await;
+    outcome
+}
+
+impl Push<'_> {
+    async fn run(&self, tar: impl AsyncRead + Send + Unpin + 'static) -> Result<(), Failure> {
+        let name = &self.args.app;
+        let app = self.controller.app(name).await.map_err(|err| match err.is_not_found() {
+            true => Failure::NoApp(name.clone()),
+            false => Failure::controller("Looking up the app")(err),
+        })?;
+        let head = self.head(&app).await?;
+        let result = Build { push: self, app: &app }.run(tar).await?;
+        deploy::deploy(self, &app, result, head).await
+    }
+
+    /// The head the repository gets with this push.
+    async fn head(&self, app: &App) -> Result<NewHead, Failure> {
+        let new = self.args.commit.clone();
+        if let Some(packs) = &self.args.packs {
+            let old = Some(self.args.head_old.clone()).filter(|old| !old.is_empty());
+            let packs = packs.split(',').filter(|pack| !pack.is_empty()).map(str::to_owned);
+            return Ok(NewHead { old, new, packs: packs.collect() });
+        }
+        let Some(file) = &self.args.pack_file else { return Err(Failure::NoHead) };
+        let unread = |source| shelf_client::Error::File { path: file.clone(), source };
+        let storing = || Failure::shelf("Storing the repository");
+        let sha256 = digest(file).await.map_err(unread).map_err(storing())?;
+        let path = format!("/repos/{}/{sha256}.pack", app.id);
+        self.shelf.put_file(&path, file).await.map_err(storing())?;
+        let repository = self.controller.repository(&app.name).await;
+        let old = repository.map_err(Failure::controller("Looking up the repository"))?.head;
+        Ok(NewHead { old, new, packs: vec![path] })
+    }
+
+    fn stopped(&self) -> Failure {
+        if self.taken.load(Ordering::SeqCst) { Failure::GoesOn } else { Failure::Stopped }
+    }
+}
+
+async fn digest(file: &std::path::Path) -> std::io::Result<String> {
+    let mut file = tokio::fs::File::open(file).await?;
+    let (mut digest, mut buffer) = (Sha256::new(), vec![0; 128 << 10]);
+    loop {
+        match file.read(&mut buffer).await? {
+            0 => return Ok(hex::encode(digest.finalize())),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Ends at SIGTERM, SIGINT or SIGHUP.
+async fn told_to_stop() {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let signals = kinds.map(|kind| {
+        Box::pin(async move {
+            match signal(kind) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        })
+    });
+    futures_util::future::select_all(signals).await;
+}

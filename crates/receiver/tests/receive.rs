@@ -1,0 +1,397 @@
+//! flynn-receive against a controller faked on the wire, which builds as slugbuilder does, and the real shelf.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use api::{
+    controller::{
+        App, Artifact, Deployment, DeploymentStatus, NewArtifact, NewJob, NewPush, Strategy,
+    },
+    id::{AppId, ArtifactId, DeploymentId, ReleaseId},
+};
+use attach::{Frame, FrameCodec, Stream};
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use clap::Parser;
+use daemon::{ApiError, Lifetime, events};
+use futures_util::{SinkExt, StreamExt};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use receiver::{Console, Failure, config::ReceiveArgs, receive};
+use tempfile::TempDir;
+use testkit::wait_until;
+use tokio::net::TcpListener;
+use tokio_util::codec::Framed;
+
+/// How the build and the deployment go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Good,
+    BuildFails,
+    BuildHangs,
+    /// The result names a slug that was never stored.
+    WrongSlug,
+    NothingToRun,
+    DeploymentFails,
+    /// The answer to the push is lost, although it was carried out.
+    AnswerLost,
+}
+
+#[derive(Clone)]
+struct Fake {
+    course: Course,
+    app: AppId,
+    release: ReleaseId,
+    seen: Arc<Mutex<Seen>>,
+    lifetime: Lifetime,
+}
+
+#[derive(Default)]
+struct Seen {
+    job: Option<NewJob>,
+    pushes: Vec<NewPush>,
+    build_over: bool,
+    lost_one: bool,
+}
+
+struct World {
+    fake: Fake,
+    shelf: shelf_client::Shelf,
+    args: ReceiveArgs,
+    said: Arc<Mutex<Vec<u8>>>,
+    _dir: TempDir,
+}
+
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl World {
+    async fn new(course: Course) -> Self {
+        let (dir, lifetime) = (TempDir::new().unwrap(), Lifetime::default());
+        let config = shelf::Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            key: "shelf-key".into(),
+            data_dir: dir.path().into(),
+            disk_reserve: 0,
+        };
+        let shelf_url = format!("http://{}", shelf::start(config, &lifetime).await.unwrap().addr);
+        let fake = Fake {
+            course,
+            app: AppId::random(),
+            release: ReleaseId::random(),
+            seen: Arc::default(),
+            lifetime: lifetime.clone(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let controller_url = format!("http://{}", listener.local_addr().unwrap());
+        lifetime.serve(listener, fake.clone().router());
+        let args = [
+            "flynn-receive",
+            "my-app",
+            "c0ffee",
+            "--controller-key",
+            "controller-key",
+            "--controller-url",
+            &controller_url,
+            "--shelf-key",
+            "shelf-key",
+            "--shelf-url",
+            &shelf_url,
+            "--build-shelf-url",
+            &shelf_url,
+            "--head-old",
+            "0ld",
+            "--packs",
+            "/repos/a/1.pack,/repos/a/2.pack",
+        ];
+        let args = ReceiveArgs::parse_from(args);
+        let shelf = shelf_client::Shelf::new(shelf_url.as_str(), "shelf-key");
+        Self { fake, shelf, args, said: Arc::default(), _dir: dir }
+    }
+
+    async fn receive(&self) -> Result<(), Failure> {
+        let console = Console::new(Said(self.said.clone()));
+        receive(self.args.clone(), &b"the tree"[..], &console).await
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8(self.said.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Nothing of a build is left but its slug.
+    async fn is_tidy(&self) -> bool {
+        self.shelf.list("/builds/").await.unwrap().is_empty()
+    }
+}
+
+impl Fake {
+    fn router(self) -> Router {
+        Router::new()
+            .route("/apps/{app}", get(app))
+            .route("/apps/{app}/release", get(async || ApiError::not_found("none")))
+            .route("/apps/{app}/routes", get(async || Json(serde_json::json!([{"type": "http", "service": "my-app-web", "domain": "my-app.localhost"}]))))
+            .route("/apps/{app}/jobs", post(run))
+            .route("/apps/{app}/push", post(push))
+            .route("/apps/{app}/deployments", get(deployments))
+            .route("/artifacts", post(artifact))
+            .route("/releases/{id}", get(release))
+            .route("/deployments/{id}", get(deployment))
+            .route("/events", get(async || events::response(futures_util::stream::pending::<()>())))
+            .with_state(self)
+    }
+
+    fn deployment(&self) -> Deployment {
+        let failed = self.course == Course::DeploymentFails;
+        Deployment {
+            id: DeploymentId::from(self.app.uuid()),
+            app: self.app,
+            old_release: None,
+            new_release: self.release,
+            strategy: Strategy::OneByOne,
+            status: if failed { DeploymentStatus::Failed } else { DeploymentStatus::Complete },
+            processes: BTreeMap::from([("web".into(), 1)]),
+            deploy_timeout: 120,
+            error: failed.then(|| "nothing listens on port 8080".into()),
+            created_at: Timestamp::UNIX_EPOCH,
+            finished_at: None,
+        }
+    }
+
+    /// What slugbuilder does, with the URLs it is given and nothing else.
+    async fn build(&self, job: &NewJob) -> u32 {
+        let http = http();
+        let source = http.get(&job.env["SOURCE_URL"]).send().await.unwrap();
+        assert_eq!(source.text().await.unwrap(), "the tree");
+        let cache = http.get(&job.env["CACHE_GET_URL"]).send().await.unwrap();
+        assert_eq!(cache.status(), 404);
+        if self.course == Course::BuildFails {
+            return 1;
+        }
+        let put = http.put(&job.env["SLUG_PUT_URL"]).body("the slug").send().await.unwrap();
+        let sha256 = put.headers()["etag"].to_str().unwrap().trim_matches('"').to_owned();
+        let sha256 = if self.course == Course::WrongSlug { "0".repeat(64) } else { sha256 };
+        let types = if self.course == Course::NothingToRun {
+            serde_json::json!({})
+        } else {
+            serde_json::json!({"web": "node ."})
+        };
+        let slug = serde_json::json!({"sha256": sha256, "size": 8});
+        let result = serde_json::json!({"types": types, "buildpack": "Node.js", "slug": slug});
+        http.put(&job.env["RESULT_PUT_URL"]).json(&result).send().await.unwrap();
+        0
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a plain client, as a builder is one")]
+fn http() -> reqwest::Client {
+    reqwest::Client::new()
+}
+
+async fn app(State(fake): State<Fake>, Path(name): Path<String>) -> Result<Json<App>, ApiError> {
+    if name != "my-app" {
+        return Err(ApiError::not_found("no such app"));
+    }
+    Ok(Json(App {
+        id: fake.app,
+        name,
+        meta: BTreeMap::new(),
+        strategy: Strategy::OneByOne,
+        release: None,
+        deploy_timeout: 120,
+        created_at: Timestamp::UNIX_EPOCH,
+        updated_at: Timestamp::UNIX_EPOCH,
+    }))
+}
+
+async fn artifact(Json(new): Json<NewArtifact>) -> Json<Artifact> {
+    assert_eq!(new.uri, "docker:///flynn/slugbuilder");
+    Json(Artifact {
+        id: ArtifactId::random(),
+        kind: new.kind,
+        uri: new.uri,
+        meta: new.meta,
+        created_at: Timestamp::UNIX_EPOCH,
+    })
+}
+
+async fn run(State(fake): State<Fake>, mut request: Request) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+    let job: NewJob = serde_json::from_slice(&body).unwrap();
+    fake.seen.lock().unwrap().job = Some(job.clone());
+    fake.lifetime.clone().spawn_request(async move {
+        let mut frames = Framed::new(TokioIo::new(upgrade.await.unwrap()), FrameCodec);
+        let bytes = "-----> Node.js app detected\n".into();
+        frames.send(Frame::Data { stream: Stream::Stdout, bytes }).await.unwrap();
+        if fake.course == Course::BuildHangs {
+            // As the controller does: the end of the connection is the end of the job.
+            assert!(frames.next().await.is_none());
+        } else {
+            let status = fake.build(&job).await;
+            frames.send(Frame::Exit(status)).await.unwrap();
+        }
+        fake.seen.lock().unwrap().build_over = true;
+    });
+    let headers = [("connection", "Upgrade"), ("upgrade", attach::PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn push(
+    State(fake): State<Fake>,
+    Json(push): Json<NewPush>,
+) -> Result<Json<Deployment>, ApiError> {
+    fake.seen.lock().unwrap().pushes.push(push);
+    if fake.course == Course::AnswerLost {
+        return Err(ApiError::unavailable("going away"));
+    }
+    Ok(Json(fake.deployment()))
+}
+
+async fn deployments(State(fake): State<Fake>) -> Result<Json<Vec<Deployment>>, ApiError> {
+    let mut seen = fake.seen.lock().unwrap();
+    if !std::mem::replace(&mut seen.lost_one, true) {
+        return Err(ApiError::unavailable("not back yet"));
+    }
+    Ok(Json(vec![fake.deployment()]))
+}
+
+async fn release(State(fake): State<Fake>) -> Json<serde_json::Value> {
+    let meta = fake.seen.lock().unwrap().pushes[0].meta.clone();
+    Json(
+        serde_json::json!({ "id": fake.release, "meta": meta, "created_at": Timestamp::UNIX_EPOCH }),
+    )
+}
+
+async fn deployment(State(fake): State<Fake>) -> Json<Deployment> {
+    Json(fake.deployment())
+}
+
+#[tokio::test]
+async fn a_tree_becomes_a_slug_a_release_and_a_deployment() {
+    let world = World::new(Course::Good).await;
+    world.receive().await.unwrap();
+    let said = world.said();
+    for line in [
+        "-----> Building my-app...",
+        "-----> Node.js app detected",
+        "-----> Creating release...",
+        "-----> Deploying: web 0 -> 1",
+        "=====> Application deployed",
+        "http://my-app.localhost/",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let (push, env) = {
+        let seen = world.fake.seen.lock().unwrap();
+        (seen.pushes[0].clone(), seen.job.clone().unwrap().env)
+    };
+    let sha256 = &push.slug.meta["sha256"];
+    assert_eq!(push.slug.uri, format!("http://shelf.discoverd/slugs/{sha256}.tgz"));
+    assert_eq!(push.types, ["web"]);
+    assert_eq!((push.head.old.as_deref(), push.head.new.as_str()), (Some("0ld"), "c0ffee"));
+    assert_eq!(push.head.packs, ["/repos/a/1.pack", "/repos/a/2.pack"]);
+    assert!(env.values().all(|value| !value.contains("-key")), "{env:?}");
+    let slug = format!("/slugs/{sha256}.tgz");
+    assert_eq!(world.shelf.get_bytes(&slug, 100).await.unwrap(), "the slug");
+    assert!(world.is_tidy().await);
+}
+
+#[tokio::test]
+async fn a_build_that_fails_or_lies_changes_nothing() {
+    for (course, why) in [
+        (Course::BuildFails, "The build failed (see above)"),
+        (Course::WrongSlug, "its slug is another one than it says"),
+        (Course::NothingToRun, "Node.js found nothing to run. Add a Procfile"),
+    ] {
+        let world = World::new(course).await;
+        let failure = world.receive().await.unwrap_err().to_string();
+        assert!(failure.contains(why), "{course:?}: {failure}");
+        assert!(world.fake.seen.lock().unwrap().pushes.is_empty());
+        assert!(world.is_tidy().await);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_deployment_rejects_with_its_reason() {
+    let world = World::new(Course::DeploymentFails).await;
+    let failure = world.receive().await.unwrap_err().to_string();
+    assert!(failure.contains("nothing listens on port 8080"), "{failure}");
+    assert!(failure.contains("What ran before still runs"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_push_whose_answer_was_lost_is_looked_for_and_not_repeated() {
+    let world = World::new(Course::AnswerLost).await;
+    world.receive().await.unwrap();
+    assert_eq!(world.fake.seen.lock().unwrap().pushes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_pusher_who_goes_away_stops_the_build() {
+    let world = World::new(Course::BuildHangs).await;
+    let console = Console::new(Closed);
+    let receiving = receive(world.args.clone(), &b"the tree"[..], &console);
+    let failure = tokio::time::timeout(Duration::from_secs(20), receiving).await.unwrap();
+    assert!(matches!(failure, Err(Failure::Stopped)), "{failure:?}");
+    wait_until("the build is stopped", async || {
+        let seen = world.fake.seen.lock().unwrap();
+        if seen.build_over || seen.job.is_none() { Ok(()) } else { Err("it runs") }
+    })
+    .await;
+    assert!(world.is_tidy().await);
+}
+
+/// A terminal that was closed.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_app_is_named() {
+    let mut world = World::new(Course::Good).await;
+    world.args.app = "nobody".into();
+    let failure = world.receive().await.unwrap_err().to_string();
+    assert_eq!(failure, "There is no app nobody. To create it: flynn create nobody");
+}
+
+#[tokio::test]
+async fn a_pack_of_the_whole_repository_can_be_brought_along() {
+    let mut world = World::new(Course::Good).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a pack").unwrap();
+    world.args.packs = None;
+    let failure = world.receive().await.unwrap_err();
+    assert!(matches!(failure, Failure::NoHead), "{failure:?}");
+    world.args.pack_file = Some(file.path().into());
+    // This controller has no repository to ask for, so it ends there, with the pack stored.
+    assert!(world.receive().await.is_err());
+    let packs = world.shelf.list(&format!("/repos/{}/", world.fake.app)).await.unwrap();
+    assert_eq!(packs.len(), 1);
+    assert!(packs[0].path.ends_with(&format!("/{}.pack", packs[0].sha256)));
+}

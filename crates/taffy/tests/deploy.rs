@@ -1,0 +1,122 @@
+//! taffy with a real git server and a receiver that is a shell script.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+
+use taffy::{Args, run};
+use testkit::{free_port, wait_until};
+use tokio::process::{Child, Command};
+
+const RECEIVER: &str = r#"#!/bin/sh
+dir=$(dirname "$0")
+echo "$1 $2" >$dir/args
+tar -x -C $dir/tree
+cp "$FLYNN_PACK_FILE" $dir/pack
+test "$1" != refused
+"#;
+
+struct World {
+    dir: tempfile::TempDir,
+    url: String,
+    _server: Child,
+}
+
+async fn git(dir: &Path, args: &[&str]) -> String {
+    let mut git = Command::new("git");
+    git.current_dir(dir).args(args);
+    for role in ["AUTHOR", "COMMITTER"] {
+        git.env(format!("GIT_{role}_NAME"), "me").env(format!("GIT_{role}_EMAIL"), "me@home");
+    }
+    let output = git.output().await.unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (repo, receiver) = (dir.path().join("repo"), dir.path().join("receiver"));
+        fs::create_dir_all(&repo).unwrap();
+        fs::create_dir(dir.path().join("tree")).unwrap();
+        fs::write(&receiver, RECEIVER).unwrap();
+        fs::set_permissions(&receiver, fs::Permissions::from_mode(0o755)).unwrap();
+        git(&repo, &["init", "-q", "-b", "trunk"]).await;
+        for n in ["one", "two"] {
+            fs::write(repo.join("file"), n).unwrap();
+            git(&repo, &["add", "."]).await;
+            git(&repo, &["commit", "-q", "-m", n]).await;
+        }
+        let port = free_port();
+        // Not `git daemon`, which would be its parent, and leave it behind when it is killed.
+        let programs = git(dir.path(), &["--exec-path"]).await;
+        let server = Command::new(Path::new(&programs).join("git-daemon"))
+            .args(["--export-all", "--reuseaddr", "--listen=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--base-path={}", dir.path().display()))
+            .env("HOME", dir.path())
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let url = format!("git://127.0.0.1:{port}/repo");
+        wait_until("the git server listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
+        })
+        .await;
+        Self { dir, url, _server: server }
+    }
+
+    fn args(&self, app: &str, branch: &str, rev: &str) -> Args {
+        Args {
+            app: app.into(),
+            repo: self.url.clone(),
+            branch: branch.into(),
+            rev: rev.into(),
+            receiver: self.dir.path().join("receiver").display().to_string(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_of_a_branch_is_handed_to_the_receiver_with_its_history() {
+    let world = World::new().await;
+    let repo = world.dir.path().join("repo");
+    let first = git(&repo, &["rev-parse", "HEAD~1"]).await;
+    assert!(run(world.args("my-app", "trunk", &first[..10])).await.unwrap());
+    let read = |name: &str| fs::read_to_string(world.dir.path().join(name)).unwrap();
+    assert_eq!(read("args").trim(), format!("my-app {first}"));
+    assert_eq!(read("tree/file"), "one");
+    let elsewhere = world.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    git(&elsewhere, &["init", "-q", "--bare"]).await;
+    let index = format!("git index-pack --stdin < {}", world.dir.path().join("pack").display());
+    let indexed = Command::new("sh").args(["-c", &index]).current_dir(&elsewhere).output().await;
+    assert!(indexed.unwrap().status.success());
+    assert_eq!(git(&elsewhere, &["rev-list", "--count", &first]).await, "1");
+    assert!(run(world.args("my-app", "trunk", "trunk")).await.unwrap());
+    assert_eq!(read("tree/file"), "two");
+    assert!(!run(world.args("refused", "trunk", "trunk")).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_cannot_be_cloned_is_said_and_nothing_is_run() {
+    let world = World::new().await;
+    for (args, why) in [
+        (world.args("a", "no-such-branch", "x"), "cloning the branch no-such-branch"),
+        (world.args("a", "trunk", "0123456789"), "has no commit 0123456789"),
+        (world.args("a", "--upload-pack=id", "x"), "is not the name of a branch"),
+        (Args { repo: "ext::sh -c id".into(), ..world.args("a", "trunk", "trunk") }, "not the URL"),
+        (
+            Args { receiver: "/nothing".into(), ..world.args("a", "trunk", "trunk") },
+            "cannot be run",
+        ),
+    ] {
+        let err = format!("{:#}", run(args).await.unwrap_err());
+        assert!(err.contains(why), "{err}");
+    }
+    assert!(!world.dir.path().join("args").exists());
+}
