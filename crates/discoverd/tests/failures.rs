@@ -198,7 +198,9 @@ async fn a_watcher_that_does_not_read_is_cut_off() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut slow = socket.connect(daemon.addr).await.unwrap();
-    slow.write_all(b"GET /services/web HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    slow.write_all(b"GET /services/web HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut quick = client.watch("web");
     let mut one = instance(1);
     let mut last = 0;
