@@ -145,11 +145,9 @@ async fn a_terminal_has_a_size_takes_signals_and_passes_bytes_as_they_are() {
     attached.type_in("\n").await;
     attached.until("40 100").await;
     attached.say(Frame::Signal(2)).await;
-    attached.until("got-int").await;
-    attached.type_in("hello\n").await;
-    let (out, _, status) = attached.rest().await;
-    assert!(out.contains("said "), "{out:?}");
-    assert_eq!(status, Some(5));
+    // A signal ends the shell's reading.
+    attached.until("said ").await;
+    assert_eq!(attached.rest().await.2, Some(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +173,7 @@ async fn who_reads_nothing_holds_nobody_up() {
     let ended = host.wait(job.id, support::ended).await;
     assert_eq!(ended.status, Status::Done);
     let last = host.log(job.id, Some(1), true).await;
-    assert_eq!(last[0].1, "done");
+    assert!(last[0].1.ends_with("done"), "{last:?}");
     drop(idle);
     tokio::time::timeout(Duration::from_secs(5), host.client().status()).await.unwrap().unwrap();
 }
@@ -183,7 +181,8 @@ async fn who_reads_nothing_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_that_goes_away_hangs_up() {
     let host = Fixture::start().await;
-    let job = shell_with("echo ready; exec sleep 1000", json!({ "stdin": true, "tty": true }));
+    let line = "trap 'exit 1' HUP; echo ready; while :; do sleep 1; done";
+    let job = shell_with(line, json!({ "stdin": true, "tty": true }));
     host.client().put_job(&job).await.unwrap();
     let mut attached = Attached::to(&host, job.id, OUTPUT | ATTACH_STDIN).await;
     attached.until("ready").await;

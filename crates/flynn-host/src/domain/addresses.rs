@@ -221,6 +221,7 @@ mod tests {
     fn a_job_keeps_its_address() {
         let (mut pool, job) = (pool("10.0.0.0/24"), JobId::random());
         assert_eq!(pool.take(job, at(0)), pool.take(job, at(1)));
-        assert!(!pool.claim(JobId::random(), pool.take(job, at(2)).unwrap()));
+        let address = pool.take(job, at(2)).unwrap();
+        assert!(!pool.claim(JobId::random(), address));
     }
 }

@@ -4,6 +4,8 @@
 //! lines of each stream in the same order; a line of ours carries the time at which it was read, which is never before
 //! the time the engine gives it.
 
+use std::collections::VecDeque;
+
 use jiff::Timestamp;
 
 use super::mux::Out;
@@ -41,6 +43,31 @@ fn known(ours: &[&Line], theirs: &[(usize, &Line)]) -> usize {
         theirs.zip(ours.iter().rev()).all(|((_, theirs), ours)| theirs.text == ours.text)
     };
     (0..=old).rev().find(ends_like_ours).unwrap_or(0)
+}
+
+/// Lines that were taken from the engine's log and may come once more over the streams: those of the moments in which
+/// the attachment was made.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    expected: [VecDeque<String>; 2],
+}
+
+impl Repeats {
+    /// Expects a line once more.
+    pub(crate) fn expect(&mut self, out: Out, text: &str) {
+        self.expected[usize::from(out == Out::Stderr)].push_back(text.into());
+    }
+
+    /// Whether a line that came is a repeat. The streams begin somewhere among the expected lines and go on from there.
+    pub(crate) fn is_repeat(&mut self, out: Out, text: &str) -> bool {
+        let expected = &mut self.expected[usize::from(out == Out::Stderr)];
+        let found = expected.iter().position(|line| line == text);
+        match found {
+            Some(at) => expected.drain(..=at),
+            None => expected.drain(..),
+        };
+        found.is_some()
+    }
 }
 
 /// A line of the engine's log with `timestamps=1`: the time, a space, the text.
@@ -83,6 +110,17 @@ mod tests {
         let mut engine = vec![line(1, "a"), line(2, "b")];
         engine[1].out = Out::Stderr;
         assert_eq!(texts(&missing(&engine[..1], &engine)), ["b"]);
+    }
+
+    #[test]
+    fn what_comes_twice_at_the_seam_is_told_from_what_is_new() {
+        let mut repeats = Repeats::default();
+        for text in ["1", "2", "3"] {
+            repeats.expect(Out::Stdout, text);
+        }
+        let came = ["2", "3", "4", "2"].map(|text| repeats.is_repeat(Out::Stdout, text));
+        assert_eq!(came, [true, true, false, false]);
+        assert!(!repeats.is_repeat(Out::Stderr, "1"));
     }
 
     #[test]

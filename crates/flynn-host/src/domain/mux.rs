@@ -87,7 +87,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..13, 1..30),
         ) {
             let mut wire = Vec::new();
-            let mut want = [Vec::new(), Vec::new()];
+            let mut want: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
             for (kind, bytes) in &frames {
                 wire.extend([*kind, 0, 0, 0]);
                 wire.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());

@@ -34,7 +34,7 @@ pub(crate) async fn list(
     obey(&app.host, &headers)?;
     if events::wanted(&headers) {
         let Subscribed { jobs, events: live } = app.host.registry.subscribe();
-        return Ok(events::response(current(jobs).chain(from_now(live))));
+        return Ok(events::response(current(jobs).chain(from_now(&app, live))));
     }
     let mut jobs = app.host.registry.all();
     jobs.retain(|_, job| !listing.active || job.status.is_active());
@@ -48,8 +48,10 @@ fn current(jobs: Vec<ActiveJob>) -> impl Stream<Item = Event> + Send {
 }
 
 /// What happens from then on. It ends when the subscriber is too slow: it begins again with what is known then.
-fn from_now(live: Receiver<Event>) -> impl Stream<Item = Event> + Send {
-    stream::unfold(live, |mut live| async move { Some((live.recv().await.ok()?, live)) })
+fn from_now(app: &App, live: Receiver<Event>) -> impl Stream<Item = Event> + Send + use<> {
+    let live =
+        stream::unfold(live, |mut live| async move { Some((live.recv().await.ok()?, live)) });
+    live.take_until(app.host.lifetime.stop().cancelled_owned())
 }
 
 pub(crate) async fn one(
@@ -62,7 +64,7 @@ pub(crate) async fn one(
         let Subscribed { mut jobs, events: live } = app.host.registry.subscribe();
         jobs.retain(|job| job.job.id == id);
         let of_it = move |event: &Event| event.job.as_ref().is_some_and(|job| job.job.id == id);
-        let live = from_now(live).filter(move |event| std::future::ready(of_it(event)));
+        let live = from_now(&app, live).filter(move |event| std::future::ready(of_it(event)));
         return Ok(events::response(current(jobs).chain(live)));
     }
     let job = app.host.registry.job(id).ok_or_else(|| unknown(id))?;

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use daemon::ApiError;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -62,7 +62,9 @@ pub(crate) async fn log(
         job: id,
         kind: kind.unwrap_or_default(),
     };
-    let body = Body::from_stream(stream::try_unfold(reading, Reading::next));
+    let lines = stream::try_unfold(reading, Reading::next);
+    let lines = lines.take_until(app.host.lifetime.stop().cancelled_owned());
+    let body = Body::from_stream(lines);
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((kind, body).into_response())
 }

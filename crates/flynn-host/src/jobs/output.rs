@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use crate::{
-    domain::{lines::Lines, mux::Out},
+    domain::{
+        catch_up::{Line, Repeats},
+        lines::Lines,
+        mux::Out,
+    },
     logs::{Record, Writer},
 };
 
@@ -28,6 +32,8 @@ const BACKLOG: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes kept for the one that will hold a job's stdin.
 const KEPT: usize = 1 << 20;
+/// What comes so long after an attachment was made is new, even if it says the same as a line before.
+const SEAM: Duration = Duration::from_secs(1);
 /// Pieces of stdin under way.
 const STDIN: usize = 16;
 
@@ -60,6 +66,8 @@ pub(crate) struct Output {
 struct Inner {
     writer: Option<Writer>,
     lines: [Lines; 2],
+    repeats: Repeats,
+    repeats_until: Timestamp,
     readers: Vec<Reader>,
     /// All output so far, of a job whose stdin nobody holds yet.
     kept: Option<(Vec<(Out, Bytes)>, usize)>,
@@ -100,6 +108,8 @@ impl Output {
             inner: Mutex::new(Inner {
                 writer: Some(writer),
                 lines: Default::default(),
+                repeats: Repeats::default(),
+                repeats_until: Timestamp::MIN,
                 readers: Vec::new(),
                 kept: stdin.then(Default::default),
                 stdin: stdin.then_some(sender),
@@ -115,6 +125,8 @@ impl Output {
         let inner = Inner {
             writer: None,
             lines: Default::default(),
+            repeats: Repeats::default(),
+            repeats_until: Timestamp::MIN,
             readers: Vec::new(),
             kept: None,
             stdin: None,
@@ -186,8 +198,20 @@ impl Output {
         logged
     }
 
-    /// Appends lines of the engine's own log, which nobody attached has seen.
-    pub(crate) fn append(&self, lines: Vec<(Out, Timestamp, String)>) -> io::Result<()> {
+    /// Appends lines of the engine's own log, which nobody attached has seen. Those from `seam` on may come again.
+    pub(crate) fn catch_up(&self, lines: Vec<Line>, seam: Timestamp) -> io::Result<()> {
+        let mut inner = self.lock();
+        inner.lines = Default::default();
+        inner.repeats = Repeats::default();
+        inner.repeats_until = seam + SEAM;
+        for line in lines.iter().filter(|line| line.at >= seam) {
+            inner.repeats.expect(line.out, &line.text);
+        }
+        drop(inner);
+        self.append(lines.into_iter().map(|line| (line.out, line.at, line.text)).collect())
+    }
+
+    fn append(&self, lines: Vec<(Out, Timestamp, String)>) -> io::Result<()> {
         let mut inner = self.lock();
         let Some(writer) = &mut inner.writer else { return Ok(()) };
         writer.append(lines)?;
@@ -244,7 +268,11 @@ impl Inner {
         let mut complete = Vec::new();
         for (out, piece) in pieces {
             let lines = &mut self.lines[usize::from(*out == Out::Stderr)];
-            lines.push(piece, |line| complete.push((*out, now, line)));
+            lines.push(piece, |line| {
+                if now > self.repeats_until || !self.repeats.is_repeat(*out, &line) {
+                    complete.push((*out, now, line));
+                }
+            });
         }
         match &mut self.writer {
             Some(writer) if !complete.is_empty() => writer.append(complete),

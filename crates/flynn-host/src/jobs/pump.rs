@@ -107,6 +107,7 @@ impl Pump {
 
     /// Attaches to a container that runs, and first takes from the engine's log what nobody read.
     async fn attach_again(&self) -> Option<Attached> {
+        let seam = Timestamp::now();
         let streams = match self.engine.attach(&self.container, false).await {
             Ok(streams) => Some(streams),
             Err(err) => {
@@ -116,18 +117,18 @@ impl Pump {
         };
         // What comes from here on comes by the attachment too.
         let until = Timestamp::now();
-        self.catch_up(until).await;
+        self.catch_up(seam, until).await;
         streams
     }
 
     /// Takes what is missing in our log from the engine's.
-    pub(crate) async fn catch_up(&self, until: Timestamp) {
-        if let Err(err) = self.try_catch_up(until).await {
+    async fn catch_up(&self, seam: Timestamp, until: Timestamp) {
+        if let Err(err) = self.try_catch_up(seam, until).await {
             warn!(error = %err, container = %self.container, "a job's log may have a gap");
         }
     }
 
-    async fn try_catch_up(&self, until: Timestamp) -> anyhow::Result<()> {
+    async fn try_catch_up(&self, seam: Timestamp, until: Timestamp) -> anyhow::Result<()> {
         let output = self.output.clone();
         let (ours, last) = tokio::task::spawn_blocking(move || output.tail(COMPARED)).await??;
         let since = ours.first().map_or(0, |first| first.at.as_second());
@@ -137,8 +138,7 @@ impl Pump {
         theirs.retain(|line| line.at < until);
         let ours: Vec<Line> = ours.into_iter().map(line).collect();
         let missing = catch_up::missing(&ours, &theirs);
-        self.output.append(missing.into_iter().map(|l| (l.out, l.at, l.text)).collect())?;
-        Ok(())
+        Ok(self.output.catch_up(missing, seam)?)
     }
 }
 
