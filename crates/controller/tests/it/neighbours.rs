@@ -30,23 +30,23 @@ use jiff::Timestamp;
 use tokio::{io::AsyncWriteExt, net::TcpListener, sync::watch};
 use tokio_util::codec::Framed;
 
-pub const HOST: &str = "host-1";
+pub(crate) const HOST: &str = "host-1";
 
-pub struct Neighbours {
-    pub addr: SocketAddr,
+pub(crate) struct Neighbours {
+    pub(crate) addr: SocketAddr,
     lifetime: Lifetime,
-    pub routes: Mutex<Vec<Route>>,
-    pub synced: Mutex<Vec<u64>>,
+    pub(crate) routes: Mutex<Vec<Route>>,
+    pub(crate) synced: Mutex<Vec<u64>>,
     /// Jobs the host was given through sampi.
-    pub jobs: watch::Sender<BTreeMap<JobId, Job>>,
+    pub(crate) jobs: watch::Sender<BTreeMap<JobId, Job>>,
     /// Jobs it was told to stop.
-    pub stopped: watch::Sender<Vec<JobId>>,
+    pub(crate) stopped: watch::Sender<Vec<JobId>>,
 }
 
 type Shared = State<Arc<Neighbours>>;
 
 impl Neighbours {
-    pub async fn start(lifetime: &Lifetime) -> Arc<Self> {
+    pub(crate) async fn start(lifetime: &Lifetime) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Self {
             addr: listener.local_addr().unwrap(),
@@ -71,7 +71,7 @@ impl Neighbours {
         shared
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 }

@@ -22,14 +22,14 @@ const CRASHES: u32 = 3;
 type Kind = (AppId, ReleaseId, String);
 
 #[derive(Debug, Default)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     running: Mutex<BTreeMap<Kind, Vec<Job>>>,
     /// Most and fewest that served at a time, by app, since the first did.
-    pub serving: Mutex<BTreeMap<AppId, Vec<usize>>>,
+    pub(crate) serving: Mutex<BTreeMap<AppId, Vec<usize>>>,
 }
 
 impl Scheduler {
-    pub fn start(lifetime: &Lifetime, controller: &Controller) -> Arc<Self> {
+    pub(crate) fn start(lifetime: &Lifetime, controller: &Controller) -> Arc<Self> {
         let scheduler = Arc::new(Self::default());
         let (following, controller) = (scheduler.clone(), controller.clone());
         lifetime.spawn_request(async move {
@@ -42,7 +42,7 @@ impl Scheduler {
     }
 
     /// Lets what is held serve.
-    pub async fn serve_held(&self, controller: &Controller) {
+    pub(crate) async fn serve_held(&self, controller: &Controller) {
         let held: Vec<Job> = {
             let running = self.running.lock().unwrap();
             running

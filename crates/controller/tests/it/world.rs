@@ -13,24 +13,24 @@ use tokio::sync::Mutex;
 
 use crate::neighbours::Neighbours;
 
-pub const KEY: &str = "controller-key";
+pub(crate) const KEY: &str = "controller-key";
 
-pub struct World {
-    pub postgres: Mutex<Postgres>,
-    pub neighbours: Arc<Neighbours>,
-    pub client: Controller,
-    pub config: Config,
-    pub lifetime: Lifetime,
+pub(crate) struct World {
+    pub(crate) postgres: Mutex<Postgres>,
+    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) client: Controller,
+    pub(crate) config: Config,
+    pub(crate) lifetime: Lifetime,
 }
 
 impl World {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let world = Self::without_controller().await;
         let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
         Self { client: client(running.addr), ..world }
     }
 
-    pub async fn without_controller() -> Self {
+    pub(crate) async fn without_controller() -> Self {
         let postgres = Postgres::start().await;
         let lifetime = Lifetime::default();
         let neighbours = Neighbours::start(&lifetime).await;
@@ -55,13 +55,13 @@ impl World {
         Self { postgres: Mutex::new(postgres), neighbours, client, config, lifetime }
     }
 
-    pub async fn app(&self, name: &str) -> App {
+    pub(crate) async fn app(&self, name: &str) -> App {
         let new = NewApp { name: Some(name.into()), ..NewApp::default() };
         self.client.create_app(&new).await.unwrap()
     }
 
     /// A release with these process types. `behaviour` tells the fake scheduler what its jobs do.
-    pub async fn release(&self, app: &App, types: &[&str], behaviour: &str) -> Release {
+    pub(crate) async fn release(&self, app: &App, types: &[&str], behaviour: &str) -> Release {
         let image = NewArtifact {
             id: None,
             kind: ArtifactType::Docker,
@@ -82,12 +82,12 @@ impl World {
     }
 
     /// Deploys and waits for the end.
-    pub async fn deploy(&self, app: &App, release: &Release) -> Deployment {
+    pub(crate) async fn deploy(&self, app: &App, release: &Release) -> Deployment {
         let deployment = self.client.deploy_release(&app.name, release.id).await.unwrap();
         self.client.wait_deployment(deployment.id, |_| {}).await.unwrap()
     }
 }
 
-pub fn client(addr: std::net::SocketAddr) -> Controller {
+pub(crate) fn client(addr: std::net::SocketAddr) -> Controller {
     Controller::new(format!("http://{addr}"), Some(KEY.into()))
 }

@@ -1,5 +1,8 @@
-use api::id::{AppId, JobId, ReleaseId};
-use proptest::prelude::*;
+use api::{
+    controller::Strategy,
+    id::{AppId, JobId, ReleaseId},
+};
+use proptest::{prelude::*, strategy::Strategy as Choice};
 
 use super::*;
 
@@ -23,7 +26,7 @@ fn state(strategy: Strategy, target: Counts, old: Counts) -> DeployState {
     }
 }
 
-fn strategies() -> impl Strategy_ {
+fn strategies() -> impl Choice<Value = Strategy> {
     prop_oneof![
         Just(Strategy::OneByOne),
         Just(Strategy::AllAtOnce),
@@ -31,7 +34,6 @@ fn strategies() -> impl Strategy_ {
         Just(Strategy::OneDownOneUp),
     ]
 }
-use proptest::strategy::Strategy as Strategy_;
 
 /// Plays a deployment against a cluster that starts and stops one job at a time, whichever `dice` says. After every event
 /// `look` sees the state. Answers how many steps it took.
@@ -106,7 +108,7 @@ fn of_both(state: &DeployState, kind: &str) -> u32 {
 proptest! {
     #[test]
     fn every_strategy_ends_with_the_target_and_nothing_old(
-        strategy in strategies(), web in 0u32..9, worker in 0u32..9, old_web in 0u32..9, dice: [bool; 16],
+        strategy in strategies(), web in 0u32..9, worker in 0u32..9, old_web in 0u32..9, dice in any::<[bool; 16]>(),
     ) {
         let start = state(strategy, counts(web, worker), counts(old_web, worker));
         let (end, last) = play(start, &dice, |_, _| {}, |_| {});
@@ -120,7 +122,7 @@ proptest! {
 
     #[test]
     fn up_before_down_never_serves_with_fewer_than_the_target(
-        web in 1u32..9, worker in 0u32..9, dice: [bool; 16],
+        web in 1u32..9, worker in 0u32..9, dice in any::<[bool; 16]>(),
         strategy in prop_oneof![Just(Strategy::OneByOne), Just(Strategy::InBatches), Just(Strategy::AllAtOnce)],
     ) {
         let start = state(strategy, counts(web, worker), counts(web, worker));
@@ -131,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn one_by_one_has_at_most_one_more_than_the_target(web in 1u32..9, dice: [bool; 16]) {
+    fn one_by_one_has_at_most_one_more_than_the_target(web in 1u32..9, dice in any::<[bool; 16]>()) {
         let start = state(Strategy::OneByOne, counts(web, 0), counts(web, 0));
         let look = |now: &DeployState| {
             assert!(of(&now.old, "web") + of(&now.new, "web") <= web + 1, "{now:?}");
@@ -140,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn one_down_one_up_never_has_more_than_before(web in 1u32..9, dice: [bool; 16]) {
+    fn one_down_one_up_never_has_more_than_before(web in 1u32..9, dice in any::<[bool; 16]>()) {
         let start = state(Strategy::OneDownOneUp, counts(web, 0), counts(web, 0));
         let look = |now: &DeployState| {
             let alive = of(&now.seen.old_alive, "web").max(of(&now.old, "web"));
@@ -151,7 +153,7 @@ proptest! {
 
     #[test]
     fn a_target_changed_on_the_way_is_reached(
-        strategy in strategies(), before in 0u32..9, after in 0u32..9, at in 0usize..12, dice: [bool; 16],
+        strategy in strategies(), before in 0u32..9, after in 0u32..9, at in 0usize..12, dice in any::<[bool; 16]>(),
     ) {
         let start = state(strategy, counts(before, 1), counts(before, 1));
         let change = |round, now: &mut DeployState| {
