@@ -2,11 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     sync::Arc,
     time::Duration,
 };
 
-use api::{cluster::Tx, discoverd::Term, host::Job, id::JobId};
+use api::{
+    cluster::{State, Tx},
+    discoverd::Term,
+    host::Job,
+    id::JobId,
+};
 use daemon::reconcile::Reconcile;
 use futures_util::{StreamExt, stream};
 use host_client::{Cluster, CommitError};
@@ -28,11 +34,6 @@ const HOSTS_AT_ONCE: usize = 16;
 /// After a refusal or an unanswered commit the cluster is looked at again so soon.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
 
-/// The leading flynn-host could not be asked.
-#[derive(Debug, thiserror::Error)]
-#[error("the cluster's state could not be read")]
-pub struct StateError(#[source] api_client::Error);
-
 /// The scheduler's loop. Everything it acts on is read anew each round.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -48,21 +49,23 @@ pub struct Scheduler {
     pub alarm: watch::Sender<Option<Timestamp>>,
     /// Jobs that were said to be foreign.
     pub foreign: BTreeSet<JobId>,
+    /// Whether the leading flynn-host was said not to answer.
+    pub away: bool,
 }
 
 impl Reconcile for Scheduler {
-    type Error = StateError;
+    type Error = Infallible;
 
-    async fn reconcile(&mut self) -> Result<(), StateError> {
+    async fn reconcile(&mut self) -> Result<(), Infallible> {
         let Some(term) = self.leadership.term() else {
             self.reports.send_if_modified(|reports| reports.take().is_some());
             return Ok(());
         };
         let now = Timestamp::now();
-        let state = self.cluster.state().await.map_err(|err| {
+        let Some(state) = self.state().await else {
             self.alarm.send_replace(Some(now + LOOK_AGAIN));
-            StateError(err)
-        })?;
+            return Ok(());
+        };
         let Some(snapshot) = self.observed.snapshot(&state, Uuid::new_v4(), now) else {
             debug!("too little is known yet to decide anything");
             return Ok(());
@@ -88,6 +91,25 @@ struct Part {
 }
 
 impl Scheduler {
+    /// The cluster's state, if the leading flynn-host answers. That it does not is said once.
+    async fn state(&mut self) -> Option<State> {
+        match self.cluster.state().await {
+            Ok(state) => {
+                if std::mem::take(&mut self.away) {
+                    info!("the leading flynn-host answers again");
+                }
+                Some(state)
+            }
+            Err(err) => {
+                let error = &err as &dyn std::error::Error;
+                if !std::mem::replace(&mut self.away, true) {
+                    warn!(error, "the leading flynn-host does not answer; asking until it does");
+                }
+                None
+            }
+        }
+    }
+
     /// Does a plan, each host's part by itself: none waits for another's room. Answers whether to look again soon.
     async fn execute(&self, plan: &Plan, term: Term, now: Timestamp) -> bool {
         let cluster = self.cluster.with_term(term);
@@ -117,7 +139,9 @@ impl Scheduler {
             Ok(committed) => {
                 if let Some(reason) = committed.lost.get(&host) {
                     warn!(host.id = %host, "host {host} did not take its orders: {reason}");
-                    self.observed.not_stopping(&stop);
+                    if start.is_empty() {
+                        self.observed.not_stopping(&stop);
+                    }
                     self.observed.not_taken(&host, &start, reason, Timestamp::now());
                     return true;
                 }

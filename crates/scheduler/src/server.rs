@@ -71,6 +71,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         reports,
         alarm,
         foreign: BTreeSet::new(),
+        away: false,
     };
 
     let known = observed.clone();

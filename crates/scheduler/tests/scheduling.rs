@@ -59,7 +59,8 @@ async fn a_killed_job_is_replaced_as_soon_as_its_host_tells_of_it() {
     cluster.host.kill(before[0], false);
     let after = up(&cluster, 2).await;
     let took = killed_at.elapsed();
-    assert!(took < Duration::from_millis(1000), "by the event and not by the sweep: {took:?}");
+    println!("replaced after {took:?}");
+    assert!(took < Duration::from_secs(1), "by the event and not by the sweep: {took:?}");
     assert!(!after.contains(&before[0]) && after.contains(&before[1]));
     let crashed = told(&cluster, "the crash", |job| job.state == JobState::Crashed).await;
     assert_eq!((crashed.uuid, crashed.exit_status), (before[0], Some(137)));

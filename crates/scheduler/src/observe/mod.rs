@@ -57,6 +57,8 @@ struct Known {
     stops: BTreeMap<JobId, Timestamp>,
     untold: BTreeMap<JobId, Timestamp>,
     waited: Vec<Waiting>,
+    /// Jobs that a host may not have taken; the state that is read next says which.
+    doubtful: BTreeMap<JobId, (String, JobView)>,
 }
 
 impl Default for Observed {
@@ -69,6 +71,7 @@ impl Observed {
     /// One instant, or `None` while too little is known to decide anything.
     pub fn snapshot(&self, state: &State, seed: Uuid, now: Timestamp) -> Option<Snapshot> {
         let mut known = self.known();
+        known.settle_doubts(state);
         let Known { formations, views, stops, untold, waited, .. } = &mut *known;
         let formations = formations.clone()?;
         views.retain(|id, view| view.connected || state.hosts.contains_key(id));
@@ -116,13 +119,12 @@ impl Observed {
         }
     }
 
-    /// A host did not take jobs: each counts as crashed, so that trying again backs off.
+    /// A host did not take all of these jobs. Each that the state does not have counts as crashed, so that trying again
+    /// backs off.
     pub fn not_taken(&self, host: &str, jobs: &[Job], reason: &str, now: Timestamp) {
-        let mut known = self.known();
-        let view = known.views.entry(host.into()).or_default();
-        for job in jobs {
-            view.not_taken(job.id, JobView::not_taken(job, reason, now));
-        }
+        let doubtful =
+            jobs.iter().map(|job| (job.id, (host.into(), JobView::not_taken(job, reason, now))));
+        self.known().doubtful.extend(doubtful);
     }
 
     fn has_listing(&self) -> bool {
@@ -183,6 +185,18 @@ impl Observed {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// A job in the state was taken; what is not was not, unless its host told of it.
+    fn settle_doubts(&mut self, state: &State) {
+        for (id, (host, job)) in std::mem::take(&mut self.doubtful) {
+            let taken = state.hosts.get(&host).is_some_and(|host| host.jobs.contains_key(&id));
+            if !taken {
+                self.views.entry(host).or_default().not_taken(id, job);
+            }
+        }
     }
 }
 

@@ -125,3 +125,20 @@ fn an_ordered_stop_is_remembered_until_its_host_tells_of_it() {
     assert!(after.stops.is_empty());
     assert!(after.hosts["host0"].jobs[&id].ending().unwrap().asked, "it was told to");
 }
+
+#[test]
+fn of_the_jobs_a_host_may_not_have_taken_those_in_the_state_were() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    tell(&observed, EventKind::Synced, None);
+    let (taken, lost) = (job(1, Status::Starting).job, job(2, Status::Starting).job);
+    observed.not_taken("host0", &[taken.clone(), lost.clone()], "no room", Timestamp::UNIX_EPOCH);
+    let mut state = state();
+    let host = state.hosts.get_mut("host0").unwrap();
+    host.jobs.insert(taken.id, sampi::placed(&taken));
+    let snapshot = observed.snapshot(&state, Uuid::nil(), Timestamp::UNIX_EPOCH).unwrap();
+    let jobs = &snapshot.hosts["host0"].jobs;
+    assert_eq!(jobs[&taken.id].phase, Phase::Ordered);
+    assert_eq!(jobs[&lost.id].error.as_deref(), Some("no room"));
+}
