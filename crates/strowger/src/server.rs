@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::Context;
-use api_client::Client;
 use daemon::{Lifetime, auth::Keys};
+use discoverd_client::Discoverd;
 use keyspace::Keyspace;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -51,7 +51,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let live = Arc::new(Live::default());
     let keyspace = Keyspace::connect(&config.etcd).await?;
     let store = Routes::new(keyspace);
-    let discoverd = Client::new(config.discoverd.as_str(), None).without_retries();
+    let discoverd = Discoverd::new(&config.discoverd, None);
 
     let http = bind_patiently(config.http_port).await?;
     let https = bind_patiently(config.https_port).await?;
@@ -68,8 +68,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let tcp = TcpRoutes::new(live.clone(), lifetime.clone());
     let (routes, shared) = (store.watch(), live.clone());
     lifetime.spawn("routes", |stop| watch::keep_routes(routes, shared, tcp, stop));
-    let shared = live.clone();
-    lifetime.spawn("services", |stop| watch::keep_services(discoverd, shared, stop));
+    let (services, shared) = (discoverd.watch_all(), live.clone());
+    lifetime.spawn("services", |stop| watch::keep_services(services, shared, stop));
     let shared = live.clone();
     lifetime.spawn("sweep", |stop| watch::keep_swept(shared, stop));
 

@@ -1,23 +1,16 @@
 //! What the router serves follows etcd and discoverd, and stays as it is while they are away.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use api::{
-    discoverd::{Event, EventKind},
-    route::Route,
-};
-use api_client::Client;
-use futures_util::StreamExt;
+use api::route::Route;
+use discoverd_client::AllWatch;
 use keyspace::{Change, Update, Watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
-    domain::{
-        discovery::{Changes, Discovery},
-        route,
-    },
+    domain::{discovery::Discovery, route},
     live::{Live, Table, Target},
     proxy::TcpRoutes,
     store::id_of,
@@ -26,12 +19,6 @@ use crate::{
 
 /// How often connections are looked after, and ports that could not be bound are tried again.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A backend that vanished without being withdrawn is used, last of all, for so long.
-const SUSPECT_LIMIT: Duration = Duration::from_secs(60);
-/// Pause before discoverd is asked again; doubles with each attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause.
-const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Keeps the table of routes the same as in etcd.
 pub(crate) async fn keep_routes(
@@ -68,89 +55,27 @@ pub(crate) async fn keep_routes(
 }
 
 /// Keeps the backends the same as in discoverd.
-pub(crate) async fn keep_services(discoverd: Client, live: Arc<Live>, stop: CancellationToken) {
+pub(crate) async fn keep_services(mut watch: AllWatch, live: Arc<Live>, stop: CancellationToken) {
     let mut discovery = Discovery::default();
-    let mut suspects = Suspects::default();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let followed = follow(&discoverd, &mut discovery, &mut suspects, &live);
-        let (err, began) = match stop.run_until_cancelled(followed).await {
-            Some(ended) => ended,
-            None => return,
-        };
-        if began {
-            pause = FIRST_PAUSE;
-        }
-        let reason = err.map_or("the stream ended".to_owned(), |err| err.to_string());
-        warn!(reason, "discoverd cannot be followed; the backends stay as they are");
-        if stop.run_until_cancelled(sleep(pause)).await.is_none() {
-            return;
-        }
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
-}
-
-/// Follows discoverd until the stream ends. Answers with why, and whether it had begun.
-async fn follow(
-    discoverd: &Client,
-    discovery: &mut Discovery,
-    suspects: &mut Suspects,
-    live: &Live,
-) -> (Option<api_client::Error>, bool) {
-    let events = match discoverd.events::<Event>("/services").await {
-        Ok(events) => events,
-        Err(err) => return (Some(err), false),
-    };
-    discovery.begin();
-    let mut events = std::pin::pin!(events);
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = tick.tick() => {
-                for (service, addr) in suspects.expired(Instant::now()) {
-                    apply_services(discovery.forget(&service, addr), live);
+        let services = watch.borrow();
+        if services.current {
+            let changes = discovery.changes(&services, Instant::now().into_std());
+            live.services.apply(changes, services.revision);
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = watch.changed() => break,
+                _ = tick.tick() => {
+                    if discovery.is_waiting() {
+                        break;
+                    }
                 }
-                continue;
             }
-        };
-        match event {
-            Some(Ok(event)) => {
-                suspects.note(&event, Instant::now());
-                apply_services(discovery.apply(event), live);
-            }
-            Some(Err(err)) => return (Some(err), true),
-            None => return (None, true),
         }
-    }
-}
-
-fn apply_services(changes: Option<Changes>, live: &Live) {
-    if let Some((changes, revision)) = changes {
-        live.services.apply(changes, revision);
-    }
-}
-
-/// Addresses that vanished without being withdrawn, since when.
-#[derive(Debug, Default)]
-struct Suspects(BTreeMap<(String, SocketAddr), Instant>);
-
-impl Suspects {
-    fn note(&mut self, event: &Event, now: Instant) {
-        let addr = event.instance.as_ref().and_then(|instance| instance.addr.parse().ok());
-        let Some(addr) = addr else { return };
-        let key = (event.service.clone(), addr);
-        match event.kind {
-            EventKind::Down if event.suspect => drop(self.0.insert(key, now)),
-            EventKind::Up | EventKind::Down => drop(self.0.remove(&key)),
-            _ => {}
-        }
-    }
-
-    fn expired(&mut self, now: Instant) -> Vec<(String, SocketAddr)> {
-        let old = self.0.extract_if(.., |_, since| now - *since > SUSPECT_LIMIT);
-        old.map(|(key, _)| key).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Backends that fail, come and go.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 mod harness;
 
 use std::{
@@ -117,6 +119,17 @@ async fn a_vanished_backend_is_used_last_until_it_refuses() {
     }
     harness.synced(0, harness.discoverd.down("app", two.addr)).await;
     assert_eq!(wire.get("a.example", "/").await.1, "one");
+}
+
+#[tokio::test]
+async fn a_discoverd_that_comes_back_knowing_nothing_stops_no_traffic() {
+    let harness = Harness::start().await;
+    let backend = Backend::named("fine").await;
+    harness.up("app", backend.addr).await;
+    harness.route("a.example", "app").await;
+    harness.discoverd.forget_all();
+    harness.up("other", nowhere()).await;
+    assert_eq!(harness.connect().await.get("a.example", "/").await.1, "fine");
 }
 
 #[tokio::test]

@@ -112,7 +112,6 @@ async fn what_two_servers_might_read_differently_is_refused() {
         ("\r\n", 400),
         ("Host: a b\r\n\r\n", 400),
         ("Host: a.example\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
-        ("Host: a.example\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
         ("Host: a.example\r\nContent-Length: +3\r\n\r\nabc", 400),
         ("Host: a.example\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         ("Host: a.example\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
@@ -135,8 +134,9 @@ async fn what_two_servers_might_read_differently_is_refused() {
     let mut wire = harness.connect().await;
     wire.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
     assert!(wire.head().await.starts_with("HTTP/1.1 405"));
+    // Exactly as much as is read, for what is not read may cost the answer.
+    let begin = "GET / HTTP/1.1\r\nHost: a.example\r\nX: ";
     let mut wire = harness.connect().await;
-    wire.send(&format!("GET / HTTP/1.1\r\nHost: a.example\r\nX: {}\r\n\r\n", "x".repeat(70_000)))
-        .await;
+    wire.send(&format!("{begin}{}", "x".repeat((64 << 10) - begin.len()))).await;
     assert!(wire.head().await.starts_with("HTTP/1.1 431"));
 }

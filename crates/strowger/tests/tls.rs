@@ -1,5 +1,7 @@
 //! HTTPS.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 mod harness;
 
 use std::{net::Ipv4Addr, sync::Arc};

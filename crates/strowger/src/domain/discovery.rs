@@ -1,11 +1,17 @@
-//! What discoverd's events say about the services.
+//! What discoverd says about the services, as far as requests are concerned.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use api::discoverd::{Event, EventKind};
+use api::discoverd::Instance;
+use discoverd_client::{ServiceSet, Services};
+
+/// A backend that vanished without being withdrawn is used, last of all, for so long.
+const SUSPECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A service's addresses and leader.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,147 +22,116 @@ pub(crate) struct ServiceView {
     pub(crate) leader: Option<SocketAddr>,
 }
 
-/// All services, told event by event.
+/// All services as they were when last looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Discovery {
-    services: BTreeMap<String, ServiceView>,
-    /// What was told since the subscription began and is not complete yet.
-    beginning: Option<BTreeMap<String, ServiceView>>,
-    changed: BTreeSet<String>,
-    revision: u64,
+    seen: BTreeMap<String, (Arc<ServiceSet>, ServiceView)>,
+    suspect_since: BTreeMap<(String, SocketAddr), Instant>,
 }
 
-/// The changes of some services, up to a revision.
-pub(crate) type Changes = (Vec<(String, Option<ServiceView>)>, u64);
-
 impl Discovery {
-    /// A subscription begins: everything is told again. Until it is complete the last state stands.
-    pub(crate) fn begin(&mut self) {
-        self.beginning = Some(BTreeMap::new());
-    }
-
-    /// Takes an event; answers with what changed, once that is complete.
-    pub(crate) fn apply(&mut self, event: Event) -> Option<Changes> {
-        self.revision = self.revision.max(event.revision);
-        if event.kind == EventKind::Current {
-            self.complete();
-        } else {
-            self.take(event);
-        }
-        (self.beginning.is_none()).then(|| self.changes())
-    }
-
-    /// An address that was suspect for too long, or refused a connection, is given up.
-    pub(crate) fn forget(&mut self, service: &str, addr: SocketAddr) -> Option<Changes> {
-        let view = self.services.get_mut(service)?;
-        if view.backends.get(&addr) != Some(&true) {
-            return None;
-        }
-        view.backends.remove(&addr);
-        self.changed.insert(service.to_owned());
-        (self.beginning.is_none()).then(|| self.changes())
-    }
-
-    fn take(&mut self, event: Event) {
-        let services = self.beginning.as_mut().unwrap_or(&mut self.services);
-        let Some(addr) = event.instance.and_then(|instance| instance.addr.parse().ok()) else {
-            return;
-        };
-        let view = services.entry(event.service.clone()).or_default();
-        match event.kind {
-            EventKind::Up | EventKind::Update => drop(view.backends.insert(addr, false)),
-            EventKind::Down if event.suspect => drop(view.backends.insert(addr, true)),
-            EventKind::Down => {
-                view.backends.remove(&addr);
-                view.leader.take_if(|leader| *leader == addr);
+    /// What is different now; `None` for a service that is no more.
+    pub(crate) fn changes(
+        &mut self,
+        services: &Services,
+        now: Instant,
+    ) -> Vec<(String, Option<ServiceView>)> {
+        let mut changes = Vec::new();
+        for (name, set) in &services.services {
+            let before = self.seen.get(name);
+            if before.is_some_and(|(seen, _)| set.suspects.is_empty() && Arc::ptr_eq(seen, set)) {
+                continue;
             }
-            EventKind::Leader => view.leader = Some(addr),
-            EventKind::Current | EventKind::ServiceMeta | EventKind::Unknown => return,
+            let before = before.map(|(_, view)| view.clone());
+            let view = self.view(name, set, now);
+            if before.as_ref() != Some(&view) {
+                changes.push((name.clone(), Some(view.clone())));
+            }
+            self.seen.insert(name.clone(), (set.clone(), view));
         }
-        if view.backends.is_empty() && view.leader.is_none() {
-            services.remove(&event.service);
-        }
-        if self.beginning.is_none() {
-            self.changed.insert(event.service);
-        }
-    }
-
-    fn complete(&mut self) {
-        let Some(now) = self.beginning.take() else { return };
-        let names = self.services.keys().chain(now.keys());
-        let differ = names.filter(|name| self.services.get(*name) != now.get(*name));
-        self.changed.extend(differ.cloned().collect::<Vec<_>>());
-        self.services = now;
-    }
-
-    fn changes(&mut self) -> Changes {
-        let names = std::mem::take(&mut self.changed);
-        let changes = names.into_iter().map(|name| {
-            let view = self.services.get(&name).cloned();
-            (name, view)
+        self.seen.retain(|name, _| {
+            let there = services.services.contains_key(name);
+            if !there {
+                changes.push((name.clone(), None));
+            }
+            there
         });
-        (changes.collect(), self.revision)
+        self.suspect_since.retain(|(name, _), _| self.seen.contains_key(name));
+        changes
     }
+
+    /// Whether time alone will change something.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.suspect_since.is_empty()
+    }
+
+    fn view(&mut self, name: &str, set: &ServiceSet, now: Instant) -> ServiceView {
+        let mut backends = BTreeMap::new();
+        for addr in set.suspects.values().filter_map(addr) {
+            let key = (name.to_owned(), addr);
+            let since = *self.suspect_since.entry(key).or_insert(now);
+            if now.saturating_duration_since(since) < SUSPECT_LIMIT {
+                backends.insert(addr, true);
+            }
+        }
+        self.suspect_since.retain(|(service, addr), _| {
+            service != name || set.suspects.values().any(|one| one.addr == addr.to_string())
+        });
+        backends.extend(set.instances.values().filter_map(addr).map(|addr| (addr, false)));
+        let leader = set.leader.as_ref().and_then(|leader| addr(&leader.instance));
+        ServiceView { backends, leader }
+    }
+}
+
+fn addr(instance: &Instance) -> Option<SocketAddr> {
+    instance.addr.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use api::discoverd::Instance;
-
     use super::*;
 
-    fn event(kind: EventKind, service: &str, addr: &str, revision: u64) -> Event {
-        let instance = Some(Instance::new("http", addr, BTreeMap::new()));
-        let service = service.into();
-        Event { service, kind, instance, term: None, service_meta: None, suspect: false, revision }
+    fn instances(addrs: &[&str]) -> BTreeMap<String, Instance> {
+        let instances = addrs.iter().map(|addr| Instance::new("http", addr, BTreeMap::new()));
+        instances.map(|instance| (instance.id.clone(), instance)).collect()
     }
 
-    fn up(addr: &str, revision: u64) -> Event {
-        event(EventKind::Up, "web", addr, revision)
+    fn web(up: &[&str], suspects: &[&str]) -> Services {
+        let (instances, suspects) = (instances(up), instances(suspects));
+        let set = ServiceSet { instances, suspects, ..ServiceSet::default() };
+        let services = [("web".to_owned(), Arc::new(set))].into();
+        Services { services, ..Services::default() }
     }
 
-    fn current(revision: u64) -> Event {
-        Event { instance: None, ..event(EventKind::Current, "", "", revision) }
-    }
-
-    fn addrs(changes: Option<Changes>) -> Vec<String> {
-        let (changes, _) = changes.unwrap();
-        let views = changes.into_iter().filter_map(|(_, view)| view);
-        views.flat_map(|view| view.backends.into_keys()).map(|addr| addr.to_string()).collect()
+    fn backends(changes: &[(String, Option<ServiceView>)]) -> Vec<(String, bool)> {
+        let view = changes.first().and_then(|(_, view)| view.as_ref()).unwrap();
+        view.backends.iter().map(|(addr, suspect)| (addr.to_string(), *suspect)).collect()
     }
 
     #[test]
-    fn the_last_state_stands_until_the_new_one_is_complete() {
-        let mut discovery = Discovery::default();
-        discovery.begin();
-        assert_eq!(discovery.apply(up("10.0.0.1:80", 3)), None);
-        assert_eq!(addrs(discovery.apply(current(3))), ["10.0.0.1:80"]);
-        assert_eq!(addrs(discovery.apply(up("10.0.0.2:80", 4))), ["10.0.0.1:80", "10.0.0.2:80"]);
-
-        discovery.begin();
-        assert_eq!(discovery.apply(up("10.0.0.3:80", 9)), None);
-        let changes = discovery.apply(current(9));
-        assert_eq!(changes.as_ref().unwrap().1, 9);
-        assert_eq!(addrs(changes), ["10.0.0.3:80"]);
-
-        discovery.begin();
-        assert_eq!(discovery.apply(current(10)), Some((vec![("web".into(), None)], 10)));
+    fn only_what_differs_is_a_change() {
+        let (mut discovery, now) = (Discovery::default(), Instant::now());
+        let services = web(&["10.0.0.1:80", "no address"], &[]);
+        let changes = discovery.changes(&services, now);
+        assert_eq!(backends(&changes), [("10.0.0.1:80".into(), false)]);
+        assert_eq!(discovery.changes(&services, now), []);
+        assert_eq!(discovery.changes(&web(&["10.0.0.1:80"], &[]), now), []);
+        assert_eq!(discovery.changes(&Services::default(), now), [("web".into(), None)]);
     }
 
     #[test]
-    fn a_withdrawn_address_goes_and_a_vanished_one_becomes_suspect() {
-        let mut discovery = Discovery::default();
-        discovery.apply(up("10.0.0.1:80", 1));
-        discovery.apply(up("10.0.0.2:80", 2));
-        discovery.apply(event(EventKind::Leader, "web", "10.0.0.2:80", 3));
-        let (changes, _) =
-            discovery.apply(event(EventKind::Down, "web", "10.0.0.2:80", 4)).unwrap();
-        assert_eq!(changes[0].1.as_ref().unwrap().leader, None);
-        let vanished = Event { suspect: true, ..event(EventKind::Down, "web", "10.0.0.1:80", 5) };
-        let (changes, _) = discovery.apply(vanished).unwrap();
-        let addr = "10.0.0.1:80".parse().unwrap();
-        assert!(changes[0].1.as_ref().unwrap().backends[&addr]);
-        assert!(discovery.forget("web", "10.0.0.2:80".parse().unwrap()).is_none());
-        assert_eq!(discovery.forget("web", addr).unwrap().0[0].0, "web");
+    fn a_suspect_is_given_up_in_time_unless_it_comes_back() {
+        let (mut discovery, now) = (Discovery::default(), Instant::now());
+        let suspect = web(&[], &["10.0.0.1:80"]);
+        let changes = discovery.changes(&suspect, now);
+        assert_eq!(backends(&changes), [("10.0.0.1:80".into(), true)]);
+        assert!(discovery.is_waiting());
+        assert_eq!(discovery.changes(&suspect, now + SUSPECT_LIMIT / 2), []);
+        assert_eq!(backends(&discovery.changes(&suspect, now + SUSPECT_LIMIT)), []);
+        let back = discovery.changes(&web(&["10.0.0.1:80"], &[]), now + SUSPECT_LIMIT);
+        assert_eq!(backends(&back), [("10.0.0.1:80".into(), false)]);
+        assert!(!discovery.is_waiting());
+        let again = discovery.changes(&suspect, now + SUSPECT_LIMIT * 2);
+        assert_eq!(backends(&again), [("10.0.0.1:80".into(), true)]);
     }
 }

@@ -1,6 +1,7 @@
 //! A router in this process, with a real etcd, a discoverd that is played on the wire, and backends.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses another part of it")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{
     collections::BTreeMap,
@@ -170,6 +171,13 @@ impl Discoverd {
     /// Makes an address the leader.
     pub fn lead(&self, service: &str, addr: SocketAddr) -> u64 {
         self.tell(EventKind::Leader, service, addr, false)
+    }
+
+    /// Starts again, empty.
+    pub fn forget_all(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.instances.clear();
+        state.subscribers.clear();
     }
 
     /// Cuts every stream.
