@@ -35,7 +35,6 @@ impl Lifetime {
 
     /// Runs a task that the daemon cannot do without: if it panics the daemon stops, for one that lost a loop must not
     /// look healthy.
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn<F>(&self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -51,7 +50,6 @@ impl Lifetime {
     }
 
     /// Runs work on behalf of one request: a panic ends that work alone. It is dropped when the daemon stops.
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn_request(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -63,7 +61,6 @@ impl Lifetime {
     }
 
     /// As [`Lifetime::spawn_request`], but work under way when the daemon stops is awaited by [`Lifetime::drain`].
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn_drained(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             let _ = AssertUnwindSafe(work).catch_unwind().await;
