@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Pause between attempts to connect to a server that starts.
-const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+const CONNECT_PAUSE: Duration = Duration::from_millis(300);
 
 /// Why the server could not be run.
 #[derive(Debug, thiserror::Error)]
