@@ -1,6 +1,7 @@
 //! Who may push: the keys the controller knows.
 
 use std::{
+    collections::BTreeMap,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -37,7 +38,7 @@ pub(crate) enum Keyring {
     /// By the controller's list.
     Controller { controller: Controller, last: Mutex<Option<Answer>> },
     /// By a command of the operator's own.
-    Command { words: Vec<String>, path: String },
+    Command { words: Vec<String>, env: BTreeMap<String, String> },
 }
 
 /// The controller's list, and when it came.
@@ -51,7 +52,7 @@ impl Keyring {
     pub(crate) async fn check(&self, user: &str, offered: &Offered) -> Verdict {
         match self {
             Self::Controller { controller, last } => by_controller(controller, last, offered).await,
-            Self::Command { words, path } => by_command(words, path, user, offered).await,
+            Self::Command { words, env } => by_command(words, env, user, offered).await,
         }
     }
 }
@@ -90,10 +91,15 @@ fn is(key: &Key, offered: &Offered) -> bool {
     key.fingerprint == offered.fingerprint && key.key.trim() == offered.line
 }
 
-async fn by_command(words: &[String], path: &str, user: &str, offered: &Offered) -> Verdict {
+async fn by_command(
+    words: &[String],
+    env: &BTreeMap<String, String>,
+    user: &str,
+    offered: &Offered,
+) -> Verdict {
     let [program, args @ ..] = words else { return Verdict::NoAnswer };
     let mut command = Command::new(program);
-    command.args(args).arg(user).arg(&offered.line).env("PATH", path).kill_on_drop(true);
+    command.args(args).arg(user).arg(&offered.line).env_clear().envs(env).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     match timeout(CHECKER_TIMEOUT, command.status()).await {
         Ok(Ok(status)) if status.success() => Verdict::Known,

@@ -108,8 +108,13 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
     std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
     let cache_dir = cache_dir.canonicalize().map_err(unusable)?;
     let git = Git::new(&path, &cache_dir);
+    let keyring = if authchecker.is_empty() {
+        Keyring::Controller { controller: controller.clone(), last: tokio::sync::Mutex::default() }
+    } else {
+        Keyring::Command { words: authchecker, env: receiver_env.clone() }
+    };
     let pushes = Pushes {
-        controller: controller.clone(),
+        controller,
         repos: Repos::new(cache_dir, git.clone(), shelf.clone()),
         shelf,
         git,
@@ -117,11 +122,6 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         receiver,
         receiver_env,
         timeout: push_timeout,
-    };
-    let keyring = if authchecker.is_empty() {
-        Keyring::Controller { controller, last: tokio::sync::Mutex::default() }
-    } else {
-        Keyring::Command { words: authchecker, path }
     };
     Ok(Shared { keyring, pushes: Arc::new(pushes), lifetime: lifetime.clone() })
 }

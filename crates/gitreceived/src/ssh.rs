@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use daemon::Lifetime;
 use russh::{
-    Channel, ChannelId, ChannelOpenFailure, Pty,
+    Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty,
     keys::{Algorithm, PublicKey},
     server::{
         Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
@@ -133,7 +133,9 @@ impl Handler for Connection {
         response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
         if response.is_some() {
-            return Ok(Auth::reject());
+            // Said once is enough: without this the client would ask again.
+            let proceed_with_methods = Some(MethodSet::from([MethodKind::PublicKey].as_slice()));
+            return Ok(Auth::Reject { proceed_with_methods, partial_success: false });
         }
         let why = self.refused.clone().unwrap_or_else(|| {
             "No SSH key was offered. To make one: ssh-keygen -t ed25519; to add it: flynn key-add".into()

@@ -8,7 +8,10 @@ use std::{fs, time::Duration};
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 use testkit::wait_until;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 use world::World;
 
 #[tokio::test]
@@ -45,6 +48,7 @@ async fn an_unknown_key_is_told_what_to_do_and_works_once_it_is_added() {
     let (ok, said) = world.git_as("stranger", "app", &push).await;
     assert!(!ok && said.contains("is not known here. To add it: flynn key-add"), "{said}");
     assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(said.matches("is not known here").count(), 1, "{said}");
     world.add_key("stranger");
     let (ok, said) = world.git_as("stranger", "app", &push).await;
     assert!(ok, "{said}");
@@ -55,6 +59,24 @@ async fn an_unknown_key_is_told_what_to_do_and_works_once_it_is_added() {
     world.user("other").await;
     let (ok, said) = world.git_as("other", "app", &push).await;
     assert!(!ok && said.contains("cannot be checked now"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_checker_of_the_operators_own_decides_instead_of_the_controller() {
+    let mut world = World::new().await;
+    world.repository("app", "my-app").await;
+    world.user("stranger").await;
+    let checker =
+        r#"test "$1" = git && echo "$2" | grep -q "^ssh-ed25519 " && ! env | grep -q SSH_"#;
+    world.authchecker = ["sh", "-c", checker, "sh"].map(str::to_owned).to_vec();
+    world.restart_elsewhere().await;
+    let (ok, said) = world.git_as("stranger", "app", &["push", "flynn", "master"]).await;
+    assert!(ok, "{said}");
+    world.authchecker = vec!["false".into()];
+    world.restart_elsewhere().await;
+    let (ok, said) = world.push("app").await;
+    assert!(!ok && said.contains("is not known here"), "{said}");
     world.end().await;
 }
 
@@ -195,7 +217,17 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
         world.receiver_pid().filter(|pid| pid.exists()).ok_or("not yet")
     })
     .await;
-    let waiting = world.git_command("me", "app", &["push", "flynn", "master"]).spawn().unwrap();
+    let mut waiting = world.git_command("me", "app", &["push", "flynn", "master"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let said = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("Another push to my-app is under way") {
+                return;
+            }
+        }
+        panic!("the second push did not wait");
+    };
+    tokio::time::timeout(Duration::from_secs(20), said).await.unwrap();
     // As Ctrl-C does: git and its ssh.
     let group = Pid::from_raw(push.id().unwrap() as i32).unwrap();
     kill_process_group(group, Signal::INT).unwrap();
@@ -208,10 +240,10 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
     )
     .await;
     fs::remove_file(world.path("wait")).unwrap();
-    let output = waiting.wait_with_output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("Another push to my-app is under way"), "{said}");
+    let deployed = async { while lines.next_line().await.unwrap().is_some() {} };
+    let (status, ()) = tokio::join!(waiting.wait(), deployed);
+    assert!(status.unwrap().success());
+    assert!(world.head().is_some());
     wait_until("the lease is given back", async || match &*world.fake().lease.lock().unwrap() {
         Some(holder) => Err(holder.clone()),
         None => Ok(()),

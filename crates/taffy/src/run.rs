@@ -42,7 +42,7 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
     let dir = tempfile::tempdir().context("making a temporary directory")?;
     let clone = dir.path().join("clone.git");
     let branch = ["clone", "--quiet", "--bare", "--single-branch", "--no-tags", "--branch"];
-    let cloning = [&branch[..], &[&args.branch, "--", &args.repo]].concat();
+    let cloning = [&branch[..], &[&args.branch, "--", &args.repo, "clone.git"]].concat();
     git(dir.path(), &cloning).await.with_context(|| {
         format!(
             "cloning the branch {} of {} failed: is it there, and public?",

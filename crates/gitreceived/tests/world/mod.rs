@@ -50,6 +50,8 @@ pub(crate) struct World {
     controller: Fake,
     servers: Lifetime,
     host_key: PrivateKey,
+    /// Decides about keys instead of the controller, if it is not empty.
+    pub(crate) authchecker: Vec<String>,
 }
 
 /// The controller's answers; head and packs are files that the receiver writes.
@@ -97,6 +99,7 @@ impl World {
             controller,
             servers,
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
+            authchecker: Vec::new(),
         };
         world.start("cache").await;
         world.user("me").await;
@@ -108,7 +111,7 @@ impl World {
     pub(crate) async fn start(&mut self, cache: &str) {
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
-            authchecker: Vec::new(),
+            authchecker: self.authchecker.clone(),
             receiver: vec![
                 self.path("receiver").display().to_string(),
                 self.path("").display().to_string(),
