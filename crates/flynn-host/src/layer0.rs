@@ -3,8 +3,7 @@
 use std::{collections::HashMap, error::Error, time::Duration};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, Mount, MountType, ResourcesUlimits, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, Mount, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -17,9 +16,10 @@ use crate::{
     domain::{
         manifest::{Folder, Service},
         slug_tar::APP_USER,
-        spec::engine_log,
+        spec::{engine_log, files},
     },
     identity::Folders,
+    jobs::container::most_files,
 };
 
 /// Label: what the container was made from, so that another manifest or image makes another.
@@ -31,7 +31,7 @@ const READY: Duration = Duration::from_secs(60);
 /// Pause between two questions whether it is.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Open files of a daemon.
-const FILES: i64 = 65_536;
+const FILES: u32 = 65_536;
 
 /// A service of layer 0 does not run.
 #[derive(Debug, thiserror::Error)]
@@ -147,11 +147,7 @@ impl Layer0 {
                 mounts: Some(mounts.collect()),
                 cap_drop: Some(vec!["ALL".into()]),
                 cap_add: Some(service.linux_capabilities.clone()),
-                ulimits: Some(vec![ResourcesUlimits {
-                    name: Some("nofile".into()),
-                    soft: Some(FILES),
-                    hard: Some(FILES),
-                }]),
+                ulimits: Some(vec![files(FILES.min(most_files()))]),
                 log_config: Some(engine_log()),
                 ..HostConfig::default()
             }),

@@ -14,6 +14,7 @@ use std::{
 use api::host::{Job, Slug, Status};
 use axum::{Router, body::Bytes, routing::get};
 use daemon::Lifetime;
+use http::header::ETAG;
 use sha2::{Digest, Sha256};
 use support::{Fixture, docker, ended, shell};
 use tokio::net::TcpListener;
@@ -39,12 +40,13 @@ fn slug() -> Vec<u8> {
 async fn shelf(blob: Vec<u8>, lifetime: &Lifetime) -> (String, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let counted = asked.clone();
+    let etag = format!("\"{}\"", hex::encode(Sha256::digest(&blob)));
     let blob = Bytes::from(blob);
     let router = Router::new().route(
         "/{*path}",
         get(async move || {
             counted.fetch_add(1, Ordering::SeqCst);
-            blob
+            ([(ETAG, etag)], blob)
         }),
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

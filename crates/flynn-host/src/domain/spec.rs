@@ -41,6 +41,8 @@ pub(crate) struct Place<'a> {
     pub(crate) volumes: &'a Path,
     /// Id of the image.
     pub(crate) image: &'a str,
+    /// Most open files a process may have here: the engine may raise nothing above its own limit.
+    pub(crate) most_files: u32,
     /// User the image asks for.
     pub(crate) image_user: &'a str,
     /// Environment for every job (certificates of a proxy's CA).
@@ -124,7 +126,6 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
     let config = &job.config;
     let limits = &job.limits;
     let memory = i64::try_from(limits.memory).unwrap_or(i64::MAX);
-    let files = i64::from(limits.max_fd);
     let mounts = config.volumes.iter().map(|volume| Mount {
         typ: Some(MountType::BIND),
         source: Some(volume_dir(place.volumes, &volume.name).display().to_string()),
@@ -138,11 +139,7 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         memory_swap: Some(memory),
         cpu_shares: (limits.cpu > 0).then(|| (i64::from(limits.cpu) * 1024 / 1000).max(2)),
         pids_limit: Some(i64::from(limits.max_procs)),
-        ulimits: Some(vec![ResourcesUlimits {
-            name: Some("nofile".into()),
-            soft: Some(files),
-            hard: Some(files),
-        }]),
+        ulimits: Some(vec![files(limits.max_fd.min(place.most_files))]),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(config.linux_capabilities.clone()),
         // A file capability has no effect under it.
@@ -158,6 +155,12 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         log_config: Some(engine_log()),
         ..HostConfig::default()
     }
+}
+
+/// A limit on open files.
+pub(crate) fn files(count: u32) -> ResourcesUlimits {
+    let count = Some(i64::from(count));
+    ResourcesUlimits { name: Some("nofile".into()), soft: count, hard: count }
 }
 
 /// The engine's own log is read only after this daemon was away, so it may be short.
@@ -192,6 +195,7 @@ mod tests {
                 discoverd_port: 1111,
                 volumes: Path::new("/var/lib/flynn/volumes"),
                 image: "sha256:1",
+                most_files: 4096,
                 image_user: user,
                 env: &env,
                 entry: "{}".into(),
@@ -226,6 +230,7 @@ mod tests {
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
         assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
         assert_eq!(host.pids_limit, Some(1024));
+        assert_eq!(host.ulimits.unwrap()[0].hard, Some(4096));
         assert_eq!(host.privileged, None);
         let mount = &host.mounts.unwrap()[0];
         assert_eq!(mount.source.as_deref(), Some("/var/lib/flynn/volumes/pg-data"));

@@ -104,6 +104,7 @@ pub(crate) async fn create(
         discoverd_port: settings.discoverd_port,
         volumes: &host.folders.volumes(),
         image: &image.id,
+        most_files: most_files(),
         image_user: &image.user,
         env: &settings.env,
         entry: entry.and_then(|entry| serde_json::to_string(&entry).ok()).unwrap_or_default(),
@@ -118,6 +119,12 @@ pub(crate) async fn create(
         }
         created => Ok(created?),
     }
+}
+
+/// This process's own limit, which it has from the same engine.
+pub(crate) fn most_files() -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(u32::MAX)
 }
 
 /// Environment for every job so that its TLS libraries trust a bundle.

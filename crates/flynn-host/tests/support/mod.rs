@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
 
 /// The image of all tests: a shell, a web server and a user.
-pub const IMAGE: &str = "flynn-host-test/busybox";
+pub const IMAGE: &str = "flynn-host-test/busybox:2";
 /// The machine may be busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -179,6 +179,10 @@ pub fn run(program: &str, args: &[&str]) -> String {
 
 /// Makes the test image, once on a machine, out of `/bin/busybox`, which must be the static one.
 fn import_image() {
+    // Each test is a process of its own.
+    let lock =
+        std::fs::File::create(std::env::temp_dir().join("flynn-host-test-image.lock")).unwrap();
+    lock.lock().unwrap();
     if !docker(&["images", "-q", IMAGE]).is_empty() {
         return;
     }
@@ -201,7 +205,17 @@ fn import_image() {
     }
     let tar = dir.path().with_extension("tar");
     run("tar", &["-C", path(root), "-cf", path(&tar), "."]);
-    docker(&["import", "-c", "USER flynn", "-c", "ENV PATH=/bin", path(&tar), IMAGE]);
+    docker(&[
+        "import",
+        "-c",
+        "USER flynn",
+        "-c",
+        "ENV PATH=/bin",
+        "-c",
+        "CMD [\"/bin/sh\"]",
+        path(&tar),
+        IMAGE,
+    ]);
     std::fs::remove_file(tar).unwrap();
 }
 
