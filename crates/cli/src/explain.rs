@@ -65,7 +65,10 @@ fn of_answer(status: u16, body: &api::error::ErrorBody, server: &Server) -> Stri
             "the controller failed: {}; its log says more: `flynn -a controller log`",
             body.message
         ),
-        404 => format!("there is no such thing: {}", body.message),
+        // A bare 404 has only its name for a message.
+        404 if body.message.starts_with("404") => format!(
+            "the controller at {url} knows no such thing; it may have been removed meanwhile"
+        ),
         _ => body.message.clone(),
     }
 }

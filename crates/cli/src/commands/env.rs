@@ -70,8 +70,8 @@ pub(crate) async fn get(session: &Session, args: &GetArgs) -> anyhow::Result<()>
     let env = of_release(&release.unwrap_or_else(empty), args.kind.as_deref())?;
     let value = env.get(&args.name).with_context(|| {
         let near = nearest(&args.name, env.keys().map(String::as_str));
-        let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-        format!("{} is not set{near} `flynn env` lists what is", args.name)
+        let near = near.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+        format!("{} is not set{near}; `flynn env` lists what is", args.name)
     })?;
     Ok(output::data(value)?)
 }

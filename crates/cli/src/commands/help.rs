@@ -28,14 +28,14 @@ pub(crate) fn help(args: &HelpArgs) -> anyhow::Result<()> {
         return output::json(&map);
     }
     let text = match args.topic.as_deref() {
-        None => root.render_long_help().to_string(),
+        None => root.render_help().to_string(),
         Some("commands") => {
             let row = |(_, usage): (String, String)| vec![usage];
             let rows: Vec<_> = usages(&mut root).into_iter().map(row).collect();
             table::render(&[], &rows)
         }
         Some(topic) => match root.find_subcommand_mut(topic) {
-            Some(command) => command.render_long_help().to_string(),
+            Some(command) => command.render_help().to_string(),
             None => return Err(unknown(&root, topic).into()),
         },
     };
@@ -52,6 +52,6 @@ fn usages(root: &mut Command) -> Vec<(String, String)> {
 
 fn unknown(root: &Command, topic: &str) -> Usage {
     let near = nearest(topic, root.get_subcommands().map(Command::get_name));
-    let near = near.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
-    Usage(format!("there is no command {topic:?}{near} `flynn help` lists them"))
+    let near = near.map(|name| format!(" (did you mean {name:?}?)")).unwrap_or_default();
+    Usage(format!("there is no command {topic:?}{near}; `flynn help` lists them"))
 }

@@ -95,7 +95,9 @@ async fn show(target: &AppSession, args: &LogArgs, mut query: LogQuery) -> anyho
             Err(err) => Some(err),
         };
         match ended {
-            None if !args.follow || single => return Ok(()),
+            None if !args.follow => return Ok(()),
+            // The controller ends the stream with the job, but also with itself.
+            None if has_ended(target, &query).await => return Ok(()),
             Some(err) if err.is_not_found() => return Err(missing(target, &query, err).await),
             Some(err) if !(args.follow && connected && err.is_retryable()) => {
                 return Err(err).context("reading the log");
@@ -106,6 +108,13 @@ async fn show(target: &AppSession, args: &LogArgs, mut query: LogQuery) -> anyho
         query.lines =
             Some(if shown.is_some() { CATCH_UP } else { query.lines.unwrap_or(CATCH_UP) });
     }
+}
+
+/// Whether the only job whose log is followed has ended.
+async fn has_ended(target: &AppSession, query: &LogQuery) -> bool {
+    let Some(job) = &query.job_id else { return false };
+    let known = target.controller.job(&target.name, job).await;
+    known.map_or_else(|err| err.is_not_found(), |job| !jobs::is_live(&job))
 }
 
 /// Whether it is the app or the job that is not there.

@@ -23,7 +23,7 @@ pub(crate) struct AddHttpArgs {
     /// The service it goes to; <app>-web if left out
     #[arg(short, long)]
     service: Option<String>,
-    /// File with the certificate and its chain, PEM; `-` for stdin (short: -c)
+    /// File with the certificate and its chain, PEM; `-` for stdin. In this command -c means this
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<String>,
     /// File with the certificate's key, PEM; `-` for stdin

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{controller::NewJob, id::ReleaseId};
 use clap::Args;
 
 use crate::{
     attached, output,
-    session::{AppSession, Session},
+    session::{AppSession, Session, no_release},
     terminal,
 };
 
@@ -35,7 +35,11 @@ pub(crate) struct RunArgs {
 
 pub(crate) async fn run(session: &Session, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let target = session.app()?;
-    let (_, release) = target.release_or_current(args.release).await?;
+    let (app, release) = target.release_or_current(args.release).await?;
+    // A release may have been made by env-set alone.
+    if release.artifacts.is_empty() {
+        bail!(no_release(&app.name));
+    }
     let tty = !args.detached && terminal::is_interactive();
     let job = new_job(args, release.id, tty, session.globals.env_term.as_deref());
     if args.detached {

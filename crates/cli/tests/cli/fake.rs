@@ -11,7 +11,7 @@ use api::{
         NewDeployment, NewFormation, NewJob, NewKey, NewRelease, ProcessType, Release, Strategy,
     },
     error::{ErrorBody, ErrorCode},
-    id::{AppId, DeploymentId, JobId, ReleaseId},
+    id::{AppId, ArtifactId, DeploymentId, JobId, ReleaseId},
     route::{NewRoute, Route},
 };
 use axum::{
@@ -43,7 +43,8 @@ pub(crate) struct World {
     /// What new jobs become.
     pub(crate) crash: Option<String>,
     ticks: i64,
-    events: broadcast::Sender<()>,
+    /// The deployment that changed, if it was one.
+    events: broadcast::Sender<Option<Deployment>>,
 }
 
 impl World {
@@ -56,8 +57,12 @@ impl World {
     pub(crate) fn deployed_app(&mut self, name: &str) -> ReleaseId {
         let app = self.add_app(name);
         let types = ["web", "worker"].map(|kind| (kind.to_owned(), ProcessType::default()));
-        let new =
-            NewRelease { app_id: Some(app), processes: types.into(), ..NewRelease::default() };
+        let new = NewRelease {
+            app_id: Some(app),
+            artifacts: vec![ArtifactId::random()],
+            processes: types.into(),
+            ..NewRelease::default()
+        };
         let release = self.add_release(new);
         self.set_current(release.id);
         let now = self.now();
@@ -179,7 +184,7 @@ impl World {
                 (JobState::Stopping, _) => job.state = JobState::Down,
                 _ => continue,
             }
-            let _ = self.events.send(());
+            let _ = self.events.send(None);
         }
         for (app, release, kind) in replace {
             self.add_job(app, release, &kind, JobState::Starting);
@@ -268,7 +273,7 @@ fn router(world: Shared) -> Router {
         .route("/releases/{id}", get(release))
         .route("/apps/{app}/formations/{release}", get(formation).put(put_formation))
         .route("/apps/{app}/jobs", get(jobs).post(crate::attached::run_job))
-        .route("/apps/{app}/jobs/{job}", delete(delete_job))
+        .route("/apps/{app}/jobs/{job}", delete(delete_job).get(one_job))
         .route("/apps/{app}/log", get(log))
         .route("/apps/{app}/deploy", post(deploy))
         .route("/apps/{app}/deployments", get(deployments))
@@ -353,7 +358,7 @@ async fn put_formation(
     let mut world = world.lock().unwrap();
     let Some(app) = world.app(&app) else { return not_found() };
     world.apply(app.id, release, &new.processes);
-    let _ = world.events.send(());
+    let _ = world.events.send(None);
     found(world.formations.last())
 }
 
@@ -363,6 +368,10 @@ async fn jobs(State(world): State<Shared>, Path(app): Path<String>) -> Response 
     let jobs: Vec<Job> = world.jobs.iter().filter(|job| job.app == app.id).cloned().collect();
     world.advance();
     Json(jobs).into_response()
+}
+
+async fn one_job(State(world): State<Shared>, Path((_, id)): Path<(String, String)>) -> Response {
+    found(world.lock().unwrap().jobs.iter().find(|job| job.id == id))
 }
 
 async fn delete_job(
@@ -424,11 +433,11 @@ async fn one_deployment(State(world): State<Shared>, Path(id): Path<DeploymentId
         (over, _) => over,
     };
     deployment.error = crash.filter(|_| deployment.status == DeploymentStatus::Failed);
-    let (status, release) = (deployment.status, deployment.new_release);
-    if status == DeploymentStatus::Complete {
-        world.set_current(release);
+    let after = deployment.clone();
+    if after.status == DeploymentStatus::Complete {
+        world.set_current(after.new_release);
     }
-    let _ = world.events.send(());
+    let _ = world.events.send(Some(after));
     Json(answer).into_response()
 }
 
@@ -477,17 +486,18 @@ async fn remove_key(State(world): State<Shared>, Path(id): Path<String>) -> Resp
     found(at.map(|at| world.keys.remove(at)))
 }
 
-/// A nudge for every change; what changed is read by who was nudged.
+/// Every change of a deployment; of others, that something changed.
 async fn events(State(world): State<Shared>) -> Response {
     let receiver = world.lock().unwrap().events.subscribe();
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.ok()?;
+        let deployment = receiver.recv().await.ok()?;
+        let object_type = if deployment.is_some() { "deployment" } else { "other" };
         let event = Event {
             id: 1,
             app: None,
-            object_type: "other".into(),
+            object_type: object_type.into(),
             object_id: String::new(),
-            data: serde_json::Value::Null,
+            data: serde_json::to_value(deployment).unwrap(),
             created_at: Timestamp::UNIX_EPOCH,
         };
         Some((format!("data: {}\n\n", serde_json::to_string(&event).unwrap()), receiver))

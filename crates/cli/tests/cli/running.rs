@@ -195,5 +195,18 @@ fn a_log_has_its_jobs_named_and_a_single_job_s_lines_are_as_written() {
     assert_eq!((split.stdout.as_str(), split.stderr.as_str()), ("one\n", "two\n"));
     assert_eq!(scene.flynn(&["log", "-n", "1", "-r"]).ok().stdout, "three\n");
     assert_eq!(scene.flynn(&["log", "-t", "run", "-r"]).ok().stdout, "three\n");
+    scene.fake.world().jobs[0].state = JobState::Down;
     assert_eq!(scene.flynn(&["log", "-f", short]).ok().stdout, "one\ntwo\n");
+}
+
+#[test]
+fn an_environment_can_be_set_before_the_first_push() {
+    let scene = Scene::new();
+    scene.fake.world().add_app("empty");
+    scene.person.flynn(&["-a", "empty", "env-set", "A=1"]).ok();
+    assert_eq!(scene.person.flynn(&["-a", "empty", "env"]).ok().stdout, "A=1\n");
+    for args in [&["run", "x"][..], &["scale", "web=1"]] {
+        let err = scene.person.flynn(&[&["-a", "empty"], args].concat()).failed();
+        assert!(err.contains("git push") || err.contains("it has: none"), "{err}");
+    }
 }
