@@ -9,7 +9,10 @@ use api::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future, pin_mut, stream, stream::FuturesUnordered};
 use jiff::Timestamp;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
@@ -21,6 +24,10 @@ const JOBS: usize = 100;
 const AT_ONCE: usize = 8;
 /// Longest time one job's log may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Times a host that is lost is asked again.
+const ATTEMPTS: u32 = 30;
+/// Pause before it is.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Lines on their way to a client that follows.
 const WINDOW: usize = 256;
 
@@ -136,29 +143,54 @@ async fn pump_all(
     }
 }
 
-/// Sends the lines of a job as they come, until it has ended. `since` was told already.
+/// Sends the lines of a job as they come, until it has ended. `told` was told already. A host that is lost is asked again:
+/// its flynn-host may be restarting.
 async fn pump(
     controller: &Controller,
     job: Job,
-    since: Option<Timestamp>,
+    mut told: Option<Timestamp>,
     wanted: u32,
     lines: &mpsc::Sender<LogLine>,
 ) {
-    let Some(Ok(host)) = job.host_id.as_deref().map(|host| controller.neighbours.host(host)) else {
-        return;
-    };
+    for _ in 0..ATTEMPTS {
+        match pump_once(controller, &job, &mut told, wanted, lines).await {
+            Ok(()) => return,
+            Err(()) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// One connection. `Err` if it was lost.
+async fn pump_once(
+    controller: &Controller,
+    job: &Job,
+    told: &mut Option<Timestamp>,
+    wanted: u32,
+    lines: &mpsc::Sender<LogLine>,
+) -> Result<(), ()> {
+    let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
+    let host = host.ok_or(())?.map_err(drop)?;
     let log = match host.log(job.uuid, Some(wanted), true).await {
         Ok(log) => log,
+        Err(err) if err.is_not_found() => return Ok(()),
         Err(err) => {
-            debug!(error = &err as &dyn std::error::Error, job.id = %job.id, "a log cannot be followed");
-            return;
+            let error = &err as &dyn std::error::Error;
+            debug!(error, job.id = %job.id, "a log cannot be followed at the moment");
+            return Err(());
         }
     };
     pin_mut!(log);
-    while let Some(Ok(line)) = log.next().await {
-        let new = since.is_none_or(|since| line.timestamp > since);
-        if new && lines.send(line).await.is_err() {
-            return;
+    // Several lines may have one time: what this connection has told is no measure for it.
+    let since = *told;
+    while let Some(line) = log.next().await {
+        let line = line.map_err(drop)?;
+        if since.is_some_and(|since| line.timestamp <= since) {
+            continue;
+        }
+        *told = Some(line.timestamp);
+        if lines.send(line).await.is_err() {
+            return Ok(());
         }
     }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use api::{
     controller::{NewResource, Provider, Provisioned},
+    error::ErrorCode,
     route::{NewRoute, Route, Stored, Sync},
 };
 use api_client::{Client, Endpoint};
@@ -91,24 +92,27 @@ impl Neighbours {
         self.strowger.routes(Some(parent_ref)).await.map_err(Error::neighbour(doing))
     }
 
-    /// Adds an owner's route, or changes the one it has for the same domain or port; then waits until every router serves
-    /// it.
-    pub(crate) async fn put_route(&self, owner: &str, route: &Route) -> Result<Route> {
+    /// Stores a route, in place of the owner's own for the same domain or port; then waits until every router serves it.
+    /// `None`: somebody else's has its place.
+    pub(crate) async fn put_route(&self, route: &Route) -> Result<Option<Route>> {
         let new = NewRoute::from(route.clone());
-        let stored = match self.strowger.create_route(&new).await {
-            Err(err) if is_taken(&err) => {
-                let own = self.routes(owner).await?;
-                if !own.iter().any(|there| same_place(there, route)) {
-                    return Err(Error::Conflict(format!(
-                        "{} belongs to another app: remove the route there first, or choose another",
-                        place(route)
-                    )));
-                }
-                self.strowger.set_route(&new).await
-            }
-            answer => answer,
+        // Only a route that has a place can replace the one there; the others get a port of their own.
+        let stored = if route.kind == "tcp" && route.port == 0 {
+            self.strowger.create_route(&new).await
+        } else {
+            self.strowger.set_route(&new).await
         };
-        self.settled("adding the route", stored).await
+        match stored {
+            Err(err) if err.code() == Some(ErrorCode::ObjectExists) => Ok(None),
+            stored => self.settled("adding the route", stored).await.map(Some),
+        }
+    }
+
+    /// The route that has a route's place, whoever owns it.
+    pub(crate) async fn route_at(&self, route: &Route) -> Result<Option<Route>> {
+        let all = self.strowger.routes(None).await;
+        let all = all.map_err(Error::neighbour("asking the router for routes"))?;
+        Ok(all.into_iter().find(|there| same_place(there, route)))
     }
 
     /// Removes a route, and waits until no router serves it.
@@ -167,23 +171,10 @@ impl Neighbours {
     }
 }
 
-fn is_taken(err: &api_client::Error) -> bool {
-    use api::error::ErrorCode::{Conflict, ObjectExists};
-    matches!(err.code(), Some(Conflict | ObjectExists))
-}
-
 fn same_place(a: &Route, b: &Route) -> bool {
     let path = |route: &Route| route.path.trim_end_matches('/').to_owned();
     a.kind == b.kind
         && a.domain.eq_ignore_ascii_case(&b.domain)
         && a.port == b.port
         && path(a) == path(b)
-}
-
-fn place(route: &Route) -> String {
-    if route.kind == "tcp" {
-        format!("the port {}", route.port)
-    } else {
-        format!("the domain {}{}", route.domain, route.path)
-    }
 }

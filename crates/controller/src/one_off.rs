@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use api::{
     cluster::Tx as ClusterTx,
     controller::{App, Artifact, Job, JobState, NewJob, Release},
+    discoverd::Term,
     expand::one_off_job,
     host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest},
     id::{JobId, ReleaseId},
@@ -14,7 +15,7 @@ use attach::State;
 use daemon::Lifetime;
 use host_client::{CommitError, Host};
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -87,8 +88,9 @@ async fn release_of(client: &pg::Client, app: &App, new: &NewJob) -> Result<Rele
 /// Starts a job and leaves it to itself.
 pub(crate) async fn start(controller: &Controller, planned: Planned) -> Result<Job> {
     for _ in 0..ROUNDS {
-        for host in hosts(controller, &planned).await? {
-            if commit(controller, &planned, &host).await? {
+        let (term, hosts) = hosts(controller, &planned).await?;
+        for host in hosts {
+            if commit(controller, &planned, &host, term).await? {
                 return record(controller, &planned, &host).await;
             }
         }
@@ -124,17 +126,42 @@ impl Drop for Attached {
     }
 }
 
-/// Starts a job with a client: attached first, so that no output is missed.
+/// Starts a job with a client, and waits until it runs. A client that goes before stops it.
 pub(crate) async fn start_attached(
+    controller: &Controller,
+    planned: Planned,
+    new: NewJob,
+) -> Result<Attached> {
+    let (mut answer, answered) = oneshot::channel();
+    let starting = controller.clone();
+    // Work of its own: were it dropped with the request in the middle of the commit, nobody would know of the job.
+    controller.lifetime.spawn_request(async move {
+        let running = match begin_attached(&starting, planned, &new).await {
+            Ok(mut attached) => tokio::select! {
+                () = answer.closed() => return,
+                waited = attached.wait() => waited.map(|()| attached),
+            },
+            Err(err) => Err(err),
+        };
+        // If nobody takes it, it is dropped, which stops the job.
+        let _ = answer.send(running);
+    });
+    answered
+        .await
+        .unwrap_or_else(|_| Err(Error::Away("the controller is stopping; try again".into())))
+}
+
+/// Attaches first, so that no output is missed; then commits.
+async fn begin_attached(
     controller: &Controller,
     planned: Planned,
     new: &NewJob,
 ) -> Result<Attached> {
     for _ in 0..ROUNDS {
-        for host_id in hosts(controller, &planned).await? {
+        let (term, hosts) = hosts(controller, &planned).await?;
+        for host_id in hosts {
             let host = controller.neighbours.host(&host_id)?;
             let connection = attach(&host, planned.job.id, new).await?;
-            // From the commit on, whatever happens to this request, the job is stopped with it.
             let mut attached = Attached {
                 connection: Some(connection),
                 ended: false,
@@ -142,13 +169,11 @@ pub(crate) async fn start_attached(
                 host,
                 lifetime: controller.lifetime.clone(),
             };
-            if !commit(controller, &planned, &host_id).await? {
-                attached.ended = true;
-                continue;
+            if commit(controller, &planned, &host_id, term).await? {
+                record(controller, &planned, &host_id).await?;
+                return Ok(attached);
             }
-            record(controller, &planned, &host_id).await?;
-            attached.wait().await?;
-            return Ok(attached);
+            attached.ended = true;
         }
     }
     Err(no_room())
@@ -161,23 +186,26 @@ fn no_room() -> Error {
     )
 }
 
-async fn hosts(controller: &Controller, planned: &Planned) -> Result<Vec<String>> {
+/// The hosts to try, and the term they are seen under.
+async fn hosts(controller: &Controller, planned: &Planned) -> Result<(Term, Vec<String>)> {
     let state = controller.neighbours.sampi().state().await;
     let state = state.map_err(Error::neighbour("asking the cluster for its hosts"))?;
     if state.hosts.is_empty() {
         return Err(Error::Away("the cluster has no host at the moment; try again".into()));
     }
-    Ok(place::order(&state, &planned.job))
+    Ok((state.term, place::order(&state, &planned.job)))
 }
 
 /// Commits the job to a host. Answers whether the host took it.
-async fn commit(controller: &Controller, planned: &Planned, host: &str) -> Result<bool> {
-    let sampi = controller.neighbours.sampi();
-    let doing = "starting the job";
-    let term = sampi.state().await.map_err(Error::neighbour(doing))?.term;
+async fn commit(
+    controller: &Controller,
+    planned: &Planned,
+    host: &str,
+    term: Term,
+) -> Result<bool> {
     let add = BTreeMap::from([(host.to_owned(), vec![planned.job.clone()])]);
     let tx = ClusterTx { term, add, ..ClusterTx::default() };
-    match sampi.commit(&tx).await {
+    match controller.neighbours.sampi().commit(&tx).await {
         Ok(committed) if committed.lost.is_empty() => Ok(true),
         Ok(committed) => {
             let reason = committed.lost.into_values().next().unwrap_or_default();
@@ -187,7 +215,7 @@ async fn commit(controller: &Controller, planned: &Planned, host: &str) -> Resul
             debug!(?rejected, "the host {host} does not take the job");
             Ok(false)
         }
-        Err(CommitError::Client(err)) => Err(Error::neighbour(doing)(err)),
+        Err(CommitError::Client(err)) => Err(Error::neighbour("starting the job")(err)),
     }
 }
 

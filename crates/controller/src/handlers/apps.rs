@@ -57,6 +57,14 @@ pub(crate) async fn create(
 
 /// An app whose route could not be made was not made.
 async fn undo(controller: &Controller, app: &App) -> Result<()> {
+    if let Err(err) = routes::delete_all(controller, app).await {
+        // Whoever wants its place next removes it.
+        tracing::warn!(
+            error = &err as &dyn std::error::Error,
+            "a route of {} may be left",
+            app.name
+        );
+    }
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     store::apps::delete(&mut tx, app).await?;

@@ -55,9 +55,42 @@ async fn put(controller: &Controller, app: &App, mut route: Route) -> Result<Rou
         "http" | "tcp" => {}
         _ => return Err(Error::invalid("type", "must be http or tcp")),
     }
-    let stored = controller.neighbours.put_route(&owner(app), &route).await?;
+    let stored = match controller.neighbours.put_route(&route).await? {
+        Some(stored) => stored,
+        None => {
+            free(controller, &route).await?;
+            let stored = controller.neighbours.put_route(&route).await?;
+            stored.ok_or_else(|| taken(&route))?
+        }
+    };
     tell(controller, app, "route", &stored).await?;
     Ok(stored)
+}
+
+/// Removes what has a route's place, if the app it belonged to is no more: its deletion was interrupted.
+async fn free(controller: &Controller, route: &Route) -> Result<()> {
+    let Some(there) = controller.neighbours.route_at(route).await? else { return Ok(()) };
+    let owner = there.parent_ref.strip_prefix("controller/apps/").and_then(|id| id.parse().ok());
+    let client = controller.db.client().await?;
+    let orphaned = match owner {
+        Some(owner) => store::apps::is_deleted(&client, owner).await?,
+        None => false,
+    };
+    if !orphaned {
+        return Err(taken(route));
+    }
+    controller.neighbours.delete_route(&there.id).await.map(drop)
+}
+
+fn taken(route: &Route) -> Error {
+    let place = if route.kind == "tcp" {
+        format!("the port {}", route.port)
+    } else {
+        format!("the domain {}{}", route.domain, route.path)
+    };
+    Error::Conflict(format!(
+        "{place} belongs to another app: remove the route there first, or choose another"
+    ))
 }
 
 /// Gives an app the route `<app>.<cluster domain>`, unless it has any or is a part of Flynn.
@@ -105,7 +138,7 @@ pub(crate) async fn delete(
 }
 
 /// Removes every route of an app.
-pub(super) async fn delete_all(controller: &Controller, app: &App) -> Result<()> {
+pub(crate) async fn delete_all(controller: &Controller, app: &App) -> Result<()> {
     for route in controller.neighbours.routes(&owner(app)).await? {
         let gone = controller.neighbours.delete_route(&route.id).await?;
         tell(controller, app, "route_deletion", &gone).await?;

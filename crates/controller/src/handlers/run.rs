@@ -27,7 +27,7 @@ pub(crate) async fn run(
         let job = one_off::start(&controller, planned).await?;
         return Ok(Json(job).into_response());
     };
-    let running = one_off::start_attached(&controller, planned, &new).await?;
+    let running = one_off::start_attached(&controller, planned, new).await?;
     controller.lifetime.spawn_request(async move {
         match upgrade.await {
             Ok(client) => attached::relay(TokioIo::new(client), running).await,

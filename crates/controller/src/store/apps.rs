@@ -61,6 +61,12 @@ pub(crate) async fn existed(db: &impl GenericClient, app: AppId) -> Result<bool>
     Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
 }
 
+/// Whether there was an app of that id and is no more.
+pub(crate) async fn is_deleted(db: &impl GenericClient, app: AppId) -> Result<bool> {
+    let sql = "SELECT 1 FROM apps WHERE app_id = $1 AND deleted_at IS NOT NULL";
+    Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
+}
+
 /// Makes an app whose name has been validated.
 pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewApp, name: &str) -> Result<App> {
     let id = new.id.unwrap_or_else(AppId::random);

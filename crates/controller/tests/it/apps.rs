@@ -49,7 +49,8 @@ async fn an_app_is_made_found_changed_and_deleted_and_its_name_is_free_again() {
 async fn an_app_has_a_route_of_its_own_and_no_domain_belongs_to_two() {
     let world = World::start().await;
     let client = &world.client;
-    let (one, two) = (world.app("one").await, world.app("two").await);
+    let one = world.app("one").await;
+    world.app("two").await;
     let routes = client.routes("one").await.unwrap();
     assert_eq!(routes[0].domain, "one.test.localhost");
     assert_eq!(routes[0].service, "one-web");
@@ -58,6 +59,10 @@ async fn an_app_has_a_route_of_its_own_and_no_domain_belongs_to_two() {
     let route = |service: &str| {
         let (kind, domain) = ("http".into(), "shop.example".into());
         NewRoute::from(Route { kind, domain, service: service.into(), ..Route::default() })
+    };
+    let at = |domain: &str| {
+        let (kind, domain) = ("http".into(), domain.to_owned());
+        NewRoute::from(Route { kind, domain, ..Route::default() })
     };
     let made = client.create_route("one", &route("")).await.unwrap();
     assert_eq!(*world.neighbours.synced.lock().unwrap(), [42, 43, 44]);
@@ -71,10 +76,18 @@ async fn an_app_has_a_route_of_its_own_and_no_domain_belongs_to_two() {
     client.delete_route("one", &made.id).await.unwrap();
     assert!(client.route("one", &made.id).await.unwrap_err().is_not_found());
 
+    // What an interrupted deletion left stands in nobody's way.
+    world.neighbours.routes.lock().unwrap()[1].parent_ref = "controller/apps/00".into();
+    assert!(client.create_route("one", &at("two.test.localhost")).await.is_err());
+    let gone = world.app("gone").await;
+    client.delete_app("gone").await.unwrap();
+    world.neighbours.routes.lock().unwrap()[1].parent_ref = format!("controller/apps/{}", gone.id);
+    let freed = client.create_route("one", &at("two.test.localhost")).await.unwrap();
+    client.delete_route("one", &freed.id).await.unwrap();
+
     client.delete_app("one").await.unwrap();
     let left = world.neighbours.routes.lock().unwrap().clone();
-    assert_eq!(left.len(), 1);
-    assert_eq!(left[0].parent_ref, format!("controller/apps/{}", two.id));
+    assert_eq!(left, []);
 }
 
 #[tokio::test]

@@ -147,3 +147,22 @@ async fn a_job_is_recorded_even_if_its_release_is_unknown_and_only_for_its_own_a
     let foreign = Job { app: AppId::random(), ..job };
     assert!(client.put_job(&foreign).await.unwrap_err().is_not_found());
 }
+
+#[tokio::test]
+async fn deleting_an_app_ends_its_processes_and_its_one_off_jobs_first() {
+    let world = World::start().await;
+    let client = &world.client;
+    let scheduler = Scheduler::start(&world.lifetime, client);
+    let app = deployed(&world).await;
+    let job = client.run_job_detached("one", &command(&["sleep"])).await.unwrap();
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let ends = async {
+        stopped.wait_for(|stopped| stopped.contains(&job.uuid)).await.unwrap();
+        assert!(client.app("one").await.is_ok(), "the name is not free while a job runs");
+        client.put_job(&Job { state: JobState::Down, ..job.clone() }).await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(client.delete_app("one"), ends);
+    deleted.unwrap();
+    assert_eq!(scheduler.serving.lock().unwrap()[&app.id].last(), Some(&0));
+    world.app("one").await;
+}

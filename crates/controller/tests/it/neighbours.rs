@@ -58,7 +58,7 @@ impl Neighbours {
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
-            .route("/routes", get(routes).post(add_route).put(set_route))
+            .route("/routes", get(routes).put(set_route))
             .route("/routes/{type}/{id}", delete(remove_route))
             .route("/sync", get(sync))
             .route("/cluster/state", get(cluster))
@@ -108,27 +108,21 @@ async fn routes(
     Json(routes)
 }
 
-async fn add_route(
+async fn set_route(
     State(shared): Shared,
     Body(new): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
     let mut route = new.flatten();
-    let mut routes = shared.routes.lock().unwrap();
-    if routes.iter().any(|there| there.domain == route.domain) {
-        return Err(ApiError::new(ErrorCode::Conflict, "the domain has a route already"));
-    }
     route.id = format!("http/{}", Instance::id_of("http", &route.domain));
-    routes.push(route.clone());
-    Ok(Json(Stored { route, revision: 41 + routes.len() as u64 }))
-}
-
-async fn set_route(State(shared): Shared, Body(new): Body<NewRoute>) -> Json<Stored> {
-    let mut route = new.flatten();
     let mut routes = shared.routes.lock().unwrap();
-    let there = routes.iter_mut().find(|there| there.domain == route.domain).unwrap();
-    route.id = there.id.clone();
-    *there = route.clone();
-    Json(Stored { route, revision: 99 })
+    match routes.iter_mut().find(|there| there.id == route.id) {
+        Some(there) if there.parent_ref != route.parent_ref => {
+            return Err(ApiError::new(ErrorCode::ObjectExists, "it belongs to somebody else"));
+        }
+        Some(there) => *there = route.clone(),
+        None => routes.push(route.clone()),
+    }
+    Ok(Json(Stored { route, revision: 41 + routes.len() as u64 }))
 }
 
 async fn remove_route(
@@ -159,7 +153,7 @@ async fn cluster(State(shared): Shared) -> Json<Cluster> {
 }
 
 async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
-    for job in tx.add.into_iter().flat_map(|(_, jobs)| jobs) {
+    for job in tx.add.into_values().flatten() {
         shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
     }
     Json(Committed::default())
