@@ -20,7 +20,11 @@ use tokio::{
 };
 
 /// A router that confirms from the `ready`th time on.
-#[expect(clippy::disallowed_methods, reason = "a test's server ends with its runtime")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "the server of a test ends with its runtime"
+)]
 async fn router(ready: u32) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());

@@ -55,7 +55,7 @@ async fn a_route_that_is_replaced_or_removed_is_so_when_the_change_is_answered()
 async fn told(uri: Uri, headers: HeaderMap) -> String {
     let mut text = format!("{uri}\n");
     for (name, value) in &headers {
-        text += &format!("{name}: {}\n", value.to_str().unwrap());
+        text += &format!("{name}: {}\n", value.to_str().unwrap_or("?"));
     }
     text
 }
@@ -97,7 +97,7 @@ async fn a_client_of_http_1_0_is_served() {
     harness.route("a.example", "app").await;
     let mut wire = harness.connect().await;
     wire.send("GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").await;
-    let answer = wire.to_end().await;
+    let answer = wire.until_end().await;
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
 }
@@ -130,7 +130,7 @@ async fn what_two_servers_might_read_differently_is_refused() {
          0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n",
     )
     .await;
-    assert_eq!(wire.to_end().await.matches("HTTP/1.1 ").count(), 1);
+    assert_eq!(wire.until_end().await.matches("HTTP/1.1 ").count(), 1);
     let mut wire = harness.connect().await;
     wire.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
     assert!(wire.head().await.starts_with("HTTP/1.1 405"));

@@ -72,7 +72,7 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
         async move {
             wire.head().await;
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome").await;
-            assert_eq!(wire.to_end().await, "");
+            assert_eq!(wire.until_end().await, "");
             ended.send(()).await.unwrap();
         }
     })
@@ -183,7 +183,7 @@ async fn shout(mut wire: Wire) {
     .await;
     let heard = wire.exactly(5).await;
     wire.send(&heard.to_ascii_uppercase()).await;
-    let rest = wire.to_end().await;
+    let rest = wire.until_end().await;
     wire.send(&format!("{} BYE", rest.to_ascii_uppercase())).await;
 }
 
@@ -212,7 +212,7 @@ async fn a_switched_protocol_is_copied_both_ways_until_both_have_ended() {
     assert_eq!(wire.exactly(5).await, "HELLO");
     wire.send("more").await;
     wire.0.shutdown().await.unwrap();
-    assert_eq!(wire.to_end().await, "MORE BYE");
+    assert_eq!(wire.until_end().await, "MORE BYE");
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_switched_protocol_counts_as_under_way_and_is_cut_at_last() {
     let services = harness.discoverd.down("app", backend);
     let drain = Drain { addr: backend.to_string(), services, timeout_ms: 200 };
     assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 1);
-    assert_eq!(timeout(testkit::LIMIT, wire.to_end()).await.unwrap(), "");
+    assert_eq!(timeout(testkit::LIMIT, wire.until_end()).await.unwrap(), "");
     assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 0);
 }
 
@@ -237,7 +237,7 @@ async fn a_switched_protocol_counts_as_under_way_and_is_cut_at_last() {
 async fn a_tcp_route_gets_a_port_and_passes_bytes_both_ways() {
     let harness = Harness::start().await;
     let backend = scripted(|_, mut wire: Wire| async move {
-        let heard = wire.to_end().await;
+        let heard = wire.until_end().await;
         wire.send(&heard.to_ascii_uppercase()).await;
     });
     harness.up("ssh", backend.await).await;

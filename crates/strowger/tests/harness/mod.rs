@@ -315,7 +315,7 @@ impl Wire {
         String::from_utf8(std::mem::replace(&mut self.1, rest)).unwrap()
     }
 
-    pub async fn to_end(&mut self) -> String {
+    pub async fn until_end(&mut self) -> String {
         while self.more().await {}
         String::from_utf8(std::mem::take(&mut self.1)).unwrap()
     }
