@@ -19,10 +19,7 @@ use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio_util::codec::Framed;
 
-use crate::{
-    fake::{Fake, World},
-    person::Person,
-};
+use crate::{fake::Fake, person::Person, world::World};
 
 type Connection = Framed<TokioIo<hyper::upgrade::Upgraded>, FrameCodec>;
 

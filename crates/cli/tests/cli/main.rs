@@ -9,3 +9,4 @@ mod person;
 mod running;
 mod servers;
 mod tls;
+mod world;

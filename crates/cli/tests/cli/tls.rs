@@ -20,10 +20,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
-use crate::{
-    fake::{Fake, World},
-    person::Person,
-};
+use crate::{fake::Fake, person::Person, world::World};
 
 /// A fake controller behind TLS.
 struct TlsFake {
