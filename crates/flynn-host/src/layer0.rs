@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    backend::engine::{Engine, EngineError},
+    backend::engine::{Container, Engine, EngineError},
     disk,
     domain::{
         manifest::{Folder, Service},
@@ -101,11 +101,7 @@ impl Layer0 {
         let digest = digest(service, &image.id);
         match self.engine.container(&name).await? {
             Some(found) if found.labels.get(LABEL_DIGEST) == Some(&digest) => {
-                if !found.running {
-                    warn!("{} had been stopped; starting it again", service.id);
-                    self.engine.start(&found.id).await?;
-                }
-                return Ok(());
+                return self.ensure_running(service, &found).await;
             }
             Some(found) => {
                 info!("making {} anew: its manifest or its image is another", service.id);
@@ -113,14 +109,35 @@ impl Layer0 {
             }
             None => info!("starting {}", service.id),
         }
+        self.make(service, &image.id, digest).await
+    }
+
+    async fn ensure_running(
+        &self,
+        service: &Service,
+        found: &Container,
+    ) -> Result<(), Layer0Error> {
+        if !found.running {
+            warn!("{} had been stopped; starting it again", service.id);
+            self.engine.start(&found.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        service: &Service,
+        image: &str,
+        digest: String,
+    ) -> Result<(), Layer0Error> {
         for Folder { folder, .. } in &service.volumes {
             disk::user_dir(&self.folders.root().join(folder), APP_USER).map_err(|source| {
                 let (service, folder) = (service.id.clone(), folder.clone());
                 Layer0Error::Folder { service, folder, source }
             })?;
         }
-        let spec = self.spec(service, &image.id, digest);
-        let id = self.engine.create(&name, spec).await?;
+        let spec = self.spec(service, image, digest);
+        let id = self.engine.create(&self.container(service), spec).await?;
         Ok(self.engine.start(&id).await?)
     }
 
@@ -155,6 +172,14 @@ impl Layer0 {
         }
     }
 
+    /// Makes the service's container run, of whatever image it is: a newer one counts when this daemon starts.
+    async fn revive(&self, service: &Service) -> Result<(), Layer0Error> {
+        match self.engine.container(&self.container(service)).await? {
+            Some(found) => self.ensure_running(service, &found).await,
+            None => self.ensure(service).await,
+        }
+    }
+
     /// Keeps the services running: the engine restarts what dies, this what was stopped or removed.
     pub(crate) async fn keep(&self, services: &[Service], stop: CancellationToken) {
         let mut tick = interval(LOOK);
@@ -165,7 +190,7 @@ impl Layer0 {
                 _ = tick.tick() => {}
             }
             for service in services {
-                if let Err(err) = self.ensure(service).await {
+                if let Err(err) = self.revive(service).await {
                     warn!(error = &err as &dyn Error, "{} is not kept", service.id);
                 }
             }

@@ -9,7 +9,7 @@ use std::{
 use api::host::Slug;
 use async_compression::tokio::bufread::GzipDecoder;
 use bollard::{
-    body_try_stream,
+    body_full, body_try_stream,
     models::{ContainerConfig, ContainerCreateBody},
     query_parameters::{CommitContainerOptionsBuilder, UploadToContainerOptionsBuilder},
 };
@@ -22,7 +22,7 @@ use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError, Image, of};
-use crate::domain::slug_tar::Chown;
+use crate::domain::slug_tar::{self, Chown};
 
 /// Label: the id of the runner's image. A newer runner makes a new image.
 const LABEL_BASE: &str = "flynn.slug.base";
@@ -129,6 +129,10 @@ impl Slugs {
         let reading = reading.map_err(|source| SlugError::Fetch { path: path.clone(), source })?;
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let layer = layer(reading.into_stream(), outcome.clone());
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        let body = body_full(slug_tar::app_folder("app/").into());
+        let made = self.engine.docker().upload_to_container(container, Some(options), body).await;
+        made.map_err(of(|| "make the app's folder".into()))?;
         let options = UploadToContainerOptionsBuilder::new().path(APP).build();
         let body = body_try_stream(layer);
         let uploaded = self.engine.slow().upload_to_container(container, Some(options), body).await;

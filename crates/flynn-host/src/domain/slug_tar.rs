@@ -70,6 +70,23 @@ impl Chown {
     }
 }
 
+/// An archive with nothing but the app's own folder, which the engine would otherwise leave as it is.
+pub(crate) fn app_folder(name: &str) -> Vec<u8> {
+    let mut tar = vec![0; 3 * BLOCK];
+    let head = &mut tar[..BLOCK];
+    head[..name.len()].copy_from_slice(name.as_bytes());
+    octal(&mut head[100..108], 0o755);
+    octal(&mut head[108..116], APP_USER.into());
+    octal(&mut head[116..124], APP_USER.into());
+    octal(&mut head[124..136], 0);
+    octal(&mut head[136..148], 0);
+    head[156] = b'5';
+    head[257..265].copy_from_slice(b"ustar\x0000");
+    let sum = checksum(head);
+    octal(&mut head[148..156], sum);
+    tar
+}
+
 /// Rewrites a head and answers how many bytes of body follow, padding included.
 fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     if head.iter().all(|&b| b == 0) {

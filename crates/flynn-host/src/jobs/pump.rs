@@ -108,6 +108,11 @@ impl Pump {
     /// Attaches to a container that runs, and first takes from the engine's log what nobody read.
     async fn attach_again(&self) -> Option<Attached> {
         let seam = Timestamp::now();
+        if !self.still_runs().await {
+            // Attaching would wait for a start that never comes.
+            self.catch_up(seam, Timestamp::now()).await;
+            return None;
+        }
         let streams = match self.engine.attach(&self.container, false).await {
             Ok(streams) => Some(streams),
             Err(err) => {

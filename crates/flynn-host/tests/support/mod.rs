@@ -18,7 +18,7 @@ use api::{
     key,
 };
 use daemon::Lifetime;
-use flynn_host::{Config, DataDir, Init, Running};
+use flynn_host::{Config, DataDir, IdentityError, Init, Running};
 use futures_util::{Stream, StreamExt};
 use host_client::Host;
 use serde_json::{Value, json};
@@ -50,17 +50,7 @@ impl Fixture {
         import_image();
         let (etcd, discoverd) = (Etcd::start().await, discoverd::Fake::start().await);
         let dir = tempfile::tempdir().unwrap();
-        let tag: u16 = rand::random();
-        let prefix = format!("fht{tag:04x}");
-        // 198.18.0.0/15 is for tests of networks.
-        let range = format!("198.{}.{}.0/22", 18 + (tag >> 6 & 1), (tag & 63) * 4);
-        let init = Init {
-            dir: DataDir { data_dir: dir.path().into() },
-            id: Some(prefix.clone()),
-            network_range: range.parse().unwrap(),
-            bridge: format!("{prefix}br"),
-        };
-        flynn_host::init(&init).unwrap();
+        let (prefix, init) = prepare(dir.path());
         let mut config = Config {
             dir: init.dir,
             docker_socket: "/var/run/docker.sock".into(),
@@ -147,16 +137,20 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        let ours = docker(&["ps", "-aq", "--filter", &format!("name=^{}-", self.prefix)]);
-        let ours: Vec<&str> = ours.split_whitespace().collect();
-        if !ours.is_empty() {
+        self.lifetime.end();
+        // A job may be under way to a container still.
+        for _ in 0..20 {
+            let ours = docker(&["ps", "-aq", "--filter", &format!("name=^{}-", self.prefix)]);
+            let ours: Vec<&str> = ours.split_whitespace().collect();
             docker(&[&["rm", "-f", "-v"][..], &ours].concat());
+            if !docker(&["network", "rm", &self.config.network]).is_empty() {
+                break;
+            }
         }
         let images = docker(&["images", "-q", &format!("{}-slug", self.prefix)]);
         for image in images.split_whitespace() {
             docker(&["rmi", "-f", image]);
         }
-        docker(&["network", "rm", &self.config.network]);
         let chain = self.config.chain.as_str();
         let jump = ["-w", "10", "-D", "INPUT", "-i", &self.config.bridge, "-j", chain];
         run("iptables", &jump);
@@ -166,6 +160,30 @@ impl Drop for Fixture {
         let file: Value = serde_json::from_str(&file).unwrap();
         run("ip", &["route", "del", "blackhole", file["range"].as_str().unwrap()]);
     }
+}
+
+/// A host file with a range nobody has.
+fn prepare(dir: &Path) -> (String, Init) {
+    for _ in 0..50 {
+        let tag: u16 = rand::random();
+        let prefix = format!("fht{tag:04x}");
+        // 198.18.0.0/15 is for tests of networks.
+        let range = format!("198.{}.{}.0/22", 18 + (tag >> 6 & 1), (tag & 63) * 4);
+        let init = Init {
+            dir: DataDir { data_dir: dir.into() },
+            id: Some(prefix.clone()),
+            network_range: range.parse().unwrap(),
+            bridge: format!("{prefix}br"),
+        };
+        match flynn_host::init(&init) {
+            Err(IdentityError::Overlap { .. }) => {}
+            done => {
+                done.unwrap();
+                return (prefix, init);
+            }
+        }
+    }
+    panic!("every range of 198.18.0.0/15 is in use");
 }
 
 pub fn docker(args: &[&str]) -> String {
