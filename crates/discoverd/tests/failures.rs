@@ -85,7 +85,8 @@ async fn a_restarted_discoverd_goes_on_with_its_lease_and_its_watchers_see_nothi
     client.register_for_host("web", &instance(1)).await.unwrap();
     client.register("web", &instance(2)).await.unwrap();
     let mut watch = client.watch("web");
-    let before = until(&mut watch, "two", |set| set.instances.len() == 2).await;
+    let before =
+        until(&mut watch, "two", |set| set.instances.len() == 2 && set.leader.is_some()).await;
     let noted = std::fs::read(state.path().join("lease.json")).unwrap();
 
     let port = daemon.addr.port();
