@@ -1,5 +1,4 @@
 //! Against a real Postgres.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
