@@ -134,6 +134,8 @@ impl Services {
                 return Err(Registered { addr, service: service.clone() });
             }
             let listed = inner.listed.get(&addr).map(|(backend, _)| backend);
+            // A suspect: whoever asks knows that it is to end.
+            listed.into_iter().for_each(|backend| backend.withdraw());
             let leaving = inner.leaving.iter().chain(listed);
             leaving.filter(|backend| backend.addr() == addr).cloned().collect()
         };
@@ -172,35 +174,42 @@ impl Inner {
     /// Gives a service the backends of a view.
     fn update(&mut self, service: &Service, view: &ServiceView) {
         let before = service.set();
-        let backends: Vec<_> = view
-            .backends
-            .iter()
-            .map(|(&addr, &suspect)| {
-                let (backend, services) =
-                    self.listed.entry(addr).or_insert_with(|| (Arc::new(Backend::new(addr)), 0));
-                *services += 1;
-                backend.suspect.store(suspect, Ordering::Relaxed);
-                backend.clone()
-            })
-            .collect();
+        let backends: Vec<_> =
+            view.backends.iter().map(|(&addr, &suspect)| self.list(addr, suspect)).collect();
         let leader = view
             .leader
             .and_then(|addr| backends.iter().find(|backend| backend.addr() == addr).cloned());
         service.set.store(Arc::new(Set { backends, leader }));
         for backend in &before.backends {
-            self.unlist(backend);
+            self.unlist(backend.addr());
         }
     }
 
-    fn unlist(&mut self, backend: &Arc<Backend>) {
-        let Some((_, services)) = self.listed.get_mut(&backend.addr()) else { return };
+    /// The backend of an address, for one more service.
+    fn list(&mut self, addr: SocketAddr, suspect: bool) -> Arc<Backend> {
+        let new = || (Arc::new(Backend::new(addr)), 0);
+        let (backend, services) = self.listed.entry(addr).or_insert_with(new);
+        *services += 1;
+        // A suspect that was given up, and is registered again.
+        if !suspect && backend.is_gone() {
+            let before = std::mem::replace(backend, new().0);
+            if before.in_flight() > 0 {
+                self.leaving.push(before);
+            }
+        }
+        backend.suspect.store(suspect, Ordering::Relaxed);
+        backend.clone()
+    }
+
+    fn unlist(&mut self, addr: SocketAddr) {
+        let Some((backend, services)) = self.listed.get_mut(&addr) else { return };
         *services -= 1;
         if *services == 0 {
-            self.listed.remove(&backend.addr());
             backend.withdraw();
             if backend.in_flight() > 0 {
                 self.leaving.push(backend.clone());
             }
+            self.listed.remove(&addr);
         }
     }
 }
@@ -250,6 +259,25 @@ mod tests {
         assert!(Busy::begin(&backend).is_some());
         services.apply([("two".into(), None)], 3);
         assert!(Busy::begin(&backend).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_suspect_that_was_given_up_is_taken_again_when_it_is_registered() {
+        let services = Services::default();
+        let service = services.service("web");
+        let mut suspect = view(&["10.0.0.1:80"]);
+        suspect.as_mut().unwrap().backends.values_mut().for_each(|suspect| *suspect = true);
+        services.apply([("web".into(), suspect.clone())], 1);
+        let backend = service.set().backends[0].clone();
+        assert!(Busy::begin(&backend).is_some());
+        assert_eq!(services.drain(backend.addr(), Instant::now()).await.unwrap(), 0);
+        assert!(Busy::begin(&backend).is_none());
+        services.apply([("web".into(), suspect)], 2);
+        assert!(Busy::begin(&service.set().backends[0]).is_none());
+        services.apply([("web".into(), view(&["10.0.0.1:80"]))], 3);
+        assert!(Busy::begin(&service.set().backends[0]).is_some());
+        services.apply([("web".into(), None)], 4);
+        assert!(lock(&services.inner).listed.is_empty());
     }
 
     #[tokio::test]
