@@ -24,7 +24,7 @@ need_root() {
 
 # Packages a host needs to build and run Flynn, by Debian's and Ubuntu's names.
 packages=(
-  build-essential ca-certificates curl docker.io git iproute2 iptables jq libprotobuf-dev
+  binutils build-essential ca-certificates curl docker.io git iproute2 iptables jq libprotobuf-dev
   mmdebstrap openssh-client openssl pkg-config procps protobuf-compiler zstd
 )
 
