@@ -217,7 +217,7 @@ mod tests {
         Init {
             dir: DataDir { data_dir: dir.into() },
             id: Some(id.into()),
-            network_range: "198.18.0.0/15".parse().unwrap(),
+            network_range: "192.0.2.0/24".parse().unwrap(),
             bridge: "flynnbr0".into(),
         }
     }

@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::new(dir.path());
         std::fs::create_dir_all(folders.host()).unwrap();
-        let mut of = async |id: &str| {
+        let of = async |id: &str| {
             let mut host = host(id);
             subnet(&etcd, &folders, &mut host).await.map(|subnet| subnet.to_string())
         };

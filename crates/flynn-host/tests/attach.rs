@@ -1,5 +1,7 @@
 //! Attached jobs.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};

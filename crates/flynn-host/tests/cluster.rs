@@ -1,5 +1,7 @@
 //! sampi on the leading host, and the network jobs live in.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
 mod support;
 
 use api::{

@@ -1,5 +1,7 @@
 //! The life of jobs, over HTTP, on the real engine.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
 mod support;
 
 use std::time::Duration;

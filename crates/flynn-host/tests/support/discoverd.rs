@@ -18,8 +18,8 @@ use futures_util::{StreamExt, stream};
 use tokio::{net::TcpListener, sync::broadcast};
 
 /// A discoverd without etcd.
-pub struct Fake {
-    pub addr: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) addr: SocketAddr,
     known: Known,
     lifetime: Lifetime,
 }
@@ -37,7 +37,7 @@ struct Services {
 }
 
 impl Fake {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let known = Known { services: Arc::default(), live: broadcast::Sender::new(999) };
@@ -51,7 +51,7 @@ impl Fake {
         Self { addr, known, lifetime }
     }
 
-    pub fn instances(&self, service: &str) -> Vec<Instance> {
+    pub(crate) fn instances(&self, service: &str) -> Vec<Instance> {
         let services = self.known.services.lock().unwrap();
         services
             .instances
@@ -61,7 +61,7 @@ impl Fake {
     }
 
     /// Registers something behind the host's back.
-    pub fn put(&self, service: &str, instance: Instance) {
+    pub(crate) fn put(&self, service: &str, instance: Instance) {
         self.known.change(service, EventKind::Up, instance);
     }
 }

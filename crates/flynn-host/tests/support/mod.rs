@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod discoverd;
+pub(crate) mod discoverd;
 
 use std::{
     collections::BTreeMap,
@@ -26,27 +26,27 @@ use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
 
 /// The image of all tests: a shell, a web server and a user.
-pub const IMAGE: &str = "flynn-host-test/busybox:2";
+pub(crate) const IMAGE: &str = "flynn-host-test/busybox:2";
 /// The machine may be busy.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A host and what it stands on. Everything goes with it.
-pub struct Fixture {
-    pub discoverd: discoverd::Fake,
-    pub dir: TempDir,
-    pub config: Config,
-    pub prefix: String,
+pub(crate) struct Fixture {
+    pub(crate) discoverd: discoverd::Fake,
+    pub(crate) dir: TempDir,
+    pub(crate) config: Config,
+    pub(crate) prefix: String,
     etcd: Etcd,
     lifetime: Lifetime,
     running: Option<Running>,
 }
 
 impl Fixture {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         import_image();
         let (etcd, discoverd) = (Etcd::start().await, discoverd::Fake::start().await);
         let dir = tempfile::tempdir().unwrap();
@@ -82,42 +82,42 @@ impl Fixture {
         Self { discoverd, dir, config, prefix, etcd, lifetime, running: Some(running) }
     }
 
-    pub fn key(&self, service: &str) -> String {
+    pub(crate) fn key(&self, service: &str) -> String {
         let cluster = std::fs::read_to_string(self.dir.path().join("host/cluster.key")).unwrap();
         key::derive(cluster.trim(), service, key::VERSION)
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.running.as_ref().unwrap().local
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr())
     }
 
-    pub fn client(&self) -> Host {
+    pub(crate) fn client(&self) -> Host {
         Host::new(self.url(), Some(self.key("flynn-host")))
     }
 
     /// Ends the daemon as a signal does; jobs go on running.
-    pub async fn stop_daemon(&mut self) {
+    pub(crate) async fn stop_daemon(&mut self) {
         self.running = None;
         let lifetime = std::mem::take(&mut self.lifetime);
         lifetime.drain(Duration::from_secs(20)).await.unwrap();
     }
 
-    pub async fn start_daemon(&mut self) {
+    pub(crate) async fn start_daemon(&mut self) {
         let running = flynn_host::start(self.config.clone(), &self.lifetime).await.unwrap();
         self.running = Some(running);
     }
 
     /// Orders a job and waits until it is so.
-    pub async fn run(&self, job: &Job, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
+    pub(crate) async fn run(&self, job: &Job, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
         self.client().put_job(job).await.unwrap();
         self.wait(job.id, so).await
     }
 
-    pub async fn wait(&self, id: JobId, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
+    pub(crate) async fn wait(&self, id: JobId, so: impl Fn(&ActiveJob) -> bool) -> ActiveJob {
         let client = self.client().clone();
         wait_until_for(LIMIT, "the job is as wanted", || {
             let (client, so) = (client.clone(), &so);
@@ -129,7 +129,12 @@ impl Fixture {
         .await
     }
 
-    pub async fn log(&self, id: JobId, lines: Option<u32>, follow: bool) -> Vec<(String, String)> {
+    pub(crate) async fn log(
+        &self,
+        id: JobId,
+        lines: Option<u32>,
+        follow: bool,
+    ) -> Vec<(String, String)> {
         let log = self.client().log(id, lines, follow).await.unwrap();
         log.map(|line| line.unwrap()).map(|line| (line.stream, line.msg)).collect().await
     }
@@ -186,11 +191,11 @@ fn prepare(dir: &Path) -> (String, Init) {
     panic!("every range of 198.18.0.0/15 is in use");
 }
 
-pub fn docker(args: &[&str]) -> String {
+pub(crate) fn docker(args: &[&str]) -> String {
     run("docker", args)
 }
 
-pub fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).stderr(Stdio::null()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
@@ -242,12 +247,12 @@ fn path(path: &Path) -> &str {
 }
 
 /// A job that runs a line of shell.
-pub fn shell(line: &str) -> Job {
+pub(crate) fn shell(line: &str) -> Job {
     shell_with(line, json!({}))
 }
 
 /// The same with more configuration.
-pub fn shell_with(line: &str, config: Value) -> Job {
+pub(crate) fn shell_with(line: &str, config: Value) -> Job {
     let mut job = json!({
         "id": JobId::random(), "image": IMAGE,
         "metadata": {
@@ -263,22 +268,22 @@ pub fn shell_with(line: &str, config: Value) -> Job {
 }
 
 /// A job that serves HTTP on 8080 as `demo-web`.
-pub fn web(check: Value) -> Job {
+pub(crate) fn web(check: Value) -> Job {
     let port =
         json!({ "port": 8080, "proto": "http", "service": { "name": "demo-web", "check": check } });
     shell_with("exec httpd -f -p $PORT -h /www", json!({ "ports": [port] }))
 }
 
-pub fn is(status: Status) -> impl Fn(&ActiveJob) -> bool {
+pub(crate) fn is(status: Status) -> impl Fn(&ActiveJob) -> bool {
     move |job| job.status == status
 }
 
-pub fn ended(job: &ActiveJob) -> bool {
+pub(crate) fn ended(job: &ActiveJob) -> bool {
     !job.status.is_active()
 }
 
 /// Kinds of a job's events until one.
-pub async fn kinds(
+pub(crate) async fn kinds(
     events: impl Stream<Item = Result<Event, api_client::Error>>,
     id: JobId,
     until: EventKind,
@@ -297,6 +302,6 @@ pub async fn kinds(
     panic!("the stream ended after {kinds:?}");
 }
 
-pub fn meta(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn meta(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
