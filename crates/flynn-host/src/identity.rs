@@ -217,7 +217,7 @@ mod tests {
         Init {
             dir: DataDir { data_dir: dir.into() },
             id: Some(id.into()),
-            network_range: "192.0.2.0/24".parse().unwrap(),
+            network_range: "240.9.0.0/16".parse().unwrap(),
             bridge: "flynnbr0".into(),
         }
     }
