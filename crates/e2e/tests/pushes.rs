@@ -1,4 +1,5 @@
 //! Languages, and every push that must be refused: with a sentence, and with the old release still serving.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use e2e::{
     app::App,
