@@ -48,7 +48,8 @@ async fn a_first_day_with_flynn_works_as_typed() {
     let job = column(&ps, |line| line.contains(" web "), 0);
     assert!(app.flynn(&["log", &job]).ok().contains("version 1 listens"));
     app.flynn(&["scale", "web=2"]).ok();
-    assert_eq!(app.ps().iter().filter(|job| job["type"] == "web").count(), 2);
+    let up = |job: &&serde_json::Value| job["type"] == "web" && job["state"] == "up";
+    assert_eq!(app.ps().iter().filter(up).count(), 2);
 
     app.flynn(&["env-set", "A=1"]).ok();
     assert_eq!(

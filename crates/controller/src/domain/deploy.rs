@@ -151,14 +151,17 @@ fn failure(ended: &[&Job], jobs: &[Job], new: &Release) -> Option<Failure> {
     if let Some(job) = ended.iter().find(refused) {
         return Some(Failure::NeverServed(Box::new((**job).clone())));
     }
-    // A host that restarts a job by itself counts in the job's row.
+    let last = ended.iter().copied().max_by_key(|job| job.updated_at);
+    // A host that restarts a job by itself counts in the job's row; so does the job that waits for its next try, which
+    // has said nothing yet.
     let again = |job: &&Job| job.release == new.id && job.restarts >= CRASHES;
     if let Some(job) = jobs.iter().find(again) {
-        return Some(Failure::Crashed { job: Box::new(job.clone()), times: job.restarts });
+        let told = last.unwrap_or(job);
+        return Some(Failure::Crashed { job: Box::new(told.clone()), times: job.restarts });
     }
     let times = u32::try_from(ended.len()).unwrap_or(u32::MAX);
-    let last = ended.last().filter(|_| times >= CRASHES)?;
-    Some(Failure::Crashed { job: Box::new((*last).clone()), times })
+    let last = last.filter(|_| times >= CRASHES)?;
+    Some(Failure::Crashed { job: Box::new(last.clone()), times })
 }
 
 /// Decides what to do next. Taken again and again, while new jobs come to serve, it ends.
