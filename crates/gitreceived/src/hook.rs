@@ -1,8 +1,8 @@
 //! The pre-receive hook: git runs this program again, and it asks the daemon, over the push's own socket, what to do.
 //! So neither git nor anything it runs has a key.
 //!
-//! The hook sends one [`Question`] as a frame; the daemon answers with frames of output and a last one that says how to
-//! exit. A frame is its length (32 bits, big-endian) and its bytes; the length [`END`] is followed by the exit status.
+//! The hook sends one `Question` as a frame; the daemon answers with frames of output and a last one that says how to
+//! exit. A frame is its length (32 bits, big-endian) and its bytes; the length `END` is followed by the exit status.
 
 use std::{
     collections::BTreeMap,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 
-/// Where the pusher reads. When it is closed, [`Console::closed`] ends.
+/// Where the pusher reads. When it is closed, nobody reads any more.
 pub struct Console {
     out: Mutex<Box<dyn Write + Send>>,
     closed: CancellationToken,

@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct AddHttpArgs {
-    /// The service it goes to; <app>-web if left out
+    /// The service it goes to; the web processes of the app if left out
     #[arg(short, long)]
     service: Option<String>,
     /// File with the certificate and its chain, PEM; `-` for stdin. In this command -c means this

@@ -1,0 +1,94 @@
+//! Keys, providers, resources.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AppId, ProviderId, ResourceId};
+
+/// An SSH key that may push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// MD5 of the wire-format key, 32 hex digits: its id, as in 2014.
+    pub fingerprint: String,
+    /// `<type> <base64>`.
+    pub key: String,
+    /// The rest of the line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
+    /// Added at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /keys`: one line of an `authorized_keys` file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKey {
+    /// The line.
+    pub key: String,
+}
+
+/// Something that makes resources: `url` answers `POST` with `{id, env}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// Id.
+    pub id: ProviderId,
+    /// `discoverd+http://postgres-api/databases`, ...
+    pub url: String,
+    /// Name.
+    pub name: String,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Changed at.
+    pub updated_at: Timestamp,
+}
+
+/// Body of `POST /providers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Provider")]
+pub struct NewProvider {
+    pub url: String,
+    pub name: String,
+}
+
+/// Something provisioned for apps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Id.
+    pub id: ResourceId,
+    /// Who made it.
+    pub provider: ProviderId,
+    /// The provider's id of it.
+    pub external_id: String,
+    /// How to reach it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Apps that use it.
+    #[serde(default)]
+    pub apps: Vec<AppId>,
+    /// Made at.
+    pub created_at: Timestamp,
+}
+
+/// Body of `POST /providers/:provider/resources`; with `external_id` and `env` it records what exists already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Resource")]
+pub struct NewResource {
+    #[serde(default)]
+    pub apps: Vec<AppId>,
+    #[serde(default)]
+    pub config: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A provider's answer to `POST <url>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// The provider's id.
+    pub id: String,
+    /// How to reach it.
+    pub env: BTreeMap<String, String>,
+}
