@@ -68,4 +68,13 @@ start_engine() {
   die "the Docker engine did not start; see /var/log/dockerd.log or: journalctl -u docker"
 }
 
+# Repeats a command, silently, until it succeeds; for a minute at most.
+until_succeeds() {
+  local end=$((SECONDS + 60))
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$end" ] || return 1
+    sleep 0.2
+  done
+}
+
 running() { [ "$(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }

@@ -104,3 +104,21 @@ pub async fn containers_of(app: &str) -> Vec<String> {
     let jobs = jobs_of(app).await.expect("flynn-host answers");
     jobs.into_iter().map(|job| job.container_id).filter(|id| !id.is_empty()).collect()
 }
+
+/// Runs a line of shell in which `$(addr SERVICE)` is the address of a service's first instance.
+pub fn works(check: &str) -> Said {
+    sh(&format!("{ADDR}; {check}"))
+}
+
+/// The shell function `addr`.
+pub const ADDR: &str =
+    "addr() { curl -fs http://127.0.0.1:1111/services/$1/instances | jq -re '.[0].addr'; }";
+
+/// Waits until a line of shell succeeds; see [`works`].
+pub async fn back(name: &str, check: &str, bound: Duration) {
+    crate::until(&format!("{name} to be back"), bound, async || {
+        let said = works(check);
+        if said.status == 0 { Ok(()) } else { Err(said) }
+    })
+    .await;
+}

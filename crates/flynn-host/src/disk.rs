@@ -59,8 +59,17 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 
 /// Makes a folder for a container's user, 0700. One that is there keeps what it has.
 pub(crate) fn user_dir(path: &Path, user: u32) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
+    if let Ok(there) = std::fs::metadata(path)
+        && there.is_dir()
+    {
+        // Made, but not handed over: the power failed in between.
+        let unfinished = std::os::unix::fs::MetadataExt::uid(&there) == 0
+            && std::fs::read_dir(path)?.next().is_none();
+        return if unfinished {
+            std::os::unix::fs::chown(path, Some(user), Some(user))
+        } else {
+            Ok(())
+        };
     }
     if let Some(above) = path.parent() {
         // Others must be able to pass through; names of volumes are no secret.

@@ -101,7 +101,13 @@ impl Layer0 {
         let digest = digest(service, &image.id);
         match self.engine.container(&name).await? {
             Some(found) if found.labels.get(LABEL_DIGEST) == Some(&digest) => {
-                return self.ensure_running(service, &found).await;
+                let Err(err) = self.ensure_running(service, &found).await else { return Ok(()) };
+                // Made by an older daemon, perhaps, with what this engine does not grant.
+                warn!(
+                    error = &err as &dyn Error,
+                    "{} cannot be started; making it anew", service.id
+                );
+                self.engine.remove(&found.id).await?;
             }
             Some(found) => {
                 info!("making {} anew: its manifest or its image is another", service.id);
@@ -175,8 +181,8 @@ impl Layer0 {
     /// Makes the service's container run, of whatever image it is: a newer one counts when this daemon starts.
     async fn revive(&self, service: &Service) -> Result<(), Layer0Error> {
         match self.engine.container(&self.container(service)).await? {
-            Some(found) => self.ensure_running(service, &found).await,
-            None => self.ensure(service).await,
+            Some(found) if found.running => Ok(()),
+            _ => self.ensure(service).await,
         }
     }
 

@@ -166,24 +166,41 @@ impl JobNetwork {
     pub(crate) async fn ensure_filter(&self) -> Result<(), NetworkError> {
         let rules = firewall::rules(&self.chain, self.gateway(), &self.ports);
         run("iptables-restore", &["--wait", "10", "--noflush"], Some(&rules)).await?;
-        let jump = ["INPUT", "-i", &self.bridge, "-j", &self.chain];
-        let with = |verb| [&["--wait", "10", verb][..], &jump[..]].concat();
-        match run("iptables", &with("-C"), None).await {
-            Err(NetworkError::Failed { .. }) => run("iptables", &with("-I"), None).await,
-            done => done,
-        }
+        ensure_jump(&["INPUT", "-i", &self.bridge, "-j", &self.chain]).await?;
+        let forwarded = self.forward_chain();
+        let rules = firewall::forwarded(&forwarded, &self.bridge);
+        run("iptables-restore", &["--wait", "10", "--noflush"], Some(&rules)).await?;
+        ensure_jump(&["DOCKER-USER", "-j", &forwarded]).await
+    }
+
+    fn forward_chain(&self) -> String {
+        format!("{}-FWD", self.chain)
     }
 
     /// Takes away what [`JobNetwork::ensure`] made.
     pub(crate) async fn remove(&self, engine: &Engine) -> Result<(), NetworkError> {
+        let forwarded = self.forward_chain();
         let jump = ["--wait", "10", "-D", "INPUT", "-i", &self.bridge, "-j", &self.chain];
         let _ = run("iptables", &jump, None).await;
+        let _ =
+            run("iptables", &["--wait", "10", "-D", "DOCKER-USER", "-j", &forwarded], None).await;
         for verb in ["-F", "-X"] {
-            let _ = run("iptables", &["--wait", "10", verb, &self.chain], None).await;
+            for chain in [&self.chain, &forwarded] {
+                let _ = run("iptables", &["--wait", "10", verb, chain], None).await;
+            }
         }
         let _ = run("ip", &["route", "del", "blackhole", &self.range.to_string()], None).await;
         let removed = engine.docker().remove_network(&self.name).await;
         Ok(removed.map_err(of(|| format!("remove the network {}", self.name)))?)
+    }
+}
+
+/// Puts a jump first in its chain, unless it is in it.
+async fn ensure_jump(jump: &[&str]) -> Result<(), NetworkError> {
+    let with = |verb| [&["--wait", "10", verb][..], jump].concat();
+    match run("iptables", &with("-C"), None).await {
+        Err(NetworkError::Failed { .. }) => run("iptables", &with("-I"), None).await,
+        done => done,
     }
 }
 

@@ -34,6 +34,20 @@ pub(crate) fn rules(chain: &str, gateway: Ipv4Addr, ports: &Ports) -> String {
     text
 }
 
+/// The address range of a cloud's metadata service, which hands out the host's credentials.
+const METADATA: &str = "169.254.0.0/16";
+
+/// The same for packets that pass through the host: jobs do not reach its metadata service, and nobody outside reaches a
+/// job past the router.
+pub(crate) fn forwarded(chain: &str, bridge: &str) -> String {
+    format!(
+        "*filter\n:{chain} - [0:0]\n\
+         -A {chain} -i {bridge} -d {METADATA} -j REJECT\n\
+         -A {chain} ! -i {bridge} -o {bridge} -m conntrack --ctstate NEW -j DROP\n\
+         COMMIT\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

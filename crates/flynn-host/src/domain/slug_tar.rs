@@ -1,7 +1,8 @@
 //! A slug's tar on its way into an image: every entry comes to belong to the user that runs apps, nothing is set-uid and
 //! nothing is a device.
 //!
-//! Heads are rewritten where they stand and bodies pass unread, so any naming extension of tar passes too.
+//! Heads are rewritten where they stand and bodies pass unread. So only kinds of entries pass whose bodies cannot say
+//! anything about owner, size or rights: what slugbuilder writes, with GNU's long names. The records of PAX could.
 
 /// The user and the group that run apps.
 pub(crate) const APP_USER: u32 = 1000;
@@ -19,6 +20,11 @@ pub(crate) enum BadTar {
     /// An entry is not a file, folder or link.
     #[error("the slug holds a device or pipe, which an app cannot have")]
     Special,
+    /// An entry is of a kind that slugbuilder does not write.
+    #[error(
+        "the slug holds an entry of tar's kind {0:?}, which may say more than it shows; build it with slugbuilder"
+    )]
+    Extension(char),
     /// It ends in the middle.
     #[error("the slug's archive ends in the middle")]
     Truncated,
@@ -95,8 +101,10 @@ fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     if number(&head[148..156]) != Some(checksum(head)) {
         return Err(BadTar::Damaged);
     }
-    if matches!(head[156], b'3' | b'4' | b'6') {
-        return Err(BadTar::Special);
+    match head[156] {
+        b'0' | 0 | b'1' | b'2' | b'5' | b'L' | b'K' => {}
+        b'3' | b'4' | b'6' => return Err(BadTar::Special),
+        other => return Err(BadTar::Extension(other.into())),
     }
     let mode = number(&head[100..108]).ok_or(BadTar::Damaged)?;
     let size = number(&head[124..136]).filter(|size| *size <= LIMIT).ok_or(BadTar::Damaged)?;
@@ -183,6 +191,9 @@ mod tests {
     #[test]
     fn devices_damage_and_truncation_are_refused() {
         assert_eq!(Chown::default().push(&archive(b'4')), Err(BadTar::Special));
+        for kind in [b'x', b'g', b'S', b'7'] {
+            assert_eq!(Chown::default().push(&archive(kind)), Err(BadTar::Extension(kind.into())));
+        }
         assert_eq!(Chown::default().push(&[b'x'; BLOCK]), Err(BadTar::Damaged));
         let mut chown = Chown::default();
         chown.push(&archive(b'0')[..BLOCK * 2 + 100]).unwrap();

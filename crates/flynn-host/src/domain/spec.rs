@@ -139,6 +139,8 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         memory_swap: Some(memory),
         cpu_shares: (limits.cpu > 0).then(|| (i64::from(limits.cpu) * 1024 / 1000).max(2)),
         pids_limit: Some(i64::from(limits.max_procs)),
+        // When the host itself is short of memory, apps and builds go before what the cluster cannot do without.
+        oom_score_adj: (!job.resurrect).then_some(500),
         ulimits: Some(vec![files(limits.max_fd.min(place.most_files))]),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(config.linux_capabilities.clone()),

@@ -185,6 +185,16 @@ impl Announcer {
         revision
     }
 
+    /// Withdraws a job, tried on until it succeeds; see [`Announcer::withdraw`].
+    pub(crate) async fn until_withdrawn(&self, active: &ActiveJob) -> u64 {
+        loop {
+            if let Some(revision) = self.withdraw(active).await {
+                return revision;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     async fn withdraw_one(
         &self,
         job: JobId,
@@ -243,7 +253,7 @@ impl Announcer {
         all.remove(&active.job.id);
     }
 
-    /// Registers every job again that should be: the lease may have been lost.
+    /// Registers every job again that should be, for the lease may have been lost, and withdraws again what should not.
     pub(crate) async fn reconcile(&self) -> Result<(), discoverd_client::Error> {
         let slots: Vec<(Key, Arc<tokio::sync::Mutex<Wanted>>)> = {
             let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,7 +263,12 @@ impl Announcer {
             let wanted = slot.lock().await;
             if wanted.registered {
                 self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
+                continue;
             }
+            let job = wanted.job;
+            drop(wanted);
+            // One whose withdrawal failed: a sick job must not stay where routers find it.
+            self.withdraw_one(job, &key, &slot).await;
         }
         Ok(())
     }

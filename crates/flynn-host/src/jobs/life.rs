@@ -273,8 +273,9 @@ impl Life {
         if !announcer.instances_of(active).is_empty() {
             let mut death = process.death.clone();
             let quiet = async {
-                let revision = announcer.withdraw(active).await.unwrap_or_default();
-                announcer.drain(active, revision, limit).await;
+                // While discovery is away the routers still choose this job: it serves until they cannot.
+                let revision = timeout(limit, announcer.until_withdrawn(active)).await;
+                announcer.drain(active, revision.unwrap_or_default(), limit).await;
             };
             tokio::select! {
                 _ = death.wait() => {}
