@@ -12,6 +12,13 @@ CREATE TABLE apps (
 -- The name of a deleted app is free.
 CREATE UNIQUE INDEX apps_name ON apps (name) WHERE deleted_at IS NULL;
 
+-- Whose a service name is.
+CREATE TABLE services (
+    name text PRIMARY KEY,
+    app_id uuid NOT NULL REFERENCES apps
+);
+CREATE INDEX services_app ON services (app_id);
+
 CREATE TABLE artifacts (
     artifact_id uuid PRIMARY KEY,
     type text NOT NULL,

@@ -10,6 +10,7 @@ pub(crate) mod keys;
 pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
+pub(crate) mod services;
 mod tx;
 
 use std::collections::BTreeMap;

@@ -91,6 +91,8 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewApp, name: &str) -> Result<
         None => err.into(),
     })?;
     let app = of_row(&row);
+    let web = format!("{name}-web");
+    super::services::claim(tx, app.id, "name", &[web.as_str()].into()).await?;
     tx.event(app.id, "app", app.id, &app);
     Ok(app)
 }
@@ -127,6 +129,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, app: &App) -> Result<()> {
     pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
     pg::execute(&**tx, "DELETE FROM repositories WHERE app_id = $1", &[&app.id.uuid()]).await?;
     pg::execute(&**tx, "DELETE FROM app_resources WHERE app_id = $1", &[&app.id.uuid()]).await?;
+    super::services::free(&**tx, app.id).await?;
     tx.event(app.id, "app_deletion", app.id, app);
     Ok(())
 }

@@ -56,6 +56,10 @@ pub(crate) async fn find_opt(db: &impl GenericClient, id: ReleaseId) -> Result<O
 /// Makes a release that has been validated. The same again, with the same id, is the same release.
 pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRelease) -> Result<Release> {
     let id = new.id.unwrap_or_else(ReleaseId::random);
+    if let Some(app) = new.app_id {
+        let services = super::services::of(new.processes.values());
+        super::services::claim(tx, app, "processes", &services).await?;
+    }
     let artifacts: Vec<Uuid> = new.artifacts.iter().map(|id| id.uuid()).collect();
     let sql = format!(
         "INSERT INTO releases (release_id, app_id, artifacts, env, meta, processes) \

@@ -192,3 +192,26 @@ async fn a_key_is_added_once_and_removed_by_its_fingerprint() {
     assert!(client.keys().await.unwrap().is_empty());
     assert!(client.remove_key(&key.fingerprint).await.unwrap_err().is_not_found());
 }
+
+#[tokio::test]
+async fn no_service_belongs_to_two_apps_however_they_are_named() {
+    let world = World::start().await;
+    let client = &world.client;
+    let (shop, api) = (world.app("shop").await, world.app("shop-api").await);
+    let release = |app: &App, kind: &str| {
+        let process = api::expand::slug_process(&app.name, kind);
+        let processes = [(kind.to_owned(), process)].into();
+        NewRelease { app_id: Some(app.id), processes, ..NewRelease::default() }
+    };
+    client.create_release(&release(&api, "web")).await.unwrap();
+    let refused = client.create_release(&release(&shop, "api-web")).await.unwrap_err();
+    assert_eq!(field(&refused), Some("processes"));
+    assert!(refused.to_string().contains("belongs to app shop-api"), "{refused}");
+
+    // The other way round: the name comes second.
+    client.create_release(&release(&shop, "admin-web")).await.unwrap();
+    let refused = client.create_app(&named("shop-admin")).await.unwrap_err();
+    assert!(refused.to_string().contains("belongs to app shop"), "{refused}");
+    client.delete_app("shop").await.unwrap();
+    client.create_app(&named("shop-admin")).await.unwrap();
+}
