@@ -58,6 +58,8 @@ start_engine() {
   if [ -d /run/systemd/system ]; then
     systemctl start docker
   else
+    # An engine that was killed leaves its pid behind, which may be another process by now.
+    pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid
     setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &
   fi
   local tries
