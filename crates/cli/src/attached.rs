@@ -27,6 +27,9 @@ const CHUNK: usize = 32 * 1024;
 const PATIENCE: usize = 3;
 /// Time a job on a terminal has to end after its terminal was told to.
 const GRACE: Duration = Duration::from_secs(2);
+/// What a connection that was closed and one that was reset have in common.
+const LOST: &str = "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` \
+                    shows what became of it";
 
 /// Stays attached until the job ends, and answers with its exit status. The connection carries frames already.
 pub(crate) async fn converse(connection: Upgraded, tty: bool) -> anyhow::Result<u32> {
@@ -78,7 +81,7 @@ async fn receive(from_job: impl AsyncRead + Unpin) -> anyhow::Result<u32> {
     let mut frames = FramedRead::new(from_job, FrameCodec);
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = frames.next().await {
-        match frame.context("the connection to the job was lost")? {
+        match frame.context(LOST)? {
             Frame::Data { stream: Stream::Stderr, bytes } => {
                 // Nobody there is no reason to stop.
                 let _ = write(&mut stderr, bytes).await;
@@ -88,10 +91,7 @@ async fn receive(from_job: impl AsyncRead + Unpin) -> anyhow::Result<u32> {
             Frame::Signal(_) | Frame::Resize { .. } => {}
         }
     }
-    bail!(
-        "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` shows \
-         what became of it"
-    )
+    bail!(LOST)
 }
 
 async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: Bytes) -> io::Result<()> {
