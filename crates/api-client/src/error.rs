@@ -97,6 +97,11 @@ impl Error {
         matches!(self.code(), Some(ErrorCode::NotFound | ErrorCode::ObjectNotFound))
     }
 
+    /// Whether what was to be made exists already.
+    pub fn is_exists(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::ObjectExists))
+    }
+
     /// Whether the request certainly reached nobody.
     pub fn is_unsent(&self) -> bool {
         matches!(self, Self::NoInstance { .. } | Self::Connect { .. })

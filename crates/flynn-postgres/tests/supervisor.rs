@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use testkit::wait_until;
 use tokio_postgres::NoTls;
 
+/// The server's name beside its data.
+const PROGRAM: &str = "flynn-postgres";
+
 /// A volume and the server on it.
 struct Volume {
     dir: tempfile::TempDir,
@@ -22,6 +25,8 @@ struct Volume {
 impl Volume {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // Where the server's user may read it, wherever this was checked out.
+        std::fs::copy(env!("CARGO_BIN_EXE_flynn-postgres"), dir.path().join(PROGRAM)).unwrap();
         let owner = geteuid().is_root().then(postgres_uid);
         if let Some(uid) = owner {
             chown(dir.path(), Some(uid), None).unwrap();
@@ -30,7 +35,7 @@ impl Volume {
     }
 
     fn start(&self, password: &str) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flynn-postgres"));
+        let mut command = Command::new(self.dir.path().join(PROGRAM));
         command.env("DATA_DIR", self.dir.path()).env("SOCKET_DIR", self.dir.path());
         command.env("PORT", self.port.to_string()).env("PGPASSWORD", password);
         command.stdin(Stdio::null()).current_dir("/").process_group(0);

@@ -5,11 +5,12 @@
 )]
 
 mod etcd;
+mod port;
 mod postgres;
 mod process;
 mod wait;
 
 pub use etcd::Etcd;
+pub use port::free_port;
 pub use postgres::Postgres;
-pub use process::free_port;
 pub use wait::{LIMIT, wait_until, wait_until_for};

@@ -2,17 +2,11 @@
 
 use std::{
     fs::File,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-
-/// A port of 127.0.0.1 nobody listened on a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// A command that runs as `user` if we are root.
 pub(crate) fn command_as(user: Option<&str>, program: &Path) -> Command {

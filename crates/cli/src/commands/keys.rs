@@ -56,8 +56,14 @@ pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()>
     };
     let (_, controller) = session.server()?;
     for key in keys {
-        let added = controller.add_key(&key).await?;
-        output::say(&format!("Key {} added.", with_colons(&added.fingerprint)));
+        match controller.add_key(&key).await {
+            Ok(added) => {
+                output::say(&format!("Key {} added.", with_colons(&added.fingerprint)));
+            }
+            // The others are still to be added.
+            Err(err) if err.is_exists() => output::say(&format!("Nothing to do: {err}.")),
+            Err(err) => return Err(err.into()),
+        }
     }
     Ok(())
 }

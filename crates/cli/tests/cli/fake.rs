@@ -281,10 +281,13 @@ async fn keys(State(world): State<Shared>) -> Json<Vec<Key>> {
     Json(world.lock().unwrap().keys.clone())
 }
 
-async fn add_key(State(world): State<Shared>, Json(new): Json<NewKey>) -> Json<Key> {
+async fn add_key(State(world): State<Shared>, Json(new): Json<NewKey>) -> Response {
     let mut world = world.lock().unwrap();
     let mut words = new.key.splitn(3, ' ').map(str::to_owned);
     let key = [words.next().unwrap(), words.next().unwrap()].join(" ");
+    if world.keys.iter().any(|known| known.key == key) {
+        return error(ErrorCode::ObjectExists, "the key may push already");
+    }
     let key = Key {
         fingerprint: format!("{:032x}", world.keys.len() + 1),
         key,
@@ -292,7 +295,7 @@ async fn add_key(State(world): State<Shared>, Json(new): Json<NewKey>) -> Json<K
         created_at: world.now(),
     };
     world.keys.push(key.clone());
-    Json(key)
+    Json(key).into_response()
 }
 
 async fn remove_key(State(world): State<Shared>, Path(id): Path<String>) -> Response {
