@@ -264,7 +264,7 @@ impl Worker {
 
     async fn fail(&self, failure: &Failure) -> Result<Stepped> {
         let log = match failure.job() {
-            Some(job) => timeout(LOG_TIMEOUT, self.last_lines(job)).await.unwrap_or_default(),
+            Some(job) => self.last_lines(job).await,
             None => Vec::new(),
         };
         let mut client = self.controller.db.client().await?;
@@ -287,18 +287,22 @@ impl Worker {
         Ok(Stepped::Over)
     }
 
-    /// The last lines a job wrote, if its host tells.
+    /// The last lines a job wrote, as far as its host tells them in time.
     async fn last_lines(&self, job: &Job) -> Vec<String> {
-        let Some(host) = &job.host_id else { return Vec::new() };
-        let Ok(host) = self.controller.neighbours.host(host) else { return Vec::new() };
-        let Ok(lines) = host.log(job.uuid, Some(LOG_LINES), false).await else {
-            return Vec::new();
-        };
-        pin_mut!(lines);
         let mut told = Vec::new();
-        while let Ok(Some(line)) = lines.try_next().await {
-            told.push(line.msg);
-        }
+        let read = async {
+            let host = self.controller.neighbours.host(job.host_id.as_deref()?).ok()?;
+            // A host says that a process ended a moment before it has written down the last of its words.
+            let to_the_end = job.state.is_over();
+            let lines = host.log(job.uuid, Some(LOG_LINES), to_the_end).await.ok()?;
+            pin_mut!(lines);
+            while let Some(line) = lines.try_next().await.ok()? {
+                told.push(line.msg);
+            }
+            Some(())
+        };
+        // What came until then is told.
+        let _ = timeout(LOG_TIMEOUT, read).await;
         told
     }
 

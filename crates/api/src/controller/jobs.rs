@@ -29,6 +29,11 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Whether the job's process has ended for good.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Down | Self::Crashed)
+    }
+
     /// The state a host's status stands for.
     pub fn of(status: host::Status) -> Self {
         match status {

@@ -33,7 +33,7 @@ pub(crate) fn kind_shown(kind: &str) -> &str {
 
 /// Whether the job runs or shall run.
 pub(crate) fn is_live(job: &Job) -> bool {
-    !matches!(job.state, JobState::Down | JobState::Crashed)
+    !job.state.is_over()
 }
 
 /// The first letters of the job part of `<host id>-<job id>`.
