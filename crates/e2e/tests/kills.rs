@@ -64,12 +64,6 @@ async fn no_request_fails_while_everything_but_the_router_changes_and_dies() {
     load.stop().await.unharmed();
 }
 
-/// The middle one of three times.
-fn median(mut times: [Duration; 3]) -> Duration {
-    times.sort();
-    times[1]
-}
-
 /// How long the engine takes to start a container of an image.
 fn container_start(image: &str) -> Duration {
     let since = Instant::now();
@@ -100,28 +94,35 @@ async fn replaced(app: &App) -> Duration {
     }
 }
 
+/// Processes killed one after the other.
+const ROUNDS: usize = 5;
+/// One more: none is killed twice, and somebody always serves.
+const PROCESSES: usize = ROUNDS + 1;
+
 #[tokio::test]
 async fn a_killed_app_process_is_replaced_at_once() {
     let app = App::node("dies");
     app.push().ok();
-    app.flynn(&["scale", "web=4"]).ok();
+    app.flynn(&["scale", &format!("web={PROCESSES}")]).ok();
     let web = cluster::containers_of(&app.name).await.remove(0);
     let image = sh(&format!("docker inspect -f '{{{{.Image}}}}' {web}")).ok();
     let image = image.trim();
-    let start = median([container_start(image), container_start(image), container_start(image)]);
-    let mut times = [Duration::ZERO; 3];
-    for time in &mut times {
-        *time = replaced(&app).await;
-        until("four to serve again", Duration::from_secs(20), async || {
+    // In pairs, for the machine is not equally busy all the time.
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        times.push((container_start(image), replaced(&app).await));
+        until("all to serve again", Duration::from_secs(20), async || {
             let web_up = |job: &&serde_json::Value| job["type"] == "web" && job["state"] == "up";
             let up = app.ps().iter().filter(web_up).count();
-            if up == 4 { Ok(()) } else { Err(up) }
+            if up == PROCESSES { Ok(()) } else { Err(up) }
         })
         .await;
     }
-    let replaced = median(times);
-    println!("replaced after {replaced:?}, one container start takes {start:?}");
-    assert!(replaced <= start + Duration::from_millis(500), "{times:?} against {start:?}");
+    println!("one container start, and the time to a replacement's answer: {times:?}");
+    let mut longer: Vec<Duration> =
+        times.iter().map(|(start, replaced)| replaced.saturating_sub(*start)).collect();
+    longer.sort();
+    assert!(longer[ROUNDS / 2] <= Duration::from_millis(500), "{times:?}");
 }
 
 #[tokio::test]

@@ -127,6 +127,8 @@ pub(crate) fn seen(jobs: &[Job], old: Option<&Release>, new: &Release, stopped: 
             match job.state {
                 JobState::Up => *seen.new_up.entry(job.kind.clone()).or_default() += 1,
                 JobState::Crashed => ended.push(job),
+                // One that only waited was never anywhere.
+                JobState::Down if job.host_id.is_none() => {}
                 // A job that says it is done when it should serve has failed too.
                 JobState::Down if down < stopped => down += 1,
                 JobState::Down => ended.push(job),

@@ -49,6 +49,10 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
         };
         reports.entry(waiting.id).or_insert(Some(report));
     }
+    // One that waited and is started now is not gone, although no host has told of it yet.
+    for job in plan.start.values().flatten() {
+        reports.entry(job.id).or_insert(None);
+    }
     reports
 }
 

@@ -270,4 +270,6 @@ fn jobs_that_were_told_to_stop_are_no_failure() {
     let down: Vec<_> = (0..3).map(|_| job(&new, JobState::Down)).collect();
     assert_eq!(seen(&down, None, &new, 3).failure, None);
     assert!(seen(&down, None, &new, 0).failure.is_some());
+    let waited = down.into_iter().map(|job| Job { host_id: None, ..job });
+    assert_eq!(seen(&waited.collect::<Vec<_>>(), None, &new, 0).failure, None);
 }

@@ -148,6 +148,15 @@ fn what_finds_no_room_waits_under_one_id_and_says_why() {
 }
 
 #[test]
+fn what_waited_and_is_started_now_is_not_reported_as_gone() {
+    let looping = JobView { restarts: 3, ..job(kind(0, "web"), crashed(ago(60))) };
+    let snapshot = one_host([(id(1), looping)], [formation(0, &[("web", 1, false)])]);
+    let plan = plan(&snapshot);
+    assert_eq!(plan.start["host0"][0].id, replacement_id(id(1)));
+    assert_eq!(reports(&snapshot, &plan)[&replacement_id(id(1))], None, "nothing new is known");
+}
+
+#[test]
 fn a_release_that_cannot_be_run_waits_and_says_why() {
     let mut broken = ExpandedFormation::clone(&formation(0, &[("web", 1, false)]));
     broken.artifacts.clear();
