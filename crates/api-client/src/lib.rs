@@ -4,12 +4,15 @@ mod endpoint;
 mod error;
 mod sse;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use endpoint::Endpoint;
 pub use error::Error;
 use futures_util::{Stream, StreamExt};
-use reqwest::{Method, RequestBuilder, Response, header};
+use reqwest::{
+    Method, RequestBuilder, Response,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
 use serde::{Serialize, de::DeserializeOwned};
 pub use sse::Decoder;
 
@@ -33,6 +36,7 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
     key: Option<String>,
+    headers: Arc<HeaderMap>,
     timeout: Duration,
     rounds: u32,
 }
@@ -57,12 +61,31 @@ impl Client {
         endpoint: impl Into<Endpoint>,
         key: Option<String>,
     ) -> Self {
-        Self { http, endpoint: endpoint.into(), key, timeout: ANSWER_TIMEOUT, rounds: ROUNDS }
+        let headers = Arc::default();
+        Self {
+            http,
+            endpoint: endpoint.into(),
+            key,
+            headers,
+            timeout: ANSWER_TIMEOUT,
+            rounds: ROUNDS,
+        }
     }
 
     /// The same client with another limit on the time to an answer.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
+    }
+
+    /// The same client that sends one header more with every request.
+    ///
+    /// # Panics
+    /// When the value holds what no header may.
+    pub fn with_header(&self, name: &'static str, value: &str) -> Self {
+        let mut client = self.clone();
+        let value = HeaderValue::from_str(value).expect("a header's value is plain text");
+        Arc::make_mut(&mut client.headers).insert(HeaderName::from_static(name), value);
+        client
     }
 
     /// The same client that tries each address once and repeats nothing.
@@ -165,7 +188,8 @@ impl Client {
         let mut last = Error::NoInstance { service: self.endpoint.to_string() };
         for base in bases.iter() {
             let url = format!("{base}{path}");
-            let mut request = self.http.request(method.clone(), &url);
+            let mut request =
+                self.http.request(method.clone(), &url).headers(HeaderMap::clone(&self.headers));
             if let Some(key) = &self.key {
                 request = request.basic_auth("", Some(key));
             }

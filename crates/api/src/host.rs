@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{discoverd::Term, id::JobId};
+use crate::{cluster::Capacity, discoverd::Term, id::JobId};
 
 /// Metadata key: the id of the app a job belongs to.
 pub const META_APP: &str = "flynn-controller.app";
@@ -306,6 +306,8 @@ pub struct HostStatus {
     pub gateway: std::net::IpAddr,
     /// Jobs that hold room.
     pub jobs: u32,
+    /// What it offers to all its jobs together.
+    pub capacity: Capacity,
     /// Bytes free for images, logs and volumes.
     pub disk_free: u64,
     /// Whether this host leads (serves `/cluster/...`).
@@ -313,7 +315,7 @@ pub struct HostStatus {
 }
 
 /// Header that carries the term of whoever gives a host an order.
-pub const TERM_HEADER: &str = "Flynn-Term";
+pub const TERM_HEADER: &str = "flynn-term";
 
 impl Term {
     /// The term as a header value, `epoch.revision`.

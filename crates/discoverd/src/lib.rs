@@ -2,7 +2,7 @@
 
 pub mod config;
 mod dns;
-mod domain;
+pub mod domain;
 mod election;
 mod error;
 mod handlers;

@@ -11,14 +11,18 @@ use std::{
 };
 
 use api::{
-    cluster::{Capacity, Committed, Placed, Rejected, State, Tx},
+    cluster::{Committed, Placed, Rejected, State, Tx},
     discoverd::{Instance, Term},
     host::{ActiveJob, Job},
     id::JobId,
 };
 use discoverd_client::ServiceWatch;
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use sampi::{Cluster, HostInfo, Orders, placed};
+use futures_util::{
+    StreamExt,
+    future::join_all,
+    stream::{self, FuturesUnordered},
+};
+use sampi::{Cluster, HostInfo, Orders, Takeover, placed};
 use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     time::{MissedTickBehavior, interval},
@@ -37,6 +41,12 @@ pub(crate) const SERVICE: &str = "flynn-host";
 const SWEEP: Duration = Duration::from_secs(3);
 /// Longest time another host may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Hosts that are listed at once.
+const LISTINGS: usize = 64;
+
+/// The hosts that discoverd names, by id.
+type Hosts = BTreeMap<String, Instance>;
 
 /// What this host knows of leading.
 #[derive(Debug)]
@@ -160,7 +170,9 @@ impl Leadership {
 
     async fn start(&self, term: Term, id: &str, addr: &str, job: &Job) -> Result<(), String> {
         if id == self.host.settings.id {
-            return orders::accept(&self.host, job.clone()).await.map_err(|err| err.to_string());
+            return orders::accept(&self.host, Some(term), job.clone())
+                .await
+                .map_err(|err| err.to_string());
         }
         let other = self.other(term, addr);
         tokio::time::timeout(ANSWER, other.put_job(job))
@@ -252,35 +264,61 @@ impl Leadership {
             return;
         };
         let term = leader.term;
-        let fresh = self.lock().as_ref().is_none_or(|cluster| cluster.term() != term);
-        let mut cluster = Cluster::new(term);
-        let mut elsewhere = Vec::new();
-        for instance in known.instances.values() {
-            let Some(id) = instance.meta.get("id") else { continue };
-            let as_of = if fresh { 0 } else { self.lock().as_ref().map_or(0, Cluster::moment) };
-            match self.listing(term, id, instance, as_of).await {
-                Ok(info) if fresh => elsewhere.extend(cluster.upsert_host(id, info)),
-                Ok(info) => {
-                    if let Some(cluster) = self.lock().as_mut() {
-                        elsewhere.extend(cluster.upsert_host(id, info));
-                    }
-                }
+        let named = known.instances.values();
+        let hosts: Hosts = named
+            .filter_map(|instance| Some((instance.meta.get("id")?.clone(), instance.clone())))
+            .collect();
+        let as_of = match self.lock().as_ref() {
+            Some(cluster) if cluster.term() == term => Some(cluster.moment()),
+            _ => None,
+        };
+        let listings: Vec<_> = hosts
+            .iter()
+            .map(|(id, instance)| async move {
+                (id.as_str(), self.listing(term, id, instance, as_of.unwrap_or(0)).await)
+            })
+            .collect();
+        let listings: Vec<_> = stream::iter(listings).buffer_unordered(LISTINGS).collect().await;
+        let mut heard = Vec::new();
+        for (id, listing) in listings {
+            match listing {
+                Ok(info) => heard.push((id, info)),
                 Err(reason) => warn!(host.id = %id, reason, "a host cannot be listed"),
             }
         }
-        let hosts: Vec<&String> =
-            known.instances.values().filter_map(|one| one.meta.get("id")).collect();
-        if fresh {
-            *self.lock() = Some(cluster);
-            info!("this host leads, with term {}", term.to_header());
-        } else if let Some(cluster) = self.lock().as_mut() {
-            let gone = cluster.state().hosts.into_keys().filter(|id| !hosts.contains(&id));
-            for id in gone.collect::<Vec<_>>() {
-                cluster.remove_host(&id);
+        match as_of {
+            Some(_) => self.bring_up_to_date(&hosts, heard),
+            None => self.take_over(term, &hosts, heard),
+        }
+    }
+
+    /// Leads from now on, if every host was heard.
+    fn take_over(&self, term: Term, hosts: &Hosts, heard: Vec<(&str, HostInfo)>) {
+        let mut takeover = Takeover::new(term, u64::from(rand::random::<u32>()) << 20);
+        for (id, info) in heard {
+            doubled(&takeover.heard(id, info));
+        }
+        match takeover.finish(hosts.keys().map(String::as_str)) {
+            Ok(cluster) => {
+                *self.lock() = Some(cluster);
+                info!("this host leads, with term {}", term.to_header());
+            }
+            Err(takeover) => {
+                let missing = takeover.missing(hosts.keys().map(String::as_str)).join(", ");
+                warn!("this host is to lead, and waits until {missing} answered or is gone");
             }
         }
-        for job in elsewhere {
-            warn!(job.id = %job, "a job runs on two hosts; both keep it until its scheduler decides");
+    }
+
+    fn bring_up_to_date(&self, hosts: &Hosts, heard: Vec<(&str, HostInfo)>) {
+        let mut state = self.lock();
+        let Some(cluster) = state.as_mut() else { return };
+        for (id, info) in heard {
+            doubled(&cluster.upsert_host(id, info));
+        }
+        let known = cluster.state().hosts.into_keys();
+        for id in known.filter(|id| !hosts.contains_key(id)) {
+            cluster.remove_host(&id);
         }
     }
 
@@ -291,14 +329,16 @@ impl Leadership {
         instance: &Instance,
         as_of: u64,
     ) -> Result<HostInfo, String> {
-        let jobs: Vec<ActiveJob> = if id == self.host.settings.id {
-            self.host.terms.obey(term).map_err(|err| err.to_string())?;
-            self.host.registry.active()
+        let (capacity, jobs) = if id == self.host.settings.id {
+            orders::promise(&self.host, term).await.map_err(|err| err.to_string())?;
+            (self.host.capacity(), self.host.registry.active())
         } else {
             let other = self.other(term, &instance.addr);
-            let jobs = tokio::time::timeout(ANSWER, other.jobs()).await;
-            let jobs = jobs.map_err(|err| err.to_string())?;
-            jobs.map_err(|err| err.to_string())?.into_values().collect()
+            let asked = async { tokio::try_join!(other.status(), other.jobs()) };
+            let answered = tokio::time::timeout(ANSWER, asked).await;
+            let answered = answered.map_err(|_| format!("no answer within {ANSWER:?}"))?;
+            let (status, jobs) = answered.map_err(|err| err.to_string())?;
+            (status.capacity, jobs.into_values().collect::<Vec<_>>())
         };
         let active = jobs.into_iter().filter(|job| job.status.is_active());
         let jobs: BTreeMap<JobId, Placed> =
@@ -307,20 +347,12 @@ impl Leadership {
             Some((name.strip_prefix("tag:")?.to_owned(), value.clone()))
         });
         let (addr, tags) = (instance.addr.clone(), tags.collect());
-        Ok(HostInfo { addr, tags, capacity: self.capacity(), jobs, as_of })
+        Ok(HostInfo { addr, tags, capacity, jobs, as_of })
     }
+}
 
-    /// What a host offers. All hosts are taken to be like this one until they say of themselves.
-    fn capacity(&self) -> Capacity {
-        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-        let kilobytes = total.and_then(|t| t.trim().trim_end_matches("kB").trim().parse().ok());
-        let memory: u64 = kilobytes.map_or(1 << 30, |kilobytes: u64| kilobytes << 10);
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Capacity {
-            memory: memory.saturating_mul(self.host.settings.memory_overcommit),
-            cpu: cores as u64 * 1000,
-            addresses: self.host.settings.subnet.room(),
-        }
+fn doubled(jobs: &[JobId]) {
+    for job in jobs {
+        warn!(job.id = %job, "a job runs on two hosts; both keep it until its scheduler decides");
     }
 }

@@ -8,12 +8,18 @@ use crate::{jobs::orders::OrderError, terms::TermError};
 pub(crate) fn of_order(err: OrderError) -> ApiError {
     let message = err.to_string();
     match &err {
+        OrderError::Term(TermError::Old(_)) => {
+            ApiError::new(ErrorCode::PreconditionFailed, message)
+        }
+        OrderError::Term(TermError::Io(_)) => ApiError::internal("noting the leader's term", &err),
         OrderError::Invalid(invalid) => ApiError::invalid(invalid.field, &invalid.problem),
         OrderError::Different(_) | OrderError::NotRunning(_) => {
             ApiError::new(ErrorCode::Conflict, message)
         }
         OrderError::Unknown(_) => ApiError::not_found(message),
-        OrderError::NoRoom(_) => ApiError::new(ErrorCode::Ratelimited, message),
+        OrderError::NoRoom(_) | OrderError::Full { .. } => {
+            ApiError::new(ErrorCode::Ratelimited, message)
+        }
         OrderError::NoDisk { .. } => ApiError::unavailable(message),
         OrderError::Journal(_) => ApiError::internal("writing the order down", &err),
         OrderError::Engine(_) => ApiError::internal("asking the container engine", &err),

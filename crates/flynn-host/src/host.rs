@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Mutex};
 
+use api::cluster::Capacity;
 use daemon::Lifetime;
 
 use crate::{
@@ -49,6 +50,20 @@ pub(crate) struct Settings {
 }
 
 impl Host {
+    /// What this host offers to all its jobs together.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kilobytes = total.and_then(|t| t.trim().trim_end_matches("kB").trim().parse().ok());
+        let memory: u64 = kilobytes.map_or(1 << 30, |kilobytes: u64| kilobytes << 10);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Capacity {
+            memory: memory.saturating_mul(self.settings.memory_overcommit),
+            cpu: cores as u64 * 1000,
+            addresses: self.settings.subnet.room(),
+        }
+    }
+
     /// Bytes free where images, logs and volumes are.
     pub(crate) fn disk_free(&self) -> u64 {
         let at = self.folders.root();

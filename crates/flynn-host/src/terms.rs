@@ -48,12 +48,12 @@ impl Terms {
     /// Obeys a term from now on, or refuses it. It is on disk before this answers.
     pub(crate) fn obey(&self, given: Term) -> Result<(), TermError> {
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        if given < *highest {
+        let Some(obeyed) = sampi::obey(*highest, given) else {
             return Err(OldTerm { highest: *highest, given }.into());
-        }
-        if given > *highest {
-            disk::write_json(&self.path, &given, Durable::Synced).map_err(TermError::Io)?;
-            *highest = given;
+        };
+        if obeyed > *highest {
+            disk::write_json(&self.path, &obeyed, Durable::Synced).map_err(TermError::Io)?;
+            *highest = obeyed;
         }
         Ok(())
     }

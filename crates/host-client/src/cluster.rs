@@ -18,7 +18,6 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Cluster {
     client: Client,
-    term: Option<Term>,
 }
 
 /// A transaction did not happen, or it is not known whether it did.
@@ -43,17 +42,17 @@ fn reasons(rejected: &Rejected) -> String {
 impl Cluster {
     /// sampi at the leader's address.
     pub fn new(leader: impl Into<Endpoint>, key: Option<String>) -> Self {
-        Self { client: Client::new(leader, key), term: None }
+        Self { client: Client::new(leader, key) }
     }
 
     /// sampi behind a client of the caller's own making (time limits, retries).
     pub fn with_client(client: Client) -> Self {
-        Self { client, term: None }
+        Self { client }
     }
 
     /// The same, told with every transaction under which term of its own the planner gives it.
     pub fn with_term(&self, term: Term) -> Self {
-        Self { client: self.client.clone(), term: Some(term) }
+        Self { client: self.client.with_header(TERM_HEADER, &term.to_header()) }
     }
 
     /// The whole cluster at one instant.
@@ -73,11 +72,7 @@ impl Cluster {
         let response = self
             .client
             .send(Method::POST, "/cluster/commit", |request| {
-                let request = request.timeout(COMMIT_TIMEOUT).json(tx);
-                match self.term {
-                    Some(term) => request.header(TERM_HEADER, term.to_header()),
-                    None => request,
-                }
+                request.timeout(COMMIT_TIMEOUT).json(tx)
             })
             .await?;
         let url = response.url().to_string();

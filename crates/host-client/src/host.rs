@@ -18,23 +18,23 @@ use crate::lines::lines;
 #[derive(Debug, Clone)]
 pub struct Host {
     client: Client,
-    term: Option<Term>,
 }
 
 impl Host {
     /// The host at an address, `http://ip:1113`.
     pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
-        Self { client: Client::new(endpoint, key), term: None }
+        Self { client: Client::new(endpoint, key) }
     }
 
     /// The host behind a client of the caller's own making (time limits, retries).
     pub fn with_client(client: Client) -> Self {
-        Self { client, term: None }
+        Self { client }
     }
 
-    /// The same host, told with every order under which term it is given.
+    /// The same host, told with every request under which term it is made. One that listed its jobs under a term takes
+    /// none under an older one any more.
     pub fn with_term(&self, term: Term) -> Self {
-        Self { client: self.client.clone(), term: Some(term) }
+        Self { client: self.client.with_header(TERM_HEADER, &term.to_header()) }
     }
 
     /// All jobs it knows, the ended ones it remembers included.
@@ -117,10 +117,6 @@ impl Host {
         self.client
             .send(method, path, |request| {
                 let request = request.timeout(limit);
-                let request = match self.term {
-                    Some(term) => request.header(TERM_HEADER, term.to_header()),
-                    None => request,
-                };
                 match job {
                     Some(job) => request.json(job),
                     None => request,

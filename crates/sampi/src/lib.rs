@@ -1,7 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod accept;
 mod cluster;
 mod room;
+mod takeover;
 
+pub use accept::{has_room, obey};
 pub use cluster::{Cluster, Commit, HostInfo, Orders, placed};
 pub use room::{CPU_OVERCOMMIT, Room};
+pub use takeover::Takeover;

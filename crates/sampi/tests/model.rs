@@ -43,7 +43,7 @@ fn info(jobs: impl IntoIterator<Item = u8>, as_of: u64) -> HostInfo {
 }
 
 fn cluster(hosts: u8) -> Cluster {
-    let mut cluster = Cluster::new(TERM);
+    let mut cluster = Cluster::new(TERM, 0);
     for n in 0..hosts {
         assert!(cluster.upsert_host(&host(n), info([], 0)).is_empty());
     }
@@ -275,4 +275,17 @@ fn a_listing_that_says_nothing_new_leaves_the_version_alone() {
     assert_eq!(cluster.version("host0"), version);
     cluster.upsert_host("host0", info([1], cluster.moment()));
     assert!(cluster.version("host0") > version);
+}
+
+#[test]
+fn a_host_that_comes_back_has_a_version_nobody_has_seen() {
+    let mut cluster = cluster(1);
+    cluster.commit(adding(&[(0, 1)])).unwrap();
+    let seen = cluster.version("host0");
+    cluster.remove_host("host0");
+    for _ in 0..3 {
+        cluster.upsert_host("host0", info([], cluster.moment()));
+        assert!(cluster.version("host0") > seen);
+        cluster.remove_host("host0");
+    }
 }

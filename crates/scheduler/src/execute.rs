@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{
-    cluster::{State, Tx},
+    cluster::{Committed, State, Tx},
     discoverd::Term,
     host::Job,
     id::JobId,
@@ -82,12 +82,47 @@ impl Reconcile for Scheduler {
 }
 
 /// One host's part of a plan.
-#[derive(Debug)]
-struct Part {
-    host: String,
-    start: Vec<Job>,
-    stop: Vec<JobId>,
-    tx: Tx,
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The host.
+    pub host: String,
+    /// Jobs to start.
+    pub start: Vec<Job>,
+    /// Jobs to stop.
+    pub stop: Vec<JobId>,
+    /// Both, as a transaction.
+    pub tx: Tx,
+}
+
+impl Part {
+    /// What is left to do when the host is not as it was planned on: stopping needs no room and no version.
+    ///
+    /// The refusal may be that of a transaction that was delivered twice and happened the first time.
+    pub fn refused(self, observed: &Observed, now: Timestamp) -> Option<Self> {
+        observed.doubted(&self.start, now);
+        let tx = Tx { add: BTreeMap::new(), based_on: BTreeMap::new(), ..self.tx };
+        (!self.stop.is_empty()).then_some(Self { start: Vec::new(), tx, ..self })
+    }
+
+    /// What is to be remembered of a transaction that happened. Answers whether to look again soon.
+    pub fn committed(&self, observed: &Observed, committed: &Committed, now: Timestamp) -> bool {
+        let Some(reason) = committed.lost.get(&self.host) else {
+            observed.taken(&self.start, now);
+            return false;
+        };
+        if self.start.is_empty() {
+            observed.not_stopping(&self.stop);
+        }
+        observed.doubted(&self.start, now);
+        observed.not_taken(&self.host, &self.start, reason, now);
+        true
+    }
+
+    /// What is to be remembered of a transaction whose answer was lost.
+    pub fn unanswered(&self, observed: &Observed, now: Timestamp) {
+        observed.not_stopping(&self.stop);
+        observed.doubted(&self.start, now);
+    }
 }
 
 impl Scheduler {
@@ -120,38 +155,32 @@ impl Scheduler {
     }
 
     /// Commits one host's part. Answers whether it fell short.
-    async fn commit(&self, cluster: &Cluster, part: Part, now: Timestamp) -> bool {
-        let Part { host, start, stop, tx } = part;
-        self.observed.stopping(&stop, now);
-        let mut committed = cluster.commit(&tx).await;
+    async fn commit(&self, cluster: &Cluster, mut part: Part, now: Timestamp) -> bool {
+        self.observed.stopping(&part.stop, now);
+        let mut committed = cluster.commit(&part.tx).await;
         let mut refused = false;
         if let Err(CommitError::Rejected(rejected)) = &committed {
-            debug!(host.id = %host, "host {host} is not as it was planned on: {rejected:?}");
+            debug!(host.id = %part.host, "host {} is not as it was planned on: {rejected:?}", part.host);
             refused = true;
-            if stop.is_empty() {
-                return true;
-            }
-            // Stopping needs no room and no version.
-            let stops = Tx { add: BTreeMap::new(), based_on: BTreeMap::new(), ..tx };
-            committed = cluster.commit(&stops).await;
+            let Some(stops) = part.refused(&self.observed, Timestamp::now()) else { return true };
+            part = stops;
+            committed = cluster.commit(&part.tx).await;
         }
+        let host = &part.host;
         match committed {
             Ok(committed) => {
-                if let Some(reason) = committed.lost.get(&host) {
+                if part.committed(&self.observed, &committed, Timestamp::now()) {
+                    let reason = &committed.lost[host];
                     warn!(host.id = %host, "host {host} did not take its orders: {reason}");
-                    if start.is_empty() {
-                        self.observed.not_stopping(&stop);
-                    }
-                    self.observed.not_taken(&host, &start, reason, Timestamp::now());
                     return true;
                 }
-                log(&host, if refused { &[] } else { &start }, &stop);
+                log(&part);
                 refused
             }
             Err(err) => {
                 let error = &err as &dyn std::error::Error;
                 warn!(error, host.id = %host, "a change on host {host} was not made; looking again");
-                self.observed.not_stopping(&stop);
+                part.unanswered(&self.observed, Timestamp::now());
                 true
             }
         }
@@ -165,7 +194,8 @@ impl Scheduler {
     }
 }
 
-fn parts(plan: &Plan) -> Vec<Part> {
+/// A plan cut by host: none waits for another's room.
+pub fn parts(plan: &Plan) -> Vec<Part> {
     let parts = plan.based_on.iter().map(|(host, &version)| {
         let start = plan.start.get(host).cloned().unwrap_or_default();
         let stop = plan.stop.get(host).cloned().unwrap_or_default();
@@ -182,7 +212,7 @@ fn parts(plan: &Plan) -> Vec<Part> {
     parts.collect()
 }
 
-fn log(host: &str, start: &[Job], stop: &[JobId]) {
+fn log(Part { host, start, stop, .. }: &Part) {
     for job in start {
         let app = job.metadata.get(api::host::META_APP_NAME).map_or("?", String::as_str);
         let kind = job.metadata.get(api::host::META_TYPE).map_or("?", String::as_str);

@@ -61,7 +61,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let client = Client::new(hosts.leader_endpoint(), Some(host_key.clone()))
         .without_retries()
         .with_timeout(ANSWER);
-    let observed = Arc::new(Observed::default());
+    let observed = Arc::new(Observed::new(uuid::Uuid::new_v4()));
     let (reports, to_tell) = watch::channel(None);
     let (alarm, alarms) = watch::channel(None);
     let scheduler = Scheduler {

@@ -202,8 +202,9 @@ async fn a_new_scheduler_tells_only_what_changed_and_goes_on_where_the_old_one_w
     let _second = cluster.scheduler("job-b").await;
     cluster.discoverd.lead("controller-scheduler", "job-b", 2);
     let up = up(&cluster, 1).await;
-    assert_eq!(up, [waiting.uuid], "its id and its back-off are known");
-    told(&cluster, "it is up", |job| job.uuid == up[0] && job.state == JobState::Up).await;
+    let is_up = |job: &Job| job.uuid == up[0] && job.state == JobState::Up;
+    let serving = told(&cluster, "it is up", is_up).await;
+    assert_eq!(serving.restarts, waiting.restarts, "its back-off is known");
     let ends = |job: &&Job| job.state == JobState::Crashed;
     let ended = cluster.host.all().iter().filter(|job| job.status == Status::Crashed).count();
     assert_eq!(cluster.controller.told().iter().filter(ends).count(), ended, "each was told once");

@@ -101,5 +101,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
     // Proof.
     ("testkit", &["api"]),
     ("e2e", &["api", "controller-client", "discoverd-client", "host-client", "testkit"]),
+    // Plays the pure decisions of several daemons against each other.
+    ("simulator", &["api", "discoverd", "sampi", "scheduler"]),
     ("xtask", &[]),
 ];

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// What ends a registration besides its withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Hold {
+pub enum Hold {
     /// Only the end of its host.
     Host,
     /// Its own silence.
@@ -20,7 +20,7 @@ pub(crate) enum Hold {
 
 /// A registered instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub struct Held {
     /// As its watchers see it.
     pub instance: Instance,
     /// What ends it.
@@ -31,7 +31,7 @@ pub(crate) struct Held {
 
 /// Who leads a service, as recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LeaderRecord {
+pub struct LeaderRecord {
     /// The instance.
     pub id: String,
     /// Its index; `0` for any, where a person or a program chose the leader.
@@ -43,7 +43,7 @@ pub(crate) struct LeaderRecord {
 
 /// What became true at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fact {
+pub struct Fact {
     /// etcd's revision.
     pub revision: u64,
     /// The service; empty where none is concerned.
@@ -54,7 +54,7 @@ pub(crate) struct Fact {
 
 /// Kinds of facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum What {
+pub enum What {
     /// An instance is registered.
     Present(Held),
     /// An instance is no more.
@@ -78,7 +78,7 @@ pub(crate) enum What {
 
 /// One service.
 #[derive(Debug, Default)]
-pub(crate) struct Service {
+pub struct Service {
     instances: BTreeMap<String, Held>,
     ages: BTreeSet<(u64, String)>,
     config: Option<ServiceConfig>,
@@ -90,32 +90,32 @@ pub(crate) struct Service {
 
 impl Service {
     /// Its instances, oldest first.
-    pub(crate) fn instances(&self) -> impl Iterator<Item = &Held> {
+    pub fn instances(&self) -> impl Iterator<Item = &Held> {
         self.ages.iter().filter_map(|(_, id)| self.instances.get(id))
     }
 
     /// One instance.
-    pub(crate) fn instance(&self, id: &str) -> Option<&Held> {
+    pub fn instance(&self, id: &str) -> Option<&Held> {
         self.instances.get(id)
     }
 
     /// Its meta, with the index to give when it is changed.
-    pub(crate) fn meta(&self) -> Option<&ServiceMeta> {
+    pub fn meta(&self) -> Option<&ServiceMeta> {
         self.meta.as_ref()
     }
 
     /// How its leader is chosen.
-    pub(crate) fn leader_type(&self) -> LeaderType {
+    pub fn leader_type(&self) -> LeaderType {
         self.config.unwrap_or_default().leader_type
     }
 
     /// The revision of the last event about it.
-    pub(crate) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Its leader: who is recorded, if still there.
-    pub(crate) fn leader(&self, epoch: u64) -> Option<Leader> {
+    pub fn leader(&self, epoch: u64) -> Option<Leader> {
         let record = self.record.as_ref()?;
         let held = self.instances.get(&record.id)?;
         if record.index != 0 && record.index != held.instance.index {
@@ -126,7 +126,7 @@ impl Service {
     }
 
     /// The record there should be, and the revision of the one there is, where the two differ.
-    pub(crate) fn unsettled(&self) -> Option<(Option<LeaderRecord>, u64)> {
+    pub fn unsettled(&self) -> Option<(Option<LeaderRecord>, u64)> {
         if self.leader_type() == LeaderType::Manual {
             return None;
         }
@@ -167,7 +167,7 @@ impl Service {
 
 /// All services.
 #[derive(Debug, Default)]
-pub(crate) struct Directory {
+pub struct Directory {
     services: BTreeMap<String, Service>,
     unsettled: BTreeSet<String>,
     epoch: u64,
@@ -177,38 +177,38 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// A service, if anything is known of it.
-    pub(crate) fn service(&self, name: &str) -> Option<&Service> {
+    pub fn service(&self, name: &str) -> Option<&Service> {
         self.services.get(name)
     }
 
     /// One instance.
-    pub(crate) fn instance(&self, service: &str, id: &str) -> Option<&Held> {
+    pub fn instance(&self, service: &str, id: &str) -> Option<&Held> {
         self.services.get(service)?.instance(id)
     }
 
     /// All services with their names.
-    pub(crate) fn services(&self) -> impl Iterator<Item = (&str, &Service)> {
+    pub fn services(&self) -> impl Iterator<Item = (&str, &Service)> {
         self.services.iter().map(|(name, service)| (name.as_str(), service))
     }
 
     /// The leader of a service.
-    pub(crate) fn leader(&self, service: &str) -> Option<Leader> {
+    pub fn leader(&self, service: &str) -> Option<Leader> {
         self.services.get(service)?.leader(self.epoch)
     }
 
     /// The services whose recorded leader is not the one there should be.
-    pub(crate) fn unsettled(&self) -> impl Iterator<Item = &str> {
+    pub fn unsettled(&self) -> impl Iterator<Item = &str> {
         self.unsettled.iter().map(String::as_str)
     }
 
     /// The revision up to which everything is known.
-    pub(crate) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Learns facts, in their order, after which everything up to `revision` is known. Answers with what watchers are
     /// told, stamped so that who was told of revision R has been told everything up to R.
-    pub(crate) fn learn(&mut self, facts: Vec<Fact>, revision: u64) -> Vec<Event> {
+    pub fn learn(&mut self, facts: Vec<Fact>, revision: u64) -> Vec<Event> {
         let before = self.revision;
         let mut events = Vec::new();
         for fact in facts {
@@ -282,7 +282,7 @@ impl Directory {
     }
 
     /// What a new watcher of one service is told of the present.
-    pub(crate) fn present(&self, name: &str) -> Vec<Event> {
+    pub fn present(&self, name: &str) -> Vec<Event> {
         let Some(service) = self.services.get(name) else { return Vec::new() };
         let event = |kind| Event {
             service: name.into(),
@@ -311,7 +311,7 @@ impl Directory {
     }
 
     /// The event that ends what [`Directory::present`] gives.
-    pub(crate) fn current(&self, service: &str) -> Event {
+    pub fn current(&self, service: &str) -> Event {
         Event {
             service: service.into(),
             kind: EventKind::Current,

@@ -1,6 +1,6 @@
 //! Decisions. No IO, no clock.
 
-pub(crate) mod directory;
+pub mod directory;
 pub(crate) mod name;
 pub(crate) mod registration;
 pub(crate) mod zone;

@@ -17,6 +17,7 @@ pub(crate) async fn status(State(app): State<App>) -> Json<HostStatus> {
         subnet: settings.subnet.to_string(),
         gateway: settings.gateway.into(),
         jobs: u32::try_from(jobs).unwrap_or(u32::MAX),
+        capacity: app.host.capacity(),
         disk_free: app.host.disk_free(),
         leader: app.leadership.leads(),
     })

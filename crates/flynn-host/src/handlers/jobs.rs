@@ -13,9 +13,9 @@ use http::HeaderMap;
 use serde::Deserialize;
 use tokio::sync::broadcast::Receiver;
 
-use super::{job_id, obey};
+use super::{job_id, obey, term};
 use crate::{
-    error::of_order,
+    error::{of_order, of_term},
     jobs::{orders, registry::Subscribed},
     routes::App,
 };
@@ -31,7 +31,9 @@ pub(crate) async fn list(
     Query(listing): Query<Listing>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    obey(&app.host, &headers)?;
+    if let Some(term) = term(&headers)? {
+        orders::promise(&app.host, term).await.map_err(of_term)?;
+    }
     if events::wanted(&headers) {
         let Subscribed { jobs, events: live } = app.host.registry.subscribe();
         return Ok(events::response(current(jobs).chain(from_now(&app, live))));
@@ -81,11 +83,11 @@ pub(crate) async fn put(
     headers: HeaderMap,
     Body(job): Body<Job>,
 ) -> Result<(), ApiError> {
-    obey(&app.host, &headers)?;
+    let term = term(&headers)?;
     if job_id(&id)? != job.id {
         return Err(ApiError::invalid("id", "of the body is not the one of the path"));
     }
-    orders::accept(&app.host, job).await.map_err(of_order)
+    orders::accept(&app.host, term, job).await.map_err(of_order)
 }
 
 pub(crate) async fn stop(

@@ -16,10 +16,14 @@ fn job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|err| ApiError::invalid("id", err))
 }
 
+/// The term under which an order is given, if it says.
+fn term(headers: &HeaderMap) -> Result<Option<Term>, ApiError> {
+    let Some(value) = headers.get(TERM_HEADER) else { return Ok(None) };
+    let term = value.to_str().ok().and_then(Term::from_header);
+    term.ok_or_else(|| ApiError::invalid(TERM_HEADER, "is not `epoch.revision`")).map(Some)
+}
+
 /// Obeys the term of whoever gives an order, or refuses the order.
 fn obey(host: &Host, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(TERM_HEADER) else { return Ok(()) };
-    let term = value.to_str().ok().and_then(Term::from_header);
-    let term = term.ok_or_else(|| ApiError::invalid(TERM_HEADER, "is not `epoch.revision`"))?;
-    host.terms.obey(term).map_err(of_term)
+    term(headers)?.map_or(Ok(()), |term| host.terms.obey(term).map_err(of_term))
 }

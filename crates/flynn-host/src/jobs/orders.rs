@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use api::{
+    discoverd::Term,
     host::{ActiveJob, EventKind, Job, Status},
     id::JobId,
 };
@@ -22,11 +23,15 @@ use crate::{
         validate::{Invalid, validate},
     },
     host::Host,
+    terms::TermError,
 };
 
 /// An order is not carried out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OrderError {
+    /// Its leader leads no more.
+    #[error(transparent)]
+    Term(#[from] TermError),
     /// It cannot be run.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -53,6 +58,14 @@ pub(crate) enum OrderError {
         /// What stays free.
         reserve: u64,
     },
+    /// Its limits do not fit beside those of the jobs that are there.
+    #[error(
+        "this host has no room for another job of {memory} MiB: stop jobs, lower their limits or add a host"
+    )]
+    Full {
+        /// What was asked for.
+        memory: u64,
+    },
     /// The journal.
     #[error("the order could not be written down")]
     Journal(#[source] io::Error),
@@ -61,10 +74,22 @@ pub(crate) enum OrderError {
     Engine(#[from] EngineError),
 }
 
+/// Promises a leader that no job is taken any more under an older term: what is listed from now on is all there is.
+pub(crate) async fn promise(host: &Host, term: Term) -> Result<(), TermError> {
+    // An order that was let in under an older term is carried out first.
+    let _none_under_way = host.accepting.lock().await;
+    host.terms.obey(term)
+}
+
 /// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon.
-pub(crate) async fn accept(host: &Arc<Host>, job: Job) -> Result<(), OrderError> {
+pub(crate) async fn accept(
+    host: &Arc<Host>,
+    term: Option<Term>,
+    job: Job,
+) -> Result<(), OrderError> {
     validate(&job)?;
     let _one_by_one = host.accepting.lock().await;
+    term.map_or(Ok(()), |term| host.terms.obey(term))?;
     let id = job.id;
     if let Some(known) = host.registry.job(id) {
         return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
@@ -72,6 +97,13 @@ pub(crate) async fn accept(host: &Arc<Host>, job: Job) -> Result<(), OrderError>
     let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
     if free < reserve && !job.resurrect {
         return Err(OrderError::NoDisk { free, reserve });
+    }
+    if !job.resurrect {
+        let active = host.registry.active();
+        let present = active.iter().map(|active| &active.job.limits);
+        if !sampi::has_room(&host.capacity(), present, &job.limits) {
+            return Err(OrderError::Full { memory: job.limits.memory >> 20 });
+        }
     }
     let internal_ip: IpAddr = match job.config.host_network {
         true => host.settings.gateway.into(),

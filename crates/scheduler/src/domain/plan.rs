@@ -15,7 +15,7 @@ use super::{
     backoff::{self, Replacement},
     job::{Ending, JobView, Kind, META_REPLACES, Owner, Phase},
     placement::Placement,
-    snapshot::{Snapshot, replacement_id},
+    snapshot::Snapshot,
 };
 
 /// A host restarts its `resurrect` jobs itself. One that it still lists is given up as lost after so long.
@@ -118,7 +118,8 @@ impl<'a> Planner<'a> {
             let hosts = snapshot.hosts.iter();
             hosts.flat_map(|(host, view)| view.jobs.iter().map(move |(id, job)| (host, *id, job)))
         };
-        let replaced: BTreeSet<JobId> = jobs().filter_map(|(_, _, job)| job.replaces).collect();
+        let replaced = jobs().filter_map(|(_, _, job)| job.replaces);
+        let replaced: BTreeSet<JobId> = replaced.chain(snapshot.replaced.iter().copied()).collect();
         for (host, id, job) in jobs() {
             let Owner::Process(kind) = &job.owner else { continue };
             if !snapshot.formations.contains_key(&kind.app) {
@@ -205,7 +206,7 @@ impl<'a> Planner<'a> {
     ) {
         let wait = missing.ended.map(|(_, job, ending)| backoff::replacement(job, ending));
         let id = match missing.ended {
-            Some((ended, ..)) => replacement_id(ended),
+            Some((ended, ..)) => self.snapshot.replacement_id(ended),
             None => self.fresh_id(kind, n, missing.only),
         };
         let restarts = wait.map_or(0, |wait| wait.restarts);

@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub now: Timestamp,
     /// Ids of new jobs are derived from it.
     pub seed: Uuid,
+    /// Names this scheduler's life: ids of replacements are derived from it.
+    pub life: Uuid,
     /// Term of the leader that served the state.
     pub term: Term,
     /// Hosts by id.
@@ -43,6 +45,10 @@ pub struct Snapshot {
     pub stops: BTreeSet<JobId>,
     /// What the last plan let wait: it keeps its ids.
     pub waited: Vec<Waiting>,
+    /// Ended jobs that were replaced, also where the replacement is on a host that is gone.
+    pub replaced: BTreeSet<JobId>,
+    /// Times an ended job's replacement was ordered without a certain answer: perhaps it was taken.
+    pub attempts: BTreeMap<JobId, u32>,
 }
 
 /// A host at one instant.
@@ -84,15 +90,18 @@ impl Snapshot {
         derived(&format!("{} {app} {release} {name} {only} {n}", self.seed))
     }
 
+    /// The id of the job that replaces an ended one: the same in each of a scheduler's plans, so that it waits under one
+    /// id, until it was ordered. No id may be on two hosts: after an order that was perhaps carried out the next one has
+    /// another, and so has another scheduler's, which may not know of a replacement on a host that is away.
+    pub fn replacement_id(&self, ended: JobId) -> JobId {
+        let attempt = self.attempts.get(&ended).copied().unwrap_or(0);
+        derived(&format!("{} replaces {ended} {attempt}", self.life))
+    }
+
     /// The formation of a kind, if there is one with processes.
     pub fn formation(&self, kind: &Kind) -> Option<&Arc<ExpandedFormation>> {
         self.formations.get(&kind.app)?.get(&kind.release)
     }
-}
-
-/// The id of the job that replaces an ended one: always the same, so that nobody can replace it twice.
-pub fn replacement_id(ended: JobId) -> JobId {
-    derived(&format!("replaces {ended}"))
 }
 
 fn derived(from: &str) -> JobId {

@@ -136,6 +136,9 @@ fn snapshot(
         formations: Arc::new(by_app),
         stops: BTreeSet::new(),
         waited: Vec::new(),
+        life: Uuid::nil(),
+        replaced: BTreeSet::new(),
+        attempts: BTreeMap::new(),
     }
 }
 

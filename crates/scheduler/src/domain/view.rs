@@ -36,9 +36,15 @@ impl View {
         self.listing = Some(BTreeMap::new());
     }
 
+    /// Whether its event stream is open, its listing complete or not.
+    pub fn is_open(&self) -> bool {
+        self.connected || self.listing.is_some()
+    }
+
     /// The event stream was lost. What was told stands.
     pub fn lost(&mut self) {
         self.connected = false;
+        self.listing = None;
     }
 
     /// Takes an event. `asked`: whether a stop of that job was ordered.

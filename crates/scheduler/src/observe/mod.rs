@@ -20,29 +20,33 @@ use api::{
 pub use formations::keep_formations;
 pub use hosts::keep_hosts;
 use jiff::{SignedDuration, Timestamp};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::domain::{
     Formations, Snapshot, View, Waiting,
-    job::{JobView, Phase},
+    job::{JobView, META_REPLACES, Phase},
     merge,
 };
 
 /// Hosts that did not list their jobs for so long after this scheduler began do not hold it up any more.
-const SYNC_LIMIT: Duration = Duration::from_secs(10);
+const SYNC_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// A stop that its host has not told of for so long never took place, and is decided anew.
 const STOP_LIMIT: SignedDuration = SignedDuration::from_secs(30);
+
+/// A replacement is remembered for longer than any host remembers what it replaced.
+const REPLACED_KEPT: SignedDuration = SignedDuration::from_mins(30);
 
 /// Pauses between attempts to open a stream: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What is known of the cluster.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Observed {
+    /// Drawn at random when the scheduler begins.
+    life: Uuid,
     known: Mutex<Known>,
-    began: Instant,
     /// Told when something changed.
     pub nudge: Notify,
 }
@@ -57,30 +61,39 @@ struct Known {
     stops: BTreeMap<JobId, Timestamp>,
     untold: BTreeMap<JobId, Timestamp>,
     waited: Vec<Waiting>,
+    /// Ended jobs whose replacement was taken, and when.
+    replaced: BTreeMap<JobId, Timestamp>,
+    /// Ended jobs whose replacement was ordered without a certain answer: how often, and when the last time.
+    attempts: BTreeMap<JobId, (u32, Timestamp)>,
     /// Jobs that a host may not have taken; the state that is read next says which.
     doubtful: BTreeMap<JobId, (String, JobView)>,
-}
-
-impl Default for Observed {
-    fn default() -> Self {
-        Self { known: Mutex::default(), began: Instant::now(), nudge: Notify::new() }
-    }
+    /// When a snapshot was first asked for.
+    began: Option<Timestamp>,
 }
 
 impl Observed {
+    /// Knows nothing yet. `life` is drawn at random: no other scheduler has it.
+    pub fn new(life: Uuid) -> Self {
+        Self { life, ..Self::default() }
+    }
+
     /// One instant, or `None` while too little is known to decide anything.
     pub fn snapshot(&self, state: &State, seed: Uuid, now: Timestamp) -> Option<Snapshot> {
         let mut known = self.known();
         known.settle_doubts(state);
-        let Known { formations, views, stops, untold, waited, .. } = &mut *known;
+        let began = *known.began.get_or_insert(now);
+        let Known { formations, views, stops, untold, waited, replaced, attempts, .. } =
+            &mut *known;
         let formations = formations.clone()?;
-        views.retain(|id, view| view.connected || state.hosts.contains_key(id));
+        views.retain(|id, view| view.is_open() || state.hosts.contains_key(id));
         let synced = |id: &String| views.get(id).is_some_and(|view| view.synced);
-        if !state.hosts.keys().all(synced) && self.began.elapsed() < SYNC_LIMIT {
+        if !state.hosts.keys().all(synced) && now.duration_since(began) < SYNC_LIMIT {
             return None;
         }
         let placed: BTreeSet<&JobId> = state.hosts.values().flat_map(|h| h.jobs.keys()).collect();
         untold.retain(|id, _| placed.contains(id));
+        replaced.retain(|_, at| now.duration_since(*at) <= REPLACED_KEPT);
+        attempts.retain(|_, (_, at)| now.duration_since(*at) <= REPLACED_KEPT);
         stops.retain(|id, at| {
             now.duration_since(*at) <= STOP_LIMIT && !views.values().any(|view| stopped(view, *id))
         });
@@ -98,6 +111,9 @@ impl Observed {
             formations,
             stops: stops.keys().copied().collect(),
             waited: waited.clone(),
+            life: self.life,
+            replaced: replaced.keys().copied().collect(),
+            attempts: attempts.iter().map(|(ended, (count, _))| (*ended, *count)).collect(),
         })
     }
 
@@ -119,6 +135,20 @@ impl Observed {
         }
     }
 
+    /// A host took these jobs: what they replace is replaced, wherever the host may go.
+    pub fn taken(&self, jobs: &[Job], now: Timestamp) {
+        self.known().replaced.extend(replaced_by(jobs).map(|ended| (ended, now)));
+    }
+
+    /// These jobs were ordered, and it is not known whether they were taken.
+    pub fn doubted(&self, jobs: &[Job], now: Timestamp) {
+        let mut known = self.known();
+        for ended in replaced_by(jobs) {
+            let attempts = known.attempts.entry(ended).or_insert((0, now));
+            *attempts = (attempts.0 + 1, now);
+        }
+    }
+
     /// A host did not take all of these jobs. Each that the state does not have counts as crashed, so that trying again
     /// backs off.
     pub fn not_taken(&self, host: &str, jobs: &[Job], reason: &str, now: Timestamp) {
@@ -136,7 +166,7 @@ impl Observed {
     }
 
     /// The controller listed all formations. Those of apps that were listed before and are not any more are deleted.
-    fn listed(&self, listed: Vec<ExpandedFormation>) -> Result<(), EmptyListing> {
+    pub fn listed(&self, listed: Vec<ExpandedFormation>) -> Result<(), EmptyListing> {
         let mut known = self.known();
         let before = known.formations.clone().unwrap_or_default();
         if listed.is_empty() && before.values().any(|releases| !releases.is_empty()) {
@@ -153,18 +183,21 @@ impl Observed {
         Ok(())
     }
 
-    fn changed(&self, formation: ExpandedFormation) {
+    /// The controller changed a formation.
+    pub fn changed(&self, formation: ExpandedFormation) {
         let mut known = self.known();
         put(Arc::make_mut(known.formations.get_or_insert_default()), formation);
         drop(known);
         self.nudge.notify_one();
     }
 
-    fn opened(&self, host: &str) {
+    /// The stream of a host's events was opened: its listing follows.
+    pub fn opened(&self, host: &str) {
         self.known().views.entry(host.into()).or_default().opened();
     }
 
-    fn told(&self, host: &str, event: Event, now: Timestamp) {
+    /// A host told of an event.
+    pub fn told(&self, host: &str, event: Event, now: Timestamp) {
         let mut known = self.known();
         let Known { views, stops, .. } = &mut *known;
         let view = views.entry(host.into()).or_default();
@@ -176,7 +209,8 @@ impl Observed {
         }
     }
 
-    fn lost(&self, host: &str) {
+    /// The stream of a host's events was lost.
+    pub fn lost(&self, host: &str) {
         if let Some(view) = self.known().views.get_mut(host) {
             view.lost();
         }
@@ -204,7 +238,12 @@ impl Known {
 /// would stop everything.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller lists no formations, although it did before; going on with those known")]
-struct EmptyListing;
+pub struct EmptyListing;
+
+/// The ended jobs that jobs replace.
+fn replaced_by(jobs: &[Job]) -> impl Iterator<Item = JobId> {
+    jobs.iter().filter_map(|job| job.metadata.get(META_REPLACES)?.parse().ok())
+}
 
 /// Whether a host has told that a job stops or is over.
 fn stopped(view: &View, id: JobId) -> bool {

@@ -91,8 +91,8 @@ fn a_controller_that_suddenly_lists_nothing_is_not_believed() {
     assert_eq!(web(&observed, 1), Some(5));
 }
 
-#[tokio::test(start_paused = true)]
-async fn nothing_is_decided_before_formations_and_jobs_were_listed() {
+#[test]
+fn nothing_is_decided_before_formations_and_jobs_were_listed() {
     let observed = Observed::default();
     assert!(snapshot(&observed).is_none());
     observed.listed(Vec::new()).unwrap();
@@ -102,12 +102,14 @@ async fn nothing_is_decided_before_formations_and_jobs_were_listed() {
     assert!(snapshot(&observed).is_some());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_host_that_never_answers_holds_the_others_up_for_ten_seconds_only() {
+#[test]
+fn a_host_that_never_answers_holds_the_others_up_for_ten_seconds_only() {
     let observed = Observed::default();
     observed.listed(Vec::new()).unwrap();
-    tokio::time::advance(SYNC_LIMIT).await;
-    assert!(!snapshot(&observed).unwrap().hosts["host0"].connected);
+    assert!(snapshot(&observed).is_none());
+    let later = Timestamp::UNIX_EPOCH + SYNC_LIMIT;
+    let snapshot = observed.snapshot(&state(), Uuid::nil(), later);
+    assert!(!snapshot.unwrap().hosts["host0"].connected);
 }
 
 #[test]
@@ -141,4 +143,33 @@ fn of_the_jobs_a_host_may_not_have_taken_those_in_the_state_were() {
     let jobs = &snapshot.hosts["host0"].jobs;
     assert_eq!(jobs[&taken.id].phase, Phase::Ordered);
     assert_eq!(jobs[&lost.id].error.as_deref(), Some("no room"));
+}
+
+#[test]
+fn what_was_replaced_stays_so_although_the_replacement_s_host_is_gone() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    tell(&observed, EventKind::Synced, None);
+    let mut replacement = job(2, Status::Starting).job;
+    let ended = JobId::from(Uuid::from_u128(1));
+    replacement.metadata.insert(META_REPLACES.into(), ended.to_string());
+    observed.taken(&[replacement], Timestamp::UNIX_EPOCH);
+    assert_eq!(snapshot(&observed).unwrap().replaced, [ended].into());
+    let later = Timestamp::UNIX_EPOCH + REPLACED_KEPT + SignedDuration::from_secs(1);
+    let later = observed.snapshot(&state(), Uuid::nil(), later).unwrap();
+    assert!(later.replaced.is_empty());
+}
+
+#[test]
+fn a_host_that_lists_its_jobs_before_the_state_names_it_is_heard() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    let nobody = State::default();
+    observed.snapshot(&nobody, Uuid::nil(), Timestamp::UNIX_EPOCH).unwrap();
+    tell(&observed, EventKind::Current, Some(job(1, Status::Running)));
+    tell(&observed, EventKind::Synced, None);
+    let snapshot = snapshot(&observed).unwrap();
+    assert!(snapshot.hosts["host0"].connected && snapshot.hosts["host0"].jobs.len() == 1);
 }

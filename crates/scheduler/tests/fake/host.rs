@@ -54,7 +54,7 @@ struct Known {
 impl FakeHost {
     /// A host with room for 16 jobs.
     pub(crate) fn new(id: &str, addr: SocketAddr) -> Self {
-        let mut cluster = sampi::Cluster::new(super::term(1));
+        let mut cluster = sampi::Cluster::new(super::term(1), 0);
         let info = HostInfo {
             addr: addr.to_string(),
             tags: BTreeMap::new(),

@@ -3,7 +3,12 @@
 use api::controller::JobState;
 
 use super::*;
-use crate::domain::{reports, snapshot::replacement_id};
+use crate::domain::reports;
+
+/// Of a scheduler's first attempt.
+fn replacement_id(ended: JobId) -> JobId {
+    snapshot([], []).replacement_id(ended)
+}
 
 fn one_host(
     jobs: impl IntoIterator<Item = (JobId, JobView)>,

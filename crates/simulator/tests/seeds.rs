@@ -1,0 +1,24 @@
+//! A few seeds: nothing happens that must not, and enough happens that may.
+
+#![cfg(not(any(
+    feature = "plant-ignore-term",
+    feature = "plant-skip-version",
+    feature = "plant-forget-list"
+)))]
+
+/// Seeds that are played at every test run; `script/soak simulator` plays ten thousand.
+const SEEDS: u64 = 300;
+
+#[test]
+fn nothing_happens_that_must_not() {
+    for seed in 0..SEEDS {
+        let coverage = simulator::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(coverage.events >= 1000 && coverage.fault_count() >= 20, "{coverage}");
+        assert!(coverage.commits > 0 && coverage.leaders > 1, "{coverage}");
+    }
+}
+
+#[test]
+fn a_seed_plays_the_same_twice() {
+    assert_eq!(simulator::run(7), simulator::run(7));
+}
