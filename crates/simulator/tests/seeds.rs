@@ -11,11 +11,14 @@ const SEEDS: u64 = 300;
 
 #[test]
 fn nothing_happens_that_must_not() {
+    let mut all = simulator::Coverage::default();
     for seed in 0..SEEDS {
         let coverage = simulator::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(coverage.events >= 1000 && coverage.fault_count() >= 20, "{coverage}");
-        assert!(coverage.commits > 0 && coverage.leaders > 1, "{coverage}");
+        all.add(&coverage);
     }
+    assert!(all.leaders > 3 * SEEDS && all.hosts_lost > SEEDS, "{all}");
+    assert!(["Changed", "Gone", "OldTerm"].iter().all(|why| all.refused[*why] > 0), "{all}");
 }
 
 #[test]
