@@ -19,7 +19,7 @@ die() {
 }
 
 need_root() {
-  [ "$(id -u)" = 0 ] || die "this needs root: Docker, the firewall and ports below 1024. Run it with sudo."
+  [ "$(id -u)" = 0 ] || die "this needs root: Docker, the firewall and ports below 1024. Run it as root, for example in a shell of: sudo -i"
 }
 
 # Packages a host needs to build and run Flynn, by Debian's and Ubuntu's names.

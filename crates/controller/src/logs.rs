@@ -121,7 +121,7 @@ async fn pump_all(
     for job in jobs.into_iter().take(JOBS) {
         let since = told.get(&job.id).copied();
         followed.push(job.uuid);
-        pumps.push(pump(controller, job, since, wanted.lines, &lines));
+        pumps.push(pump(controller, job, since, Some(wanted.lines), &lines));
     }
     loop {
         tokio::select! {
@@ -136,7 +136,8 @@ async fn pump_all(
                 let Ok(job) = serde_json::from_value::<Job>(event.data) else { continue };
                 if wanted.includes(&job) && !followed.contains(&job.uuid) {
                     followed.push(job.uuid);
-                    pumps.push(pump(controller, job, None, wanted.lines, &lines));
+                    // It begins while somebody follows: all it says is new.
+                    pumps.push(pump(controller, job, None, None, &lines));
                 }
             }
         }
@@ -149,7 +150,7 @@ async fn pump(
     controller: &Controller,
     job: Job,
     mut told: Option<Timestamp>,
-    wanted: u32,
+    wanted: Option<u32>,
     lines: &mpsc::Sender<LogLine>,
 ) {
     for _ in 0..ATTEMPTS {
@@ -165,12 +166,12 @@ async fn pump_once(
     controller: &Controller,
     job: &Job,
     told: &mut Option<Timestamp>,
-    wanted: u32,
+    wanted: Option<u32>,
     lines: &mpsc::Sender<LogLine>,
 ) -> Result<(), ()> {
     let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
     let host = host.ok_or(())?.map_err(drop)?;
-    let log = match host.log(job.uuid, Some(wanted), true).await {
+    let log = match host.log(job.uuid, wanted, true).await {
         Ok(log) => log,
         Err(err) if err.is_not_found() => return Ok(()),
         Err(err) => {

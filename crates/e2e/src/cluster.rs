@@ -93,7 +93,10 @@ pub async fn jobs_of(app: &str) -> Result<Vec<ActiveJob>, reqwest::Error> {
 
 /// Kills the first process of a container from outside the engine, as a crash would.
 pub fn crash(container: &str) -> Said {
-    sh(&format!("kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {container})"))
+    // 0: it has just died, and a kill of 0 would be one of ourselves.
+    sh(&format!(
+        "pid=$(docker inspect -f '{{{{.State.Pid}}}}' {container}) && [ \"$pid\" -gt 0 ] && kill -9 $pid"
+    ))
 }
 
 /// Names of the containers of a system app's jobs.

@@ -64,6 +64,29 @@ async fn no_request_fails_while_everything_but_the_router_changes_and_dies() {
     load.stop().await.unharmed();
 }
 
+/// How often the host has started the scheduler again, if it runs.
+async fn scheduler_restarts() -> Result<u32, String> {
+    let jobs = cluster::jobs_of("scheduler").await.map_err(|err| format!("{err:?}"))?;
+    let running = jobs.iter().find(|job| job.status == api::host::Status::Running);
+    running.map(|job| job.host_restarts).ok_or_else(|| format!("{jobs:?}"))
+}
+
+#[tokio::test]
+async fn the_only_scheduler_may_be_killed_by_its_users() {
+    let app = App::node("killed");
+    app.push().ok();
+    let before = scheduler_restarts().await.expect("the scheduler runs");
+    let up = r#"flynn -a scheduler ps --json | jq -r '.[] | select(.state == "up") | .id'"#;
+    let id = sh(up).ok();
+    sh(&format!("flynn -a scheduler kill {}", id.trim())).ok();
+    until("the scheduler to run again", BACK, async || match scheduler_restarts().await {
+        Ok(restarts) if restarts > before => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    app.flynn(&["scale", "web=2"]).ok();
+}
+
 /// How long the engine takes to start a container of an image.
 fn container_start(image: &str) -> Duration {
     let since = Instant::now();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::{
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -50,6 +51,7 @@ impl Storm {
             .args(["-c", &line])
             .env("APP", &app.name)
             .env("KEY", cluster::service_key("shelf"))
+            .process_group(0)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -64,7 +66,8 @@ impl Storm {
     }
 
     fn stop(mut self) -> Vec<u32> {
-        let _ = self.child.kill();
+        // With the command under way, which would go on when the power is back.
+        sh(&format!("kill -9 -{}", self.child.id()));
         let _ = self.child.wait();
         let acknowledged = self.acknowledged();
         let _ = std::fs::remove_file(&self.file);

@@ -87,6 +87,20 @@ async fn a_process_that_nobody_could_reach_is_refused() {
 }
 
 #[tokio::test]
+async fn a_worker_that_crashes_at_start_is_refused() {
+    let app = App::node("works");
+    app.push().ok();
+    app.flynn(&["scale", "worker=1"]).ok();
+    let told = refused(&app, |app| {
+        app.write("Procfile", "web: node server.js\nworker: sh -c 'echo no queue; exit 1'\n");
+    })
+    .await;
+    assert!(told.contains("worker") && told.contains("no queue"), "{told}");
+    let worker_up = |job: &&serde_json::Value| job["type"] == "worker" && job["state"] == "up";
+    assert_eq!(app.ps().iter().filter(worker_up).count(), 1, "the old worker works on");
+}
+
+#[tokio::test]
 async fn wrong_places_to_push_are_refused_with_what_to_do() {
     let app = App::node("place");
     let told = run(app.path(), &["git", "push", "flynn", "master:feature"]).refused();

@@ -179,6 +179,9 @@ pub struct Config {
     /// Ended jobs that are remembered.
     #[arg(long, env = "FLYNN_ENDED_JOBS", default_value_t = 100)]
     pub ended_jobs: usize,
+    /// How long a process without a check must run before it counts as up.
+    #[arg(long, env = "FLYNN_SETTLE", value_parser = humantime::parse_duration, default_value = "2s")]
+    pub settle: Duration,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What every part of the daemon can reach.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Mutex};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Mutex, time::Duration};
 
 use api::cluster::Capacity;
 use daemon::Lifetime;
@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) disk_reserve: u64,
     pub(crate) memory_overcommit: u64,
     pub(crate) ended_jobs: usize,
+    pub(crate) settle: Duration,
 }
 
 impl Host {

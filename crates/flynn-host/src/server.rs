@@ -245,6 +245,7 @@ impl Parts<'_> {
                 disk_reserve: config.disk_reserve,
                 memory_overcommit: config.memory_overcommit,
                 ended_jobs: config.ended_jobs,
+                settle: config.settle,
             },
             file: Mutex::new(self.file.clone()),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),

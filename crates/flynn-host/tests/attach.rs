@@ -154,7 +154,7 @@ async fn a_terminal_has_a_size_takes_signals_and_passes_bytes_as_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_and_what_follows_are_one() {
     let host = Fixture::start().await;
-    let job = shell("for n in 1 2 3; do echo $n; done; sleep 1; echo 4; printf 5");
+    let job = shell("for n in 1 2 3; do echo $n; done; sleep 5; echo 4; printf 5");
     host.run(&job, is(Status::Running)).await;
     let attached = Attached::to(&host, job.id, OUTPUT | ATTACH_LOGS).await;
     let (out, _, status) = attached.rest().await;

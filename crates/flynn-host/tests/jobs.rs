@@ -123,6 +123,11 @@ async fn a_resurrect_job_comes_back_with_its_address_and_its_volumes() {
     let mut job = shell_with("echo life >> /data/lives; cat /data/lives; sleep 1000", volume);
     job.resurrect = true;
     let first = host.run(&job, is(Status::Running)).await;
+    wait_until_for(LIMIT, "the first line", || async {
+        let log = host.log(job.id, None, false).await;
+        if log.is_empty() { Err(log) } else { Ok(()) }
+    })
+    .await;
     docker(&["kill", "-s", "KILL", &first.container_id]);
     let second =
         host.wait(job.id, |job| job.status == Status::Running && job.host_restarts == 1).await;

@@ -6,10 +6,11 @@ use std::{
     os::unix::{fs::chown, process::CommandExt},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-use testkit::wait_until;
+use testkit::wait_until_for;
 use tokio_postgres::NoTls;
 
 /// The server's name beside its data.
@@ -53,10 +54,11 @@ impl Volume {
             .user("flynn")
             .password(password)
             .dbname("postgres");
-        let (client, connection) = wait_until("the server lets us in", async || {
-            config.connect(NoTls).await.map_err(|err| err.to_string())
-        })
-        .await;
+        let (client, connection) =
+            wait_until_for(Duration::from_secs(60), "the server lets us in", async || {
+                config.connect(NoTls).await.map_err(|err| err.to_string())
+            })
+            .await;
         #[expect(clippy::disallowed_methods, reason = "ends with its client")]
         tokio::spawn(connection);
         client

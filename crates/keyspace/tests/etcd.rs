@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyspace::{Change, Keyspace, Transaction, Update, Watch};
 use testkit::{Etcd, wait_until};
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(5);
 
 async fn connect(etcd: &Etcd) -> Keyspace {
     Keyspace::connect(&[etcd.url()]).await.unwrap()

@@ -66,7 +66,7 @@ pub(crate) enum Leading {
 pub(crate) enum Call {
     List { host: usize, as_of: u64 },
     Start { host: usize, job: JobId, commit: u64 },
-    Stop { host: usize, job: JobId, commit: u64 },
+    Stop { host: usize, commit: u64 },
 }
 
 /// A transaction whose orders are under way.

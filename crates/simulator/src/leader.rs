@@ -201,7 +201,7 @@ impl World {
                     host,
                     to,
                     Request::Stop { term, job },
-                    Call::Stop { host: to, job, commit: id },
+                    Call::Stop { host: to, commit: id },
                 );
             }
             for job in orders.start {
@@ -242,9 +242,8 @@ impl World {
                 }
                 self.ordered(host, to, commit, lost);
             }
-            (Call::Stop { host: to, job, commit }, _) => {
+            (Call::Stop { host: to, commit }, _) => {
                 // It stays in the state until its host says that it ended.
-                let _ = (to, job);
                 self.ordered(host, to, commit, None);
             }
         }

@@ -23,12 +23,12 @@ pub(super) async fn add(add: AddRoute, context: Context<'_>) -> Result<Value, St
     let doing = format!("listing the routes of app {app}");
     let routes = controller.routes(&app).await.map_err(StepError::request(doing))?;
     if let Some(known) = routes.iter().find(|known| same(known, &route)) {
-        return Ok(json!({ "route": known.id }));
+        return Ok(json!({ "app": app, "route": known.id }));
     }
     let doing = format!("creating a route for {}", name(&route));
     let made = controller.create_route(&app, &route.into()).await;
     let made = made.map_err(StepError::request(doing))?;
-    Ok(json!({ "route": made.id }))
+    Ok(json!({ "app": app, "route": made.id }))
 }
 
 fn same(a: &Route, b: &Route) -> bool {

@@ -70,6 +70,9 @@ pub(crate) async fn put(
 }
 
 /// Stops a job. The scheduler starts another where the formation wants one.
+/// Asks a process to end.
+const SIGTERM: u32 = 15;
+
 pub(crate) async fn stop(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,
@@ -97,7 +100,12 @@ pub(crate) async fn stop(
     let host = controller.neighbours.host(&host_id)?;
     let running = host.job(job).await.map_err(Error::neighbour("asking the host for the job"))?;
     check_owner(&app, &running, &id)?;
-    host.stop_job(job).await.map_err(Error::neighbour("stopping the job"))?;
+    // What the cluster cannot heal without ends and is started again by its host: after a stop nobody would.
+    let ended = match running.job.resurrect {
+        true => host.signal(job, SIGTERM).await,
+        false => host.stop_job(job).await,
+    };
+    ended.map_err(Error::neighbour("stopping the job"))?;
     done()
 }
 

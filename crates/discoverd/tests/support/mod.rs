@@ -91,6 +91,9 @@ pub fn instance(n: u8) -> Instance {
     Instance::new("http", &format!("10.0.0.{n}:8080"), meta.into())
 }
 
+/// A silent instance takes 11 s to end; a busy machine makes more of it.
+const LIMIT: Duration = Duration::from_secs(40);
+
 /// Waits until a watcher sees something.
 pub async fn until(
     watch: &mut ServiceWatch,
@@ -99,7 +102,7 @@ pub async fn until(
 ) -> std::sync::Arc<ServiceSet> {
     let mut seen = watch.clone();
     let waiting = watch.wait_for(|set| so(set));
-    match tokio::time::timeout(testkit::LIMIT, waiting).await {
+    match tokio::time::timeout(LIMIT, waiting).await {
         Ok(set) => set,
         Err(_) => panic!("not seen: {what}; last seen: {:?}", seen.wait_for(|_| true).await),
     }

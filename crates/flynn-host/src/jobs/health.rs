@@ -64,13 +64,15 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// The checks of a job's process, which began to run some time ago. `was_up`: it has passed them already.
+    /// The checks of a job's process, which began to run some time ago. `was_up`: it has passed them already. One without
+    /// checks must have run for `settle`: what crashes at start must not count as up.
     pub(crate) fn new(
         job: &Job,
         ip: IpAddr,
         pid: i64,
         http: reqwest::Client,
         ran: Duration,
+        settle: Duration,
         was_up: bool,
     ) -> Self {
         let checked = |port: &Port| {
@@ -84,11 +86,15 @@ impl Health {
         });
         let start_timeout = timeouts.max().unwrap_or(START_TIMEOUT);
         let deadline = Instant::now() + start_timeout.saturating_sub(ran);
-        let pause = if was_up { STEADY } else { Duration::ZERO };
+        let pause = match was_up {
+            true => STEADY,
+            false if checks.is_empty() => settle.saturating_sub(ran),
+            false => Duration::ZERO,
+        };
         Self { checks, ip, pid, http, deadline, start_timeout, pause, was_up, failures: 0 }
     }
 
-    /// Waits for the next change. Without checks a job is up as soon as it runs, and for ever.
+    /// Waits for the next change. Without checks a job that has settled is up for ever.
     pub(crate) async fn changed(&mut self) -> Verdict {
         loop {
             if self.checks.is_empty() && self.was_up {
@@ -203,7 +209,15 @@ mod tests {
         let job: Job = serde_json::from_value(job).unwrap();
         let ip = IpAddr::from([127, 0, 0, 1]);
         let http = reqwest::Client::builder().build().unwrap();
-        Health::new(&job, ip, std::process::id().into(), http, Duration::ZERO, false)
+        Health::new(
+            &job,
+            ip,
+            std::process::id().into(),
+            http,
+            Duration::ZERO,
+            Duration::ZERO,
+            false,
+        )
     }
 
     #[tokio::test]
@@ -216,6 +230,19 @@ mod tests {
         health.pause = FIRST;
         let Verdict::Down { seen, kill: false } = health.changed().await else { panic!() };
         assert!(seen.contains(&port.to_string()), "{seen}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_without_checks_is_up_when_it_has_run_for_a_while() {
+        let job = serde_json::json!({ "id": JobId::random(), "image": "x" });
+        let job: Job = serde_json::from_value(job).unwrap();
+        let http = reqwest::Client::builder().build().unwrap();
+        let (settle, ran) = (Duration::from_secs(2), Duration::from_millis(500));
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let mut health = Health::new(&job, ip, 0, http, ran, settle, false);
+        let begun = Instant::now();
+        assert_eq!(health.changed().await, Verdict::Up);
+        assert_eq!(begun.elapsed(), settle - ran);
     }
 
     #[tokio::test]

@@ -231,7 +231,9 @@ impl Life {
         let ip = active.internal_ip.unwrap_or(self.host.settings.gateway.into());
         let was_up = active.status == Status::Running;
         let http = self.host.http.clone();
-        let mut health = Health::new(&active.job, ip, process.pid, http, process.ran, was_up);
+        let settle = self.host.settings.settle;
+        let mut health =
+            Health::new(&active.job, ip, process.pid, http, process.ran, settle, was_up);
         loop {
             let verdict = tokio::select! {
                 biased;

@@ -203,7 +203,8 @@ impl Output {
         let mut inner = self.lock();
         inner.lines = Default::default();
         inner.repeats = Repeats::default();
-        inner.repeats_until = seam + SEAM;
+        // Counted from now: attaching and reading the engine's log may have taken long.
+        inner.repeats_until = Timestamp::now() + SEAM;
         for line in lines.iter().filter(|line| line.at >= seam) {
             inner.repeats.expect(line.out, &line.text);
         }

@@ -75,6 +75,7 @@ impl Fixture {
             memory_overcommit: 4,
             extra_ca: None,
             ended_jobs: 100,
+            settle: Duration::ZERO,
         };
         change(&mut config);
         let lifetime = Lifetime::default();
@@ -161,10 +162,24 @@ impl Drop for Fixture {
         run("iptables", &jump);
         run("iptables", &["-w", "10", "-F", chain]);
         run("iptables", &["-w", "10", "-X", chain]);
+        let forwarded = format!("{chain}-FWD");
+        for rule in [&["-D", "DOCKER-USER", "-j"][..], &["-F"], &["-X"]] {
+            run("iptables", &[&["-w", "10"][..], rule, &[&forwarded]].concat());
+        }
         let file = std::fs::read_to_string(self.dir.path().join("host/host.json")).unwrap();
         let file: Value = serde_json::from_str(&file).unwrap();
         run("ip", &["route", "del", "blackhole", file["range"].as_str().unwrap()]);
     }
+}
+
+/// Takes one of the ranges for as long as this process lives: its routes are made only later.
+fn reserved(range: u16) -> bool {
+    let locks = std::env::temp_dir().join("flynn-test-ranges");
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = std::fs::File::create(locks.join(range.to_string())).unwrap();
+    let taken = lock.try_lock().is_ok();
+    std::mem::forget(lock);
+    taken
 }
 
 /// A host file with a range nobody has.
@@ -173,6 +188,9 @@ fn prepare(dir: &Path) -> (String, Init) {
         let tag: u16 = rand::random();
         let prefix = format!("fht{tag:04x}");
         // 198.18.0.0/15 is for tests of networks.
+        if !reserved(tag & 127) {
+            continue;
+        }
         let range = format!("198.{}.{}.0/22", 18 + (tag >> 6 & 1), (tag & 63) * 4);
         let init = Init {
             dir: DataDir { data_dir: dir.into() },
