@@ -9,7 +9,7 @@ use api::{
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,6 +26,10 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(2);
 /// Pause after a step that failed for the database's sake.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Longest time a failed deployment's new release is kept for the old one to serve again: longer than any start takes.
+const GO_BACK: Duration = Duration::from_secs(60);
+/// Between two looks at whether it does.
+const LOOK: Duration = Duration::from_millis(200);
 /// Longest time the log of a failed job may take.
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 /// Lines of it that are told.
@@ -267,12 +271,35 @@ impl Worker {
             Some(job) => self.last_lines(job).await,
             None => Vec::new(),
         };
+        self.go_back().await?;
         let mut client = self.controller.db.client().await?;
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
         restore(&mut tx, &sight).await?;
         let error = failure.sentence(sight.old.is_some(), &log);
         self.finish(tx, &sight, Some(&error)).await
+    }
+
+    /// Lets the old release serve all it did while what is up of the new one serves on: types that were replaced already
+    /// would have nobody meanwhile. Whoever works the deployment next sees the same failure and does the same again.
+    async fn go_back(&self) -> Result<()> {
+        let end = Instant::now() + GO_BACK;
+        loop {
+            let mut client = self.controller.db.client().await?;
+            let mut tx = Tx::begin(&mut client).await?;
+            let Some(sight) = self.look(&tx).await? else { return Ok(()) };
+            let Some(old) = &sight.old else { return Ok(()) };
+            let original = &sight.work.original;
+            if sight.state.went_back(original) || Instant::now() >= end {
+                return Ok(());
+            }
+            if sight.state.old != *original {
+                store::formations::put(&mut tx, sight.app.id, old.id, original).await?;
+            }
+            tx.commit().await?;
+            drop(client);
+            sleep(LOOK).await;
+        }
     }
 
     async fn finish(&self, mut tx: Tx<'_>, sight: &Sight, error: Option<&str>) -> Result<Stepped> {

@@ -4,6 +4,7 @@
 use e2e::{
     app::App,
     cluster,
+    load::Load,
     shell::{run, sh},
 };
 
@@ -86,11 +87,12 @@ async fn a_process_that_nobody_could_reach_is_refused() {
     assert!(told.contains("PORT") || told.contains("8080"), "{told}");
 }
 
-#[tokio::test]
-async fn a_worker_that_crashes_at_start_is_refused() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_crashes_at_start_is_refused_and_no_request_fails() {
     let app = App::node("works");
     app.push().ok();
     app.flynn(&["scale", "worker=1"]).ok();
+    let load = Load::start(&app.name);
     let told = refused(&app, |app| {
         app.write("Procfile", "web: node server.js\nworker: sh -c 'echo no queue; exit 1'\n");
     })
@@ -98,6 +100,7 @@ async fn a_worker_that_crashes_at_start_is_refused() {
     assert!(told.contains("worker") && told.contains("no queue"), "{told}");
     let worker_up = |job: &&serde_json::Value| job["type"] == "worker" && job["state"] == "up";
     assert_eq!(app.ps().iter().filter(worker_up).count(), 1, "the old worker works on");
+    load.stop().await.unharmed();
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub(crate) struct Seen {
     pub(crate) new_up: Counts,
     /// Jobs of the old release that have not ended.
     pub(crate) old_alive: Counts,
+    /// Those of them that serve.
+    pub(crate) old_up: Counts,
     /// A job of the new release that does not serve yet; one that says why, if there is one.
     pub(crate) stuck: Option<Box<Job>>,
     /// The new release fails.
@@ -123,6 +125,8 @@ pub(crate) fn seen(jobs: &[Job], old: Option<&Release>, new: &Release, stopped: 
         if old.is_some_and(|old| old.id == job.release) {
             let alive = matches!(job.state, JobState::Starting | JobState::Up | JobState::Stopping);
             *seen.old_alive.entry(job.kind.clone()).or_default() += u32::from(alive);
+            let up = job.state == JobState::Up;
+            *seen.old_up.entry(job.kind.clone()).or_default() += u32::from(up);
         } else if job.release == new.id {
             match job.state {
                 JobState::Up => *seen.new_up.entry(job.kind.clone()).or_default() += 1,
@@ -215,6 +219,15 @@ impl DeployState {
         let needed =
             if self.omni.contains(kind) { asked.min(1) * self.hosts.max(1) } else { asked };
         of(&self.seen.new_up, kind) >= needed
+    }
+
+    /// Whether the new release may be taken away: the old one serves again all it did, or cannot while the new one runs.
+    pub(crate) fn went_back(&self, original: &Counts) -> bool {
+        let serves = |(kind, &count): (&String, &u32)| {
+            let needed = if self.omni.contains(kind) { count.min(1) } else { count };
+            of(&self.seen.old_up, kind) >= needed
+        };
+        self.strategy == Strategy::OneDownOneUp || original.iter().all(serves)
     }
 
     fn scaled(&self, kind: &str, old: u32, new: u32) -> Step {

@@ -273,3 +273,16 @@ fn jobs_that_were_told_to_stop_are_no_failure() {
     let waited = down.into_iter().map(|job| Job { host_id: None, ..job });
     assert_eq!(seen(&waited.collect::<Vec<_>>(), None, &new, 0).failure, None);
 }
+
+#[test]
+fn the_new_release_stays_until_the_old_one_serves_again() {
+    let original = counts(2, 1);
+    let mut state = state(Strategy::OneByOne, original.clone(), original.clone());
+    assert!(!state.went_back(&original));
+    state.seen.old_up = counts(1, 1);
+    assert!(!state.went_back(&original), "a web process is missing");
+    state.seen.old_up = counts(2, 1);
+    assert!(state.went_back(&original));
+    let unshared = DeployState { strategy: Strategy::OneDownOneUp, seen: Seen::default(), ..state };
+    assert!(unshared.went_back(&original), "both releases cannot run at once");
+}
