@@ -8,7 +8,7 @@ use std::{
 use api::{
     cluster::{Committed, Refusal, State, Tx},
     discoverd::{Instance, Leader},
-    host::{ActiveJob, Job, Status},
+    host::{ActiveJob, Job, META_TYPE, Status},
 };
 use api_client::Client;
 use controller_client::Controller;
@@ -144,6 +144,10 @@ fn is_up(job: &ActiveJob) -> Result<(), Seen> {
     let said = job.error.clone().unwrap_or_default();
     match job.status {
         Status::Running => Ok(()),
+        // What is no process of an app was to do something, and has.
+        Status::Done if job.exit_status == Some(0) && !job.job.metadata.contains_key(META_TYPE) => {
+            Ok(())
+        }
         Status::Starting | Status::Stopping => {
             Err(Seen::NotYet(format!("it is {:?} {said}", job.status)))
         }
@@ -179,5 +183,28 @@ impl Seen {
             cause = err.source();
         }
         Self::NotYet(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(exit_status: i32, metadata: serde_json::Value) -> ActiveJob {
+        let status = if exit_status == 0 { "done" } else { "crashed" };
+        let job = serde_json::json!({
+            "job": { "id": api::id::JobId::random(), "image": "i", "metadata": metadata },
+            "host_id": "h", "status": status, "exit_status": exit_status,
+            "created_at": "2026-01-01T00:00:00Z",
+        });
+        serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn a_job_that_did_what_it_was_for_is_done_and_a_process_that_ended_is_not() {
+        assert!(is_up(&ended(0, serde_json::json!({}))).is_ok());
+        assert!(matches!(is_up(&ended(3, serde_json::json!({}))), Err(Seen::Never(_))));
+        let process = serde_json::json!({ META_TYPE: "web" });
+        assert!(matches!(is_up(&ended(0, process)), Err(Seen::Never(_))));
     }
 }
