@@ -51,6 +51,18 @@ install_packages() {
 
 engine_runs() { docker info >/dev/null 2>&1; }
 
+# Removes a pid file whose process is not the named program any more: an engine that was killed leaves its pids behind,
+# and the next one waits for good for a containerd that is a zombie or somebody else by now.
+forget_dead() {
+  local file=$1 program=$2
+  [ -f "$file" ] || return 0
+  case "$(ps -o stat=,comm= -p "$(cat "$file")")" in
+    Z*) ;;
+    *" $program") return 0 ;;
+  esac
+  rm -f "$file"
+}
+
 # Starts a Docker engine unless one answers.
 start_engine() {
   engine_runs && return
@@ -58,8 +70,8 @@ start_engine() {
   if [ -d /run/systemd/system ]; then
     systemctl start docker
   else
-    # An engine that was killed leaves its pid behind, which may be another process by now.
-    pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid
+    forget_dead /var/run/docker.pid dockerd
+    forget_dead /var/run/docker/containerd/containerd.pid containerd
     setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &
   fi
   local tries
@@ -67,6 +79,7 @@ start_engine() {
     engine_runs && return
     sleep 0.25
   done
+  tail -n 20 /var/log/dockerd.log >&2 || true
   die "the Docker engine did not start; see /var/log/dockerd.log or: journalctl -u docker"
 }
 

@@ -15,9 +15,12 @@ const POWER_FAILURE: &str = r#"
 pids=$(pgrep -x dockerd; pgrep -x containerd; pgrep -x containerd-shim
        find /sys/fs/cgroup -path '*docker*' -name cgroup.procs -exec cat {} + 2>/dev/null)
 kill -9 $(printf '%s\n' $pids | sort -un) 2>/dev/null
-while pgrep -x dockerd >/dev/null; do :; done
-rm -f /var/run/docker.pid
+while docker info >/dev/null 2>&1; do :; done
 "#;
+
+/// What a machine's init does when the power is back.
+const POWER_RETURNS: &str =
+    concat!(". ", env!("CARGO_MANIFEST_DIR"), "/../../script/lib.sh && start_engine");
 
 /// All is back in this time.
 const RESTORED: Duration = Duration::from_secs(60);
@@ -92,7 +95,7 @@ async fn after_a_power_failure_everything_serves_again_with_every_acknowledged_w
     let [written, uploaded, versions] = storms.map(Storm::stop);
 
     let since = Instant::now();
-    sh("setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &").ok();
+    sh(POWER_RETURNS).ok();
     until("the app to serve again", RESTORED, async || app.get().await).await;
     cluster::back("the controller", "flynn apps", RESTORED.saturating_sub(since.elapsed())).await;
     cluster::back("shelf", "curl -fs $(addr shelf)/ping", RESTORED.saturating_sub(since.elapsed()))
