@@ -44,9 +44,12 @@ pub(crate) async fn run_job(
     let Some(upgraded) = upgraded else { return Json(job).into_response() };
     let conversation = async move {
         let Ok(connection) = upgraded.await else { return };
-        let connection = Framed::new(TokioIo::new(connection), FrameCodec);
+        let mut connection = Framed::new(TokioIo::new(connection), FrameCodec);
         // Whoever leaves early leaves.
-        let _ = converse(connection, &args[0]).await;
+        let _ = converse(&mut connection, &args[0]).await;
+        // As the host does: a connection that is closed with something unread is reset, and what was sent last is lost.
+        let _ = connection.close().await;
+        while let Some(Ok(_)) = connection.next().await {}
     };
     tokio::spawn(conversation);
     let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "flynn-attach/0")];
@@ -58,7 +61,7 @@ fn data(stream: Stream, text: impl Into<Bytes>) -> Frame {
 }
 
 /// What the fake's jobs do, by their command.
-async fn converse(mut job: Connection, command: &str) -> Result<(), attach::FrameError> {
+async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::FrameError> {
     match command {
         "fail" => {
             job.send(data(Stream::Stdout, "out\n")).await?;
