@@ -93,3 +93,101 @@ until_succeeds() {
 }
 
 running() { [ "$(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }
+
+# --- Steps of bringing a cluster up. Each asks first whether it is done. ---
+
+build() {
+  say "building (profile $profile)"
+  local targets=--bins
+  # Tests bring features of their own: building what they build keeps every dependency compiled once.
+  [ "$profile" != ci ] || targets=--all-targets
+  (cd "$top" && cargo build --quiet --profile "$profile" --workspace "$targets" --locked)
+}
+
+# Starts flynn-host, which uses the engine of that socket, and waits until it answers.
+start_daemon() {
+  local socket=$1
+  if ! running flynn-host; then
+    docker rm -f flynn-host >/dev/null 2>&1 || true
+    docker run -d --name flynn-host --restart always --network host --pid host \
+      --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_PTRACE --security-opt apparmor=unconfined \
+      -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
+      -e FLYNN_DATA_DIR -e "FLYNN_PUBLIC_PORTS=$HTTP_PORT,$HTTPS_PORT,$GIT_PORT" flynn/host daemon >/dev/null
+  fi
+  local tries
+  for ((tries = 0; tries < 240; tries++)); do
+    curl -fs -o /dev/null -m 2 http://127.0.0.1:1113/ping && return
+    sleep 0.25
+  done
+  docker logs --tail 20 flynn-host >&2
+  die "flynn-host does not answer; its last words are above"
+}
+
+# Brings layer 1 up on a cluster of so many hosts.
+bootstrap() {
+  local hosts=$1
+  say "bringing layer 1 up"
+  "$bin/flynn-bootstrap" --data-dir "$FLYNN_DATA_DIR" --min-hosts "$hosts" "$top/bootstrap/manifest.json" >"$FLYNN_DATA_DIR/bootstrap.log" || {
+    tail -n 5 "$FLYNN_DATA_DIR/bootstrap.log" >&2
+    die "bootstrap did not finish; run this again and it goes on where it was"
+  }
+  chmod 600 "$FLYNN_DATA_DIR/bootstrap.log"
+}
+
+result() { jq -r ".[\"$1\"].result.$2" "$FLYNN_DATA_DIR/bootstrap/state.json"; }
+
+# Lets the CLI and ssh know the cluster.
+set_up_cli() {
+  local url=https://controller.$CLUSTER_DOMAIN pin key
+  [ "$HTTPS_PORT" = 443 ] || url=$url:$HTTPS_PORT
+  pin=$(result controller-cert pin) key=$(result controller-key data)
+  if ! grep -qsF "$pin" "${FLYNNRC:-$HOME/.flynnrc}"; then
+    flynn server-add -f -g "$CLUSTER_DOMAIN:$GIT_PORT" -p "$pin" "${CLUSTER_NAME:-default}" "$url" "$key" ||
+      die "the cluster could not be added to ${FLYNNRC:-~/.flynnrc}; an older entry may be in its way"
+  fi
+  mkdir -p -m 700 ~/.ssh
+  [ -f ~/.ssh/id_ed25519.pub ] || [ -f ~/.ssh/id_rsa.pub ] || [ -f ~/.ssh/id_ecdsa.pub ] ||
+    ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
+  local public
+  public=$(result gitreceive-key ed25519_public)
+  public=$(printf '%s' "$public" | cut -d ' ' -f 1,2)
+  local name="[$CLUSTER_DOMAIN]:$GIT_PORT"
+  [ "$GIT_PORT" != 22 ] || name=$CLUSTER_DOMAIN
+  if ! grep -qsF "$name $public" ~/.ssh/known_hosts; then
+    [ ! -f ~/.ssh/known_hosts ] || ssh-keygen -q -R "$name" >/dev/null 2>&1 || true
+    printf '%s\n' "$name $public" >>~/.ssh/known_hosts
+  fi
+  until_succeeds flynn apps || die "the controller does not answer at $url; see: docker logs flynn-host"
+  [ -n "$(flynn keys)" ] || flynn key-add
+}
+
+example_answers() {
+  curl -fs -o /dev/null -m 5 --resolve "node-demo.$CLUSTER_DOMAIN:$HTTP_PORT:127.0.0.1" \
+    "http://node-demo.$CLUSTER_DOMAIN:$HTTP_PORT/"
+}
+
+deploy_example() {
+  # Once only: afterwards it belongs to whoever uses this cluster.
+  local deployed=$FLYNN_DATA_DIR/example-deployed
+  if [ -f "$deployed" ]; then
+    until_succeeds example_answers || say "the example app does not answer; see: flynn -a node-demo ps"
+    return
+  fi
+  say "deploying the example app"
+  local work
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' RETURN
+  cp -r "$top/examples/node-demo/." "$work"
+  cd "$work"
+  git init -q -b master
+  git add -A
+  git -c user.name=Flynn -c user.email=flynn@localhost commit -q -m "The example app"
+  if flynn apps | grep -qw node-demo; then
+    git remote add flynn "ssh://git@$CLUSTER_DOMAIN:$GIT_PORT/node-demo.git"
+  else
+    flynn create -y node-demo
+  fi
+  git push -q flynn master
+  cd "$top"
+  touch "$deployed"
+}

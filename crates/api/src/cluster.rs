@@ -50,6 +50,16 @@ pub struct HostState {
     pub jobs: BTreeMap<JobId, Placed>,
 }
 
+/// Tag of a host that is to be emptied: nothing new is placed on it, and what runs there is started elsewhere first.
+pub const TAG_DRAINING: &str = "flynn-draining";
+
+impl HostState {
+    /// Whether it is to be emptied.
+    pub fn is_draining(&self) -> bool {
+        self.tags.contains_key(TAG_DRAINING)
+    }
+}
+
 /// The whole cluster at one instant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {

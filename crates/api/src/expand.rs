@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     controller::{App, Artifact, ArtifactType, META_SYSTEM_CRITICAL, NewJob, ProcessType, Release},
     host::{
-        Job, JobConfig, META_APP, META_APP_NAME, META_RELEASE, META_TYPE, Port, Service, Slug,
+        Job, JobConfig, META_APP, META_APP_NAME, META_OMNI, META_RELEASE, META_TYPE, Port, Service, Slug,
         Volume,
     },
     id::JobId,
@@ -127,11 +127,15 @@ pub fn process_job(
     let mut env = release.env.clone();
     env.extend(process.env.clone());
     env.extend(identity(app, release, Some(kind)));
+    let mut metadata = metadata(app, release, Some(kind));
+    if process.omni {
+        metadata.insert(META_OMNI.into(), "true".into());
+    }
     Ok(Job {
         id,
         image,
         slug,
-        metadata: metadata(app, release, Some(kind)),
+        metadata,
         config: JobConfig {
             entrypoint: process.entrypoint.clone(),
             args: process.args.clone(),

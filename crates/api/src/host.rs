@@ -15,6 +15,8 @@ pub const META_APP_NAME: &str = "flynn-controller.app_name";
 pub const META_RELEASE: &str = "flynn-controller.release";
 /// Metadata key: the process type; absent on one-off jobs.
 pub const META_TYPE: &str = "flynn-controller.type";
+/// Metadata: there for a process of a type that runs on every host.
+pub const META_OMNI: &str = "flynn-controller.omni";
 
 /// A process to run in a container: all a host needs to know, with no choice left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,6 +314,68 @@ pub struct HostStatus {
     pub disk_free: u64,
     /// Whether this host leads (serves `/cluster/...`).
     pub leader: bool,
+}
+
+/// A host of the cluster, as `GET /cluster/hosts` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// Its id.
+    pub id: String,
+    /// Where the other hosts find it; absent on a host that is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<std::net::IpAddr>,
+    /// Its part of the job network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// Its part in etcd.
+    pub etcd: EtcdRole,
+    /// Address of its API, as its neighbours and jobs reach it; absent while it is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
+    /// Whether it is there at present.
+    pub up: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether it is being emptied.
+    pub draining: bool,
+    /// Jobs that hold room; absent if the leading host does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<u32>,
+    /// Bytes of memory their limits add up to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_used: Option<u64>,
+    /// What it offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// When it joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_at: Option<Timestamp>,
+}
+
+/// A host's part in etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EtcdRole {
+    /// None: it asks the others.
+    None,
+    /// A member that follows, until it has everything.
+    Learner,
+    /// A member with a vote.
+    Voter,
+}
+
+/// An invitation for one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// What `flynn-host join` is given.
+    pub invitation: String,
+}
+
+/// How etcd was recovered after the loss of its quorum.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Hosts that could not be told: they must not come back with what their etcd knew.
+    pub untold: Vec<String>,
 }
 
 /// Header that carries the term of whoever gives a host an order.

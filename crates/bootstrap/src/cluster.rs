@@ -81,6 +81,17 @@ impl Cluster {
         Ok(Sampi::new(base, Some(self.service_key("flynn-host"))))
     }
 
+    /// Waits until so many hosts are in the cluster.
+    pub async fn until_hosts(&self, count: usize) -> Result<(), StepError> {
+        let what = format!("{count} hosts to be in the cluster");
+        self.until(&what, || async {
+            let hosts = self.sampi().await?.state().await.map_err(Seen::not_yet)?.hosts;
+            let ids: Vec<&str> = hosts.keys().map(String::as_str).collect();
+            if ids.len() >= count { Ok(()) } else { Err(Seen::NotYet(format!("there are {ids:?}"))) }
+        })
+        .await
+    }
+
     /// The controller, once it has an instance.
     pub async fn controller(&self, key: &str) -> Result<Controller, StepError> {
         let base = self.until("the controller", || self.service("controller")).await?;
@@ -127,7 +138,8 @@ impl Cluster {
             Err(CommitError::Rejected(rejected))
                 if rejected.hosts.values().all(|why| *why == Refusal::Duplicate) =>
             {
-                Ok((id.clone(), host.addr.clone()))
+                // An earlier try of this order; the next look finds where.
+                Err(Seen::NotYet("it was placed meanwhile".into()))
             }
             Err(err) => Err(Seen::NotYet(err.to_string())),
         }

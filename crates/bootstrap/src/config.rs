@@ -22,6 +22,9 @@ pub struct Args {
     /// Where discoverd listens.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     pub discoverd: String,
+    /// How many hosts to wait for; what can run on several is started on several.
+    #[arg(long, env = "FLYNN_MIN_HOSTS", default_value_t = 1)]
+    pub min_hosts: usize,
     /// Longest time one step may take.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "120s")]
     pub timeout: Duration,

@@ -7,7 +7,7 @@ use anyhow::Context;
 use bootstrap::{
     cluster::Cluster,
     config::{self, Args},
-    domain::manifest,
+    domain::{interpolate::Facts, manifest},
     run::{self, Reporter},
     state::State,
 };
@@ -39,6 +39,13 @@ async fn bootstrap(args: Args) -> anyhow::Result<()> {
     let cluster = Cluster::open(&args.data_dir, &args.discoverd, args.timeout)?;
     let mut state = State::open(&args.data_dir.join("bootstrap/state.json"))?;
     let mut reporter = Reporter { out: std::io::stdout(), json: args.json };
-    run::run(&manifest, &cluster, &mut state, config::environment(), &mut reporter).await?;
+    cluster.until_hosts(args.min_hosts).await?;
+    let facts = Facts {
+        steps: state.results(),
+        env: config::environment(),
+        cluster_key: cluster.key.clone(),
+        hosts: args.min_hosts,
+    };
+    run::run(&manifest, &cluster, &mut state, facts, &mut reporter).await?;
     Ok(())
 }

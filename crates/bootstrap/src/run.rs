@@ -62,10 +62,9 @@ pub async fn run<W: Write>(
     manifest: &[Step],
     cluster: &Cluster,
     state: &mut State,
-    env: std::collections::BTreeMap<String, String>,
+    mut facts: Facts,
     reporter: &mut Reporter<W>,
 ) -> Result<(), StepError> {
-    let mut facts = Facts { steps: state.results(), env, cluster_key: cluster.key.clone() };
     for step in manifest {
         let known = state.step(&step.id);
         if known.done && step.action != "log" {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    cluster,
+    cluster, hosts,
     shell::{Said, run},
 };
 
@@ -39,6 +39,8 @@ pub struct App {
     /// Its name.
     pub name: String,
     folder: TempDir,
+    /// Of several hosts, the one whose commands and router are used.
+    host: Option<u8>,
 }
 
 impl App {
@@ -47,11 +49,15 @@ impl App {
     /// # Panics
     /// When it cannot be created.
     pub fn create(prefix: &str) -> Self {
+        Self::create_on(None, prefix)
+    }
+
+    fn create_on(host: Option<u8>, prefix: &str) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}-{:x}{number}", since.as_millis() as u32);
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let app = Self { name, folder };
+        let app = Self { name, folder, host };
         run(app.path(), &["git", "init", "-q", "-b", "master"]).ok();
         run(app.path(), &["git", "config", "user.name", "Tester"]).ok();
         run(app.path(), &["git", "config", "user.email", "tester@example.com"]).ok();
@@ -61,7 +67,15 @@ impl App {
 
     /// Creates an app with a small Node.js server, committed but not pushed.
     pub fn node(prefix: &str) -> Self {
-        let app = Self::create(prefix);
+        Self::node_of(Self::create(prefix))
+    }
+
+    /// The same on one of several hosts.
+    pub fn node_on(host: u8, prefix: &str) -> Self {
+        Self::node_of(Self::create_on(Some(host), prefix))
+    }
+
+    fn node_of(app: Self) -> Self {
         app.write(
             "package.json",
             r#"{"name": "tiny", "version": "1.0.0", "scripts": {"start": "node server.js"}}"#,
@@ -103,12 +117,24 @@ impl App {
 
     /// `git push flynn master`.
     pub fn push(&self) -> Said {
-        run(self.path(), &["git", "push", "flynn", "master"])
+        self.run(&["git", "push", "flynn", "master"])
     }
 
     /// `flynn …` in its folder.
     pub fn flynn(&self, words: &[&str]) -> Said {
-        run(self.path(), &[&["flynn"], words].concat())
+        self.run(&[&["flynn"], words].concat())
+    }
+
+    /// A command in its folder, on its host.
+    fn run(&self, words: &[&str]) -> Said {
+        let Some(host) = self.host else { return run(self.path(), words) };
+        let path = self.path().display().to_string();
+        hosts::cluster(&[&["exec", &host.to_string(), "env", "-C", &path], words].concat())
+    }
+
+    /// From now on another host's commands and router are used.
+    pub fn go_to(&mut self, host: u8) {
+        self.host = Some(host);
     }
 
     /// A command in its folder, to be given a terminal or pipes.
@@ -123,7 +149,11 @@ impl App {
     /// # Errors
     /// What was seen instead.
     pub async fn get(&self) -> Result<Value, String> {
-        let answer = cluster::http(false).get(cluster::url(&self.name)).send().await;
+        let client = match self.host {
+            Some(host) => cluster::http_at(hosts::router(host), false),
+            None => cluster::http(false),
+        };
+        let answer = client.get(cluster::url(&self.name)).send().await;
         let answer = answer.map_err(|err| format!("{err:?}"))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|err| format!("{err:?}"))?;

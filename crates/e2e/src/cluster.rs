@@ -36,23 +36,28 @@ pub fn service_key(service: &str) -> String {
     key::derive(cluster.trim(), service, key::VERSION)
 }
 
-/// Every name is this machine.
-struct Here(u16);
+/// Every name is at one address.
+struct Here(SocketAddr);
 
 impl Resolve for Here {
     fn resolve(&self, _: Name) -> Resolving {
-        let here: Addrs = Box::new(std::iter::once(SocketAddr::from(([127, 0, 0, 1], self.0))));
+        let here: Addrs = Box::new(std::iter::once(self.0));
         Box::pin(std::future::ready(Ok(here)))
     }
 }
 
 /// An HTTP client to whom every name is this machine; `pooled` keeps its connections.
+pub fn http(pooled: bool) -> reqwest::Client {
+    http_at(([127, 0, 0, 1], http_port()).into(), pooled)
+}
+
+/// An HTTP client to whom every name is at an address.
 ///
 /// # Panics
 /// Never: the options are valid.
-pub fn http(pooled: bool) -> reqwest::Client {
+pub fn http_at(addr: SocketAddr, pooled: bool) -> reqwest::Client {
     reqwest::Client::builder()
-        .dns_resolver(Arc::new(Here(http_port())))
+        .dns_resolver(Arc::new(Here(addr)))
         .timeout(Duration::from_secs(20))
         .pool_max_idle_per_host(if pooled { 64 } else { 0 })
         .no_proxy()

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod cluster;
+pub mod hosts;
 pub mod load;
 pub mod shell;
 

@@ -2,20 +2,23 @@
 
 use std::{
     io::Read,
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 use crate::{cluster, shell::sh};
 
+/// Connections of wrk, as its option says.
+const CONNECTIONS: u32 = 32;
 /// Failures kept for the message.
-const KEPT: usize = 10;
+const KEPT: usize = 200;
 
 /// `wrk -t1 -c32` over keep-alive connections, and a client that opens a connection a request and posts 10 KiB, 50 a
 /// second.
@@ -24,7 +27,8 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     poster: JoinHandle<()>,
     posted: Arc<AtomicU32>,
-    failures: Arc<Mutex<Vec<String>>>,
+    failures: Arc<Mutex<Vec<(Duration, String)>>>,
+    begun: Instant,
 }
 
 /// What came of it.
@@ -34,8 +38,8 @@ pub struct Outcome {
     pub wrk: String,
     /// Posts answered.
     pub posted: u32,
-    /// Posts not answered with success.
-    pub failures: Vec<String>,
+    /// Posts not answered with success, with the age of the load when they began.
+    pub failures: Vec<(Duration, String)>,
 }
 
 impl Outcome {
@@ -43,33 +47,73 @@ impl Outcome {
     /// When a request failed.
     #[track_caller]
     pub fn unharmed(&self) {
-        assert!(self.wrk.contains("Requests/sec"), "wrk did not report: {}", self.wrk);
+        self.reported();
         assert!(!self.wrk.contains("Non-2xx"), "{self:#?}");
         assert!(!self.wrk.contains("Socket errors"), "{self:#?}");
         assert!(self.failures.is_empty(), "{self:#?}");
+    }
+
+    /// # Panics
+    /// When something else failed than what was under way to something that died at an age of the load, `noticed` before
+    /// everybody knew.
+    #[track_caller]
+    pub fn harmed_only_at(&self, died: Duration, noticed: Duration) {
+        self.reported();
+        let number = |words: &[&str]| {
+            let line = self.wrk.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            let numbers = line.into_iter().flat_map(|line| line.split(|c: char| !c.is_ascii_digit()));
+            numbers.filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>()
+        };
+        // "Non-2xx or 3xx responses: 4" and "Socket errors: connect 0, read 0, write 0, timeout 0".
+        let refused = number(&["Non-2xx"]).into_iter().skip(2).sum::<u32>();
+        let broken = number(&["Socket errors"]).into_iter().sum::<u32>();
+        assert!(refused + broken <= CONNECTIONS, "more failed than was under way: {self:#?}");
+        let late = |(at, _): &&(Duration, String)| {
+            *at + Duration::from_secs(1) < died || *at > died + noticed
+        };
+        let late: Vec<_> = self.failures.iter().filter(late).collect();
+        assert!(late.is_empty(), "died at {died:?}; {late:#?} of {self:#?}");
+    }
+
+    #[track_caller]
+    fn reported(&self) {
+        assert!(self.wrk.contains("Requests/sec"), "wrk did not report: {}", self.wrk);
         assert!(self.posted > 50, "hardly anything was posted: {self:#?}");
     }
 }
 
 impl Load {
-    /// Starts both against an app.
+    /// Starts both against an app on this machine.
+    pub fn start(app: &str) -> Self {
+        Self::at(([127, 0, 0, 1], cluster::http_port()).into(), app)
+    }
+
+    /// Starts both against an app by the router at an address.
     ///
     /// # Panics
     /// When wrk cannot be started.
-    pub fn start(app: &str) -> Self {
+    pub fn at(addr: SocketAddr, app: &str) -> Self {
         let host = format!("{app}.{}", cluster::domain());
         let wrk = Command::new("wrk")
             .args(["-t1", "-c32", "-d600s", "--timeout", "20s", "-H", &format!("Host: {host}")])
-            .arg(format!("http://127.0.0.1:{}/", cluster::http_port()))
+            .arg(format!("http://{addr}/"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("wrk is installed by script/test");
         let (stop, posted) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
-        let failures = Arc::<Mutex<Vec<String>>>::default();
+        let failures = Arc::<Mutex<Vec<_>>>::default();
+        let begun = Instant::now();
+        let client = cluster::http_at(addr, false);
+        let url = format!("http://{host}:{}/", addr.port());
         let poster =
-            tokio::spawn(post(cluster::url(app), stop.clone(), posted.clone(), failures.clone()));
-        Self { wrk, stop, poster, posted, failures }
+            tokio::spawn(post(client, url, begun, stop.clone(), posted.clone(), failures.clone()));
+        Self { wrk, stop, poster, posted, failures, begun }
+    }
+
+    /// How long it has been running: failures say when they began.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Stops both and says what came of it.
@@ -91,20 +135,22 @@ impl Load {
 }
 
 async fn post(
+    client: reqwest::Client,
     url: String,
+    begun: Instant,
     stop: Arc<AtomicBool>,
     posted: Arc<AtomicU32>,
-    failures: Arc<Mutex<Vec<String>>>,
+    failures: Arc<Mutex<Vec<(Duration, String)>>>,
 ) {
     let body = "x".repeat(10 << 10);
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let client = cluster::http(false);
     let mut under_way = tokio::task::JoinSet::new();
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let (posted, failures) = (posted.clone(), failures.clone());
         let request = client.post(&url).body(body.clone());
+        let at = begun.elapsed();
         under_way.spawn(async move {
             let failed = match request.send().await {
                 Ok(answer) if answer.status().is_success() => match answer.text().await {
@@ -119,7 +165,7 @@ async fn post(
                 Some(failure) => {
                     let mut failures = failures.lock().expect("no holder panics");
                     if failures.len() < KEPT {
-                        failures.push(failure);
+                        failures.push((at, failure));
                     }
                 }
             }

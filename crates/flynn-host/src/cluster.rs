@@ -4,8 +4,9 @@
 //! one can arrive after the listing. A committed job is acknowledged by its host or reported lost.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -46,7 +47,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LISTINGS: usize = 64;
 
 /// The hosts that discoverd names, by id.
-type Hosts = BTreeMap<String, Instance>;
+pub(crate) type Hosts = BTreeMap<String, Instance>;
 
 /// What this host knows of leading.
 #[derive(Debug)]
@@ -90,6 +91,32 @@ impl Leadership {
     /// Whether this host leads and is ready to.
     pub(crate) fn leads(&self) -> bool {
         self.lock().is_some()
+    }
+
+    /// The hosts that are there, if this one leads.
+    pub(crate) fn present(&self) -> Option<BTreeSet<String>> {
+        let known = self.watch.borrow();
+        let ids = known.instances.values().filter_map(|instance| instance.meta.get("id").cloned());
+        (self.leads() && !known.stale).then(|| ids.collect())
+    }
+
+    /// The hosts that are there, by id, and the one that leads.
+    pub(crate) fn known(&self) -> (Hosts, Option<String>) {
+        let known = self.watch.borrow();
+        let named = known.instances.values();
+        let hosts = named.filter_map(|one| Some((one.meta.get("id")?.clone(), one.clone())));
+        let leader = known.leader.as_ref().and_then(|leader| leader.instance.meta.get("id").cloned());
+        (hosts.collect(), leader)
+    }
+
+    /// The whole cluster, asked of the host that leads if it is another.
+    pub(crate) async fn state_of_leader(&self) -> Option<State> {
+        if let Ok(state) = self.state() {
+            return Some(state);
+        }
+        let addr = self.watch.borrow().leader.as_ref()?.instance.addr.clone();
+        let leader = host_client::Cluster::new(format!("http://{addr}"), Some(self.key.clone()));
+        tokio::time::timeout(ANSWER, leader.state()).await.ok()?.ok()
     }
 
     /// Something about this host has changed.
@@ -198,6 +225,18 @@ impl Leadership {
             .await
             .map_err(|_| format!("{id} did not answer within {ANSWER:?}"))?
             .or_else(|err| if err.is_not_found() { Ok(()) } else { Err(err.to_string()) })
+    }
+
+    /// The jobs a host knows, by its own word.
+    pub(crate) async fn jobs_at(&self, instance: &Instance) -> Option<BTreeMap<JobId, ActiveJob>> {
+        let one = host_client::Host::new(format!("http://{}", instance.addr), Some(self.key.clone()));
+        tokio::time::timeout(ANSWER, one.jobs()).await.ok()?.ok()
+    }
+
+    /// The host with that address on the job network.
+    pub(crate) fn host_at(&self, gateway: Ipv4Addr) -> host_client::Host {
+        let port = self.addr.rsplit(':').next().unwrap_or_default();
+        host_client::Host::new(format!("http://{gateway}:{port}"), Some(self.key.clone()))
     }
 
     fn other(&self, term: Term, addr: &str) -> host_client::Host {

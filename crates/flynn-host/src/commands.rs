@@ -1,15 +1,22 @@
 //! The commands that ask a host.
 
-use std::io::{Write, stdout};
+mod drain;
+
+use std::{
+    io::{Write, stdout},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use api::{
-    host::{ActiveJob, META_APP_NAME, META_TYPE, Status},
+    error::ErrorCode,
+    host::{ActiveJob, EtcdRole, META_APP_NAME, META_TYPE, Status},
     id::{ClusterJobId, JobId},
     key,
 };
 use futures_util::{StreamExt, pin_mut};
-use host_client::{Cluster, Host};
+use host_client::Host;
+use jiff::Timestamp;
 
 use crate::{
     config::{Client, Command},
@@ -62,7 +69,16 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             writeln!(out, "disk     {} MiB free", status.disk_free >> 20)?;
             Ok(writeln!(out, "leads    {}", if status.leader { "yes" } else { "no" })?)
         }
-        Command::Init(_) | Command::Daemon(_) => Ok(()),
+        Command::Invite(client) => invite(&client).await,
+        Command::Drain { id, deadline, undo, client } => {
+            drain::drain(&id, deadline, undo, &client).await
+        }
+        Command::Remove { id, force, client } => {
+            host(&client)?.remove_host(&id, force).await?;
+            said(&client, &format!("{id} is not of this cluster any more"))
+        }
+        Command::Recover { force: _, client } => recover(&client).await,
+        Command::Init(_) | Command::Join(_) | Command::Daemon(_) => Ok(()),
     }
 }
 
@@ -70,15 +86,102 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(writeln!(stdout().lock(), "{}", serde_json::to_string_pretty(value)?)?)
 }
 
-async fn list(client: &Client) -> anyhow::Result<()> {
-    let state = Cluster::new(client.host.as_str(), Some(key_of(client)?)).state().await?;
+/// How long a host that was alone may take to start anew.
+const GROWTH: Duration = Duration::from_secs(60);
+
+async fn invite(client: &Client) -> anyhow::Result<()> {
+    let (host, end) = (host(client)?, Instant::now() + GROWTH);
+    let mut starts_anew = false;
+    let invitation = loop {
+        match host.invite().await {
+            Ok(made) => break made.invitation,
+            Err(err) => {
+                starts_anew |= err.code() == Some(ErrorCode::ServiceUnavailable);
+                if !(starts_anew && err.is_retryable() && Instant::now() < end) {
+                    return Err(err.into());
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    };
     if client.json {
-        return print_json(&state.hosts);
+        return print_json(&serde_json::json!({ "invitation": invitation }));
     }
     let mut out = stdout().lock();
-    writeln!(out, "{:<20} {:<22} JOBS", "ID", "ADDR")?;
-    for (id, host) in state.hosts {
-        writeln!(out, "{id:<20} {:<22} {}", host.addr, host.jobs.len())?;
+    writeln!(out, "One machine can become a host of this cluster, within a day:")?;
+    Ok(writeln!(out, "  flynn-host join {invitation}")?)
+}
+
+async fn recover(client: &Client) -> anyhow::Result<()> {
+    let recovered = host(client)?.recover().await?;
+    if client.json {
+        return print_json(&recovered);
+    }
+    let mut out = stdout().lock();
+    writeln!(out, "etcd serves again, with the member of this host alone; others are added as hosts come.")?;
+    for id in recovered.untold {
+        writeln!(
+            out,
+            "{id} did not answer: it must not come back with what its etcd knew. If it is lost: flynn-host remove {id}"
+        )?;
+    }
+    Ok(())
+}
+
+async fn list(client: &Client) -> anyhow::Result<()> {
+    let hosts = host(client)?.hosts().await?;
+    if client.json {
+        return print_json(&hosts);
+    }
+    let mut out = stdout().lock();
+    writeln!(
+        out,
+        "{:<20} {:<16} {:<9} {:<8} {:>5} {:>15} {:>9} {:<18}",
+        "ID", "ADDR", "STATE", "ETCD", "JOBS", "MEMORY", "AGE", "SUBNET"
+    )?;
+    for one in hosts {
+        let addr = one.addr.map_or_else(|| "-".into(), |addr| addr.to_string());
+        let state = match (one.up, one.draining, one.leader) {
+            (false, ..) => "away",
+            (true, true, _) => "draining",
+            (true, false, true) => "leads",
+            (true, false, false) => "up",
+        };
+        let etcd = match one.etcd {
+            EtcdRole::None => "-",
+            EtcdRole::Learner => "learner",
+            EtcdRole::Voter => "voter",
+        };
+        let jobs = one.jobs.map_or_else(|| "-".into(), |jobs| jobs.to_string());
+        let memory = match (one.memory_used, one.capacity) {
+            (Some(used), Some(all)) => format!("{}/{} MiB", used >> 20, all.memory >> 20),
+            _ => "-".into(),
+        };
+        let age = one.joined_at.map_or_else(|| "-".into(), age);
+        let subnet = one.subnet.unwrap_or_default();
+        writeln!(
+            out,
+            "{:<20} {addr:<16} {state:<9} {etcd:<8} {jobs:>5} {memory:>15} {age:>9} {subnet:<18}",
+            one.id
+        )?;
+    }
+    Ok(())
+}
+
+fn age(since: Timestamp) -> String {
+    let seconds = Timestamp::now().duration_since(since).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86400 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
+}
+
+/// Says what was done, to a person.
+fn said(client: &Client, text: &str) -> anyhow::Result<()> {
+    if !client.json {
+        writeln!(stdout().lock(), "{text}")?;
     }
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! Command line and environment.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::net::Cidr;
+use crate::{domain::net::Cidr, join::Invitation};
 
 /// Runs the jobs of one host.
 #[derive(Debug, Parser)]
@@ -42,10 +46,48 @@ pub struct Client {
 pub enum Command {
     /// Prepares this machine: chooses its id and the range of the job network, makes the cluster key.
     Init(Init),
+    /// Makes this machine a host of a cluster there is: give it the invitation of one of its hosts.
+    Join(Join),
+    /// Makes an invitation: one machine may join with it, within a day.
+    Invite(Client),
     /// Runs the host.
     Daemon(Box<Config>),
     /// Lists the hosts of the cluster.
     List(Client),
+    /// Empties a host: what runs there is started elsewhere first. Nothing new is placed on it.
+    Drain {
+        /// The host's id.
+        id: String,
+        /// What is not gone after so long is stopped.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
+        deadline: Duration,
+        /// Let it be used again.
+        #[arg(long)]
+        undo: bool,
+        /// The host that is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Takes a host out of the cluster: one that was drained, or is lost.
+    Remove {
+        /// The host's id.
+        id: String,
+        /// Although it runs something.
+        #[arg(long)]
+        force: bool,
+        /// The host that is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Makes etcd go on with this host's member alone, after the quorum of its members was lost for good.
+    Recover {
+        /// What the lost members knew and this one does not is given up.
+        #[arg(long, required = true)]
+        force: bool,
+        /// The host that is asked.
+        #[command(flatten)]
+        client: Client,
+    },
     /// Lists jobs that run.
     Ps {
         /// The ended ones too.
@@ -105,6 +147,45 @@ pub struct Init {
     /// Name of the job network's bridge: its own route is no overlap.
     #[arg(long, env = "FLYNN_BRIDGE", default_value = "flynnbr0")]
     pub bridge: String,
+    /// The host listens to no other, until `flynn-host invite` is run on it.
+    #[arg(long)]
+    pub alone: bool,
+    /// Where the other hosts find this one. Found out at every start if absent, so that it may change.
+    #[arg(long, env = "FLYNN_ADDR")]
+    pub addr: Option<Ipv4Addr>,
+    /// Port of the tunnel between hosts.
+    #[arg(long, env = "FLYNN_TUNNEL_PORT", default_value_t = TUNNEL_PORT)]
+    pub tunnel_port: u16,
+    /// Port of etcd for its peers.
+    #[arg(long, env = "FLYNN_ETCD_PEER_PORT", default_value_t = ETCD_PEER_PORT)]
+    pub etcd_peer_port: u16,
+}
+
+/// Port of the tunnel between hosts.
+pub(crate) const TUNNEL_PORT: u16 = 1114;
+/// Port of etcd for its peers.
+const ETCD_PEER_PORT: u16 = 2380;
+
+/// `flynn-host join`.
+#[derive(Debug, Clone, Args)]
+pub struct Join {
+    /// What `flynn-host init` or `flynn-host invite` printed after `join`.
+    pub invitation: Invitation,
+    /// Where the host keeps its things.
+    #[command(flatten)]
+    pub dir: DataDir,
+    /// The host's id: small letters, digits and dashes. The machine's name if absent.
+    #[arg(long, env = "FLYNN_HOST_ID")]
+    pub id: Option<String>,
+    /// Where the other hosts find this one. Found out at every start if absent, so that it may change.
+    #[arg(long, env = "FLYNN_ADDR")]
+    pub addr: Option<Ipv4Addr>,
+    /// Name of the job network's bridge: its own route is no overlap.
+    #[arg(long, env = "FLYNN_BRIDGE", default_value = "flynnbr0")]
+    pub bridge: String,
+    /// Port of the tunnel between hosts.
+    #[arg(long, env = "FLYNN_TUNNEL_PORT", default_value_t = TUNNEL_PORT)]
+    pub tunnel_port: u16,
 }
 
 /// `flynn-host daemon`. Every name can be set, so that two installations can be on one machine.
@@ -138,8 +219,26 @@ pub struct Config {
     #[arg(long, env = "FLYNN_ETCD_PORT", default_value_t = 2379)]
     pub etcd_port: u16,
     /// Port of etcd for its peers.
-    #[arg(long, env = "FLYNN_ETCD_PEER_PORT", default_value_t = 2380)]
+    #[arg(long, env = "FLYNN_ETCD_PEER_PORT", default_value_t = ETCD_PEER_PORT)]
     pub etcd_peer_port: u16,
+    /// Port of this host's own member of etcd, when the tunnel stands before it.
+    #[arg(long, env = "FLYNN_ETCD_MEMBER_PORT", default_value_t = 2381)]
+    pub etcd_member_port: u16,
+    /// Port of the tunnel between hosts.
+    #[arg(long, env = "FLYNN_TUNNEL_PORT", default_value_t = TUNNEL_PORT)]
+    pub tunnel_port: u16,
+    /// Port, on 127.0.0.1 and on the bridge, for what is meant for another host's daemons.
+    #[arg(long, env = "FLYNN_REDIRECT_PORT", default_value_t = 1115)]
+    pub redirect_port: u16,
+    /// The device that leads to other hosts' jobs.
+    #[arg(long, env = "FLYNN_OVERLAY", default_value = "flynnvx0")]
+    pub overlay: String,
+    /// UDP port of the packets between hosts.
+    #[arg(long, env = "FLYNN_VXLAN_PORT", default_value_t = 4789)]
+    pub vxlan_port: u16,
+    /// How long a member of etcd may be away before another host gets one in its place.
+    #[arg(long, env = "FLYNN_MEMBER_PATIENCE", value_parser = humantime::parse_duration, default_value = "10m")]
+    pub member_patience: Duration,
     /// Port of discoverd.
     #[arg(long, env = "FLYNN_DISCOVERD_PORT", default_value_t = 1111)]
     pub discoverd_port: u16,

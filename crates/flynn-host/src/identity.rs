@@ -3,15 +3,21 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tunnel::{Authority, AuthorityError};
 
 use crate::{
     config::Init,
     disk::{self, Durable},
     domain::net::{self, Cidr},
+    etcd::{self, Role},
+    grid::{Grid, Member, Record},
+    join::{self, Invitation},
 };
 
 /// `host/host.json`.
@@ -27,6 +33,9 @@ pub struct HostFile {
     /// What placement may ask for.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// Where the other hosts find it; found out at every start if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<Ipv4Addr>,
 }
 
 /// The folders and files below the data dir.
@@ -68,6 +77,34 @@ impl Folders {
         self.host().join("addresses.json")
     }
 
+    pub(crate) fn etcd_file(&self) -> PathBuf {
+        self.host().join("etcd.json")
+    }
+
+    pub(crate) fn grid_file(&self) -> PathBuf {
+        self.host().join("grid.json")
+    }
+
+    pub(crate) fn invite_file(&self) -> PathBuf {
+        self.host().join("invite.json")
+    }
+
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.host().join("ca.pem")
+    }
+
+    pub(crate) fn ca_key_file(&self) -> PathBuf {
+        self.host().join("ca.key")
+    }
+
+    pub(crate) fn etcd_data(&self) -> PathBuf {
+        self.root.join("etcd")
+    }
+
+    pub(crate) fn etcd_tls(&self) -> PathBuf {
+        self.root.join("etcd-tls")
+    }
+
     pub(crate) fn terms(&self) -> PathBuf {
         self.host().join("term.json")
     }
@@ -102,8 +139,14 @@ pub enum IdentityError {
     #[error("the network range {0} is too small: a host needs a /23 of it, and a /29 at the least")]
     TooSmall(Cidr),
     /// `init` was not run.
-    #[error("{} is missing: run `flynn-host init` first", .0.display())]
+    #[error("{} is missing: run `flynn-host init` or `flynn-host join` first", .0.display())]
     NotPrepared(PathBuf),
+    /// The machine has no address.
+    #[error("this machine's own address cannot be found out; say it with --addr")]
+    NoAddress(#[source] io::Error),
+    /// The CA.
+    #[error("the cluster's CA cannot be used")]
+    Authority(#[from] AuthorityError),
     /// A file could not be read or written.
     #[error("{} could not be read or written", path.display())]
     Io {
@@ -115,35 +158,145 @@ pub enum IdentityError {
     },
 }
 
-/// Makes host.json and the cluster key, unless they are there. Answers the host's id.
-pub fn init(options: &Init) -> Result<HostFile, IdentityError> {
+/// What `init` made.
+#[derive(Debug)]
+pub struct Made {
+    /// The host.
+    pub host: HostFile,
+    /// What another machine may join with, once the daemon runs; none if the host is alone, or was there already.
+    pub invitation: Option<Invitation>,
+}
+
+/// Makes host.json, the cluster key and what a cluster of several needs, unless they are there.
+pub fn init(options: &Init) -> Result<Made, IdentityError> {
     let folders = Folders::new(&options.dir.data_dir);
+    prepare(&folders)?;
     let at = |path: PathBuf| move |source| IdentityError::Io { path, source };
-    disk::private_dir(&folders.host()).map_err(at(folders.host()))?;
-    if let Some(known) = disk::read_json(&folders.host_file()).map_err(at(folders.host_file()))? {
+    if let Some(host) = disk::read_json(&folders.host_file()).map_err(at(folders.host_file()))? {
         make_key(&folders)?;
-        return Ok(known);
+        return Ok(Made { host, invitation: None });
     }
-    let id = match &options.id {
-        Some(id) => id.clone(),
-        None => hostname().map_err(at("/proc/sys/kernel/hostname".into()))?,
-    };
+    let id = chosen_id(options.id.as_deref())?;
     let range = options.network_range;
-    check_id(&id)?;
-    let table = fs::read_to_string("/proc/net/route").map_err(at("/proc/net/route".into()))?;
-    check_range(range, &options.bridge, &table)?;
+    check_routes(range, &options.bridge)?;
     make_key(&folders)?;
-    let host = HostFile { id, range, subnet: None, tags: BTreeMap::new() };
-    disk::write_json(&folders.host_file(), &host, Durable::Synced)
-        .map_err(at(folders.host_file()))?;
-    Ok(host)
+    let invitation = if options.alone { None } else { Some(found(&folders, &id, options)?) };
+    let host = HostFile { id, range, subnet: None, tags: BTreeMap::new(), addr: options.addr };
+    write(&folders, &host)?;
+    Ok(Made { host, invitation })
+}
+
+/// Makes this machine the first of a cluster of several.
+fn found(folders: &Folders, id: &str, options: &Init) -> Result<Invitation, IdentityError> {
+    let addr = match options.addr {
+        Some(addr) => addr,
+        None => own_address(None)?,
+    };
+    let authority = ensure_authority(folders)?;
+    grow(folders, id, addr, options.tunnel_port, options.etcd_peer_port)?;
+    let tunnel = (addr, options.tunnel_port).into();
+    let (invitation, kept) = join::invite(tunnel, authority.fingerprint()?);
+    let path = folders.invite_file();
+    disk::write_json(&path, &kept, Durable::Synced)
+        .map_err(|source| IdentityError::Io { path, source })?;
+    Ok(invitation)
+}
+
+/// Notes that the host, whose etcd was nobody else's, is the first of several.
+pub(crate) fn grow(
+    folders: &Folders,
+    id: &str,
+    addr: Ipv4Addr,
+    tunnel_port: u16,
+    peer_port: u16,
+) -> Result<(), IdentityError> {
+    let url = etcd::peer_url(addr, peer_port);
+    let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
+    let member = Member { host: id.into(), peer_url: url.clone(), learner: false };
+    let grid = Grid { hosts: BTreeMap::from([(id.into(), record)]), members: vec![member] };
+    let path = folders.grid_file();
+    disk::write_json(&path, &grid, Durable::Synced)
+        .map_err(|source| IdentityError::Io { path, source })?;
+    // Last: it says that the rest is there.
+    let role = Role::Member { cluster: format!("{id}={url}"), joined: false, forced: false };
+    let path = folders.etcd_file();
+    role.write(folders).map_err(|source| IdentityError::Io { path, source })
+}
+
+/// Makes the folder of the host's own files.
+pub(crate) fn prepare(folders: &Folders) -> Result<(), IdentityError> {
+    let path = folders.host();
+    disk::private_dir(&path).map_err(|source| IdentityError::Io { path, source })
+}
+
+/// The id that was asked for, or the machine's name.
+pub(crate) fn chosen_id(asked: Option<&str>) -> Result<String, IdentityError> {
+    let path = PathBuf::from("/proc/sys/kernel/hostname");
+    let id = match asked {
+        Some(id) => id.to_owned(),
+        None => hostname().map_err(|source| IdentityError::Io { path, source })?,
+    };
+    check_id(&id)?;
+    Ok(id)
+}
+
+/// This machine's address on the way to another, or to anywhere. Nothing is sent.
+pub(crate) fn own_address(to: Option<SocketAddr>) -> Result<Ipv4Addr, IdentityError> {
+    /// An address of a network that is for documentation: it is reached as everything is.
+    const ANYWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 9);
+    let find = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(to.unwrap_or(ANYWHERE.into()))?;
+        match socket.local_addr()? {
+            SocketAddr::V4(addr) => Ok(*addr.ip()),
+            SocketAddr::V6(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    };
+    find().map_err(IdentityError::NoAddress)
+}
+
+/// The cluster's CA, made if there is none.
+pub(crate) fn ensure_authority(folders: &Folders) -> Result<Authority, IdentityError> {
+    if !folders.ca_file().exists() {
+        keep_authority(folders, &Authority::make()?)?;
+    }
+    authority(folders)
+}
+
+/// Keeps the cluster's CA.
+pub(crate) fn keep_authority(folders: &Folders, ca: &Authority) -> Result<(), IdentityError> {
+    // The key first: a certificate without its key would be one for good.
+    for (path, content) in
+        [(folders.ca_key_file(), ca.key()), (folders.ca_file(), ca.cert().to_owned())]
+    {
+        disk::write(&path, content.as_bytes(), Durable::Synced)
+            .map_err(|source| IdentityError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+/// Reads the cluster's CA.
+pub(crate) fn authority(folders: &Folders) -> Result<Authority, IdentityError> {
+    let read = |path: PathBuf| match fs::read_to_string(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Err(IdentityError::NotPrepared(path)),
+        read => read.map_err(|source| IdentityError::Io { path, source }),
+    };
+    Ok(Authority::read(&read(folders.ca_file())?, &read(folders.ca_key_file())?)?)
+}
+
+/// Refuses a range that overlaps a route of this machine.
+pub(crate) fn check_routes(range: Cidr, bridge: &str) -> Result<(), IdentityError> {
+    let path = PathBuf::from("/proc/net/route");
+    let table = fs::read_to_string(&path).map_err(|source| IdentityError::Io { path, source })?;
+    check_range(range, bridge, &table)
 }
 
 fn hostname() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_lowercase().replace('.', "-"))
 }
 
-fn check_id(id: &str) -> Result<(), IdentityError> {
+/// Refuses what cannot be a host's id.
+pub(crate) fn check_id(id: &str) -> Result<(), IdentityError> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let good = !id.is_empty() && id.len() <= 60 && !id.starts_with('-') && id.bytes().all(plain);
     if good { Ok(()) } else { Err(IdentityError::BadId(id.chars().take(80).collect())) }
@@ -219,6 +372,10 @@ mod tests {
             id: Some(id.into()),
             network_range: "240.9.0.0/16".parse().unwrap(),
             bridge: "flynnbr0".into(),
+            alone: true,
+            addr: None,
+            tunnel_port: 1114,
+            etcd_peer_port: 2380,
         }
     }
 
@@ -226,14 +383,29 @@ mod tests {
     fn a_second_init_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::new(dir.path());
-        let first = init(&options(dir.path(), "host-1")).unwrap();
+        let first = init(&options(dir.path(), "host-1")).unwrap().host;
         let key = cluster_key(&folders).unwrap();
         assert_eq!(key.len(), 64);
-        assert_eq!(init(&options(dir.path(), "host-2")).unwrap(), first);
+        assert_eq!(init(&options(dir.path(), "host-2")).unwrap().host, first);
         assert_eq!(cluster_key(&folders).unwrap(), key);
         for file in [folders.host_file(), folders.key_file()] {
             assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn the_first_of_several_has_a_ca_an_invitation_and_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders::new(dir.path());
+        let addr = Some([10, 0, 0, 1].into());
+        let options = Init { alone: false, addr, ..options(dir.path(), "host-1") };
+        let invitation = init(&options).unwrap().invitation.unwrap().to_string();
+        let fingerprint = authority(&folders).unwrap().fingerprint().unwrap();
+        assert!(invitation.starts_with(&format!("10.0.0.1:1114/{fingerprint}/")), "{invitation}");
+        let role = Role::read(&folders).unwrap();
+        let cluster = "host-1=https://10.0.0.1:2380".to_owned();
+        assert_eq!(role, Role::Member { cluster, joined: false, forced: false });
+        assert!(init(&options).unwrap().invitation.is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Layer 0: the containers of the host manifest, kept there.
 
-use std::{collections::HashMap, error::Error, time::Duration};
+use std::{collections::HashMap, error::Error, path::Path, time::Duration};
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, RestartPolicy, RestartPolicyNameEnum,
@@ -18,6 +18,7 @@ use crate::{
         slug_tar::APP_USER,
         spec::{engine_log, files},
     },
+    etcd,
     identity::Folders,
     jobs::container::most_files,
 };
@@ -40,7 +41,7 @@ pub(crate) enum Layer0Error {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A folder.
-    #[error("the folder {folder} of {service} could not be made")]
+    #[error("the folder {folder} of {service} could not be made or removed")]
     Folder {
         /// The service.
         service: String,
@@ -184,6 +185,19 @@ impl Layer0 {
             Some(found) if found.running => Ok(()),
             _ => self.ensure(service).await,
         }
+    }
+
+    /// Makes a service not run here, and what it kept be gone.
+    pub(crate) async fn without(&self, id: &str, data: &Path) -> Result<(), Layer0Error> {
+        let name = format!("{}-{id}", self.prefix);
+        if let Some(found) = self.engine.container(&name).await? {
+            info!("{id} does not run here any more");
+            self.engine.remove(&found.id).await?;
+        }
+        etcd::forget(data).map_err(|source| {
+            let folder = data.display().to_string();
+            Layer0Error::Folder { service: id.into(), folder, source }
+        })
     }
 
     /// Keeps the services running: the engine restarts what dies, this what was stopped or removed.

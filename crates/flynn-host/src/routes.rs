@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use axum::{
     Router, middleware,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use daemon::auth::{self, Keys};
+use keyspace::Keyspace;
 
 use crate::{
     cluster::Leadership,
-    handlers::{attach, cluster, host, jobs, log},
+    handlers::{attach, cluster, host, hosts, jobs, log},
     host::Host,
+    neighbours::Neighbours,
 };
 
 /// What handlers reach.
@@ -19,6 +21,17 @@ use crate::{
 pub(crate) struct App {
     pub(crate) host: Arc<Host>,
     pub(crate) leadership: Arc<Leadership>,
+    /// The other hosts, unless this one is alone.
+    pub(crate) neighbours: Option<Arc<Neighbours>>,
+    pub(crate) etcd: Keyspace,
+    pub(crate) alone: Alone,
+}
+
+/// The ports of a host that is alone and may become one of several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Alone {
+    pub(crate) tunnel_port: u16,
+    pub(crate) etcd_peer_port: u16,
 }
 
 /// Every path needs the key.
@@ -32,6 +45,11 @@ pub(crate) fn router(app: App, key: &str) -> Router {
         .route("/host/status", get(host::status))
         .route("/host/addresses", get(host::addresses))
         .route("/host/tags", post(host::tags))
+        .route("/cluster/invites", post(host::invite))
+        .route("/cluster/recover", post(hosts::recover))
+        .route("/cluster/recovered/{host}", put(hosts::follow))
+        .route("/cluster/hosts", get(hosts::list))
+        .route("/cluster/hosts/{id}", delete(hosts::remove))
         .route("/cluster/state", get(cluster::state))
         .route("/cluster/commit", post(cluster::commit))
         .layer(middleware::from_fn_with_state(Keys::parse(key), auth::require))

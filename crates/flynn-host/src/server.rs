@@ -1,9 +1,8 @@
 //! Where the parts are made and joined, in the order a boot needs: etcd, subnet, job network, discoverd, jobs, API.
 
 use std::{
-    collections::BTreeMap,
     error::Error,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,23 +17,30 @@ use discoverd_client::Discoverd;
 use keyspace::Keyspace;
 use shelf_client::Shelf;
 use strowger_client::Routers;
-use tokio::{net::TcpListener, sync::Notify, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     backend::{
         engine::Engine,
-        network::{JobNetwork, NetworkError},
+        network::{JobNetwork, NetworkError, Overlay},
         slug::Slugs,
     },
     cluster::Leadership,
     config::Config,
     disk,
     domain::{
-        firewall::Ports,
+        firewall::{Elsewhere, Ports},
         manifest::{self, Service},
+        net::Cidr,
         spec::LABEL_HOST,
     },
+    etcd::{self, Role},
     host::{Host, Settings},
     identity::{self, Folders, HostFile},
     jobs::{
@@ -43,7 +49,8 @@ use crate::{
     },
     layer0::{Layer0, Layer0Error},
     logs,
-    routes::{App, router},
+    neighbours::{Neighbours, Place},
+    routes::{Alone, App, router},
     subnet::subnet,
     terms::Terms,
 };
@@ -54,6 +61,8 @@ const ANNOUNCE: Duration = Duration::from_secs(5);
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How long the engine may take to come up beside us.
 const ENGINE: Duration = Duration::from_secs(60);
+/// The service of the manifest that everything else needs.
+pub(crate) const ETCD: &str = "etcd";
 
 /// A daemon that serves.
 #[derive(Debug)]
@@ -81,6 +90,13 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let mut file = identity::read(&folders)?;
     let cluster_key = identity::cluster_key(&folders)?;
     let engine = Engine::connect(&config.docker_socket)?;
+    let role = Role::read(&folders).context("reading host/etcd.json")?;
+    let neighbours = if role.is_alone() {
+        None
+    } else {
+        let opened = Neighbours::open(&config, &file, &folders, role.clone(), lifetime).await;
+        Some(opened.context("becoming one of several hosts")?)
+    };
     until_engine_answers(&engine).await?;
     let http = http_client();
     let layer0 = Layer0 {
@@ -89,31 +105,88 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         prefix: config.prefix.clone(),
         http: http.clone(),
     };
-    let first = services(&config, &file, &cluster_key, Ipv4Addr::UNSPECIFIED)?;
-    // What everything else needs comes first in the manifest.
-    for service in first.iter().take(1) {
+    let mut manifest = Manifest {
+        config: config.clone(),
+        id: file.id.clone(),
+        cluster_key: cluster_key.clone(),
+        addr: neighbours.as_ref().map_or(Ipv4Addr::LOCALHOST, |neighbours| neighbours.addr),
+        gateway: Ipv4Addr::UNSPECIFIED,
+    };
+    // What everything else needs comes first.
+    for service in manifest.services(&role)?.iter().filter(|service| service.id == ETCD) {
         start_service(&layer0, service).await?;
     }
     let etcd_url = format!("http://127.0.0.1:{}", config.etcd_port);
     let etcd = Keyspace::connect(&[etcd_url]).await?;
     let subnet = subnet(&etcd, &folders, &mut file).await?;
-    let network = job_network(&config, &file, subnet);
-    network.ensure(&engine).await.context("the job network is not as it should be")?;
-    let services = services(&config, &file, &cluster_key, subnet.gateway())?;
-    for service in services.iter().skip(1) {
+    let network = job_network(&config, &file, subnet, neighbours.as_deref());
+    let peers = neighbours.as_ref().map(|neighbours| neighbours.grid.now().peers(&file.id));
+    let peers = peers.unwrap_or_default();
+    network.ensure(&engine, &peers).await.context("the job network is not as it should be")?;
+    if let Some(neighbours) = &neighbours {
+        neighbours.follow(&etcd, file.range, &network, lifetime).await?;
+    }
+    manifest.gateway = subnet.gateway();
+    for service in manifest.services(&role)?.iter().filter(|service| service.id != ETCD) {
         start_service(&layer0, service).await?;
     }
-    lifetime.spawn("layer 0", move |stop| async move { layer0.keep(&services, stop).await });
+    let roles = match &neighbours {
+        Some(neighbours) => neighbours.role.subscribe(),
+        None => watch::channel(role).1,
+    };
+    lifetime.spawn("layer 0", move |stop| keep_layer0(layer0, manifest, roles, stop));
 
     let journal = Journal::open(&folders.jobs()).context("opening the journal")?;
     disk::private_dir(&folders.logs()).context("making the folder of logs")?;
     let parts = Parts { config: &config, folders, file, cluster_key, engine, http };
-    let host = Arc::new(parts.host(subnet, journal.clone(), lifetime)?);
+    let addr = neighbours.as_ref().map(|neighbours| neighbours.addr);
+    let host = Arc::new(parts.host(subnet, addr, journal.clone(), lifetime)?);
     keep_deaths(&host);
     restore(&host, &journal).await.context("taking up the jobs that are there")?;
     keep_up(&host, "announcements", ANNOUNCE, Announcements(host.clone()));
-    keep_up(&host, "housekeeping", HOUSEKEEPING, House(host.clone(), network.clone()));
-    serve(&config, host, &parts.cluster_key, network, lifetime).await
+    let house = House(host.clone(), network.clone(), neighbours.clone());
+    keep_up(&host, "housekeeping", HOUSEKEEPING, house);
+    if let Some(neighbours) = neighbours.clone() {
+        let (etcd, file, lifetime) = (etcd.clone(), parts.file.clone(), lifetime.clone());
+        let renewed = tokio::time::Instant::now();
+        keep_up(&host, "place", ANNOUNCE, Place { neighbours, etcd, subnet, file, lifetime, renewed });
+    }
+    serve(&config, host, &parts.cluster_key, network, Several { neighbours, etcd }, lifetime).await
+}
+
+/// What a host that may be one of several serves with.
+struct Several {
+    neighbours: Option<Arc<Neighbours>>,
+    etcd: Keyspace,
+}
+
+/// Keeps layer 0, of this host's part in etcd.
+async fn keep_layer0(
+    layer0: Layer0,
+    manifest: Manifest,
+    mut roles: watch::Receiver<Role>,
+    stop: CancellationToken,
+) {
+    loop {
+        let role = roles.borrow_and_update().clone();
+        match manifest.services(&role) {
+            Ok(services) => {
+                if role == Role::Client
+                    && let Err(err) = layer0.without(ETCD, &layer0.folders.etcd_data()).await
+                {
+                    warn!(error = &err as &dyn Error, "what is left of etcd could not be removed");
+                }
+                tokio::select! {
+                    changed = roles.changed() => if changed.is_err() { return layer0.keep(&services, stop).await },
+                    () = layer0.keep(&services, stop.child_token()) => return,
+                }
+            }
+            Err(err) => {
+                warn!(error = %err, "the host manifest cannot be used");
+                return;
+            }
+        }
+    }
 }
 
 async fn until_engine_answers(engine: &Engine) -> anyhow::Result<()> {
@@ -141,31 +214,39 @@ fn http_client() -> reqwest::Client {
         .expect("the options of the HTTP client are valid")
 }
 
-fn services(
-    config: &Config,
-    file: &HostFile,
-    cluster_key: &str,
+/// What layer 0 consists of on this host.
+struct Manifest {
+    config: Config,
+    id: String,
+    cluster_key: String,
+    addr: Ipv4Addr,
     gateway: Ipv4Addr,
-) -> anyhow::Result<Vec<Service>> {
-    if config.no_layer0 {
-        return Ok(Vec::new());
+}
+
+impl Manifest {
+    fn services(&self, role: &Role) -> anyhow::Result<Vec<Service>> {
+        let config = &self.config;
+        if config.no_layer0 {
+            return Ok(Vec::new());
+        }
+        let text = match &config.manifest {
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("reading the host manifest {}", path.display()))?,
+            None => manifest::BUILT_IN.into(),
+        };
+        let ports = (config.etcd_port, config.etcd_member_port, config.etcd_peer_port);
+        let mut values = etcd::values(role, &self.id, self.addr, ports);
+        values.extend([
+            ("host_id", self.id.clone()),
+            ("gateway", self.gateway.to_string()),
+            ("data_dir", config.dir.data_dir.display().to_string()),
+            ("etcd_client_port", config.etcd_port.to_string()),
+            ("discoverd_port", config.discoverd_port.to_string()),
+            ("dns_port", config.dns_port.to_string()),
+            ("discoverd_key", key::derive(&self.cluster_key, "discoverd", key::VERSION)),
+        ]);
+        Ok(manifest::render(&text, &values)?)
     }
-    let text = match &config.manifest {
-        Some(path) => std::fs::read_to_string(path)
-            .with_context(|| format!("reading the host manifest {}", path.display()))?,
-        None => manifest::BUILT_IN.into(),
-    };
-    let values = BTreeMap::from([
-        ("host_id", file.id.clone()),
-        ("gateway", gateway.to_string()),
-        ("data_dir", config.dir.data_dir.display().to_string()),
-        ("etcd_port", config.etcd_port.to_string()),
-        ("etcd_peer_port", config.etcd_peer_port.to_string()),
-        ("discoverd_port", config.discoverd_port.to_string()),
-        ("dns_port", config.dns_port.to_string()),
-        ("discoverd_key", key::derive(cluster_key, "discoverd", key::VERSION)),
-    ]);
-    Ok(manifest::render(&text, &values)?)
 }
 
 /// A service that is not ready must not keep the jobs down that are there already.
@@ -179,8 +260,24 @@ async fn start_service(layer0: &Layer0, service: &Service) -> Result<(), Layer0E
     }
 }
 
-fn job_network(config: &Config, file: &HostFile, subnet: crate::domain::net::Cidr) -> JobNetwork {
+fn job_network(
+    config: &Config,
+    file: &HostFile,
+    subnet: Cidr,
+    neighbours: Option<&Neighbours>,
+) -> JobNetwork {
+    let overlay = neighbours.map(|neighbours| Overlay {
+        local: neighbours.addr,
+        elsewhere: Elsewhere {
+            device: config.overlay.clone(),
+            range: file.range,
+            length: crate::subnet::LENGTH,
+            vxlan_port: config.vxlan_port,
+            redirect_port: config.redirect_port,
+        },
+    });
     JobNetwork {
+        overlay,
         name: config.network.clone(),
         bridge: config.bridge.clone(),
         mtu: config.mtu,
@@ -211,7 +308,8 @@ impl Parts<'_> {
 
     fn host(
         &self,
-        subnet: crate::domain::net::Cidr,
+        subnet: Cidr,
+        addr: Option<Ipv4Addr>,
         journal: Journal,
         lifetime: &Lifetime,
     ) -> anyhow::Result<Host> {
@@ -227,7 +325,8 @@ impl Parts<'_> {
         };
         let shelf = Shelf::new(shelf, self.key("shelf"));
         let gateway = subnet.gateway();
-        let external_ip = config.external_ip.map_or(gateway.to_string(), |ip| ip.to_string());
+        let external_ip = config.external_ip.or(addr.map(IpAddr::V4)).unwrap_or(gateway.into());
+        let external_ip = external_ip.to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
         let addresses = Addresses::open(self.folders.addresses(), subnet, config.quarantine);
         Ok(Host {
@@ -299,7 +398,7 @@ impl Reconcile for Announcements {
 }
 
 /// The network as it should be, and no logs of long ago.
-struct House(Arc<Host>, JobNetwork);
+struct House(Arc<Host>, JobNetwork, Option<Arc<Neighbours>>);
 
 impl Reconcile for House {
     type Error = NetworkError;
@@ -313,7 +412,9 @@ impl Reconcile for House {
         if let Ok(Err(err)) = swept.await {
             warn!(error = %err, "old logs could not be removed");
         }
-        self.1.ensure(&self.0.engine).await
+        let id = &self.0.settings.id;
+        let peers = self.2.as_ref().map(|neighbours| neighbours.grid.now().peers(id));
+        self.1.ensure(&self.0.engine, &peers.unwrap_or_default()).await
     }
 }
 
@@ -322,6 +423,7 @@ async fn serve(
     host: Arc<Host>,
     cluster_key: &str,
     network: JobNetwork,
+    several: Several,
     lifetime: &Lifetime,
 ) -> anyhow::Result<Running> {
     let listen = async |ip: Ipv4Addr, port: u16| {
@@ -334,7 +436,12 @@ async fn serve(
     let gateway_addr = gateway.local_addr()?;
     let key = key::derive(cluster_key, "flynn-host", key::VERSION);
     let leadership = Arc::new(Leadership::new(host.clone(), gateway_addr.to_string(), key.clone()));
-    let app = App { host: host.clone(), leadership: leadership.clone() };
+    let Several { neighbours, etcd } = several;
+    if let Some(neighbours) = &neighbours {
+        neighbours.lead(leadership.clone(), etcd.clone(), lifetime);
+    }
+    let alone = Alone { tunnel_port: config.tunnel_port, etcd_peer_port: config.etcd_peer_port };
+    let app = App { host: host.clone(), leadership: leadership.clone(), neighbours, etcd, alone };
     for listener in [local, gateway] {
         lifetime.serve(listener, router(app.clone(), &key));
     }

@@ -13,7 +13,7 @@ use crate::{
 /// Below it: a key a subnet, `100.64.0.0-23`, whose value is the host's id.
 const PREFIX: &str = "/flynn/subnets/";
 /// Length of a host's subnet.
-const LENGTH: u8 = 23;
+pub(crate) const LENGTH: u8 = 23;
 /// Pause before etcd is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,6 +40,11 @@ pub(crate) enum SubnetError {
     /// The disk.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+/// The key that says whose a subnet is.
+pub(crate) fn key(subnet: Cidr) -> String {
+    format!("{PREFIX}{}", key_of(subnet))
 }
 
 fn key_of(subnet: Cidr) -> String {
@@ -118,7 +123,7 @@ mod tests {
 
     fn host(id: &str) -> HostFile {
         let range = "10.9.0.0/22".parse().unwrap();
-        HostFile { id: id.into(), range, subnet: None, tags: BTreeMap::new() }
+        HostFile { id: id.into(), range, subnet: None, tags: BTreeMap::new(), addr: None }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{
     controller::LogLine,
     discoverd::Term,
-    host::{ActiveJob, AttachRequest, Event, HostStatus, Job, TERM_HEADER},
+    host::{ActiveJob, AttachRequest, Event, HostInfo, HostStatus, Invite, Job, Recovered, TERM_HEADER},
     id::JobId,
 };
 use api_client::{Client, Endpoint, Error, Upgraded};
@@ -51,6 +51,33 @@ impl Host {
     pub async fn put_job(&self, job: &Job) -> Result<(), Error> {
         let path = format!("/host/jobs/{}", job.id);
         self.order(Method::PUT, &path, Some(job)).await.map(drop)
+    }
+
+    /// The hosts of its cluster.
+    pub async fn hosts(&self) -> Result<Vec<HostInfo>, Error> {
+        self.client.get("/cluster/hosts").await
+    }
+
+    /// Takes a host out of the cluster.
+    pub async fn remove_host(&self, id: &str, force: bool) -> Result<(), Error> {
+        let path = format!("/cluster/hosts/{id}?force={force}");
+        self.order(Method::DELETE, &path, None).await.map(drop)
+    }
+
+    /// Makes an invitation for one machine. A host that was alone answers 503 once and starts anew.
+    pub async fn invite(&self) -> Result<Invite, Error> {
+        self.client.post("/cluster/invites", &serde_json::json!({})).await
+    }
+
+    /// Makes its member of etcd go on alone, after the quorum was lost for good.
+    pub async fn recover(&self) -> Result<Recovered, Error> {
+        let limit = std::time::Duration::from_secs(180);
+        self.client.with_timeout(limit).post("/cluster/recover", &serde_json::json!({})).await
+    }
+
+    /// Tells a host that etcd goes on with that host's member alone.
+    pub async fn follow(&self, host: &str) -> Result<(), Error> {
+        self.order(Method::PUT, &format!("/cluster/recovered/{host}"), None).await.map(drop)
     }
 
     /// Orders a job to stop and does not wait for its end.

@@ -3,6 +3,7 @@
 mod difference;
 mod error;
 mod lease;
+mod members;
 mod watch;
 mod write;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 pub use error::Error;
 use etcd_client::{Client, ConnectOptions, GetOptions, KeyValue};
 pub use lease::{Lease, LeaseId};
+pub use members::Member;
 pub use watch::{Change, Update, Watch};
 pub use write::Transaction;
 

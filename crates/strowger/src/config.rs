@@ -20,6 +20,9 @@ pub struct Config {
     /// Addresses the API listens on.
     #[arg(long, env = "API_LISTEN", value_delimiter = ',', default_value = "127.0.0.1")]
     pub api_listen: Vec<IpAddr>,
+    /// One more: this host's on the job network, where flynn-host says it is.
+    #[arg(long, env = "FLYNN_GATEWAY")]
+    pub gateway: Option<IpAddr>,
     /// etcd's endpoints.
     #[arg(long, env = "ETCD", value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     pub etcd: Vec<String>,

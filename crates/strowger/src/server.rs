@@ -56,7 +56,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let http = bind_patiently(config.http_port).await?;
     let https = bind_patiently(config.https_port).await?;
     let mut apis = Vec::new();
-    for ip in &config.api_listen {
+    for ip in config.api_listen.iter().chain(&config.gateway) {
         apis.push(bind_api(*ip, config.port).await?);
     }
     let running = Running {
@@ -72,6 +72,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     lifetime.spawn("services", |stop| watch::keep_services(services, shared, stop));
     let shared = live.clone();
     lifetime.spawn("sweep", |stop| watch::keep_swept(shared, stop));
+    let shared = live.clone();
+    lifetime.spawn("probe", |stop| watch::keep_probed(shared, stop));
 
     let acceptor = tls::acceptor(live.clone())?;
     serve(lifetime, live.clone(), http, None);

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::route::Route;
 use discoverd_client::AllWatch;
+use futures_util::future::join_all;
 use keyspace::{Change, Update, Watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,15 @@ pub(crate) async fn keep_swept(live: Arc<Live>, stop: CancellationToken) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         live.services.sweep(SWEEP);
+    }
+}
+
+/// Finds out which of the backends that vanished without being withdrawn are dead.
+pub(crate) async fn keep_probed(live: Arc<Live>, stop: CancellationToken) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        join_all(live.services.in_doubt().iter().map(|backend| backend.probe())).await;
     }
 }
 

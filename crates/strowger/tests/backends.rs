@@ -122,6 +122,23 @@ async fn a_vanished_backend_is_used_last_until_it_refuses() {
 }
 
 #[tokio::test]
+async fn what_is_under_way_to_a_dead_host_is_cut() {
+    let harness = Harness::start().await;
+    // It takes connections and answers none; then nobody takes one.
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    harness.up("app", addr).await;
+    harness.route("a.example", "app").await;
+    let mut wire = harness.connect().await;
+    wire.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi").await;
+    let _silent = timeout(testkit::LIMIT, listener.accept()).await.unwrap().unwrap();
+    drop(listener);
+    harness.synced(0, harness.discoverd.vanish("app", addr)).await;
+    let (head, _) = timeout(testkit::LIMIT, wire.answer()).await.unwrap();
+    assert!(head.starts_with("http/1.1 502"), "{head}");
+}
+
+#[tokio::test]
 async fn a_discoverd_that_comes_back_knowing_nothing_stops_no_traffic() {
     let harness = Harness::start().await;
     let backend = Backend::named("fine").await;

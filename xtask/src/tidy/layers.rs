@@ -11,6 +11,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
     ("pg", &["api"]),
     ("keyspace", &["api"]),
     ("sampi", &["api"]),
+    ("tunnel", &[]),
     // Clients.
     ("discoverd-client", &["api", "api-client"]),
     ("host-client", &["api", "api-client", "attach"]),
@@ -32,6 +33,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
             "sampi",
             "shelf-client",
             "strowger-client",
+            "tunnel",
         ],
     ),
     (

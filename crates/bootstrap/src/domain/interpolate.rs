@@ -17,6 +17,8 @@ pub struct Facts {
     pub env: BTreeMap<String, String>,
     /// The cluster's key, for `service_key`.
     pub cluster_key: String,
+    /// How many hosts the cluster has at least.
+    pub hosts: usize,
 }
 
 /// Fills in every string of a JSON value. A string that is one template alone takes the type of its value.
@@ -43,7 +45,10 @@ fn fill(value: &Value, env: &Environment<'_>, facts: &Facts) -> Result<Value, mi
     Ok(match value {
         Value::String(text) if text.contains("{{") || text.contains("{%") => {
             let facts =
-                context! { steps => minijinja::Value::from(minijinja::value::Serde(&facts.steps)) };
+                context! {
+                steps => minijinja::Value::from(minijinja::value::Serde(&facts.steps)),
+                hosts => facts.hosts,
+            };
             match alone(text) {
                 Some(expression) => {
                     let value = env.compile_expression(expression)?.eval(facts)?;
@@ -88,6 +93,7 @@ mod tests {
             steps: BTreeMap::from([("a-key".into(), json!({"data": "s3cret"}))]),
             env: BTreeMap::from([("PORT".into(), "81".into())]),
             cluster_key: "k".into(),
+            hosts: 3,
         }
     }
 
@@ -96,6 +102,7 @@ mod tests {
         let value = json!({
             "env": {"K": "{{ steps[\"a-key\"].data }}", "U": "x-{{ steps[\"a-key\"].data }}"},
             "port": "{{ getenv('PORT') | int }}",
+            "count": "{{ 2 if hosts > 1 else 1 }}",
             "list": ["{{ getenv('NONE', 'd') }}", 7],
         });
         let want = json!({

@@ -9,7 +9,7 @@ pub(crate) fn order(state: &State, job: &Job) -> Vec<String> {
         .iter()
         .filter(|(_, host)| {
             let used: u64 = host.jobs.values().map(|placed| placed.limits.memory).sum();
-            used.saturating_add(job.limits.memory) <= host.capacity.memory
+            !host.is_draining() && used.saturating_add(job.limits.memory) <= host.capacity.memory
         })
         .collect();
     hosts.sort_by_key(|(id, host)| (host.jobs.len(), (*id).clone()));

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write, net::Ipv4Addr};
 
+use super::net::Cidr;
+
 /// The ports that jobs may reach.
 #[derive(Debug, Clone)]
 pub(crate) struct Ports {
@@ -37,15 +39,80 @@ pub(crate) fn rules(chain: &str, gateway: Ipv4Addr, ports: &Ports) -> String {
 /// The address range of a cloud's metadata service, which hands out the host's credentials.
 const METADATA: &str = "169.254.0.0/16";
 
+/// The part of the job network that is on other hosts.
+#[derive(Debug, Clone)]
+pub(crate) struct Elsewhere {
+    /// The device that leads there.
+    pub(crate) device: String,
+    /// The cluster's range.
+    pub(crate) range: Cidr,
+    /// Length of every host's subnet.
+    pub(crate) length: u8,
+    /// Port the packets between hosts go to.
+    pub(crate) vxlan_port: u16,
+    /// Port of the tunnel for what is meant for another host's daemons.
+    pub(crate) redirect_port: u16,
+}
+
 /// The same for packets that pass through the host: jobs do not reach its metadata service, and nobody outside reaches a
-/// job past the router.
-pub(crate) fn forwarded(chain: &str, bridge: &str) -> String {
+/// job past the router. Jobs of other hosts do.
+pub(crate) fn forwarded(chain: &str, bridge: &str, elsewhere: Option<&Elsewhere>) -> String {
+    let mut text = format!("*filter\n:{chain} - [0:0]\n-A {chain} -i {bridge} -d {METADATA} -j REJECT\n");
+    if let Some(Elsewhere { device, range, .. }) = elsewhere {
+        text.push_str(&format!(
+            "-A {chain} -i {device} -o {bridge} -s {range} -j ACCEPT\n\
+             -A {chain} -i {bridge} -o {device} -d {range} -j ACCEPT\n\
+             -A {chain} -i {device} -j DROP\n"
+        ));
+    }
+    text.push_str(&format!(
+        "-A {chain} ! -i {bridge} -o {bridge} -m conntrack --ctstate NEW -j DROP\nCOMMIT\n"
+    ));
+    text
+}
+
+/// Address translation: what goes to another host's daemon goes to the tunnel, and what one job sends to another keeps its
+/// source.
+pub(crate) fn translated(
+    chain: &str,
+    gateway: Ipv4Addr,
+    ports: &Ports,
+    elsewhere: &Elsewhere,
+) -> String {
+    let Elsewhere { range, length, redirect_port, .. } = elsewhere;
+    let (addr, mask) = range.gateways(*length);
+    let services: Vec<String> = ports.gateway.iter().map(u16::to_string).collect();
+    let services = services.join(",");
     format!(
-        "*filter\n:{chain} - [0:0]\n\
-         -A {chain} -i {bridge} -d {METADATA} -j REJECT\n\
-         -A {chain} ! -i {bridge} -o {bridge} -m conntrack --ctstate NEW -j DROP\n\
-         COMMIT\n"
+        "*nat\n:{chain}-OUT - [0:0]\n:{chain}-SRC - [0:0]\n\
+         -A {chain}-OUT -d {gateway} -j RETURN\n\
+         -A {chain}-OUT -d {addr}/{mask} -p tcp -m multiport --dports {services} \
+         -j REDIRECT --to-ports {redirect_port}\n\
+         -A {chain}-SRC -s {range} -d {range} -j ACCEPT\nCOMMIT\n"
     )
+}
+
+/// Packets of the job network are taken from hosts of the cluster only, and from their jobs nothing for the host itself but
+/// answers.
+pub(crate) fn between(
+    chain: &str,
+    elsewhere: &Elsewhere,
+    hosts: impl Iterator<Item = Ipv4Addr>,
+) -> String {
+    let Elsewhere { device, vxlan_port, .. } = elsewhere;
+    let mut text = format!("*filter\n:{chain}-VX - [0:0]\n");
+    let mut rule = |line: String| {
+        writeln!(text, "-A {chain}-VX {line}").expect("a string takes every write");
+    };
+    rule(format!("-i {device} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"));
+    rule(format!("-i {device} -p icmp -j ACCEPT"));
+    rule(format!("-i {device} -j REJECT"));
+    for host in hosts {
+        rule(format!("-s {host} -p udp --dport {vxlan_port} -j ACCEPT"));
+    }
+    rule(format!("-p udp --dport {vxlan_port} -j DROP"));
+    text.push_str("COMMIT\n");
+    text
 }
 
 #[cfg(test)]
@@ -61,5 +128,25 @@ mod tests {
         assert_eq!(lines[5], "-A FLYNN-INPUT -d 100.64.0.1 -p tcp --dport 1111 -j ACCEPT");
         assert_eq!(lines[lines.len() - 2..], ["-A FLYNN-INPUT  -j REJECT", "COMMIT"]);
         assert!(!text.contains("2379"));
+    }
+
+    #[test]
+    fn jobs_of_other_hosts_are_let_in_before_strangers_are_kept_out() {
+        let elsewhere = Elsewhere {
+            device: "vx".into(),
+            range: "100.64.0.0/10".parse().unwrap(),
+            length: 23,
+            vxlan_port: 4789,
+            redirect_port: 1115,
+        };
+        let text = forwarded("F", "br", Some(&elsewhere));
+        let of = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
+        assert!(of("-i vx -o br -s 100.64.0.0/10 -j ACCEPT") < of("--ctstate NEW -j DROP"));
+        assert!(!forwarded("F", "br", None).contains("vx"));
+        let ports = Ports { dns: 53, gateway: vec![1111, 1113], public: vec![] };
+        let text = translated("F", [100, 64, 2, 1].into(), &ports, &elsewhere);
+        assert!(text.contains("-d 100.64.0.1/255.192.1.255 -p tcp -m multiport --dports 1111,1113"));
+        let text = between("F", &elsewhere, [[10, 0, 0, 2].into()].into_iter());
+        assert!(text.contains("-s 10.0.0.2 -p udp --dport 4789 -j ACCEPT"));
     }
 }

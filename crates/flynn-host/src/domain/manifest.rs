@@ -1,6 +1,6 @@
 //! The host manifest: what a host starts before it can run jobs.
 //!
-//! `args`, the values of `env` and `ready` are templates (`{{ gateway }}`); an argument that comes out blank is left out.
+//! `args`, the values of `env`, `when` and `ready` are templates (`{{ gateway }}`); an argument that comes out blank is left out.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +34,9 @@ pub(crate) struct Service {
     /// Capabilities added to none.
     #[serde(default)]
     pub(crate) linux_capabilities: Vec<String>,
+    /// `false` if it is not to run on this host.
+    #[serde(default, skip_serializing)]
+    pub(crate) when: String,
     /// A URL that answers 200 when it works.
     #[serde(default)]
     pub(crate) ready: String,
@@ -74,7 +77,8 @@ pub(crate) fn render(
     values: &BTreeMap<&str, String>,
 ) -> Result<Vec<Service>, BadManifest> {
     let services: Vec<Service> = serde_json::from_str(text).map_err(BadManifest::Form)?;
-    services.into_iter().map(|service| fill(service, values)).collect()
+    let filled = services.into_iter().map(|service| fill(service, values));
+    filled.filter(|service| service.as_ref().map_or(true, |one| one.when != "false")).collect()
 }
 
 fn fill(mut service: Service, values: &BTreeMap<&str, String>) -> Result<Service, BadManifest> {
@@ -89,6 +93,7 @@ fn fill(mut service: Service, values: &BTreeMap<&str, String>) -> Result<Service
     };
     service.args.iter_mut().chain(service.env.values_mut()).try_for_each(&fill)?;
     fill(&mut service.ready)?;
+    fill(&mut service.when)?;
     service.args.retain(|arg| !arg.trim().is_empty());
     if service.image.is_empty() {
         service.image = format!("flynn/{}", service.id);
@@ -104,8 +109,13 @@ mod tests {
         let names = [
             "host_id",
             "gateway",
+            "etcd_runs",
+            "etcd_tls",
             "etcd_port",
-            "etcd_peer_port",
+            "etcd_client_port",
+            "etcd_peer_url",
+            "etcd_cluster",
+            "etcd_state",
             "discoverd_port",
             "dns_port",
             "discoverd_key",

@@ -53,6 +53,17 @@ impl Cidr {
         })
     }
 
+    /// Its own address, which nobody has.
+    pub(crate) fn base(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.base)
+    }
+
+    /// Every host's gateway, if each has a part of that length: an address and the mask that says which of its bits count.
+    pub(crate) fn gateways(self, length: u8) -> (Ipv4Addr, Ipv4Addr) {
+        let inside = !Self::mask(length.max(self.len));
+        (Ipv4Addr::from(self.base + 1), Ipv4Addr::from(Self::mask(self.len) | inside))
+    }
+
     /// The first address: the host's own on its bridge.
     pub(crate) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 1)
@@ -173,6 +184,17 @@ mod tests {
         assert_eq!(first.address(0), Ipv4Addr::new(100, 64, 0, 2));
         assert_eq!(first.address(508), Ipv4Addr::new(100, 64, 1, 254));
         assert_eq!(cidr("10.0.0.0/24").parts(23).count(), 1);
+    }
+
+    #[test]
+    fn a_mask_matches_every_gateway_and_nothing_else() {
+        let range = cidr("100.64.0.0/10");
+        let (addr, mask) = range.gateways(23);
+        assert_eq!((addr.to_string(), mask.to_string()), ("100.64.0.1".into(), "255.192.1.255".into()));
+        let matches = |ip: Ipv4Addr| u32::from(ip) & u32::from(mask) == u32::from(addr);
+        assert!(range.parts(23).all(|part| matches(part.gateway())));
+        assert!(!matches([100, 64, 0, 2].into()) && !matches([100, 64, 1, 1].into()));
+        assert!(!matches([100, 128, 0, 1].into()));
     }
 
     #[test]

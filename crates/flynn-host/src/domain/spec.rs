@@ -109,6 +109,10 @@ fn environment(job: &Job, place: &Place<'_>) -> Vec<String> {
     let mut env = place.env.clone();
     env.insert("DISCOVERD".into(), format!("http://{discoverd}:{}", place.discoverd_port));
     env.insert("EXTERNAL_IP".into(), place.external_ip.into());
+    if place.network.is_none() {
+        // Where its own API can be reached by jobs.
+        env.insert("FLYNN_GATEWAY".into(), place.gateway.to_string());
+    }
     env.insert("PORT".into(), DEFAULT_PORT.to_string());
     env.extend(config.env.clone());
     for (n, port) in config.ports.iter().enumerate() {

@@ -1,11 +1,17 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::PoisonError};
 
-use api::{host::HostStatus, id::JobId};
+use api::{
+    host::{HostStatus, Invite},
+    id::JobId,
+};
 use axum::{Json, extract::State};
 use daemon::{ApiError, Body};
 use serde::Serialize;
 
-use crate::{identity, routes::App};
+use crate::{
+    identity,
+    routes::{Alone, App},
+};
 
 pub(crate) async fn status(State(app): State<App>) -> Json<HostStatus> {
     let settings = &app.host.settings;
@@ -51,4 +57,31 @@ pub(crate) async fn tags(
     *file = changed;
     app.leadership.nudge();
     Ok(())
+}
+
+/// Makes an invitation. A host that was alone becomes the first of several, which takes a new start.
+pub(crate) async fn invite(State(app): State<App>) -> Result<Json<Invite>, ApiError> {
+    if let Some(neighbours) = &app.neighbours {
+        let made = neighbours.invite(&app.etcd).await.map_err(|err| {
+            ApiError::unavailable(format!("the invitation could not be kept: {err:#}"))
+        })?;
+        return Ok(Json(Invite { invitation: made.to_string() }));
+    }
+    let failed = |err: identity::IdentityError| {
+        ApiError::internal("becoming the first of several hosts", &err)
+    };
+    let (id, fixed) = {
+        let file = app.host.file.lock().unwrap_or_else(PoisonError::into_inner);
+        (file.id.clone(), file.addr)
+    };
+    let addr = match fixed {
+        Some(addr) => addr,
+        None => identity::own_address(None).map_err(failed)?,
+    };
+    identity::ensure_authority(&app.host.folders).map_err(failed)?;
+    let Alone { tunnel_port, etcd_peer_port } = app.alone;
+    identity::grow(&app.host.folders, &id, addr, tunnel_port, etcd_peer_port).map_err(failed)?;
+    app.host.lifetime.end();
+    let message = "this host was alone and starts anew, to be found by others; ask again in a moment";
+    Err(ApiError::unavailable(message))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod cluster;
 pub(crate) mod host;
+pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod log;
 

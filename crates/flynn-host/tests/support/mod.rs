@@ -62,6 +62,12 @@ impl Fixture {
             port: free_port(),
             etcd_port: etcd.url().rsplit(':').next().unwrap().parse().unwrap(),
             etcd_peer_port: free_port(),
+            etcd_member_port: free_port(),
+            tunnel_port: free_port(),
+            redirect_port: free_port(),
+            overlay: format!("{prefix}vx"),
+            vxlan_port: 4789,
+            member_patience: Duration::from_secs(600),
             discoverd_port: discoverd.addr.port(),
             dns_port: 53,
             router_api_port: 5000,
@@ -197,6 +203,10 @@ fn prepare(dir: &Path) -> (String, Init) {
             id: Some(prefix.clone()),
             network_range: range.parse().unwrap(),
             bridge: format!("{prefix}br"),
+            alone: true,
+            addr: None,
+            tunnel_port: 1114,
+            etcd_peer_port: 2380,
         };
         match flynn_host::init(&init) {
             Err(IdentityError::Overlap { .. }) => {}

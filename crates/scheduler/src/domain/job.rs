@@ -102,6 +102,8 @@ pub struct JobView {
     pub created_at: Option<Timestamp>,
     /// Its host restarts it.
     pub resurrect: bool,
+    /// It keeps data on its host, so that it cannot be started elsewhere.
+    pub bound: bool,
     /// Times its process was started again after crashes.
     pub restarts: u32,
     /// The ended job it replaces.
@@ -122,6 +124,7 @@ impl JobView {
             phase: Phase::Ordered,
             created_at: None,
             resurrect: false,
+            bound: false,
             restarts: 0,
             replaces: metadata.get(META_REPLACES).and_then(|id| id.parse().ok()),
             error: None,
@@ -176,6 +179,7 @@ impl JobView {
     fn of_job(job: &Job, host_restarts: u32) -> Self {
         Self {
             resurrect: job.resurrect,
+            bound: !job.config.volumes.is_empty(),
             restarts: job.restarts.saturating_add(host_restarts),
             ..Self::ordered(&job.metadata, &job.limits)
         }

@@ -45,5 +45,6 @@ pub fn merge(
         jobs.insert(id, JobView::ordered(&placed.metadata, &placed.limits));
     }
     debug_assert!(jobs.values().all(|job| job.phase != Phase::Ordered || job.created_at.is_none()));
-    HostView { version: state.version, room, connected, jobs: Arc::new(jobs) }
+    let draining = state.is_draining();
+    HostView { version: state.version, room, connected, draining, jobs: Arc::new(jobs) }
 }

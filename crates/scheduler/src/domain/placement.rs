@@ -8,7 +8,15 @@ use api::{
 };
 use sampi::Room;
 
-use super::{job::JobView, snapshot::Snapshot};
+use super::{
+    job::JobView,
+    snapshot::{HostView, Snapshot},
+};
+
+/// Whether a host may be given something. What belongs to every host belongs to one that is drained too, to its end.
+fn may_take(host: &HostView, belongs: bool) -> bool {
+    host.connected && (belongs || !host.draining)
+}
 
 /// What spreads over the hosts: processes of one type of one app, whatever their release.
 type Spread = (AppId, String);
@@ -50,7 +58,7 @@ impl<'a> Placement<'a> {
             .snapshot
             .hosts
             .iter()
-            .filter(|(id, host)| host.connected && only.is_none_or(|only| only == id.as_str()))
+            .filter(|(id, host)| may_take(host, only.is_some()) && only.is_none_or(|only| only == id.as_str()))
             .map(|(id, _)| (id.as_str(), self.rooms[id.as_str()]))
             .filter(|(_, room)| room.fits(limits))
             .min_by_key(|&(id, room)| {
@@ -74,6 +82,8 @@ impl<'a> Placement<'a> {
                 let room = self.rooms[id.as_str()];
                 if !host.connected {
                     format!("{id} does not answer")
+                } else if host.draining && only.is_none() {
+                    format!("{id} is being drained")
                 } else if room.memory < limits.memory {
                     let free = room.memory >> 20;
                     format!(

@@ -170,6 +170,12 @@ impl<'a> Planner<'a> {
         ended: &[(&'a str, JobId, &'a JobView, &'a Ending)],
         only: Option<&'a str>,
     ) {
+        let (leaving, present): (Vec<_>, Vec<_>) = present.into_iter().partition(|present| {
+            only.is_none() && !present.job.bound && self.snapshot.hosts[present.host].draining
+        });
+        // What is to leave its host serves until something serves in its place.
+        let serving = present.iter().filter(|present| present.job.phase == Phase::Up).count();
+        self.stop(leaving, wanted.saturating_sub(serving));
         if present.len() >= wanted {
             self.stop(present, wanted);
             return;
@@ -190,7 +196,7 @@ impl<'a> Planner<'a> {
         present.sort_unstable_by_key(|&Present { id, job, .. }| {
             (job.phase == Phase::Up, Reverse(job.created_at), id)
         });
-        for surplus in present.iter().take(present.len() - wanted) {
+        for surplus in present.iter().take(present.len().saturating_sub(wanted)) {
             self.touch(surplus.host);
             self.plan.stop.entry(surplus.host.into()).or_default().push(surplus.id);
         }

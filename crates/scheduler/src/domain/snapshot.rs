@@ -61,6 +61,8 @@ pub struct HostView {
     pub room: Room,
     /// Whether it tells of its jobs at present. If not, nothing is placed on it.
     pub connected: bool,
+    /// Whether it is to be emptied.
+    pub draining: bool,
     /// Its jobs, and those that ended lately.
     pub jobs: Arc<BTreeMap<JobId, JobView>>,
 }

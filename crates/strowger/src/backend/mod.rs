@@ -17,6 +17,7 @@ use std::{
 pub(crate) use io::{Control, Socket};
 pub(crate) use services::{Registered, Service, Services, Set};
 use tokio::sync::Notify;
+use tracing::debug;
 pub(crate) use upstream::{RequestBody, SendError, Upstream};
 
 use crate::domain::pick::{Candidate, Standing};
@@ -206,6 +207,20 @@ impl Backend {
         let under_way = self.in_flight();
         lock(&self.open).iter().filter_map(Weak::upgrade).for_each(|control| control.cut());
         under_way
+    }
+
+    /// Whether it may be dead with something under way, or be given something.
+    fn is_in_doubt(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed) && (!self.is_gone() || self.in_flight() > 0)
+    }
+
+    /// Finds out whether it is alive. What is under way to a machine that is not would wait for an answer, and not even
+    /// an error would come.
+    pub(crate) async fn probe(&self) {
+        if let Err(err) = self.connect().await {
+            let cut = self.cut();
+            debug!(backend = %self.addr, error = %err, cut, "{} is dead", self.addr);
+        }
     }
 
     /// Closes connections that are idle or still for too long.

@@ -152,6 +152,13 @@ impl Services {
         Ok(closed)
     }
 
+    /// The backends that may be dead.
+    pub(crate) fn in_doubt(&self) -> Vec<Arc<Backend>> {
+        let inner = lock(&self.inner);
+        let all = inner.listed.values().map(|(backend, _)| backend).chain(&inner.leaving);
+        all.filter(|backend| backend.is_in_doubt()).cloned().collect()
+    }
+
     /// Closes what is idle or still for too long and forgets what nobody needs. Called `every` so often.
     pub(crate) fn sweep(&self, every: Duration) {
         let swept: Vec<_> = {

@@ -103,6 +103,7 @@ pub async fn router(etcd: &str, discoverd: &str) -> (Running, Lifetime) {
         https_port: 0,
         port: 0,
         api_listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        gateway: None,
         etcd: vec![etcd.into()],
         discoverd: discoverd.into(),
         key: Key(KEY.into()),

@@ -176,6 +176,30 @@ fn without_hosts_everything_waits() {
 }
 
 #[test]
+fn what_runs_on_a_host_that_is_drained_stops_when_something_serves_in_its_place() {
+    let drained = |jobs: Vec<(JobId, JobView)>| HostView { draining: true, ..host(5, jobs) };
+    let up = |n| (id(n), job(kind(0, "web"), Phase::Up));
+    let formation = || [formation(0, &[("web", 2, false)])];
+    let here = || ("a".to_owned(), drained(vec![up(1), up(2)]));
+    let first = plan(&snapshot([here(), ("b".into(), host(5, []))], formation()));
+    assert_eq!(first.start["b"].len(), 2);
+    assert!(first.stop.is_empty(), "{first:?}");
+    let starting = (id(4), job(kind(0, "web"), Phase::Starting));
+    let half = plan(&snapshot([here(), ("b".into(), host(5, [up(3), starting]))], formation()));
+    assert_eq!((half.stop["a"].len(), half.start.len()), (1, 0));
+    let done = plan(&snapshot([here(), ("b".into(), host(5, [up(3), up(4)]))], formation()));
+    assert_eq!(done.stop["a"].len(), 2);
+    // Nobody has room: everything goes on where it is, and says why.
+    let alone = plan(&snapshot([here()], formation()));
+    assert!(alone.is_empty());
+    assert!(alone.waiting[0].reason.contains("a is being drained"), "{alone:?}");
+    // What keeps data stays where the data is.
+    let bound = (id(1), JobView { bound: true, ..job(kind(0, "web"), Phase::Up) });
+    let hosts = [("a".to_owned(), drained(vec![bound])), ("b".into(), host(5, [up(2)]))];
+    assert!(plan(&snapshot(hosts, formation())).is_empty());
+}
+
+#[test]
 fn an_omni_process_runs_once_on_every_host() {
     let hosts = (0..3).map(|n| (format!("host{n}"), host(5, [])));
     let snapshot = snapshot(hosts, [formation(0, &[("web", 1, true)])]);

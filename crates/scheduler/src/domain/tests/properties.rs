@@ -102,6 +102,29 @@ proptest! {
     }
 
     #[test]
+    fn a_drained_host_empties_and_as_many_serve_at_every_step(
+        web in 1u32..6,
+        on in prop::collection::vec(0usize..3, 1..6),
+        drained in 0usize..3,
+    ) {
+        let of = |n: usize| on.iter().enumerate().filter(move |(_, host)| **host == n)
+            .map(|(i, _)| (id(i as u128 + 1), job(kind(0, "web"), Phase::Up)));
+        let hosts = (0..3).map(|n| (format!("host{n}"), HostView { draining: n == drained, ..host(50, of(n)) }));
+        let mut now = snapshot(hosts, [formation(0, &[("web", web, false)])]);
+        let kind = kind(0, "web");
+        let serving = |s: &Snapshot| s.running(&kind).values().sum::<u32>();
+        let least = serving(&now).min(web);
+        for _ in 0..4 {
+            now = now.apply(&plan(&now));
+            prop_assert!(serving(&now) >= least);
+            now = now.stopped();
+        }
+        prop_assert!(plan(&now).is_empty());
+        prop_assert_eq!(serving(&now), web);
+        prop_assert_eq!(now.running(&kind)[format!("host{drained}").as_str()], 0);
+    }
+
+    #[test]
     fn nothing_is_started_again_before_its_time(snapshot in snapshots()) {
         let plan = plan(&snapshot);
         let ended: BTreeMap<JobId, &JobView> = snapshot

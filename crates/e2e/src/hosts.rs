@@ -1,0 +1,122 @@
+//! The cluster of several hosts that `script/cluster` made, from outside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use api::host::{ActiveJob, META_APP_NAME};
+use serde_json::Value;
+
+use crate::{
+    shell::{Said, run},
+    until,
+};
+
+/// A host may take so long to be whole again.
+pub const WHOLE: Duration = Duration::from_secs(90);
+
+/// `script/cluster …`.
+pub fn cluster(words: &[&str]) -> Said {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../script/cluster");
+    run(Path::new("/"), &[&[script], words].concat())
+}
+
+/// A line of shell on a host.
+pub fn on(host: u8, line: &str) -> Said {
+    cluster(&["exec", &host.to_string(), "bash", "-c", line])
+}
+
+/// Where a host is.
+///
+/// # Panics
+/// When there is no such host.
+pub fn address(host: u8) -> String {
+    let dir = std::env::var("FLYNN_CLUSTER_DIR").unwrap_or_else(|_| "/var/lib/flynn-cluster".into());
+    let path = format!("{dir}/h{host}/address");
+    let last = std::fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
+    format!("10.217.0.{}", last.trim())
+}
+
+/// Where a host's router is.
+pub fn router(host: u8) -> SocketAddr {
+    let ip: Ipv4Addr = address(host).parse().expect("the address is one");
+    (ip, 80).into()
+}
+
+/// `flynn-host list --json`, as one host sees it.
+///
+/// # Errors
+/// What it said.
+pub fn list(host: u8) -> Result<Vec<Value>, Said> {
+    let said = on(host, "flynn-host list --json");
+    serde_json::from_str(&said.out).map_err(|_| said)
+}
+
+/// The number of a host out of its id.
+pub fn number(id: &str) -> u8 {
+    id.trim_start_matches('h').split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// The processes of an app that are up, with their hosts.
+///
+/// # Errors
+/// What `flynn ps` said.
+pub fn up(host: u8, app: &str) -> Result<Vec<(String, u8)>, Said> {
+    let said = on(host, &format!("flynn -a {app} ps --json"));
+    let jobs: Vec<Value> = serde_json::from_str(&said.out).map_err(|_| said)?;
+    let up = jobs.iter().filter(|job| job["state"] == "up").filter_map(|job| job["id"].as_str());
+    Ok(up.map(|id| (id.to_owned(), number(id))).collect())
+}
+
+/// The hosts that run an app.
+pub fn hosts_of(app: &str) -> BTreeSet<u8> {
+    let up = (1..=3).find_map(|host| up(host, app).ok()).unwrap_or_default();
+    up.into_iter().map(|(_, host)| host).collect()
+}
+
+/// How many processes of an app really run on a host, by that host's word.
+///
+/// # Errors
+/// What it said.
+pub fn running(host: u8, app: &str) -> Result<usize, Said> {
+    let said = on(host, "flynn-host ps --json");
+    let jobs: Vec<ActiveJob> = serde_json::from_str(&said.out).map_err(|_| said)?;
+    let of_app = |job: &&ActiveJob| job.job.metadata.get(META_APP_NAME).is_some_and(|name| name == app);
+    Ok(jobs.iter().filter(of_app).count())
+}
+
+/// Waits until exactly so many processes of an app run, on all these hosts together, and all are up.
+pub async fn count(hosts: &[u8], app: &str, wanted: usize, bound: Duration) {
+    until(&format!("{wanted} processes of {app}"), bound, async || {
+        let mut all = 0;
+        for host in hosts {
+            all += running(*host, app).map_err(|said| format!("{said:?}"))?;
+        }
+        let up = up(hosts[0], app).map_err(|said| format!("{said:?}"))?;
+        if all == wanted && up.len() == wanted { Ok(()) } else { Err(format!("{all} run, up: {up:?}")) }
+    })
+    .await;
+}
+
+/// Waits until the cluster is whole: these hosts are up, none is more, and etcd has its members.
+pub async fn whole(hosts: &[u8], voters: usize) {
+    until("the cluster to be whole", WHOLE, async || {
+        let seen = list(hosts[0]).map_err(|said| format!("{said:?}"))?;
+        let state: BTreeMap<u8, (bool, String)> = seen
+            .iter()
+            .map(|one| {
+                let id = number(one["id"].as_str().unwrap_or_default());
+                (id, (one["up"] == true, one["etcd"].as_str().unwrap_or_default().to_owned()))
+            })
+            .collect();
+        let all_up = hosts.iter().all(|host| state.get(host).is_some_and(|(up, _)| *up));
+        let votes = state.values().filter(|(_, etcd)| etcd == "voter").count();
+        let leads = seen.iter().any(|one| one["leader"] == true && one["jobs"].is_u64());
+        let good = all_up && state.len() == hosts.len() && votes == voters && leads;
+        if good { Ok(()) } else { Err(format!("{state:?}, leads: {leads}")) }
+    })
+    .await;
+}

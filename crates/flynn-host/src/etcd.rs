@@ -1,0 +1,339 @@
+//! This host's part in etcd: none, all of it, or one member of several. And the leading host's: who has one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs, io,
+    net::Ipv4Addr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use keyspace::{Keyspace, Transaction};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use tunnel::Certificate;
+
+use crate::{
+    cluster::Leadership,
+    disk::{self, Durable},
+    domain::{
+        membership::{self, Candidate, Step},
+        slug_tar::APP_USER,
+    },
+    grid::{Grid, GridStore, MEMBERS, Member},
+    identity::Folders,
+};
+
+/// How often the leading host looks who has a member.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// `host/etcd.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "role")]
+pub(crate) enum Role {
+    /// The host is a cluster of its own, and its etcd is nobody else's.
+    Alone,
+    /// It runs none.
+    Client,
+    /// It runs one of several.
+    Member {
+        /// The members there were when it was made: `name=url`, separated by commas.
+        cluster: String,
+        /// Whether the others were there before it.
+        joined: bool,
+        /// Whether it goes on without them, the quorum being lost for good.
+        #[serde(default)]
+        forced: bool,
+    },
+}
+
+impl Role {
+    pub(crate) fn read(folders: &Folders) -> io::Result<Self> {
+        Ok(disk::read_json(&folders.etcd_file())?.unwrap_or(Self::Alone))
+    }
+
+    pub(crate) fn write(&self, folders: &Folders) -> io::Result<()> {
+        disk::write_json(&folders.etcd_file(), self, Durable::Synced)
+    }
+
+    fn is_forced(&self) -> bool {
+        matches!(self, Self::Member { forced: true, .. })
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        *self == Self::Alone
+    }
+}
+
+/// Where the other members find a host's.
+pub(crate) fn peer_url(addr: Ipv4Addr, port: u16) -> String {
+    format!("https://{addr}:{port}")
+}
+
+/// What the host manifest says of etcd.
+pub(crate) fn values(
+    role: &Role,
+    id: &str,
+    addr: Ipv4Addr,
+    ports: (u16, u16, u16),
+) -> BTreeMap<&'static str, String> {
+    let (client, past_tunnel, peer) = ports;
+    let (port, url, cluster, state) = match role {
+        Role::Alone | Role::Client => {
+            let url = format!("http://127.0.0.1:{peer}");
+            (client, url.clone(), format!("{id}={url}"), "new")
+        }
+        Role::Member { cluster, joined, .. } => {
+            let url = peer_url(addr, peer);
+            (past_tunnel, url, cluster.clone(), if *joined { "existing" } else { "new" })
+        }
+    };
+    BTreeMap::from([
+        ("etcd_runs", (*role != Role::Client).to_string()),
+        ("etcd_tls", if role.is_alone() { String::new() } else { "yes".into() }),
+        ("etcd_port", port.to_string()),
+        ("etcd_peer_url", url),
+        ("etcd_cluster", cluster),
+        ("etcd_state", state.into()),
+        ("etcd_forced", if role.is_forced() { "yes".into() } else { String::new() }),
+    ])
+}
+
+/// Gives etcd's container the host's certificate; etcd reads it anew for every connection.
+pub(crate) fn hand_over(folders: &Folders, certificate: &Certificate) -> io::Result<()> {
+    let folder = folders.etcd_tls();
+    disk::user_dir(&folder, APP_USER)?;
+    let files = [
+        ("host.pem", &certificate.chain),
+        ("ca.pem", &certificate.ca),
+        ("host.key", &certificate.key),
+    ];
+    for (name, content) in files {
+        let beside = folder.join(format!("{name}.made"));
+        disk::write(&beside, content.as_bytes(), Durable::Synced)?;
+        std::os::unix::fs::chown(&beside, Some(APP_USER), Some(APP_USER))?;
+        fs::rename(&beside, folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Makes the role follow what the grid says, and tells when it changes.
+pub(crate) async fn follow(
+    id: String,
+    folders: Folders,
+    grid: Arc<GridStore>,
+    role: watch::Sender<Role>,
+    stop: CancellationToken,
+) {
+    let mut seen = grid.subscribe();
+    loop {
+        let next = {
+            let grid = seen.borrow_and_update();
+            follow_once(&id, &role.borrow(), &grid)
+        };
+        if let Some(next) = next {
+            info!("this host's part in etcd changes: {next:?}");
+            match take_on(&folders, &next) {
+                Ok(()) => _ = role.send_replace(next),
+                Err(err) => warn!(error = &err as &dyn Error, "it could not be noted"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = seen.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn take_on(folders: &Folders, next: &Role) -> io::Result<()> {
+    // What a member knew that has been removed is of no use to one that is added.
+    if let Role::Member { .. } = next {
+        let data = folders.etcd_data();
+        if data.exists() {
+            fs::remove_dir_all(&data)?;
+            fs::File::open(folders.root())?.sync_all()?;
+        }
+    }
+    next.write(folders)
+}
+
+fn follow_once(id: &str, role: &Role, grid: &Grid) -> Option<Role> {
+    let is_member = grid.member(id).is_some();
+    match role {
+        Role::Client if is_member => {
+            let members = grid.members.iter();
+            let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
+            Some(Role::Member { cluster: cluster.join(","), joined: true, forced: false })
+        }
+        // Nobody being a member is a grid that is not known yet.
+        Role::Member { .. } if !is_member && !grid.members.is_empty() => Some(Role::Client),
+        _ => None,
+    }
+}
+
+/// Tells the other members where this one is, if that has changed.
+pub(crate) async fn tell_address(etcd: &Keyspace, id: &str, url: &str) -> Result<(), keyspace::Error> {
+    let members = etcd.members().await?;
+    let own = members.iter().find(|member| member.name == id);
+    match own {
+        Some(own) if own.peer_urls != [url] => {
+            info!("telling etcd's members that this one is at {url}");
+            etcd.move_member(own.id, url).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The leading host's part: who has a member.
+pub(crate) struct Keeper {
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) etcd: Keyspace,
+    pub(crate) grid: Arc<GridStore>,
+    pub(crate) peer_port: u16,
+    pub(crate) patience: Duration,
+    pub(crate) away: BTreeMap<String, Instant>,
+}
+
+impl Keeper {
+    pub(crate) async fn keep(mut self, stop: CancellationToken) {
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let Some(present) = self.leadership.present() else {
+                self.away.clear();
+                continue;
+            };
+            if let Err(err) = self.round(&present).await {
+                warn!(error = &err as &dyn Error, "etcd's members could not be seen to; trying again");
+            }
+        }
+    }
+
+    async fn round(&mut self, present: &BTreeSet<String>) -> Result<(), keyspace::Error> {
+        let members = self.etcd.members().await?;
+        let grid = self.grid.now().clone();
+        let of = |member: &keyspace::Member| self.host_of(member, &grid);
+        let told: Vec<Member> = members.iter().filter_map(|m| told(m, of(m)?)).collect();
+        if told != grid.members && !told.is_empty() {
+            let value = serde_json::to_vec(&told).expect("members serialise");
+            self.etcd.commit(Transaction::new().put(MEMBERS, value)).await?;
+        }
+        let now = Instant::now();
+        self.away.retain(|id, _| !present.contains(id));
+        for id in grid.hosts.keys().filter(|id| !present.contains(*id)) {
+            self.away.entry(id.clone()).or_insert(now);
+        }
+        let seen: Vec<membership::Member> = members
+            .iter()
+            .map(|member| {
+                let host = self.host_of(member, &grid).filter(|id| grid.hosts.contains_key(id));
+                let since = host.as_ref().and_then(|id| self.away.get(id));
+                let away = since.map_or(Duration::ZERO, |since| {
+                    // Away since this very moment is away.
+                    (now - *since).max(Duration::from_nanos(1))
+                });
+                membership::Member { id: member.id, host, learner: member.learner, away }
+            })
+            .collect();
+        match membership::next(&seen, &candidates(&grid, present), self.patience) {
+            None => Ok(()),
+            Some(step) => self.take(step, &grid).await,
+        }
+    }
+
+    async fn take(&self, step: Step, grid: &Grid) -> Result<(), keyspace::Error> {
+        match step {
+            Step::Add(id) => {
+                let Some(record) = grid.hosts.get(&id) else { return Ok(()) };
+                info!("host {id} becomes a member of etcd");
+                self.etcd.add_learner(&peer_url(record.addr, self.peer_port)).await
+            }
+            Step::Promote(id) => self.etcd.promote(id).await.inspect(|()| {
+                info!("member {id:x} of etcd has its vote");
+            }),
+            Step::Remove(id) => {
+                info!("member {id:x} of etcd goes");
+                self.etcd.remove_member(id).await
+            }
+        }
+    }
+
+    /// A member that has not started yet has no name, but an address.
+    fn host_of(&self, member: &keyspace::Member, grid: &Grid) -> Option<String> {
+        if !member.name.is_empty() {
+            return Some(member.name.clone());
+        }
+        let is_at = |addr| member.peer_urls.contains(&peer_url(addr, self.peer_port));
+        grid.hosts.iter().find(|(_, record)| is_at(record.addr)).map(|(id, _)| id.clone())
+    }
+}
+
+fn told(member: &keyspace::Member, host: String) -> Option<Member> {
+    let peer_url = member.peer_urls.first()?.clone();
+    Some(Member { host, peer_url, learner: member.learner })
+}
+
+/// The one that joined first comes first.
+fn candidates(grid: &Grid, present: &BTreeSet<String>) -> Vec<Candidate> {
+    let mut hosts: Vec<_> = grid.hosts.iter().collect();
+    hosts.sort_by_key(|(id, record)| (record.joined_at, (*id).clone()));
+    let candidate =
+        |(id, _): (&String, _)| Candidate { id: id.clone(), ready: present.contains(id) };
+    hosts.into_iter().map(candidate).collect()
+}
+
+/// The folder of a member's data that is of no use any more.
+pub(crate) fn forget(data: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(data) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(members: &[&str]) -> Grid {
+        let member = |host: &&str| Member {
+            host: (*host).into(),
+            peer_url: format!("https://{host}:2380"),
+            learner: false,
+        };
+        Grid { members: members.iter().map(member).collect(), ..Grid::default() }
+    }
+
+    #[test]
+    fn a_host_follows_what_the_leading_one_decided() {
+        let member = Role::Member { cluster: "a=https://a:2380,b=https://b:2380".into(), joined: true, forced: false };
+        assert_eq!(follow_once("b", &Role::Client, &grid(&["a", "b"])), Some(member.clone()));
+        assert_eq!(follow_once("b", &member, &grid(&["a", "b"])), None);
+        assert_eq!(follow_once("b", &member, &grid(&["a"])), Some(Role::Client));
+        // Before anything is known nothing is given up.
+        assert_eq!(follow_once("b", &member, &grid(&[])), None);
+        assert_eq!(follow_once("b", &Role::Alone, &grid(&["a"])), None);
+    }
+
+    #[test]
+    fn a_member_of_several_is_behind_the_tunnel_and_speaks_tls() {
+        let addr = [10, 0, 0, 1].into();
+        let alone = values(&Role::Alone, "a", addr, (2379, 2381, 2380));
+        assert_eq!((alone["etcd_port"].as_str(), alone["etcd_tls"].as_str()), ("2379", ""));
+        let role = Role::Member { cluster: "a=https://10.0.0.1:2380".into(), joined: false, forced: false };
+        let member = values(&role, "a", addr, (2379, 2381, 2380));
+        assert_eq!(member["etcd_port"], "2381");
+        assert_eq!(member["etcd_peer_url"], "https://10.0.0.1:2380");
+        assert_eq!(values(&Role::Client, "a", addr, (2379, 2381, 2380))["etcd_runs"], "false");
+    }
+}

@@ -1,0 +1,239 @@
+//! The hosts of the cluster: who there is, where, with which subnet, and who of them runs etcd.
+//!
+//! In etcd, one key a host, and on disk, so that a host finds the others before it finds etcd.
+
+use std::{collections::BTreeMap, error::Error, io, net::{Ipv4Addr, SocketAddr}, path::PathBuf};
+
+use jiff::Timestamp;
+use keyspace::{Change, Keyspace, Update};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    disk::{self, Durable},
+    domain::{net::Cidr, overlay::Peers},
+};
+
+/// Below it: a key a host.
+pub(crate) const HOSTS: &str = "/flynn/hosts/";
+/// Who runs etcd.
+pub(crate) const MEMBERS: &str = "/flynn/etcd-members";
+
+/// What a host tells the others of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Where it is.
+    pub(crate) addr: Ipv4Addr,
+    /// Port of its tunnel.
+    pub(crate) tunnel_port: u16,
+    /// Its part of the job network, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subnet: Option<Cidr>,
+    /// When it joined.
+    pub(crate) joined_at: Timestamp,
+}
+
+impl Record {
+    /// Where its tunnel is.
+    pub(crate) fn tunnel(&self) -> SocketAddr {
+        (self.addr, self.tunnel_port).into()
+    }
+}
+
+/// A member of etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Its host.
+    pub(crate) host: String,
+    /// Where the other members find it.
+    pub(crate) peer_url: String,
+    /// Whether it has no vote yet.
+    #[serde(default)]
+    pub(crate) learner: bool,
+}
+
+/// What is known of the cluster's hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Grid {
+    /// By id.
+    #[serde(default)]
+    pub(crate) hosts: BTreeMap<String, Record>,
+    /// Who runs etcd.
+    #[serde(default)]
+    pub(crate) members: Vec<Member>,
+}
+
+impl Grid {
+    /// The member of etcd on a host.
+    pub(crate) fn member(&self, id: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.host == id)
+    }
+
+    /// Where every other host's subnet is.
+    pub(crate) fn peers(&self, own: &str) -> Peers {
+        let others = self.hosts.iter().filter(|(id, _)| *id != own);
+        others.filter_map(|(_, record)| Some((record.subnet?, record.addr))).collect()
+    }
+
+    /// The host whose address on the job network's bridge that is.
+    pub(crate) fn at_gateway(&self, gateway: Ipv4Addr) -> Option<(&str, &Record)> {
+        let mut hosts = self.hosts.iter();
+        let found = hosts.find(|(_, r)| r.subnet.is_some_and(|s| s.gateway() == gateway));
+        found.map(|(id, record)| (id.as_str(), record))
+    }
+
+    fn take(&mut self, change: &Change) {
+        if change.key == MEMBERS {
+            self.members = change.value.as_ref().and_then(|v| read(&change.key, v)).unwrap_or_default();
+        } else if let Some(id) = change.key.strip_prefix(HOSTS) {
+            match &change.value {
+                None => _ = self.hosts.remove(id),
+                Some(value) => {
+                    if let Some(record) = read(&change.key, value) {
+                        self.hosts.insert(id.into(), record);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Option<T> {
+    serde_json::from_slice(value)
+        .inspect_err(|err| warn!(key, error = %err, "a key in etcd cannot be read"))
+        .ok()
+}
+
+/// The same, kept up to date.
+#[derive(Debug)]
+pub(crate) struct GridStore {
+    path: PathBuf,
+    seen: watch::Sender<Grid>,
+}
+
+impl GridStore {
+    /// What was known last.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        let grid = disk::read_json(&path)?.unwrap_or_default();
+        Ok(Self { path, seen: watch::Sender::new(grid) })
+    }
+
+    /// What is known now.
+    pub(crate) fn now(&self) -> watch::Ref<'_, Grid> {
+        self.seen.borrow()
+    }
+
+    /// Tells when something changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Grid> {
+        self.seen.subscribe()
+    }
+
+    fn show(&self, grid: &Grid) {
+        if *self.seen.borrow() == *grid {
+            return;
+        }
+        // On disk first: whoever acts on it may need it after a restart.
+        if let Err(err) = disk::write_json(&self.path, grid, Durable::Synced) {
+            warn!(error = &err as &dyn Error, "what is known of the hosts could not be kept");
+        }
+        self.seen.send_replace(grid.clone());
+    }
+
+    /// etcd goes on with one member alone: this host asks that one from now on.
+    pub(crate) fn follow(&self, member: &Member) {
+        let mut grid = self.now().clone();
+        grid.members = vec![member.clone()];
+        self.show(&grid);
+    }
+
+    /// Keeps it up to date out of etcd.
+    pub(crate) async fn keep(&self, etcd: &Keyspace, stop: CancellationToken) {
+        let (mut hosts, mut members) = (etcd.watch(HOSTS), etcd.watch(MEMBERS));
+        // What a watch tells before it is synced is a part of the whole.
+        let (mut hosts_known, mut members_known) = (false, false);
+        let mut grid = Grid::default();
+        loop {
+            let (update, known) = tokio::select! {
+                () = stop.cancelled() => return,
+                update = hosts.next() => (update, &mut hosts_known),
+                update = members.next() => (update, &mut members_known),
+            };
+            match update {
+                Update::Change(change) => grid.take(&change),
+                Update::Synced { .. } => *known = true,
+                Update::Lost { .. } => continue,
+            }
+            // Before the first host has written down what it was founded with there is nothing that could be followed.
+            let founded = !grid.hosts.is_empty() && !grid.members.is_empty();
+            if hosts_known && members_known && founded {
+                self.show(&grid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(subnet: &str, addr: [u8; 4]) -> Record {
+        Record {
+            addr: addr.into(),
+            tunnel_port: 1114,
+            subnet: Some(subnet.parse().unwrap()),
+            joined_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_comes_from_etcd_is_taken_and_what_cannot_be_read_left() {
+        let mut grid = Grid::default();
+        let mut take = |key: &str, value: Option<&str>| {
+            grid.take(&Change {
+                key: key.into(),
+                value: value.map(|value| value.to_owned().into()),
+                create_revision: 1,
+                mod_revision: 1,
+                lease: None,
+            });
+            grid.clone()
+        };
+        let a = serde_json::to_string(&record("100.64.2.0/23", [10, 0, 0, 1])).unwrap();
+        take("/flynn/hosts/a", Some(&a));
+        take("/flynn/hosts/b", Some("nonsense"));
+        let grid = take(MEMBERS, Some(r#"[{"host":"a","peer_url":"https://10.0.0.1:2380"}]"#));
+        assert_eq!(grid.hosts.keys().collect::<Vec<_>>(), ["a"]);
+        assert!(grid.member("a").is_some() && grid.member("b").is_none());
+        assert_eq!(grid.at_gateway([100, 64, 2, 1].into()).unwrap().0, "a");
+        assert!(grid.peers("a").is_empty());
+        assert_eq!(grid.peers("b").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn it_is_kept_on_disk_and_follows_etcd() {
+        let server = testkit::Etcd::start().await;
+        let etcd = Keyspace::connect(&[server.url()]).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = GridStore::open(dir.path().join("grid.json")).unwrap();
+        let stop = CancellationToken::new();
+        let mut seen = store.subscribe();
+        let a = serde_json::to_vec(&record("100.64.2.0/23", [10, 0, 0, 1])).unwrap();
+        let b = serde_json::to_vec(&record("100.64.4.0/23", [10, 0, 0, 2])).unwrap();
+        let members = r#"[{"host":"a","peer_url":"https://10.0.0.1:2380"}]"#;
+        let puts = async {
+            let put = keyspace::Transaction::new()
+                .put(format!("{HOSTS}a"), a)
+                .put(format!("{HOSTS}b"), b)
+                .put(MEMBERS, members);
+            etcd.commit(put).await.unwrap();
+            seen.wait_for(|grid| grid.hosts.contains_key("b")).await.unwrap();
+            etcd.commit(keyspace::Transaction::new().delete(format!("{HOSTS}b"))).await.unwrap();
+            seen.wait_for(|grid| grid.hosts.keys().eq(["a"])).await.unwrap();
+            stop.cancel();
+        };
+        tokio::join!(store.keep(&etcd, stop.clone()), puts);
+        assert_eq!(GridStore::open(dir.path().join("grid.json")).unwrap().now().clone(), *store.now());
+    }
+}

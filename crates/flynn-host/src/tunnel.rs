@@ -1,0 +1,264 @@
+//! The tunnel between hosts: mutual TLS on one port of the host's own address.
+//!
+//! Three ways lead into it. What another host's tunnel brings goes to the service it names. What a process on this host
+//! opens to etcd's port goes to etcd, here or on another host. And what a job or a process opens to **another host's**
+//! gateway address, at a port of ours, is redirected here by the packet filter and goes to that host: so nobody who calls
+//! a daemon of another host has to know of TLS, and nothing of it crosses the network in the clear.
+
+use std::{
+    error::Error,
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::seq::SliceRandom;
+use rustix::net::sockopt::ip_original_dst;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+use tunnel::{Identity, Service, TunnelError, accept, dial, forward};
+
+use crate::grid::GridStore;
+
+/// Connections at once, of each way.
+const CONNECTIONS: usize = 8192;
+/// Longest time until a service on this host takes a connection.
+const LOCAL: Duration = Duration::from_secs(2);
+/// Pause when no connection can be accepted: those that end make room.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Ports of the services on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    /// etcd itself, past the tunnel.
+    pub(crate) etcd: u16,
+    pub(crate) host: u16,
+    pub(crate) discoverd: u16,
+    pub(crate) router: u16,
+    /// Where who joins is served.
+    pub(crate) join: u16,
+}
+
+/// The tunnel of this host.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) id: String,
+    pub(crate) ports: Ports,
+    pub(crate) grid: Arc<GridStore>,
+    identity: Mutex<Identity>,
+    tasks: TaskTracker,
+}
+
+/// No way leads there.
+#[derive(Debug, thiserror::Error)]
+enum Way {
+    #[error("no host of the cluster has the address {0}")]
+    NoHost(Ipv4Addr),
+    #[error("no service of ours is at port {0}")]
+    NoService(u16),
+    #[error("etcd cannot be reached on any host: {0}")]
+    NoEtcd(String),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Both ways at once.
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+impl Tunnel {
+    pub(crate) fn new(id: &str, ports: Ports, grid: Arc<GridStore>, identity: Identity) -> Self {
+        let tasks = TaskTracker::new();
+        Self { id: id.into(), ports, grid, identity: Mutex::new(identity), tasks }
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows another certificate from now on.
+    pub(crate) fn renew(&self, identity: Identity) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    fn port(&self, service: Service) -> u16 {
+        match service {
+            Service::Etcd => self.ports.etcd,
+            Service::Host => self.ports.host,
+            Service::Join => self.ports.join,
+            Service::Discoverd => self.ports.discoverd,
+            Service::Router => self.ports.router,
+        }
+    }
+
+    fn service(&self, port: u16) -> Option<Service> {
+        [Service::Host, Service::Discoverd, Service::Router]
+            .into_iter()
+            .find(|service| self.port(*service) == port)
+    }
+
+    async fn local(&self, service: Service) -> io::Result<TcpStream> {
+        let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port(service)));
+        let stream = timeout(LOCAL, connected).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Takes what other hosts bring.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let this = self.clone();
+        self.each(listener, stop, move |stream, peer| {
+            let this = this.clone();
+            async move { this.incoming(stream, peer).await }
+        })
+        .await;
+    }
+
+    async fn incoming(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Way> {
+        let accepted = accept(stream, peer, &self.identity()).await?;
+        if let Some(id) = &accepted.id {
+            // One that was removed has its certificate still.
+            let known = self.grid.now().hosts.contains_key(id);
+            if !known {
+                return Err(TunnelError::Refused { addr: peer, said: "is of no host we know" }.into());
+            }
+        }
+        let local = self.local(accepted.service).await?;
+        forward(accepted.stream, local).await;
+        Ok(())
+    }
+
+    /// etcd's port for this host's own processes: etcd itself if it runs here and has a vote, or a member elsewhere.
+    pub(crate) async fn serve_etcd(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) {
+        let this = self.clone();
+        self.each(listener, stop, move |stream, _| {
+            let this = this.clone();
+            async move {
+                let etcd = this.etcd().await?;
+                forward(stream, etcd).await;
+                Ok(())
+            }
+        })
+        .await;
+    }
+
+    async fn etcd(&self) -> Result<Box<dyn Duplex>, Way> {
+        let (own, mut others) = self.members();
+        let mut failures = Vec::new();
+        if own {
+            match self.local(Service::Etcd).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(err) => failures.push(format!("here: {err}")),
+            }
+        }
+        others.shuffle(&mut rand::rng());
+        for (id, addr) in others {
+            match dial(addr, &id, Service::Etcd, &self.identity()).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(err) => failures.push(format!("{id}: {err}")),
+            }
+        }
+        Err(Way::NoEtcd(failures.join("; ")))
+    }
+
+    /// Whether a member with a vote runs here, and where the others are.
+    fn members(&self) -> (bool, Vec<(String, SocketAddr)>) {
+        let grid = self.grid.now();
+        let voters = || grid.members.iter().filter(|member| !member.learner);
+        let own = voters().any(|member| member.host == self.id);
+        let others = voters().filter(|member| member.host != self.id);
+        let others = others.filter_map(|member| {
+            Some((member.host.clone(), grid.hosts.get(&member.host)?.tunnel()))
+        });
+        (own, others.collect())
+    }
+
+    /// Takes what the packet filter redirects: connections to other hosts' daemons.
+    pub(crate) async fn serve_redirected(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) {
+        let this = self.clone();
+        self.each(listener, stop, move |stream, _| {
+            let this = this.clone();
+            async move { this.redirected(stream).await }
+        })
+        .await;
+    }
+
+    async fn redirected(&self, stream: TcpStream) -> Result<(), Way> {
+        let meant: SocketAddrV4 = ip_original_dst(&stream).map_err(io::Error::from)?;
+        let service = self.service(meant.port()).ok_or(Way::NoService(meant.port()))?;
+        let (id, addr) = {
+            let grid = self.grid.now();
+            let (id, record) = grid.at_gateway(*meant.ip()).ok_or(Way::NoHost(*meant.ip()))?;
+            (id.to_owned(), record.tunnel())
+        };
+        if id == self.id {
+            forward(stream, self.local(service).await?).await;
+        } else {
+            forward(stream, dial(addr, &id, service, &self.identity()).await?).await;
+        }
+        Ok(())
+    }
+
+    async fn each<F>(
+        &self,
+        listener: TcpListener,
+        stop: CancellationToken,
+        handle: impl Fn(TcpStream, SocketAddr) -> F + Send,
+    ) where
+        F: Future<Output = Result<(), Way>> + Send + 'static,
+    {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = one(&listener, &room) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer, permit)) => {
+                    let (handled, stop) = (handle(stream, peer), stop.clone());
+                    self.tasks.spawn(async move {
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            done = handled => if let Err(err) = done {
+                                debug!(error = &err as &dyn Error, %peer, "a connection leads nowhere");
+                            },
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(err) => {
+                    warn!(error = &err as &dyn Error, "the tunnel cannot accept connections");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn one(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, permit))
+}

@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+mod authority;
+mod connection;
+mod tls;
+
+pub use authority::{Authority, AuthorityError, Certificate};
+pub use connection::{Accepted, TunnelError, accept, dial, dial_unknown, forward};
+pub use tls::{Identity, Service};
