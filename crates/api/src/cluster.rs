@@ -53,7 +53,15 @@ pub struct HostState {
 /// Tag of a host that is to be emptied: nothing new is placed on it, and what runs there is started elsewhere first.
 pub const TAG_DRAINING: &str = "flynn-draining";
 
+/// Tag of a host whose disk is full: it refuses all jobs but those the cluster cannot do without.
+pub const TAG_FULL: &str = "flynn-disk-full";
+
 impl HostState {
+    /// Whether its disk is full.
+    pub fn is_full(&self) -> bool {
+        self.tags.contains_key(TAG_FULL)
+    }
+
     /// Whether it is to be emptied.
     pub fn is_draining(&self) -> bool {
         self.tags.contains_key(TAG_DRAINING)

@@ -338,6 +338,9 @@ pub struct HostInfo {
     pub leader: bool,
     /// Whether it is being emptied.
     pub draining: bool,
+    /// Whether its disk is full, so that it takes no more jobs.
+    #[serde(default)]
+    pub full: bool,
     /// Jobs that hold room; absent if the leading host does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<u32>,

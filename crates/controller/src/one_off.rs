@@ -193,7 +193,15 @@ async fn hosts(controller: &Controller, planned: &Planned) -> Result<(Term, Vec<
     if state.hosts.is_empty() {
         return Err(Error::Away("the cluster has no host at the moment; try again".into()));
     }
-    Ok((state.term, place::order(&state, &planned.job)))
+    let order = place::order(&state, &planned.job);
+    let full = place::full(&state);
+    if order.is_empty() && !full.is_empty() {
+        return Err(Error::Away(format!(
+            "no host takes the job: the disk of {} is full; free disk there or add a host",
+            full.join(", ")
+        )));
+    }
+    Ok((state.term, order))
 }
 
 /// Commits the job to a host. Answers whether the host took it.

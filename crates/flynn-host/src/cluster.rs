@@ -12,7 +12,7 @@ use std::{
 };
 
 use api::{
-    cluster::{Committed, Placed, Rejected, State, Tx},
+    cluster::{Committed, Placed, Rejected, State, TAG_FULL, Tx},
     discoverd::{Instance, Term},
     host::{ActiveJob, Job},
     id::JobId,
@@ -279,7 +279,11 @@ impl Leadership {
 
     async fn register(&self) {
         let settings = &self.host.settings;
-        let tags = self.host.file.lock().unwrap_or_else(PoisonError::into_inner).tags.clone();
+        let mut tags = self.host.file.lock().unwrap_or_else(PoisonError::into_inner).tags.clone();
+        tags.remove(TAG_FULL);
+        if self.host.is_full() {
+            tags.insert(TAG_FULL.into(), "yes".into());
+        }
         let mut meta: BTreeMap<String, String> =
             tags.into_iter().map(|(name, value)| (format!("tag:{name}"), value)).collect();
         meta.insert("id".into(), settings.id.clone());

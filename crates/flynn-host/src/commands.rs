@@ -144,6 +144,7 @@ async fn list(client: &Client) -> anyhow::Result<()> {
         let state = match (one.up, one.draining, one.leader) {
             (false, ..) => "away",
             (true, true, _) => "draining",
+            (true, false, _) if one.full => "full",
             (true, false, true) => "leads",
             (true, false, false) => "up",
         };

@@ -8,7 +8,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{domain::net::Cidr, join::Invitation};
+use crate::{
+    domain::{garbage::Kept, net::Cidr},
+    garbage::Rules,
+    join::Invitation,
+};
 
 /// Runs the jobs of one host.
 #[derive(Debug, Parser)]
@@ -272,6 +276,21 @@ pub struct Config {
     /// Times the machine's memory that jobs' limits may add up to: a limit is a cap, not a reservation.
     #[arg(long, env = "FLYNN_MEMORY_OVERCOMMIT", default_value_t = 4)]
     pub memory_overcommit: u64,
+    /// How often what nobody uses any more is looked for.
+    #[arg(long, env = "FLYNN_GARBAGE", value_parser = humantime::parse_duration, default_value = "1m")]
+    pub garbage_every: Duration,
+    /// Images of slugs that no job has, which are kept nevertheless.
+    #[arg(long, env = "FLYNN_UNUSED_IMAGES", default_value_t = 50)]
+    pub unused_images: usize,
+    /// How long they are kept.
+    #[arg(long, env = "FLYNN_UNUSED_IMAGE_AGE", value_parser = humantime::parse_duration, default_value = "14d")]
+    pub unused_image_age: Duration,
+    /// How long volumes that no job has are kept, however many, and whether disk is short or not: they are data.
+    #[arg(long, env = "FLYNN_UNUSED_VOLUME_AGE", value_parser = humantime::parse_duration, default_value = "30d")]
+    pub unused_volume_age: Duration,
+    /// How often what a job has written outside its volumes is measured, if that costs the engine little.
+    #[arg(long, env = "FLYNN_MEASURE", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub measured_every: Duration,
     /// CA bundle inside the images, given to every job as the file its TLS libraries trust.
     #[arg(long, env = "FLYNN_EXTRA_CA")]
     pub extra_ca: Option<String>,
@@ -281,6 +300,16 @@ pub struct Config {
     /// How long a process without a check must run before it counts as up.
     #[arg(long, env = "FLYNN_SETTLE", value_parser = humantime::parse_duration, default_value = "2s")]
     pub settle: Duration,
+}
+
+impl Config {
+    /// What is kept of what nobody uses.
+    pub(crate) fn rules(&self) -> Rules {
+        let (most, longest) = (self.unused_images, self.unused_image_age);
+        let images = Kept { most, longest, when_short: false };
+        let longest = self.unused_volume_age;
+        Rules { images, volumes: Kept { most: usize::MAX, longest, when_short: true } }
+    }
 }
 
 #[cfg(test)]

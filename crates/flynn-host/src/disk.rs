@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::FallocateFlags;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Whether the write has to survive a power failure.
@@ -18,8 +19,46 @@ pub(crate) enum Durable {
     Renamed,
 }
 
-/// Replaces a file's content at one instant; mode 0600.
+/// Disk that is kept for the few bytes without which nothing could be stopped any more on a full disk: orders, ends
+/// and the leader's term.
+const BALLAST: u64 = 4 << 20;
+/// Its file, in the data dir.
+const BALLAST_FILE: &str = "ballast";
+/// The data dir is so many folders above any file at most.
+const DEPTH: usize = 4;
+
+/// Takes disk for bad times, unless it is there or they have come.
+pub(crate) fn keep_ballast(data_dir: &Path) -> io::Result<()> {
+    let path = data_dir.join(BALLAST_FILE);
+    let stat = rustix::fs::statvfs(data_dir)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < 2 * BALLAST || fs::metadata(&path).is_ok_and(|there| there.len() == BALLAST) {
+        return Ok(());
+    }
+    let file = File::create(path)?;
+    Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, BALLAST)?)
+}
+
+/// Gives up the ballast of the data dir a file is in. Answers whether there was one.
+fn drop_ballast(path: &Path) -> bool {
+    path.ancestors().take(DEPTH).any(|folder| fs::remove_file(folder.join(BALLAST_FILE)).is_ok())
+}
+
+/// Replaces a file's content at one instant; mode 0600. On a full disk the ballast makes room for what has to survive.
 pub(crate) fn write(path: &Path, content: &[u8], durable: Durable) -> io::Result<()> {
+    match try_write(path, content, durable) {
+        Err(err) if durable == Durable::Synced && is_full(&err) && drop_ballast(path) => {
+            try_write(path, content, durable)
+        }
+        done => done,
+    }
+}
+
+fn is_full(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn try_write(path: &Path, content: &[u8], durable: Durable) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let beside = path.with_extension("new");
     let mut options = OpenOptions::new();
@@ -84,6 +123,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_ballast_is_real_and_goes_when_it_is_needed() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        keep_ballast(dir.path()).unwrap();
+        keep_ballast(dir.path()).unwrap();
+        let ballast = fs::metadata(dir.path().join(BALLAST_FILE)).unwrap();
+        assert!(ballast.blocks() * 512 >= BALLAST, "it takes room");
+        let file = dir.path().join("host/jobs/a.json");
+        assert!(drop_ballast(&file));
+        assert!(!drop_ballast(&file), "it is gone");
+    }
 
     #[test]
     fn what_was_written_reads_back_and_is_private() {

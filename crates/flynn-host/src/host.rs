@@ -1,15 +1,25 @@
 //! What every part of the daemon can reach.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use api::cluster::Capacity;
 use daemon::Lifetime;
+use tokio::sync::Semaphore;
 
 use crate::{
-    backend::{engine::Engine, slug::Slugs},
+    backend::{engine::Engine, peers::Peers, slug::Slugs},
     domain::net::Cidr,
     identity::{Folders, HostFile},
-    jobs::{addresses::Addresses, announce::Announcer, deaths::Deaths, registry::Registry},
+    jobs::{
+        addresses::Addresses, announce::Announcer, deaths::Deaths, limits::Layers,
+        registry::Registry,
+    },
     terms::Terms,
 };
 
@@ -21,10 +31,14 @@ pub(crate) struct Host {
     pub(crate) file: Mutex<HostFile>,
     pub(crate) engine: Engine,
     pub(crate) slugs: Slugs,
+    pub(crate) peers: Peers,
+    /// Turns of the hosts that are given images.
+    pub(crate) exports: Arc<Semaphore>,
     pub(crate) registry: Registry,
     pub(crate) addresses: Addresses,
     pub(crate) announcer: Announcer,
     pub(crate) deaths: Deaths,
+    pub(crate) layers: Layers,
     pub(crate) terms: Terms,
     pub(crate) http: reqwest::Client,
     pub(crate) lifetime: Lifetime,
@@ -65,9 +79,21 @@ impl Host {
         }
     }
 
-    /// Bytes free where images, logs and volumes are.
+    /// Bytes free where volumes and logs are, or where images and containers are, whatever is less: this daemon's own
+    /// root is a container's.
     pub(crate) fn disk_free(&self) -> u64 {
-        let at = self.folders.root();
-        rustix::fs::statvfs(at).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        let free = |at: &Path| {
+            rustix::fs::statvfs(at).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        };
+        free(self.folders.root()).min(free(Path::new("/")))
+    }
+
+    /// Whether so little disk is left that only jobs are taken that the cluster cannot do without.
+    pub(crate) fn is_full(&self) -> bool {
+        self.disk_free() < self.settings.disk_reserve
+    }
+    /// Whether it is time to throw away what is kept for convenience.
+    pub(crate) fn is_short(&self) -> bool {
+        self.disk_free() < self.settings.disk_reserve.saturating_mul(2)
     }
 }

@@ -109,6 +109,10 @@ impl Folders {
         self.host().join("term.json")
     }
 
+    pub(crate) fn unused(&self) -> PathBuf {
+        self.host().join("unused.json")
+    }
+
     pub(crate) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }

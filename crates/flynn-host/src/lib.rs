@@ -8,6 +8,7 @@ mod disk;
 mod domain;
 mod error;
 mod etcd;
+mod garbage;
 mod grid;
 mod handlers;
 mod host;

@@ -11,7 +11,7 @@ use keyspace::Keyspace;
 
 use crate::{
     cluster::Leadership,
-    handlers::{attach, cluster, host, hosts, jobs, log},
+    handlers::{attach, cluster, host, hosts, images, jobs, log},
     host::Host,
     neighbours::Neighbours,
 };
@@ -41,6 +41,7 @@ pub(crate) fn router(app: App, key: &str) -> Router {
         .route("/host/jobs/{id}", get(jobs::one).put(jobs::put).delete(jobs::stop))
         .route("/host/jobs/{id}/signal/{signal}", put(jobs::signal))
         .route("/host/jobs/{id}/log", get(log::log))
+        .route("/host/images/{*name}", get(images::image))
         .route("/attach", post(attach::attach))
         .route("/host/status", get(host::status))
         .route("/host/addresses", get(host::addresses))

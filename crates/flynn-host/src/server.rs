@@ -19,7 +19,7 @@ use shelf_client::Shelf;
 use strowger_client::Routers;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,9 +29,10 @@ use crate::{
     backend::{
         engine::Engine,
         network::{JobNetwork, NetworkError, Overlay},
+        peers::Peers,
         slug::Slugs,
     },
-    cluster::Leadership,
+    cluster::{Leadership, SERVICE},
     config::Config,
     disk,
     domain::{
@@ -41,11 +42,12 @@ use crate::{
         spec::LABEL_HOST,
     },
     etcd::{self, Role},
+    garbage::Garbage,
     host::{Host, Settings},
     identity::{self, Folders, HostFile},
     jobs::{
         addresses::Addresses, announce::Announcer, container::extra_ca, deaths::Deaths,
-        journal::Journal, registry::Registry, restore::restore,
+        journal::Journal, limits::Layers, registry::Registry, restore::restore,
     },
     layer0::{Layer0, Layer0Error},
     logs,
@@ -61,6 +63,8 @@ const ANNOUNCE: Duration = Duration::from_secs(5);
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How long the engine may take to come up beside us.
 const ENGINE: Duration = Duration::from_secs(60);
+/// Images given to other hosts at once: each costs the engine a core and the disk.
+const EXPORTS: usize = 2;
 /// The service of the manifest that everything else needs.
 pub(crate) const ETCD: &str = "etcd";
 
@@ -127,14 +131,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         neighbours.follow(&etcd, file.range, &network, lifetime).await?;
     }
     manifest.gateway = subnet.gateway();
-    for service in manifest.services(&role)?.iter().filter(|service| service.id != ETCD) {
-        start_service(&layer0, service).await?;
-    }
-    let roles = match &neighbours {
-        Some(neighbours) => neighbours.role.subscribe(),
-        None => watch::channel(role).1,
-    };
-    lifetime.spawn("layer 0", move |stop| keep_layer0(layer0, manifest, roles, stop));
+    let roles = neighbours.as_ref().map(|neighbours| neighbours.role.subscribe());
+    start_layer0(layer0, manifest, role, roles, lifetime).await?;
 
     let journal = Journal::open(&folders.jobs()).context("opening the journal")?;
     disk::private_dir(&folders.logs()).context("making the folder of logs")?;
@@ -143,9 +141,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let host = Arc::new(parts.host(subnet, addr, journal.clone(), lifetime)?);
     keep_deaths(&host);
     restore(&host, &journal).await.context("taking up the jobs that are there")?;
-    keep_up(&host, "announcements", ANNOUNCE, Announcements(host.clone()));
-    let house = House(host.clone(), network.clone(), neighbours.clone());
-    keep_up(&host, "housekeeping", HOUSEKEEPING, house);
+    keep_house(&config, &host, &network, neighbours.clone());
     if let Some(neighbours) = neighbours.clone() {
         let (etcd, file, lifetime) = (etcd.clone(), parts.file.clone(), lifetime.clone());
         let renewed = tokio::time::Instant::now();
@@ -158,6 +154,22 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
 struct Several {
     neighbours: Option<Arc<Neighbours>>,
     etcd: Keyspace,
+}
+
+/// Starts what else layer 0 has, and keeps all of it.
+async fn start_layer0(
+    layer0: Layer0,
+    manifest: Manifest,
+    role: Role,
+    roles: Option<watch::Receiver<Role>>,
+    lifetime: &Lifetime,
+) -> anyhow::Result<()> {
+    for service in manifest.services(&role)?.iter().filter(|service| service.id != ETCD) {
+        start_service(&layer0, service).await?;
+    }
+    let roles = roles.unwrap_or_else(|| watch::channel(role).1);
+    lifetime.spawn("layer 0", move |stop| keep_layer0(layer0, manifest, roles, stop));
+    Ok(())
 }
 
 /// Keeps layer 0, of this host's part in etcd.
@@ -328,6 +340,9 @@ impl Parts<'_> {
         let external_ip = config.external_ip.or(addr.map(IpAddr::V4)).unwrap_or(gateway.into());
         let external_ip = external_ip.to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
+        let others = discoverd.watch(SERVICE);
+        let key = self.key("flynn-host");
+        let peers = Peers::new(self.engine.clone(), others, &self.file.id, key);
         let addresses = Addresses::open(self.folders.addresses(), subnet, config.quarantine);
         Ok(Host {
             announcer: Announcer::new(discoverd, routers, &self.file.id, &boot_id),
@@ -348,9 +363,12 @@ impl Parts<'_> {
             },
             file: Mutex::new(self.file.clone()),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
+            peers,
+            exports: Arc::new(Semaphore::new(EXPORTS)),
             registry: Registry::new(journal),
             addresses: addresses.context("reading the addresses")?,
             deaths: Deaths::default(),
+            layers: Layers::new(self.engine.clone(), config.measured_every),
             terms: Terms::open(self.folders.terms()).context("reading the highest term")?,
             folders: self.folders.clone(),
             engine: self.engine.clone(),
@@ -367,6 +385,18 @@ fn keep_deaths(host: &Arc<Host>) {
         let label = format!("{LABEL_HOST}={}", listener.settings.id);
         listener.deaths.keep(&listener.engine, &label, stop).await;
     });
+}
+
+fn keep_house(
+    config: &Config,
+    host: &Arc<Host>,
+    network: &JobNetwork,
+    neighbours: Option<Arc<Neighbours>>,
+) {
+    keep_up(host, "announcements", ANNOUNCE, Announcements(host.clone()));
+    keep_up(host, "housekeeping", HOUSEKEEPING, House(host.clone(), network.clone(), neighbours));
+    let garbage = Garbage::open(host.clone(), config.rules());
+    keep_up(host, "garbage", config.garbage_every, garbage);
 }
 
 /// Runs a loop that may be cut off in the middle of a round.
@@ -406,8 +436,13 @@ impl Reconcile for House {
     async fn reconcile(&mut self) -> Result<(), NetworkError> {
         let folder = self.0.folders.logs();
         let known = self.0.registry.all();
+        let short = self.0.is_short();
+        let data_dir = self.0.folders.root().to_owned();
         let swept = tokio::task::spawn_blocking(move || {
-            logs::sweep(&folder, &|job| known.contains_key(&job))
+            if let Err(err) = disk::keep_ballast(&data_dir) {
+                warn!(error = %err, "no disk could be set aside for stopping jobs on a full one");
+            }
+            logs::sweep(&folder, short, &|job| known.contains_key(&job))
         });
         if let Ok(Err(err)) = swept.await {
             warn!(error = %err, "old logs could not be removed");

@@ -9,6 +9,7 @@ use api::{
     id::JobId,
 };
 use api_client::{Client, Endpoint, Error, Upgraded};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use reqwest::{Method, Response};
 
@@ -122,6 +123,20 @@ impl Host {
         let response = self.client.send(Method::GET, &path, |request| request).await?;
         let url = response.url().to_string();
         Ok(lines(url, response.bytes_stream().boxed()))
+    }
+
+    /// An image it has, packed, with its name.
+    pub async fn image(
+        &self,
+        name: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
+        let path = format!("/host/images/{name}");
+        let response = self.client.send(Method::GET, &path, |request| request).await?;
+        let url = response.url().to_string();
+        let pieces = response.bytes_stream();
+        Ok(pieces.map(move |piece| {
+            piece.map_err(|source| Error::Lost { url: url.clone(), source: source.without_url() })
+        }))
     }
 
     /// What the host says of itself.

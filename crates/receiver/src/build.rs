@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::{
     controller::{App, ArtifactType, NewArtifact, NewJob},
+    host::Limits,
     slug::BuildResult,
 };
 use attach::{Frame, FrameCodec, State, read_state};
@@ -28,6 +29,8 @@ const URL_TTL: Duration = Duration::from_secs(2 * 3600);
 const SLUG_LEN_MAX: u64 = 1 << 30;
 /// Largest build cache kept.
 const CACHE_LEN_MAX: u64 = 2 << 30;
+/// Bytes a build may write: source, dependencies, cache and slug are there at once.
+const BUILD_DISK: u64 = 8 << 30;
 /// Longest time to a running build: its image may have to be fetched, and hosts may be full.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes read of the tar at a time.
@@ -79,6 +82,7 @@ impl Build<'_> {
         Ok(NewJob {
             artifacts: vec![builder.id],
             env: self.env(self.app_env().await.map_err(preparing())?),
+            limits: Some(Limits { temp_disk: BUILD_DISK, ..Limits::default() }),
             ..NewJob::default()
         })
     }

@@ -11,13 +11,14 @@ use bollard::{
     errors::Error as DockerError,
     models::{ContainerCreateBody, EventMessage},
     query_parameters::{
-        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-        KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        ResizeContainerTTYOptionsBuilder, StartContainerOptions,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, ImportImageOptionsBuilder,
+        InspectContainerOptions, InspectContainerOptionsBuilder, KillContainerOptionsBuilder,
+        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder, ResizeContainerTTYOptionsBuilder, StartContainerOptions,
     },
 };
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt};
 
 use super::raw::{self, Attached, RawError};
 
@@ -41,7 +42,7 @@ pub(crate) struct Engine {
 pub(crate) enum EngineError {
     /// There is no such image here.
     #[error(
-        "the image {0} is not on this host, and its name says no registry to fetch it from; \
+        "the image {0} is not on this host nor on another, and its name says no registry to fetch it from; \
          build or load it here"
     )]
     NoImage(String),
@@ -102,6 +103,17 @@ pub(crate) struct Image {
     pub(crate) id: String,
     /// The user it runs as.
     pub(crate) user: String,
+    /// Its labels.
+    pub(crate) labels: HashMap<String, String>,
+}
+
+/// A container, as far as a listing tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    /// The engine's id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
     /// Its labels.
     pub(crate) labels: HashMap<String, String>,
 }
@@ -214,16 +226,85 @@ impl Engine {
         }))
     }
 
+    /// Bytes a container has written outside its volumes; `None` if there is no such container. The engine walks all it
+    /// wrote.
+    pub(crate) async fn layer_size(&self, container: &str) -> Result<Option<u64>, EngineError> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let found = self.docker.inspect_container(container, Some(options)).await;
+        match found.map_err(of(|| format!("measure the container {container}"))) {
+            // It says -1 when it could not.
+            Ok(found) => Ok(found.size_rw.and_then(|size| u64::try_from(size).ok())),
+            Err(err) if err.is_missing() => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
     /// Ids of all containers with a label, running or not.
     pub(crate) async fn containers(&self, label: &str) -> Result<Vec<String>, EngineError> {
+        Ok(self.listed(label).await?.into_iter().map(|one| one.id).collect())
+    }
+
+    /// All containers with a label, running or not, as far as a listing tells.
+    pub(crate) async fn listed(&self, label: &str) -> Result<Vec<Listed>, EngineError> {
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let all = self.docker.list_containers(Some(options)).await;
         let all = all.map_err(of(|| "list its containers".into()))?;
-        Ok(all.into_iter().filter_map(|one| one.id).collect())
+        let listed = all.into_iter().filter_map(|one| {
+            let name = one.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+            Some(Listed {
+                id: one.id?,
+                name: name.trim_start_matches('/').into(),
+                labels: one.labels.unwrap_or_default(),
+            })
+        });
+        Ok(listed.collect())
     }
 
-    /// Ends of containers with a label, from an instant on (`seconds.nanoseconds`).
+    /// Ids of all images with a label, with their names.
+    pub(crate) async fn images(
+        &self,
+        label: &str,
+    ) -> Result<Vec<(String, Vec<String>)>, EngineError> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let all = self.docker.list_images(Some(options)).await;
+        let all = all.map_err(of(|| "list its images".into()))?;
+        Ok(all.into_iter().map(|one| (one.id, one.repo_tags)).collect())
+    }
+
+    /// Removes an image; that there is none is success. One that a container has is a conflict.
+    pub(crate) async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveImageOptionsBuilder::new().force(false).build();
+        let removed = self.docker.remove_image(name, Some(options), None).await;
+        let removed = removed.map(drop).map_err(of(|| format!("remove the image {name}")));
+        removed.or_else(|err| if err.is_missing() { Ok(()) } else { Err(err) })
+    }
+
+    /// An image with its name, packed.
+    pub(crate) fn export(
+        &self,
+        name: &str,
+    ) -> impl Stream<Item = Result<Bytes, DockerError>> + Send + use<> {
+        self.slow.export_image(name)
+    }
+
+    /// Unpacks an image that was packed.
+    pub(crate) async fn load<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        packed: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let options = ImportImageOptionsBuilder::new().quiet(true).build();
+        let loaded = self.slow.import_image_stream(options, packed, None);
+        loaded.try_for_each(|_| async { Ok(()) }).await.map_err(of(|| format!("load {name}")))
+    }
+
+    /// The action of an event of [`Engine::deaths`] that is no end: the kernel killed something for memory.
+    pub(crate) const OUT_OF_MEMORY: &str = "oom";
+
+    /// Ends of containers with a label and what was killed in them for memory, from an instant on
+    /// (`seconds.nanoseconds`).
     pub(crate) fn deaths(
         &self,
         label: &str,
@@ -231,7 +312,7 @@ impl Engine {
     ) -> impl Stream<Item = Result<EventMessage, DockerError>> + Send + use<> {
         let filters = HashMap::from([
             ("type", vec!["container"]),
-            ("event", vec!["die"]),
+            ("event", vec!["die", Self::OUT_OF_MEMORY]),
             ("label", vec![label]),
         ]);
         self.docker.events(Some(EventsOptionsBuilder::new().since(since).filters(&filters).build()))

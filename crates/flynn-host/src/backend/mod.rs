@@ -2,5 +2,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod network;
+pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod slug;
+pub(crate) mod turns;

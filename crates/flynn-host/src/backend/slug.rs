@@ -1,7 +1,7 @@
 //! Slugs as images: the runner's image plus the slug as one layer, made once, named by the slug's digest.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -21,11 +21,16 @@ use tokio::io::{AsyncBufRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
-use super::engine::{Engine, EngineError, Image, of};
+use super::{
+    engine::{Engine, EngineError, Image, of},
+    turns::Turns,
+};
 use crate::domain::slug_tar::{self, Chown};
 
 /// Label: the id of the runner's image. A newer runner makes a new image.
 const LABEL_BASE: &str = "flynn.slug.base";
+/// Label: whose image it is, also when a newer one has taken its name.
+const LABEL_REPOSITORY: &str = "flynn.slug.repository";
 /// Where an app finds itself.
 const APP: &str = "/app";
 /// Bytes handed on at once.
@@ -69,37 +74,70 @@ pub(crate) struct Slugs {
     engine: Engine,
     shelf: Shelf,
     repository: String,
-    under_way: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 impl Slugs {
     /// Images called `<prefix>-slug:<digest>`.
     pub(crate) fn new(engine: Engine, shelf: Shelf, prefix: &str) -> Self {
         let repository = format!("{prefix}-slug");
-        Self { engine, shelf, repository, under_way: Mutex::default() }
+        Self { engine, shelf, repository, turns: Turns::default() }
     }
 
     /// The image of a slug on a runner; made if it is not there. Jobs that want the same one wait for one making.
     pub(crate) async fn image(&self, runner: &str, slug: &Slug) -> Result<Image, SlugError> {
-        let turn = self.turn(&slug.sha256);
-        let made = {
-            let _turn = turn.lock().await;
-            self.image_in_turn(runner, slug).await
-        };
-        drop(turn);
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|_, turn| Arc::strong_count(turn) > 1);
-        made
+        let _turn = self.turns.of(&slug.sha256).await;
+        self.image_in_turn(runner, slug).await
     }
 
-    fn turn(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.entry(digest.into()).or_default().clone()
+    /// Name of a slug's image.
+    pub(crate) fn name(&self, digest: &str) -> String {
+        format!("{}:{digest}", self.repository)
+    }
+
+    /// The images there are: their names, or ids where a newer one has taken the name.
+    pub(crate) async fn images(&self) -> Result<BTreeSet<String>, EngineError> {
+        let listed = self.engine.images(&format!("{LABEL_REPOSITORY}={}", self.repository)).await?;
+        let own = format!("{}:", self.repository);
+        let names = listed.into_iter().map(|(id, tags)| {
+            let named = tags.into_iter().find(|tag| tag.starts_with(&own));
+            named.unwrap_or(id)
+        });
+        Ok(names.collect())
+    }
+
+    /// Containers in which images are made, with the digests of their slugs.
+    pub(crate) async fn makings(&self) -> Result<Vec<(String, String)>, EngineError> {
+        let label = format!("{LABEL_REPOSITORY}={}", self.repository);
+        // A job's container has the label of its image.
+        let digest =
+            |name: &str| name.strip_prefix(&format!("{}-", self.repository)).map(str::to_owned);
+        let all = self.engine.listed(&label).await?.into_iter();
+        Ok(all.filter_map(|one| Some((one.id, digest(&one.name)?))).collect())
+    }
+
+    /// Whether a slug's image is being made.
+    pub(crate) fn is_under_way(&self, digest: &str) -> bool {
+        self.turns.is_taken(digest)
+    }
+
+    /// Removes an image of [`Slugs::images`], unless its slug is used. No job comes to have it meanwhile.
+    pub(crate) async fn remove(
+        &self,
+        image: &str,
+        used: impl FnOnce() -> BTreeSet<String>,
+    ) -> Result<(), EngineError> {
+        let digest = image.strip_prefix(&format!("{}:", self.repository)).unwrap_or(image);
+        let _turn = self.turns.of(digest).await;
+        if used().contains(digest) {
+            return Ok(());
+        }
+        self.engine.remove_image(image).await
     }
 
     async fn image_in_turn(&self, runner: &str, slug: &Slug) -> Result<Image, SlugError> {
         let base = self.engine.image(runner).await?;
-        let name = format!("{}:{}", self.repository, slug.sha256);
+        let name = self.name(&slug.sha256);
         match self.engine.image(&name).await {
             Ok(image) if image.labels.get(LABEL_BASE) == Some(&base.id) => return Ok(image),
             Ok(_) | Err(EngineError::NoImage(_)) => {}
@@ -108,7 +146,10 @@ impl Slugs {
         // Clean: what a container has of its own (environment, labels) would be in the image for ever.
         let container = ContainerCreateBody {
             image: Some(base.id.clone()),
-            labels: Some(HashMap::from([(LABEL_BASE.to_owned(), base.id.clone())])),
+            labels: Some(HashMap::from([
+                (LABEL_BASE.to_owned(), base.id.clone()),
+                (LABEL_REPOSITORY.to_owned(), self.repository.clone()),
+            ])),
             ..ContainerCreateBody::default()
         };
         let container_name = format!("{}-{}", self.repository, slug.sha256);

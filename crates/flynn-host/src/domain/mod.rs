@@ -3,7 +3,9 @@
 pub(crate) mod addresses;
 pub(crate) mod catch_up;
 pub(crate) mod firewall;
+pub(crate) mod garbage;
 pub(crate) mod job;
+pub(crate) mod limits;
 pub(crate) mod lines;
 pub(crate) mod manifest;
 pub(crate) mod membership;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::host::Job;
+use api::host::{Job, Limits};
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
     Mount, MountType, NetworkingConfig, ResourcesUlimits,
@@ -21,6 +21,8 @@ pub(crate) const LABEL_ENTRY: &str = "flynn.entry";
 
 /// The port a job without any is told, so that a web process can be tried out as a one-off job.
 const DEFAULT_PORT: u16 = 8080;
+/// Where files go that nobody keeps.
+const TMP: &str = "/tmp";
 /// Runs what an image does not want run by a user of its own.
 const DEFAULT_USER: &str = "1000:1000";
 
@@ -126,6 +128,20 @@ fn environment(job: &Job, place: &Place<'_>) -> Vec<String> {
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
+/// `/tmp` in memory: what a job writes there is gone with it and cannot fill the host's disk. It counts as the job's
+/// memory, so that it may take half of that; buildpacks run what they unpack there.
+fn tmp(job: &Job) -> Option<HashMap<String, String>> {
+    let its_own = job.config.volumes.iter().any(|volume| volume.path == TMP);
+    let size = in_memory(&job.limits).min(job.limits.temp_disk);
+    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={size}");
+    (!its_own).then(|| HashMap::from([(TMP.to_owned(), options)]))
+}
+
+/// How much of a job's memory may be files.
+fn in_memory(limits: &Limits) -> u64 {
+    limits.memory / 2
+}
+
 fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
     let config = &job.config;
     let limits = &job.limits;
@@ -142,6 +158,8 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         memory: Some(memory),
         memory_swap: Some(memory),
         cpu_shares: (limits.cpu > 0).then(|| (i64::from(limits.cpu) * 1024 / 1000).max(2)),
+        shm_size: i64::try_from(in_memory(limits)).ok(),
+        tmpfs: tmp(job),
         pids_limit: Some(i64::from(limits.max_procs)),
         // When the host itself is short of memory, apps and builds go before what the cluster cannot do without.
         oom_score_adj: (!job.resurrect).then_some(500),
@@ -236,6 +254,8 @@ mod tests {
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
         assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
         assert_eq!(host.pids_limit, Some(1024));
+        assert_eq!(host.shm_size, Some(512 << 20));
+        assert!(host.tmpfs.unwrap()["/tmp"].ends_with(&format!("size={}", 512 << 20)));
         assert_eq!(host.ulimits.unwrap()[0].hard, Some(4096));
         assert_eq!(host.privileged, None);
         let mount = &host.mounts.unwrap()[0];
@@ -243,6 +263,12 @@ mod tests {
         let endpoints = spec.networking_config.unwrap().endpoints_config.unwrap();
         let address = endpoints["flynn"].ipam_config.as_ref().unwrap().ipv4_address.clone();
         assert_eq!(address.as_deref(), Some("100.64.0.9"));
+    }
+
+    #[test]
+    fn a_job_that_has_a_volume_at_tmp_keeps_it() {
+        let spec = spec(json!({ "volumes": [{ "name": "tmp", "path": "/tmp" }] }), "");
+        assert_eq!(spec.host_config.unwrap().tmpfs, None);
     }
 
     #[test]

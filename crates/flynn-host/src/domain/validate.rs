@@ -22,6 +22,8 @@ const CAPABILITIES: [&str; 12] = [
 const LONGEST_STOP_SECONDS: u32 = 3600;
 /// The engine takes no less, and a process needs more.
 const LEAST_MEMORY: u64 = 8 << 20;
+/// Every process writes a little somewhere.
+const LEAST_DISK: u64 = 1 << 20;
 
 /// A field cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,8 +38,8 @@ pub(crate) struct Invalid {
 /// Checks everything that can be checked without the engine.
 pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
     let bad = |field, problem: String| Err(Invalid { field, problem });
-    if job.image.is_empty() || job.image.starts_with('-') {
-        return bad("image", "is missing".into());
+    if !is_image_name(&job.image) {
+        return bad("image", "is missing, or is not an image's name".into());
     }
     if let Some(slug) = &job.slug {
         let digest = slug.sha256.len() == 64
@@ -48,6 +50,12 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
     }
     if job.limits.memory < LEAST_MEMORY {
         return bad("limits.memory", format!("is below the least, {LEAST_MEMORY} bytes"));
+    }
+    if job.limits.temp_disk < LEAST_DISK {
+        return bad("limits.temp_disk", format!("is below the least, {LEAST_DISK} bytes"));
+    }
+    if job.limits.max_procs == 0 || job.limits.max_fd == 0 {
+        return bad("limits", "leave no process or no open file: both need at least one".into());
     }
     let config = &job.config;
     if config.stop_timeout_seconds > LONGEST_STOP_SECONDS {
@@ -63,7 +71,7 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
         return bad("config.linux_capabilities", format!("names {cap:?}, which jobs do not get"));
     }
     for volume in &config.volumes {
-        if !file_name(&volume.name) {
+        if !is_volume_name(&volume.name) {
             return bad("config.volumes.name", format!("{:?} is not a file name", volume.name));
         }
         let clean = volume.path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
@@ -101,6 +109,13 @@ fn ports(job: &Job) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Whether a text may be an image's name or id: it becomes part of paths.
+pub(crate) fn is_image_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
+    let parts = || name.split('/').all(|part| !part.is_empty() && !part.starts_with(['.', '-']));
+    name.len() <= 500 && name.bytes().all(plain) && parts()
+}
+
 fn capability(name: &str) -> bool {
     CAPABILITIES.contains(&name.strip_prefix("CAP_").unwrap_or(name))
 }
@@ -109,7 +124,8 @@ fn env_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
 
-fn file_name(name: &str) -> bool {
+/// Whether a text may be a volume's name: it is a folder's.
+pub(crate) fn is_volume_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.bytes().all(plain)
 }
@@ -136,6 +152,9 @@ mod tests {
     #[test]
     fn a_plain_job_is_fine() {
         assert_eq!(field(json!({})), None);
+        for image in ["busybox", "flynn/a:1", "localhost:5000/a/b@sha256:0a"] {
+            assert_eq!(field(json!({ "image": image })), None, "{image}");
+        }
         assert_eq!(
             field(json!({ "config": { "linux_capabilities": ["CAP_NET_BIND_SERVICE"] } })),
             None
@@ -145,10 +164,15 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_field() {
         let config = |config: serde_json::Value| field(json!({ "config": config }));
-        assert_eq!(field(json!({ "image": "" })), Some("image"));
+        for image in ["", "-rm", "../containers", "a//b", "a b", "a?b", "/a"] {
+            assert_eq!(field(json!({ "image": image })), Some("image"), "{image}");
+        }
         assert_eq!(field(json!({ "slug": { "path": "/x", "sha256": "../.." } })), Some("slug"));
         assert_eq!(field(json!({ "limits": { "memory": 1 } })), Some("limits.memory"));
         assert_eq!(config(json!({ "env": { "A=B": "" } })), Some("config.env"));
+        assert_eq!(field(json!({ "limits": { "temp_disk": 0 } })), Some("limits.temp_disk"));
+        // 0 would be no limit to the engine.
+        assert_eq!(field(json!({ "limits": { "max_procs": 0 } })), Some("limits"));
         assert_eq!(
             config(json!({ "linux_capabilities": ["SYS_ADMIN"] })),
             Some("config.linux_capabilities")

@@ -49,6 +49,7 @@ pub(crate) async fn list(State(app): State<App>) -> Json<Vec<HostInfo>> {
             up: present.contains_key(id),
             leader: leader.as_ref() == Some(id),
             draining: placed.is_some_and(api::cluster::HostState::is_draining),
+            full: placed.is_some_and(api::cluster::HostState::is_full),
             jobs: placed.map(|host| u32::try_from(host.jobs.len()).unwrap_or(u32::MAX)),
             memory_used: placed.map(|host| host.jobs.values().map(|job| job.limits.memory).sum()),
             capacity: placed.map(|host| host.capacity),

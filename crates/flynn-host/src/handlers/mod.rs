@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod cluster;
 pub(crate) mod host;
 pub(crate) mod hosts;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod log;
 

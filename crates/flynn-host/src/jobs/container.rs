@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, io, net::Ipv4Addr};
 
-use api::{host::ActiveJob, id::JobId};
+use api::{
+    host::{ActiveJob, Slug},
+    id::JobId,
+};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::TryStreamExt;
 
@@ -51,15 +54,28 @@ pub(crate) fn name(host: &Host, id: JobId) -> String {
 /// The image a job runs: its own, or the one its slug becomes.
 pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, StartError> {
     let job = &active.job;
-    if let Some(slug) = &job.slug {
-        return Ok(host.slugs.image(&job.image, slug).await?);
-    }
-    match host.engine.image(&job.image).await {
+    let image = match host.peers.image(&job.image).await {
         Err(EngineError::NoImage(_)) if names_registry(&job.image) => {
             pull(&host.engine, &job.image).await?;
-            Ok(host.engine.image(&job.image).await?)
+            host.engine.image(&job.image).await?
         }
-        found => Ok(found?),
+        found => found?,
+    };
+    match &job.slug {
+        None => Ok(image),
+        Some(slug) => slug_image(host, &job.image, slug).await,
+    }
+}
+
+/// The image of a slug. While shelf cannot be asked, another host may have it; from shelf it is less to fetch.
+async fn slug_image(host: &Host, runner: &str, slug: &Slug) -> Result<Image, StartError> {
+    match host.slugs.image(runner, slug).await {
+        Err(err @ SlugError::Fetch { .. }) => {
+            host.peers.image(&host.slugs.name(&slug.sha256)).await.map_err(|_| err)?;
+            // One that was made on another runner does not count.
+            Ok(host.slugs.image(runner, slug).await?)
+        }
+        made => Ok(made?),
     }
 }
 

@@ -9,6 +9,7 @@ use api::{
     host::{ActiveJob, Status},
     id::JobId,
 };
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::{
     sync::{oneshot, watch},
@@ -20,12 +21,16 @@ use super::{
     container::{self, StartError},
     deaths::Death,
     health::{Health, Verdict},
+    limits::{Breach, Limited},
     pump::Pump,
     registry::{Order, own_address},
 };
 use crate::{
     backend::{engine::Container, raw::Attached},
-    domain::job::{Observed, STEADY, pause_before_restart},
+    domain::{
+        job::{Observed, STEADY, pause_before_restart},
+        limits,
+    },
     host::Host,
 };
 
@@ -67,13 +72,15 @@ struct Life {
 }
 
 /// A process that was started.
-struct Process {
-    container: String,
-    pid: i64,
-    death: Death,
+pub(super) struct Process {
+    pub(super) container: String,
+    pub(super) pid: i64,
+    pub(super) death: Death,
     pumped: Option<oneshot::Receiver<()>>,
     /// How long it ran already when this daemon came to know it.
     ran: Duration,
+    /// Its log says that something was killed for memory.
+    memory_said: bool,
 }
 
 impl Life {
@@ -127,13 +134,13 @@ impl Life {
             }
         };
         let (status, mut because) = self.supervise(&mut process).await;
-        if because.is_none() {
-            because = self.out_of_memory(&process).await;
-        }
         if let Some(pumped) = &mut process.pumped
             && timeout(LAST_OUTPUT, pumped).await.is_ok()
         {
             process.pumped = None;
+        }
+        if because.is_none() {
+            because = self.died_of_memory(&process, status).await;
         }
         (Observed::Ended { status, because }, Some(process))
     }
@@ -177,7 +184,14 @@ impl Life {
         let pid = engine.container(container).await?.map_or(0, |container| container.pid);
         let pumped = self.pump(container, active, Some(attached));
         self.host.registry.observe(self.id, Observed::Started { container: container.into() });
-        Ok(Process { container: container.into(), pid, death, pumped, ran: Duration::ZERO })
+        Ok(Process {
+            container: container.into(),
+            pid,
+            death,
+            pumped,
+            ran: Duration::ZERO,
+            memory_said: false,
+        })
     }
 
     fn pump(
@@ -218,6 +232,7 @@ impl Life {
             death,
             pumped,
             ran: ran.try_into().unwrap_or_default(),
+            memory_said: false,
             container: container.id,
         }
     }
@@ -234,12 +249,19 @@ impl Life {
         let settle = self.host.settings.settle;
         let mut health =
             Health::new(&active.job, ip, process.pid, http, process.ran, settle, was_up);
+        let mut limited = Limited::new(&self.host, &active, process);
         loop {
             let verdict = tokio::select! {
                 biased;
                 status = process.death.wait() => return (status, None),
                 () = stop_ordered(&mut orders) => return (self.stop(process, &active).await, None),
                 verdict = health.changed() => verdict,
+                breach = limited.passed() => {
+                    match self.passed(process, &active, breach).await {
+                        Some(ended) => return ended,
+                        None => continue,
+                    }
+                }
             };
             match verdict {
                 Verdict::Up => {
@@ -264,6 +286,31 @@ impl Life {
                 Verdict::TooLate { seen } => {
                     return (self.end(process, CONDEMNED).await, Some(seen));
                 }
+            }
+        }
+    }
+
+    /// Says that a limit was passed, and ends the process where only that helps.
+    async fn passed(
+        &self,
+        process: &mut Process,
+        active: &ActiveJob,
+        breach: Breach,
+    ) -> Option<(i32, Option<String>)> {
+        match breach {
+            Breach::Memory { said } => {
+                process.memory_said = true;
+                self.say(&said).await;
+                None
+            }
+            Breach::Processes { said } => {
+                self.say(&said).await;
+                None
+            }
+            Breach::Disk { said } => {
+                self.say(&said).await;
+                self.host.announcer.withdraw(active).await;
+                Some((self.end(process, CONDEMNED).await, Some(said)))
             }
         }
     }
@@ -302,12 +349,34 @@ impl Life {
         128 + 9
     }
 
-    async fn out_of_memory(&self, process: &Process) -> Option<String> {
-        let ended = self.host.engine.container(&process.container).await.ok()??;
-        let limit = self.active()?.job.limits.memory >> 20;
-        ended.out_of_memory.then(|| {
-            format!("it used more memory than its limit of {limit} MiB and was killed; raise the limit or use less")
-        })
+    /// Why a process died, if it was for want of memory; said in its log, too.
+    async fn died_of_memory(&self, process: &Process, status: i32) -> Option<String> {
+        if status == 0 || self.told_to_stop().now_or_never().is_some() {
+            return None;
+        }
+        let mut death = process.death.clone();
+        if status == 128 + 9 && death.since_killed().is_none() {
+            // The engine may tell of the cause after the end.
+            let _ = timeout(LAST_OUTPUT, death.killed_for_memory()).await;
+        }
+        let ended = self.host.engine.container(&process.container).await.ok().flatten();
+        let flagged = ended.is_some_and(|ended| ended.out_of_memory);
+        let limit = self.active()?.job.limits.memory;
+        let so = limits::died_of_memory(status, flagged, death.since_killed());
+        if so && !process.memory_said {
+            self.say(&limits::killed_sentence(limit)).await;
+        }
+        so.then(|| limits::memory_sentence(limit))
+    }
+
+    /// Says something to the job's owner, in its log.
+    async fn say(&self, text: &str) {
+        warn!(job.id = %self.id, "job {}: {text}", self.id);
+        if let Some(output) = self.host.registry.output(self.id)
+            && let Err(err) = output.say(text).await
+        {
+            warn!(error = %err, job.id = %self.id, "a job's log could not be written");
+        }
     }
 
     /// Waits for the rest of the output and removes the container.

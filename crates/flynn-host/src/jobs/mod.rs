@@ -7,6 +7,7 @@ pub(crate) mod deaths;
 pub(crate) mod health;
 pub(crate) mod journal;
 pub(crate) mod life;
+pub(crate) mod limits;
 pub(crate) mod orders;
 pub(crate) mod output;
 pub(crate) mod pump;

@@ -184,6 +184,28 @@ impl Output {
                 .send_if_modified(|progress| std::mem::replace(&mut progress.last, last) != last);
             (logged, inner.hand_out(&pieces))
         };
+        self.deliver(waiting).await;
+        logged
+    }
+
+    /// Says something to the job's owner, in its log and to whoever is attached.
+    pub(crate) async fn say(&self, text: &str) -> io::Result<()> {
+        let text = format!("flynn: {text}");
+        let piece = (Out::Stderr, Bytes::from(format!("{text}\r\n")));
+        let (logged, waiting) = {
+            let mut inner = self.lock();
+            let writer = inner.writer.as_mut();
+            let logged = writer.map_or(Ok(()), |writer| writer.append_own(Timestamp::now(), text));
+            let last = inner.writer.as_ref().map_or(0, Writer::last);
+            self.progress.send_modify(|progress| progress.last = progress.last.max(last));
+            (logged, inner.hand_out(&[piece]))
+        };
+        self.deliver(waiting).await;
+        logged
+    }
+
+    /// Waits for those that a job waits for.
+    async fn deliver(&self, waiting: Vec<(Reader, Vec<Told>)>) {
         for (reader, rest) in waiting {
             let sent = timeout(PATIENCE, async {
                 for piece in rest {
@@ -195,7 +217,6 @@ impl Output {
                 self.lock().readers.push(reader);
             }
         }
-        logged
     }
 
     /// Appends lines of the engine's own log, which nobody attached has seen. Those from `seam` on may come again.
@@ -342,6 +363,22 @@ mod tests {
         assert_eq!(subscription.told.recv().await, Some(Told::Exit(7)));
         assert_eq!(output.subscribe(false).told.recv().await, Some(Told::Exit(7)));
         assert!(output.progress().borrow().complete);
+    }
+
+    #[tokio::test]
+    async fn what_the_host_says_is_in_the_log_and_told_and_is_not_the_jobs_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), false).unwrap();
+        let mut subscription = output.subscribe(false);
+        output.push(piece("one\n")).await.unwrap();
+        output.say("too much").await.unwrap();
+        let (records, _) = output.tail(9).unwrap();
+        let logged: Vec<_> = records.iter().map(|r| (r.text.as_str(), r.by_host)).collect();
+        assert_eq!(logged, [("one", false), ("flynn: too much", true)]);
+        assert_eq!(output.progress().borrow().last, 2);
+        subscription.told.recv().await.unwrap();
+        let said = Told::Data(Out::Stderr, Bytes::from_static(b"flynn: too much\r\n"));
+        assert_eq!(subscription.told.recv().await, Some(said));
     }
 
     #[tokio::test]

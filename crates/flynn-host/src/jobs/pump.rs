@@ -141,7 +141,8 @@ impl Pump {
         let log = self.engine.log(&self.container, since).await?;
         let mut theirs = parse(log, self.tty)?;
         theirs.retain(|line| line.at < until);
-        let ours: Vec<Line> = ours.into_iter().map(line).collect();
+        let ours = ours.into_iter().filter(|record| !record.by_host);
+        let ours: Vec<Line> = ours.map(line).collect();
         let missing = catch_up::missing(&ours, &theirs);
         Ok(self.output.catch_up(missing, seam)?)
     }

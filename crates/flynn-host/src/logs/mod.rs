@@ -25,6 +25,8 @@ use crate::domain::mux::Out;
 const LONGEST_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// And so many.
 const MOST_KEPT: usize = 500;
+/// So many while the host is short of disk.
+const KEPT_WHEN_SHORT: usize = 20;
 
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ pub(crate) struct Record {
     /// Written to stderr.
     #[serde(rename = "e", default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) stderr: bool,
+    /// Written by the host: the engine's log has no such line.
+    #[serde(rename = "h", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) by_host: bool,
     /// The line, without its end.
     #[serde(rename = "m")]
     pub(crate) text: String,
@@ -76,8 +81,9 @@ fn segment(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("{first:020}.log"))
 }
 
-/// Removes logs of jobs that `keep` does not name: the old ones, and the oldest of too many.
-pub(crate) fn sweep(logs: &Path, keep: &dyn Fn(JobId) -> bool) -> io::Result<()> {
+/// Removes logs of jobs that `keep` does not name: the old ones, and the oldest of too many, which are fewer while the host
+/// is `short` of disk.
+pub(crate) fn sweep(logs: &Path, short: bool, keep: &dyn Fn(JobId) -> bool) -> io::Result<()> {
     let mut ended: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(logs)? {
         let entry = entry?;
@@ -87,7 +93,8 @@ pub(crate) fn sweep(logs: &Path, keep: &dyn Fn(JobId) -> bool) -> io::Result<()>
         }
     }
     ended.sort();
-    let surplus = ended.len().saturating_sub(MOST_KEPT);
+    let most = if short { KEPT_WHEN_SHORT } else { MOST_KEPT };
+    let surplus = ended.len().saturating_sub(most);
     for (n, (modified, path)) in ended.into_iter().enumerate() {
         let old = modified.elapsed().is_ok_and(|age| age > LONGEST_KEPT);
         if n < surplus || old {

@@ -84,10 +84,23 @@ impl Writer {
         &mut self,
         lines: impl IntoIterator<Item = (Out, Timestamp, String)>,
     ) -> io::Result<()> {
+        let lines = lines.into_iter();
+        self.write(lines.map(|(out, at, text)| (out == Out::Stderr, false, at, text)))
+    }
+
+    /// Appends a line of the host's own, which reads like one of stderr.
+    pub(crate) fn append_own(&mut self, at: Timestamp, text: String) -> io::Result<()> {
+        self.write([(true, true, at, text)])
+    }
+
+    fn write(
+        &mut self,
+        lines: impl IntoIterator<Item = (bool, bool, Timestamp, String)>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let mut next = self.next;
-        for (out, at, text) in lines {
-            let record = Record { number: next, at, stderr: out == Out::Stderr, text };
+        for (stderr, by_host, at, text) in lines {
+            let record = Record { number: next, at, stderr, by_host, text };
             serde_json::to_writer(&mut bytes, &record)?;
             bytes.push(b'\n');
             next += 1;
@@ -96,10 +109,23 @@ impl Writer {
         if self.size > 0 && self.size + bytes.len() as u64 > self.limit {
             self.rotate()?;
         }
-        self.file.write_all(&bytes)?;
+        if let Err(err) = self.file.write_all(&bytes) {
+            self.keep_whole_lines(&bytes)?;
+            return Err(err);
+        }
         self.size += bytes.len() as u64;
         self.next = next;
         Ok(())
+    }
+
+    /// Of lines that did not all fit on the disk the first are there, and one may be torn.
+    fn keep_whole_lines(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.file.metadata()?.len().saturating_sub(self.size);
+        let written = usize::try_from(written).unwrap_or(usize::MAX).min(bytes.len());
+        let whole = bytes[..written].iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+        self.next += bytes[..whole].iter().filter(|&&b| b == b'\n').count() as u64;
+        self.size += whole as u64;
+        self.file.set_len(self.size)
     }
 
     fn rotate(&mut self) -> io::Result<()> {

@@ -6,7 +6,9 @@ pub(crate) mod discoverd;
 
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     net::SocketAddr,
+    os::unix::fs::{PermissionsExt, chown},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -26,7 +28,7 @@ use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
 
 /// The image of all tests: a shell, a web server and a user.
-pub(crate) const IMAGE: &str = "flynn-host-test/busybox:2";
+pub(crate) const IMAGE: &str = "flynn-host-test/busybox:3";
 /// The machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -47,9 +49,13 @@ impl Fixture {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    /// With its data in a folder.
+    pub(crate) async fn start_in(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         import_image();
         let (etcd, discoverd) = (Etcd::start().await, discoverd::Fake::start().await);
-        let dir = tempfile::tempdir().unwrap();
         let (prefix, init) = prepare(dir.path());
         let mut config = Config {
             dir: init.dir,
@@ -79,6 +85,11 @@ impl Fixture {
             quarantine: Duration::from_secs(300),
             disk_reserve: 0,
             memory_overcommit: 4,
+            garbage_every: Duration::from_secs(60),
+            unused_images: 50,
+            unused_image_age: Duration::from_secs(86_400),
+            unused_volume_age: Duration::from_secs(86_400),
+            measured_every: Duration::from_millis(300),
             extra_ca: None,
             ended_jobs: 100,
             settle: Duration::ZERO,
@@ -242,6 +253,8 @@ fn import_image() {
     for folder in ["bin", "etc", "tmp", "app", "www", "proc", "sys", "dev", "run"] {
         std::fs::create_dir(root.join(folder)).unwrap();
     }
+    std::fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777)).unwrap();
+    chown(root.join("app"), Some(1000), Some(1000)).unwrap();
     std::fs::write(
         root.join("etc/passwd"),
         "root:x:0:0::/:/bin/sh\nflynn:x:1000:1000::/app:/bin/sh\n",

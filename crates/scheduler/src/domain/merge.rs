@@ -45,6 +45,6 @@ pub fn merge(
         jobs.insert(id, JobView::ordered(&placed.metadata, &placed.limits));
     }
     debug_assert!(jobs.values().all(|job| job.phase != Phase::Ordered || job.created_at.is_none()));
-    let draining = state.is_draining();
-    HostView { version: state.version, room, connected, draining, jobs: Arc::new(jobs) }
+    let (draining, full) = (state.is_draining(), state.is_full());
+    HostView { version: state.version, room, connected, draining, full, jobs: Arc::new(jobs) }
 }

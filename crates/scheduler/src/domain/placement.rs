@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    host::Limits,
+    host::Job,
     id::{AppId, JobId},
 };
 use sampi::Room;
@@ -13,9 +13,10 @@ use super::{
     snapshot::{HostView, Snapshot},
 };
 
-/// Whether a host may be given something. What belongs to every host belongs to one that is drained too, to its end.
-fn may_take(host: &HostView, belongs: bool) -> bool {
-    host.connected && (belongs || !host.draining)
+/// Whether a host may be given a job. What belongs to every host belongs to one that is drained too, to its end; one
+/// whose disk is full takes what the cluster cannot do without.
+fn may_take(host: &HostView, job: &Job, belongs: bool) -> bool {
+    host.connected && (belongs || !host.draining) && (job.resurrect || !host.full)
 }
 
 /// What spreads over the hosts: processes of one type of one app, whatever their release.
@@ -50,15 +51,18 @@ impl<'a> Placement<'a> {
         &mut self,
         app: AppId,
         kind: &str,
-        limits: &Limits,
+        job: &Job,
         only: Option<&str>,
     ) -> Result<&'a str, String> {
+        let limits = &job.limits;
         let counts = self.counts.entry((app, kind.into())).or_default();
         let best = self
             .snapshot
             .hosts
             .iter()
-            .filter(|(id, host)| may_take(host, only.is_some()) && only.is_none_or(|only| only == id.as_str()))
+            .filter(|(id, host)| {
+                may_take(host, job, only.is_some()) && only.is_none_or(|only| only == id.as_str())
+            })
             .map(|(id, _)| (id.as_str(), self.rooms[id.as_str()]))
             .filter(|(_, room)| room.fits(limits))
             .min_by_key(|&(id, room)| {
@@ -70,11 +74,12 @@ impl<'a> Placement<'a> {
                 self.rooms.get_mut(id).expect("every host has room or none").take(limits);
                 Ok(id)
             }
-            None => Err(self.why_not(limits, only)),
+            None => Err(self.why_not(job, only)),
         }
     }
 
-    fn why_not(&self, limits: &Limits, only: Option<&str>) -> String {
+    fn why_not(&self, job: &Job, only: Option<&str>) -> String {
+        let limits = &job.limits;
         let hosts = self.snapshot.hosts.iter();
         let lacks: Vec<String> = hosts
             .filter(|(id, _)| only.is_none_or(|only| only == id.as_str()))
@@ -84,6 +89,8 @@ impl<'a> Placement<'a> {
                     format!("{id} does not answer")
                 } else if host.draining && only.is_none() {
                     format!("{id} is being drained")
+                } else if host.full && !job.resurrect {
+                    format!("{id} has no disk free")
                 } else if room.memory < limits.memory {
                     let free = room.memory >> 20;
                     format!(

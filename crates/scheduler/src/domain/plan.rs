@@ -229,7 +229,7 @@ impl<'a> Planner<'a> {
         }
         let placed = self.job(kind, formation, id, missing, restarts).and_then(|job| {
             let place = &mut self.placement;
-            Ok((place.place(kind.app, &kind.name, &job.limits, missing.only)?, job))
+            Ok((place.place(kind.app, &kind.name, &job, missing.only)?, job))
         });
         match placed {
             Ok((host, job)) => {

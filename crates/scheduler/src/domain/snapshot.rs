@@ -63,6 +63,8 @@ pub struct HostView {
     pub connected: bool,
     /// Whether it is to be emptied.
     pub draining: bool,
+    /// Whether its disk is full.
+    pub full: bool,
     /// Its jobs, and those that ended lately.
     pub jobs: Arc<BTreeMap<JobId, JobView>>,
 }

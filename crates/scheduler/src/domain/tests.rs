@@ -116,7 +116,8 @@ fn host(slots: u64, jobs: impl IntoIterator<Item = (JobId, JobView)>) -> HostVie
     let jobs: BTreeMap<JobId, JobView> = jobs.into_iter().collect();
     let mut room = Room { memory: slots * MEMORY, cpu: u64::MAX, addresses: 1000 };
     jobs.values().filter(|job| job.ending().is_none()).for_each(|job| room.take(&job.limits));
-    HostView { version: 1, room, connected: true, draining: false, jobs: Arc::new(jobs) }
+    let jobs = Arc::new(jobs);
+    HostView { version: 1, room, connected: true, draining: false, full: false, jobs }
 }
 
 fn snapshot(

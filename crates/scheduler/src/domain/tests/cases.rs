@@ -200,6 +200,23 @@ fn what_runs_on_a_host_that_is_drained_stops_when_something_serves_in_its_place(
 }
 
 #[test]
+fn a_host_whose_disk_is_full_keeps_what_it_has_and_gets_nothing_but_what_is_critical() {
+    let full = |jobs: Vec<(JobId, JobView)>| HostView { full: true, ..host(5, jobs) };
+    let here = || ("a".to_owned(), full(vec![(id(1), job(kind(0, "web"), Phase::Up))]));
+    let wanted = || formation(0, &[("web", 2, false)]);
+    let first = plan(&snapshot([here(), ("b".into(), host(5, []))], [wanted()]));
+    assert_eq!((first.start["b"].len(), first.start.len(), first.stop.len()), (1, 1, 0));
+    let alone = plan(&snapshot([here()], [wanted()]));
+    assert!(alone.is_empty());
+    assert!(alone.waiting[0].reason.contains("a has no disk free"), "{alone:?}");
+    let fewer = plan(&snapshot([here()], [formation(0, &[("web", 0, false)])]));
+    assert_eq!(fewer.stop["a"], [id(1)], "scaling down needs no disk");
+    let mut critical = ExpandedFormation::clone(&wanted());
+    critical.release.processes.values_mut().for_each(|process| process.resurrect = true);
+    assert_eq!(plan(&snapshot([here()], [Arc::new(critical)])).start["a"].len(), 1);
+}
+
+#[test]
 fn an_omni_process_runs_once_on_every_host() {
     let hosts = (0..3).map(|n| (format!("host{n}"), host(5, [])));
     let snapshot = snapshot(hosts, [formation(0, &[("web", 1, true)])]);

@@ -21,14 +21,15 @@ fn jobs() -> impl Strategy<Value = Vec<(u128, JobView)>> {
 }
 
 fn snapshots() -> impl Strategy<Value = Snapshot> {
-    let hosts = prop::collection::vec((0u64..14, jobs(), prop::bool::weighted(0.9)), 0..4);
+    let host_parts = (0u64..14, jobs(), prop::bool::weighted(0.9), prop::bool::weighted(0.2));
+    let hosts = prop::collection::vec(host_parts, 0..4);
     // App 3 is never listed: its jobs are foreign.
     let counts = prop::collection::vec((0u32..5, 0u32..5, prop::bool::weighted(0.2)), 0..3);
     (hosts, counts).prop_map(|(hosts, counts)| {
-        let hosts = hosts.into_iter().enumerate().map(|(n, (slots, jobs, connected))| {
+        let hosts = hosts.into_iter().enumerate().map(|(n, (slots, jobs, connected, full))| {
             // A job is on one host only, so ids are made different.
             let jobs = jobs.into_iter().map(|(i, job)| (id(i * 10 + n as u128), job));
-            (format!("host{n}"), HostView { connected, ..host(slots, jobs) })
+            (format!("host{n}"), HostView { connected, full, ..host(slots, jobs) })
         });
         let formations = counts.into_iter().enumerate().map(|(app, (web, worker, omni))| {
             let app = u8::try_from(app).expect("three apps");
@@ -84,7 +85,7 @@ proptest! {
     fn nothing_is_placed_where_there_is_no_host_or_no_room(snapshot in snapshots()) {
         for (host, jobs) in &plan(&snapshot).start {
             let host = &snapshot.hosts[host];
-            prop_assert!(host.connected);
+            prop_assert!(host.connected && !host.full);
             let memory: u64 = jobs.iter().map(|job| job.limits.memory).sum();
             prop_assert!(memory <= host.room.memory);
         }
@@ -152,7 +153,7 @@ proptest! {
         for waiting in first.waiting.iter().filter(|waiting| waiting.run_at.is_none()) {
             let room = after.hosts.iter().any(|(id, host)| {
                 let here = waiting.only.as_ref().is_none_or(|only| only == id);
-                here && host.connected && host.room.memory >= MEMORY
+                here && host.connected && !host.full && host.room.memory >= MEMORY
             });
             prop_assert!(!room, "{waiting:?}");
         }

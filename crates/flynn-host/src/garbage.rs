@@ -1,0 +1,193 @@
+//! Throws away what nobody uses any more: containers of ended jobs that stayed behind, images of slugs, and volumes.
+//!
+//! A thing is looked at twice before it goes, and asked about once more at the moment it goes, with the door shut
+//! through which a job could come to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::reconcile::Reconcile;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    backend::engine::EngineError,
+    disk::{self, Durable},
+    domain::{
+        garbage::{Idle, Kept, age, surplus},
+        spec::{LABEL_HOST, LABEL_JOB},
+        validate::is_volume_name,
+    },
+    host::Host,
+};
+
+/// Folders of volumes that are being removed begin so; no volume's name does.
+const GOING: &str = ".going-";
+
+/// What is kept although nobody uses it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// Of the images of slugs.
+    pub(crate) images: Kept,
+    /// Of the volumes.
+    pub(crate) volumes: Kept,
+}
+
+/// Of containers nothing is kept: a job's output is in its log.
+const CONTAINERS: Kept = Kept { most: 0, longest: Duration::ZERO, when_short: false };
+
+/// How long things have not been used, as it is kept on disk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Unused {
+    #[serde(default)]
+    images: Idle,
+    #[serde(default)]
+    volumes: Idle,
+}
+
+/// Looks again and again.
+pub(crate) struct Garbage {
+    host: Arc<Host>,
+    rules: Rules,
+    path: PathBuf,
+    unused: Unused,
+    containers: Idle,
+    looked: Instant,
+}
+
+impl Garbage {
+    /// Goes on with the times that are on disk.
+    pub(crate) fn open(host: Arc<Host>, rules: Rules) -> Self {
+        let path = host.folders.unused();
+        let unused = disk::read_json(&path).unwrap_or_else(|err| {
+            warn!(error = %err, "how long things were unused is not known; counting anew");
+            None
+        });
+        let unused = unused.unwrap_or_default();
+        Self { host, rules, path, unused, containers: Idle::new(), looked: Instant::now() }
+    }
+
+    async fn containers(&mut self, since: Duration) -> Result<(), EngineError> {
+        let host = &self.host;
+        let mut present: BTreeMap<String, bool> = BTreeMap::new();
+        let label = format!("{LABEL_HOST}={}", host.settings.id);
+        for container in host.engine.listed(&label).await? {
+            let job = container.labels.get(LABEL_JOB).and_then(|id| id.parse().ok());
+            let active = job.and_then(|job| host.registry.job(job));
+            let used = active.is_some_and(|active| active.status.is_active());
+            present.insert(container.id, used);
+        }
+        for (id, digest) in host.slugs.makings().await? {
+            present.insert(id, host.slugs.is_under_way(&digest));
+        }
+        let used = present.iter().filter(|(_, used)| **used).map(|(id, _)| id.clone()).collect();
+        self.containers = age(&self.containers, &present.into_keys().collect(), &used, since);
+        for id in surplus(&self.containers, CONTAINERS, true) {
+            info!(container = %id, "removing a container nobody needs any more");
+            self.host.engine.remove(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn images(&mut self, since: Duration) -> Result<(), EngineError> {
+        let host = &self.host;
+        let present = host.slugs.images().await?;
+        let used = used_slugs(host).iter().map(|digest| host.slugs.name(digest)).collect();
+        self.unused.images = age(&self.unused.images, &present, &used, since);
+        for name in surplus(&self.unused.images, self.rules.images, host.is_short()) {
+            let removed = host.slugs.remove(name, || used_slugs(host)).await;
+            match removed {
+                Ok(()) => info!(image = %name, "removed an image nobody needs any more"),
+                // A container has it that is of no job.
+                Err(err) if err.is_conflict() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    async fn volumes(&mut self, since: Duration) -> io::Result<()> {
+        let folder = self.host.folders.volumes();
+        let (present, going) = blocking(move || listed(&folder)).await?;
+        blocking(move || going.iter().try_for_each(fs::remove_dir_all)).await?;
+        self.unused.volumes = age(&self.unused.volumes, &present, &used_volumes(&self.host), since);
+        let mut gone = Vec::new();
+        for name in surplus(&self.unused.volumes, self.rules.volumes, self.host.is_short()) {
+            // No job is accepted meanwhile, so none comes to have it.
+            let _nobody = self.host.accepting.lock().await;
+            if !used_volumes(&self.host).contains(name) {
+                info!(volume = %name, "removing a volume nobody has used for long");
+                let folder = self.host.folders.volumes();
+                let aside = folder.join(format!("{GOING}{name}"));
+                fs::rename(folder.join(name), &aside)?;
+                gone.push(aside);
+            }
+        }
+        blocking(move || gone.iter().try_for_each(fs::remove_dir_all)).await
+    }
+}
+
+impl Reconcile for Garbage {
+    type Error = Infallible;
+
+    async fn reconcile(&mut self) -> Result<(), Infallible> {
+        let since = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+        let said = |err: &(dyn Error + 'static)| {
+            warn!(error = err, "something unused could not be removed")
+        };
+        // Each for itself: what cannot be removed of one keeps none of the others.
+        self.containers(since).await.unwrap_or_else(|err| said(&err));
+        self.images(since).await.unwrap_or_else(|err| said(&err));
+        self.volumes(since).await.unwrap_or_else(|err| said(&err));
+        let (path, unused) = (self.path.clone(), self.unused.clone());
+        let kept = blocking(move || disk::write_json(&path, &unused, Durable::Renamed)).await;
+        kept.unwrap_or_else(|err| said(&err));
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
+}
+
+/// Digests of the slugs of jobs that run or are about to.
+fn used_slugs(host: &Host) -> BTreeSet<String> {
+    let active = host.registry.active().into_iter();
+    active.filter_map(|active| Some(active.job.slug?.sha256)).collect()
+}
+
+/// Names of the volumes of every job this host remembers.
+fn used_volumes(host: &Host) -> BTreeSet<String> {
+    let jobs = host.registry.all().into_values();
+    jobs.flat_map(|active| active.job.config.volumes).map(|volume| volume.name).collect()
+}
+
+/// The volumes there are, and folders of those that were to be removed when the daemon ended.
+fn listed(folder: &Path) -> io::Result<(BTreeSet<String>, Vec<PathBuf>)> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        Err(err) => return Err(err),
+    };
+    let (mut volumes, mut going) = (BTreeSet::new(), Vec::new());
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_name().into_string() {
+            Ok(name) if name.starts_with(GOING) => going.push(entry.path()),
+            Ok(name) if is_volume_name(&name) => _ = volumes.insert(name),
+            // Whatever it is, no job made it.
+            _ => {}
+        }
+    }
+    Ok((volumes, going))
+}

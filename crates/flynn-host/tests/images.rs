@@ -1,0 +1,66 @@
+//! Images go from host to host.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
+mod support;
+
+use api::{discoverd::Instance, host::Status};
+use axum::{Router, body::Bytes, http::StatusCode, routing::get};
+use daemon::Lifetime;
+use futures_util::{StreamExt, TryStreamExt};
+use support::{Fixture, IMAGE, LIMIT, docker, ended, meta, shell};
+use testkit::wait_until_for;
+use tokio::net::TcpListener;
+
+/// A host that gives one answer to everything, known to another.
+async fn peer(host: &Fixture, id: &str, answer: (StatusCode, Bytes), lifetime: &Lifetime) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let answer = move || std::future::ready(answer.clone());
+    lifetime.serve(listener, Router::new().route("/host/images/{*name}", get(answer)));
+    host.discoverd.put("flynn-host", Instance::new("http", &addr, meta(&[("id", id)])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_missing_comes_from_a_host_that_has_it() {
+    let (host, lifetime) = (Fixture::start().await, Lifetime::default());
+    let name = format!("flynn-host-test/{}:1", host.prefix);
+    docker(&["tag", IMAGE, &name]);
+    let packed = host.client().image(&name).await.unwrap();
+    let packed: Vec<Bytes> = packed.try_collect().await.unwrap();
+    let packed = Bytes::from(packed.concat());
+    docker(&["rmi", &name]);
+    assert!(host.client().image(&name).await.err().unwrap().is_not_found());
+
+    let mut job = shell("echo runs");
+    job.image.clone_from(&name);
+    let failed = host.run(&job, ended).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.as_ref().unwrap().contains("nor on another"), "{failed:?}");
+
+    // One does not have it, one breaks off in the middle, one has it.
+    peer(&host, "without", (StatusCode::NOT_FOUND, Bytes::new()), &lifetime).await;
+    let torn = packed.slice(..packed.len() / 2);
+    peer(&host, "torn", (StatusCode::OK, torn), &lifetime).await;
+    peer(&host, "whole", (StatusCode::OK, packed), &lifetime).await;
+    wait_until_for(LIMIT, "a job of that image runs", async || {
+        // The first may come before the host knows the others.
+        let mut job = shell("echo runs");
+        job.image.clone_from(&name);
+        let done = host.run(&job, ended).await;
+        if done.status == Status::Done { Ok(()) } else { Err(done.error) }
+    })
+    .await;
+    docker(&["rmi", &name]);
+    lifetime.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_given_to_who_has_the_key_and_under_its_name_only() {
+    let host = Fixture::start().await;
+    let stranger = host_client::Host::new(host.url(), Some("wrong".into()));
+    assert!(stranger.image(IMAGE).await.is_err());
+    assert!(host.client().image("../containers/json").await.is_err());
+    let first = host.client().image(IMAGE).await.unwrap().boxed().next().await.unwrap();
+    assert!(!first.unwrap().is_empty());
+}

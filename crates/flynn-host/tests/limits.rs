@@ -1,0 +1,109 @@
+//! Limits, as the real engine keeps them, and what is said when a job passes one.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
+mod support;
+
+use api::host::{Job, Status};
+use serde_json::json;
+use support::{Fixture, LIMIT, ended, is, shell, shell_with};
+use testkit::wait_until_for;
+
+fn limited(line: &str, limits: serde_json::Value) -> Job {
+    let mut job = shell(line);
+    let mut all = serde_json::to_value(&job.limits).unwrap();
+    all.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+    job.limits = serde_json::from_value(all).unwrap();
+    job
+}
+
+/// Grows until it is killed.
+const HOG: &str = "tail /dev/zero";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_sees_its_limits() {
+    let host = Fixture::start().await;
+    // The two versions of cgroups have them in different files.
+    let line = "cd /sys/fs/cgroup; \
+        cat memory.max memory/memory.limit_in_bytes 2>/dev/null; \
+        cat pids.max pids/pids.max 2>/dev/null; \
+        cat cpu.weight cpu/cpu.shares 2>/dev/null; \
+        ulimit -n; df -k /tmp /dev/shm | awk 'NR > 1 { print $2, $6 }'; \
+        printf '#!/bin/sh\\necho runs\\n' > /tmp/x; chmod +x /tmp/x; /tmp/x";
+    let limits = json!({ "memory": 64 << 20, "cpu": 500, "max_procs": 50, "max_fd": 300 });
+    let job = limited(line, limits);
+    host.run(&job, ended).await;
+    let log = host.log(job.id, None, true).await;
+    let log: Vec<&str> = log.iter().map(|(_, text)| text.as_str()).collect();
+    // 512 of 1024 shares are 20 of 10,000 weights.
+    assert!(matches!(log[2], "512" | "20"), "{log:?}");
+    let half = (32 << 10).to_string();
+    let (tmp, shm) = (format!("{half} /tmp"), format!("{half} /dev/shm"));
+    let want = ["67108864", "50", log[2], "300", &tmp, &shm, "runs"];
+    assert_eq!(log, want);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_takes_too_much_memory_ends_with_that_reason() {
+    let host = Fixture::start().await;
+    let job = limited(&format!("exec {HOG}"), json!({ "memory": 16 << 20 }));
+    let ended = host.run(&job, ended).await;
+    assert_eq!((ended.status, ended.exit_status), (Status::Crashed, Some(137)));
+    let said = ended.error.unwrap();
+    assert!(said.contains("more memory than its limit of 16 MiB"), "{said}");
+    let log = host.log(job.id, None, true).await;
+    assert_eq!(log.len(), 1, "it is said once: {log:?}");
+    assert!(log[0].1.starts_with("flynn: a process was killed"), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_killed_for_memory_is_said_while_the_job_goes_on() {
+    let host = Fixture::start().await;
+    let job = limited(&format!("{HOG}; sleep 1000"), json!({ "memory": 16 << 20 }));
+    host.run(&job, is(Status::Running)).await;
+    wait_until_for(LIMIT, "the log says that a process was killed", || async {
+        let log = host.log(job.id, None, false).await;
+        let said = log.iter().filter(|(_, text)| text.starts_with("flynn: a process was killed"));
+        if said.count() == 1 { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(host.client().job(job.id).await.unwrap().status, Status::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_cannot_have_more_processes_or_open_files_than_its_limits() {
+    let host = Fixture::start().await;
+    let line = "(for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done); exec sleep 1000";
+    let job = limited(line, json!({ "max_procs": 8 }));
+    host.run(&job, is(Status::Running)).await;
+    wait_until_for(LIMIT, "the job and its host say that it may not fork", || async {
+        let log = host.log(job.id, None, false).await;
+        let says = |word: &str| log.iter().any(|(_, text)| text.contains(word));
+        if says("fork") && says("flynn: it has reached its limit of 8") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let line = "exec 3</ && exec 4</ && exec 5</ && exec 6</";
+    let job = limited(line, json!({ "max_fd": 5 }));
+    assert_ne!(host.run(&job, ended).await.exit_status, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_writes_too_much_is_stopped_with_that_reason() {
+    let host = Fixture::start().await;
+    let volume = json!({ "volumes": [{ "name": "limits-data", "path": "/data" }] });
+    let fill =
+        |file: &str| format!("dd if=/dev/zero of={file} bs=1M count=4; echo wrote; sleep 1000");
+    let mut writer = shell(&fill("/app/file"));
+    writer.limits.temp_disk = 2 << 20;
+    let mut careful = shell_with(&fill("/data/file"), volume);
+    careful.limits.temp_disk = 2 << 20;
+    host.run(&careful, is(Status::Running)).await;
+    let stopped = host.run(&writer, ended).await;
+    assert_eq!(stopped.status, Status::Crashed);
+    let said = stopped.error.unwrap();
+    assert!(said.contains("wrote 4 MiB") && said.contains("limit of 2 MiB"), "{said}");
+    let log = host.log(writer.id, None, true).await;
+    assert!(log.iter().any(|(_, text)| text.starts_with("flynn: it wrote")), "{log:?}");
+    // By now the other was measured as often.
+    assert_eq!(host.client().job(careful.id).await.unwrap().status, Status::Running);
+}
