@@ -3,7 +3,7 @@
 //! `GET /cluster/state` answers [`State`]; `POST /cluster/commit` takes [`Tx`] and answers [`Committed`], or 409 with
 //! `detail` holding [`Rejected`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,8 +73,8 @@ impl HostState {
 pub struct State {
     /// Term of the leader that serves this.
     pub term: Term,
-    /// Hosts by id.
-    pub hosts: BTreeMap<String, HostState>,
+    /// Hosts by id. Shared, so that a look at a large cluster copies none of its jobs.
+    pub hosts: BTreeMap<String, Arc<HostState>>,
 }
 
 /// A transaction: all of it happens, or nothing.

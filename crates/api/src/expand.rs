@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     controller::{App, Artifact, ArtifactType, META_SYSTEM_CRITICAL, NewJob, ProcessType, Release},
     host::{
-        Job, JobConfig, META_APP, META_APP_NAME, META_OMNI, META_RELEASE, META_TYPE, Port, Service, Slug,
-        Volume,
+        Job, JobConfig, META_APP, META_APP_NAME, META_OMNI, META_RELEASE, META_TYPE, Port, Service,
+        Slug, Volume,
     },
     id::JobId,
 };

@@ -1,6 +1,9 @@
 //! The state machine.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use api::{
     cluster::{Capacity, HostState, Placed, Refusal, Rejected, State, Tx},
@@ -28,7 +31,10 @@ pub struct Cluster {
 
 #[derive(Debug, Clone)]
 struct Host {
-    state: HostState,
+    /// Shared with whoever looks at it.
+    state: Arc<HostState>,
+    /// What its jobs leave of its capacity.
+    room: Room,
     /// The moment at which each job was acknowledged; absent while its order is under way.
     taken: HashMap<JobId, u64>,
 }
@@ -117,7 +123,7 @@ impl Cluster {
         let known = self.hosts.remove(id);
         let before = known.as_ref().map(|host| host.state.clone());
         let (version, old, mut taken) = match known {
-            Some(Host { state, taken }) => (state.version, state.jobs, taken),
+            Some(Host { state, taken, .. }) => (state.version, state.jobs.clone(), taken),
             None => (0, BTreeMap::new(), HashMap::new()),
         };
         let mut jobs = BTreeMap::new();
@@ -141,16 +147,18 @@ impl Cluster {
             jobs.insert(job, placed);
         }
         let mut state = HostState { version, addr, tags, capacity, jobs };
-        if before.as_ref() != Some(&state) {
+        if before.as_deref() != Some(&state) {
             state.version = self.next_version();
         }
-        self.hosts.insert(id.into(), Host { state, taken });
+        let room = Room::of(&state);
+        self.hosts.insert(id.into(), Host { state: Arc::new(state), room, taken });
         elsewhere
     }
 
     /// Forgets a host with all its jobs; answers them.
     pub fn remove_host(&mut self, id: &str) -> BTreeMap<JobId, Placed> {
-        let jobs = self.hosts.remove(id).map(|host| host.state.jobs).unwrap_or_default();
+        let host = self.hosts.remove(id).map(|host| Arc::unwrap_or_clone(host.state));
+        let jobs = host.map(|host| host.jobs).unwrap_or_default();
         for job in jobs.keys() {
             self.places.remove(job);
         }
@@ -160,10 +168,14 @@ impl Cluster {
     /// A job is no more: it ended, or its host did not take it. Answers whether it was there.
     pub fn job_ended(&mut self, host: &str, job: JobId) -> bool {
         let Some(host) = self.hosts.get_mut(host) else { return false };
-        let known = host.state.jobs.remove(&job).is_some();
+        let known = host.state.jobs.contains_key(&job);
         if known {
             self.version += 1;
-            host.state.version = self.version;
+            let state = Arc::make_mut(&mut host.state);
+            state.jobs.remove(&job);
+            state.version = self.version;
+            // Not given back: jobs may have taken more than there was.
+            host.room = Room::of(&host.state);
             host.taken.remove(&job);
             self.places.remove(&job);
         }
@@ -220,7 +232,7 @@ impl Cluster {
             let Some(host) = self.hosts.get(id).filter(|_| !refusals.contains_key(id)) else {
                 continue;
             };
-            let mut room = Room::of(&host.state);
+            let mut room = host.room;
             for job in jobs {
                 let refusal = if self.places.contains_key(&job.id) || !seen.insert(job.id) {
                     Refusal::Duplicate
@@ -241,8 +253,10 @@ impl Cluster {
         for (id, jobs) in tx.add {
             let host =
                 self.hosts.get_mut(&id).expect("a transaction on a host that is gone is refused");
+            let state = Arc::make_mut(&mut host.state);
             for job in &jobs {
-                host.state.jobs.insert(job.id, placed(job));
+                host.room.take(&job.limits);
+                state.jobs.insert(job.id, placed(job));
                 self.places.insert(job.id, id.clone());
             }
             host.orders(&id, &mut commit).start = jobs;
@@ -255,8 +269,8 @@ impl Cluster {
         for id in commit.dispatch.keys() {
             let host = self.hosts.get_mut(id).expect("orders are for known hosts");
             self.version += 1;
-            host.state.version = self.version;
-            commit.versions.insert(id.clone(), host.state.version);
+            Arc::make_mut(&mut host.state).version = self.version;
+            commit.versions.insert(id.clone(), self.version);
         }
         commit
     }

@@ -173,8 +173,8 @@ impl Model {
         for (id, host) in cluster.state().hosts {
             let memory: u64 = host.jobs.values().map(|job| job.limits.memory).sum();
             assert!(self.overfull || memory <= MEMORY, "{id} is over its capacity");
-            for job in host.jobs.into_keys() {
-                assert!(got.insert(job, id.clone()).is_none(), "{job} is on two hosts");
+            for job in host.jobs.keys() {
+                assert!(got.insert(*job, id.clone()).is_none(), "{job} is on two hosts");
             }
         }
         assert_eq!(got, self.places);

@@ -74,8 +74,9 @@ impl Reconcile for Scheduler {
         self.warn_of_foreign(&plan);
         self.observed.waiting(plan.waiting.clone());
         self.reports.send_replace(Some(Arc::new(reports(&snapshot, &plan))));
-        let again = self.execute(&plan, term, now).await;
-        let alarm = [again.then(|| Timestamp::now() + LOOK_AGAIN), plan.wake_at];
+        let wake_at = plan.wake_at;
+        let again = self.execute(plan, term, now).await;
+        let alarm = [again.then(|| Timestamp::now() + LOOK_AGAIN), wake_at];
         self.alarm.send_replace(alarm.into_iter().flatten().min());
         Ok(())
     }
@@ -86,42 +87,45 @@ impl Reconcile for Scheduler {
 pub struct Part {
     /// The host.
     pub host: String,
-    /// Jobs to start.
-    pub start: Vec<Job>,
     /// Jobs to stop.
     pub stop: Vec<JobId>,
-    /// Both, as a transaction.
+    /// As a transaction, with the jobs to start.
     pub tx: Tx,
 }
 
 impl Part {
+    /// Jobs to start.
+    pub fn start(&self) -> &[Job] {
+        self.tx.add.get(&self.host).map_or(&[], Vec::as_slice)
+    }
+
     /// What is left to do when the host is not as it was planned on: stopping needs no room and no version.
     ///
     /// The refusal may be that of a transaction that was delivered twice and happened the first time.
     pub fn refused(self, observed: &Observed, now: Timestamp) -> Option<Self> {
-        observed.doubted(&self.start, now);
+        observed.doubted(self.start(), now);
         let tx = Tx { add: BTreeMap::new(), based_on: BTreeMap::new(), ..self.tx };
-        (!self.stop.is_empty()).then_some(Self { start: Vec::new(), tx, ..self })
+        (!self.stop.is_empty()).then_some(Self { tx, ..self })
     }
 
     /// What is to be remembered of a transaction that happened. Answers whether to look again soon.
     pub fn committed(&self, observed: &Observed, committed: &Committed, now: Timestamp) -> bool {
         let Some(reason) = committed.lost.get(&self.host) else {
-            observed.taken(&self.start, now);
+            observed.taken(self.start(), now);
             return false;
         };
-        if self.start.is_empty() {
+        if self.start().is_empty() {
             observed.not_stopping(&self.stop);
         }
-        observed.doubted(&self.start, now);
-        observed.not_taken(&self.host, &self.start, reason, now);
+        observed.doubted(self.start(), now);
+        observed.not_taken(&self.host, self.start(), reason, now);
         true
     }
 
     /// What is to be remembered of a transaction whose answer was lost.
     pub fn unanswered(&self, observed: &Observed, now: Timestamp) {
         observed.not_stopping(&self.stop);
-        observed.doubted(&self.start, now);
+        observed.doubted(self.start(), now);
     }
 }
 
@@ -146,7 +150,7 @@ impl Scheduler {
     }
 
     /// Does a plan, each host's part by itself: none waits for another's room. Answers whether to look again soon.
-    async fn execute(&self, plan: &Plan, term: Term, now: Timestamp) -> bool {
+    async fn execute(&self, plan: Plan, term: Term, now: Timestamp) -> bool {
         let cluster = self.cluster.with_term(term);
         let done = stream::iter(parts(plan))
             .map(|part| self.commit(&cluster, part, now))
@@ -195,25 +199,25 @@ impl Scheduler {
 }
 
 /// A plan cut by host: none waits for another's room.
-pub fn parts(plan: &Plan) -> Vec<Part> {
-    let parts = plan.based_on.iter().map(|(host, &version)| {
-        let start = plan.start.get(host).cloned().unwrap_or_default();
-        let stop = plan.stop.get(host).cloned().unwrap_or_default();
+pub fn parts(mut plan: Plan) -> Vec<Part> {
+    let parts = plan.based_on.into_iter().map(|(host, version)| {
+        let stop = plan.stop.remove(&host).unwrap_or_default();
         let mut tx = Tx { term: plan.term, ..Tx::default() };
-        if !start.is_empty() {
+        if let Some(start) = plan.start.remove(&host) {
             tx.based_on.insert(host.clone(), version);
-            tx.add.insert(host.clone(), start.clone());
+            tx.add.insert(host.clone(), start);
         }
         if !stop.is_empty() {
             tx.remove.insert(host.clone(), stop.clone());
         }
-        Part { host: host.clone(), start, stop, tx }
+        Part { host, stop, tx }
     });
     parts.collect()
 }
 
-fn log(Part { host, start, stop, .. }: &Part) {
-    for job in start {
+fn log(part: &Part) {
+    let Part { host, stop, .. } = part;
+    for job in part.start() {
         let app = job.metadata.get(api::host::META_APP_NAME).map_or("?", String::as_str);
         let kind = job.metadata.get(api::host::META_TYPE).map_or("?", String::as_str);
         let id = job.id;

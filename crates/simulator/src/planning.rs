@@ -203,7 +203,7 @@ impl World {
         let wake_at = plan.wake_at;
         self.planners[n].round =
             Round::Committing { term, parts: Default::default(), again: false, wake_at };
-        for part in parts(&plan) {
+        for part in parts(plan) {
             self.planners[n].observed.stopping(&part.stop, now);
             self.commit_part(n, part, false);
         }

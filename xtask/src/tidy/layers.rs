@@ -105,5 +105,10 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
     ("e2e", &["api", "controller-client", "discoverd-client", "host-client", "testkit"]),
     // Plays the pure decisions of several daemons against each other.
     ("simulator", &["api", "discoverd", "sampi", "scheduler"]),
+    // Runs production code and daemons against rivals.
+    (
+        "bench",
+        &["api", "api-client", "discoverd-client", "host-client", "sampi", "scheduler", "testkit"],
+    ),
     ("xtask", &[]),
 ];

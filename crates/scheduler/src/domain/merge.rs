@@ -16,7 +16,7 @@ use super::{
 const UNTOLD_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// A host as its part of the state and its own word give it. The host's word on a job wins; the state adds what was
-/// ordered and not told of yet. `untold` remembers since when each such job is missing in the host's word.
+/// ordered and not told of yet. `untold` remembers since when each such job of the host is missing in its word.
 pub fn merge(
     state: &HostState,
     view: Option<&View>,
@@ -25,12 +25,13 @@ pub fn merge(
 ) -> HostView {
     let mut jobs = view.map(|view| view.jobs.clone()).unwrap_or_default();
     let mut room = Room::of(state);
-    for (id, job) in &jobs {
+    for (id, job) in jobs.iter() {
         if !state.jobs.contains_key(id) && job.ending().is_none() {
             room.take(&job.limits);
         }
     }
     let connected = view.is_some_and(|view| view.connected);
+    untold.retain(|id, _| state.jobs.contains_key(id));
     for (&id, placed) in &state.jobs {
         if jobs.contains_key(&id) {
             untold.remove(&id);
@@ -42,9 +43,10 @@ pub fn merge(
         } else if now.duration_since(since) > UNTOLD_LIMIT {
             continue;
         }
-        jobs.insert(id, JobView::ordered(&placed.metadata, &placed.limits));
+        let ordered = JobView::ordered(&placed.metadata, &placed.limits);
+        Arc::make_mut(&mut jobs).insert(id, ordered);
     }
     debug_assert!(jobs.values().all(|job| job.phase != Phase::Ordered || job.created_at.is_none()));
     let (draining, full) = (state.is_draining(), state.is_full());
-    HostView { version: state.version, room, connected, draining, full, jobs: Arc::new(jobs) }
+    HostView { version: state.version, room, connected, draining, full, jobs }
 }

@@ -1,112 +1,208 @@
 //! Where a job goes.
+//!
+//! The hosts are kept in the order of their free memory, so that a placement looks at few of them, however many there are.
 
-use std::collections::BTreeMap;
-
-use api::{
-    host::Job,
-    id::{AppId, JobId},
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
 };
+
+use api::host::{Job, Limits};
 use sampi::Room;
 
-use super::{
-    job::JobView,
-    snapshot::{HostView, Snapshot},
-};
+use super::snapshot::{HostView, Snapshot};
 
-/// Whether a host may be given a job. What belongs to every host belongs to one that is drained too, to its end; one
-/// whose disk is full takes what the cluster cannot do without.
-fn may_take(host: &HostView, job: &Job, belongs: bool) -> bool {
-    host.connected && (belongs || !host.draining) && (job.resurrect || !host.full)
-}
+/// Hosts named when none has room; of the others it is said how many they are.
+const NAMED: usize = 3;
 
-/// What spreads over the hosts: processes of one type of one app, whatever their release.
-type Spread = (AppId, String);
+/// A host of the snapshot, by its position.
+pub(super) type HostIndex = usize;
+
+/// A host's place in the order: the most memory free, then the first by id.
+type Rank = (Reverse<u64>, HostIndex);
 
 /// The hosts with what is free on them, as a plan takes it.
 pub(super) struct Placement<'a> {
-    snapshot: &'a Snapshot,
-    rooms: BTreeMap<&'a str, Room>,
-    counts: BTreeMap<Spread, BTreeMap<&'a str, u32>>,
+    hosts: Vec<(&'a str, &'a HostView, Room)>,
+    /// Those that anything may be placed on.
+    freest: BTreeSet<Rank>,
+}
+
+/// What spreads over the hosts: processes of one type of one app, whatever their release.
+pub(super) struct Spread<'p> {
+    /// Where those run that are not counted yet: of most spreads nothing is placed.
+    present: Box<dyn Iterator<Item = HostIndex> + 'p>,
+    /// How many run where.
+    counts: BTreeMap<HostIndex, u32>,
+    queue: Option<Queue>,
+}
+
+/// The hosts in the order in which the processes of a spread go to them, for as long as nothing else is placed. Room only
+/// shrinks meanwhile, so a host that has none is looked at once.
+struct Queue {
+    limits: Limits,
+    resurrect: bool,
+    /// Of the hosts that run none: where in [`Placement::freest`] the next is to be looked for.
+    fresh: Bound<Rank>,
+    /// Those that run some, by how many.
+    begun: BTreeMap<u32, BTreeSet<Rank>>,
+    /// Why there is no room any more.
+    refusal: Option<String>,
+}
+
+/// Whether a host has disk for a job: one that is full takes what the cluster cannot do without.
+fn has_disk(host: &HostView, resurrect: bool) -> bool {
+    resurrect || !host.full
+}
+
+impl<'p> Spread<'p> {
+    /// A spread whose present processes are on these hosts.
+    pub(super) fn new(present: impl Iterator<Item = HostIndex> + 'p) -> Self {
+        Self { present: Box::new(present), counts: BTreeMap::new(), queue: None }
+    }
+
+    fn count(&mut self) {
+        for host in &mut self.present {
+            *self.counts.entry(host).or_default() += 1;
+        }
+    }
 }
 
 impl<'a> Placement<'a> {
-    /// All that is free; `present` says which jobs count.
-    pub(super) fn new(snapshot: &'a Snapshot, present: impl Fn(JobId, &JobView) -> bool) -> Self {
-        let rooms = snapshot.hosts.iter().map(|(id, host)| (id.as_str(), host.room)).collect();
-        let mut counts: BTreeMap<Spread, BTreeMap<&str, u32>> = BTreeMap::new();
-        for (id, host) in &snapshot.hosts {
-            for (&job, view) in host.jobs.iter() {
-                if let Some(kind) = view.kind().filter(|_| present(job, view)) {
-                    let spread = counts.entry((kind.app, kind.name.clone())).or_default();
-                    *spread.entry(id).or_default() += 1;
-                }
-            }
-        }
-        Self { snapshot, rooms, counts }
+    /// All that is free.
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        let hosts = snapshot.hosts.iter().map(|(id, host)| (id.as_str(), host, host.room));
+        let hosts: Vec<_> = hosts.collect();
+        let open = hosts.iter().enumerate();
+        let open = open.filter(|(_, (_, host, _))| host.connected && !host.draining);
+        let freest = open.map(|(index, (_, _, room))| (Reverse(room.memory), index)).collect();
+        Self { hosts, freest }
     }
 
-    /// Takes room for one more process of a type: of the hosts with room the one that runs the fewest of them, then the
-    /// one with the most memory free. `only` on that host. If there is none, the answer says why.
+    /// Takes room for one more process of a spread: of the hosts with room the one that runs the fewest of them, then the
+    /// one with the most memory free. If there is none, the answer says why.
     pub(super) fn place(
         &mut self,
-        app: AppId,
-        kind: &str,
+        spread: &mut Spread<'_>,
         job: &Job,
-        only: Option<&str>,
-    ) -> Result<&'a str, String> {
-        let limits = &job.limits;
-        let counts = self.counts.entry((app, kind.into())).or_default();
-        let best = self
-            .snapshot
-            .hosts
-            .iter()
-            .filter(|(id, host)| {
-                may_take(host, job, only.is_some()) && only.is_none_or(|only| only == id.as_str())
-            })
-            .map(|(id, _)| (id.as_str(), self.rooms[id.as_str()]))
-            .filter(|(_, room)| room.fits(limits))
-            .min_by_key(|&(id, room)| {
-                (counts.get(id).copied().unwrap_or(0), std::cmp::Reverse(room.memory), id)
-            });
-        match best {
-            Some((id, _)) => {
-                *counts.entry(id).or_default() += 1;
-                self.rooms.get_mut(id).expect("every host has room or none").take(limits);
-                Ok(id)
+    ) -> Result<HostIndex, String> {
+        spread.count();
+        let same = |queue: &Queue| queue.limits == job.limits && queue.resurrect == job.resurrect;
+        let queue = spread.queue.take().filter(same);
+        let mut queue = queue.unwrap_or_else(|| self.queue(spread, job));
+        let placed = match &queue.refusal {
+            Some(reason) => Err(reason.clone()),
+            None => match self.next(&mut queue, spread) {
+                Some(host) => Ok(host),
+                None => Err(queue.refusal.insert(self.why_not(job, None)).clone()),
+            },
+        };
+        if let Ok(host) = placed {
+            self.take(host, &job.limits);
+            let count = spread.counts.entry(host).or_default();
+            *count += 1;
+            queue.begun.entry(*count).or_default().insert(self.rank(host));
+        }
+        spread.queue = Some(queue);
+        placed
+    }
+
+    /// Takes room on this host. What belongs to every host belongs to one that is drained too, to its end.
+    pub(super) fn place_on(
+        &mut self,
+        host: HostIndex,
+        spread: &mut Spread<'_>,
+        job: &Job,
+    ) -> Result<HostIndex, String> {
+        let (_, view, room) = &self.hosts[host];
+        if !view.connected || !has_disk(view, job.resurrect) || !room.fits(&job.limits) {
+            return Err(self.why_not(job, Some(host)));
+        }
+        self.take(host, &job.limits);
+        *spread.counts.entry(host).or_default() += 1;
+        spread.queue = None;
+        Ok(host)
+    }
+
+    fn rank(&self, host: HostIndex) -> Rank {
+        (Reverse(self.hosts[host].2.memory), host)
+    }
+
+    fn queue(&self, spread: &Spread<'_>, job: &Job) -> Queue {
+        let mut begun: BTreeMap<u32, BTreeSet<Rank>> = BTreeMap::new();
+        for (&host, &count) in &spread.counts {
+            let rank = self.rank(host);
+            if self.freest.contains(&rank) {
+                begun.entry(count).or_default().insert(rank);
             }
-            None => Err(self.why_not(job, only)),
+        }
+        let (limits, resurrect) = (job.limits.clone(), job.resurrect);
+        Queue { limits, resurrect, fresh: Bound::Unbounded, begun, refusal: None }
+    }
+
+    fn next(&self, queue: &mut Queue, spread: &Spread<'_>) -> Option<HostIndex> {
+        let Queue { limits, resurrect, fresh, begun, .. } = queue;
+        let fits = |host: HostIndex| {
+            let (_, view, room) = &self.hosts[host];
+            has_disk(view, *resurrect) && room.fits(limits)
+        };
+        for &rank in self.freest.range((*fresh, Bound::Unbounded)) {
+            *fresh = Bound::Excluded(rank);
+            if !spread.counts.contains_key(&rank.1) && fits(rank.1) {
+                return Some(rank.1);
+            }
+        }
+        while let Some(mut fewest) = begun.first_entry() {
+            while let Some((_, host)) = fewest.get_mut().pop_first() {
+                if fits(host) {
+                    return Some(host);
+                }
+            }
+            fewest.remove();
+        }
+        None
+    }
+
+    fn take(&mut self, host: HostIndex, limits: &Limits) {
+        let open = self.freest.remove(&self.rank(host));
+        self.hosts[host].2.take(limits);
+        if open {
+            self.freest.insert(self.rank(host));
         }
     }
 
-    fn why_not(&self, job: &Job, only: Option<&str>) -> String {
+    fn why_not(&self, job: &Job, only: Option<HostIndex>) -> String {
         let limits = &job.limits;
-        let hosts = self.snapshot.hosts.iter();
-        let lacks: Vec<String> = hosts
-            .filter(|(id, _)| only.is_none_or(|only| only == id.as_str()))
-            .map(|(id, host)| {
-                let room = self.rooms[id.as_str()];
-                if !host.connected {
-                    format!("{id} does not answer")
-                } else if host.draining && only.is_none() {
-                    format!("{id} is being drained")
-                } else if host.full && !job.resurrect {
-                    format!("{id} has no disk free")
-                } else if room.memory < limits.memory {
-                    let free = room.memory >> 20;
-                    format!(
-                        "{id} has {free} MiB of memory free of the {} needed",
-                        limits.memory >> 20
-                    )
-                } else if room.addresses == 0 {
-                    format!("{id} has no address free")
-                } else {
-                    format!("{id} has no CPU free")
-                }
-            })
-            .collect();
-        if lacks.is_empty() {
+        let asked = match only {
+            Some(host) => &self.hosts[host..=host],
+            None => &self.hosts[..],
+        };
+        if asked.is_empty() {
             return "there is no host to run it on".into();
         }
-        format!("no host has room for it: {}; scale something down or add a host", lacks.join(", "))
+        let lacks = asked.iter().take(NAMED).map(|(id, host, room)| {
+            if !host.connected {
+                format!("{id} does not answer")
+            } else if host.draining && only.is_none() {
+                format!("{id} is being drained")
+            } else if !has_disk(host, job.resurrect) {
+                format!("{id} has no disk free")
+            } else if room.memory < limits.memory {
+                let free = room.memory >> 20;
+                format!("{id} has {free} MiB of memory free of the {} needed", limits.memory >> 20)
+            } else if room.addresses == 0 {
+                format!("{id} has no address free")
+            } else {
+                format!("{id} has no CPU free")
+            }
+        });
+        let lacks = lacks.collect::<Vec<_>>().join(", ");
+        let others = match asked.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            1 => ", and one more host has none either".into(),
+            others => format!(", and {others} more hosts have none either"),
+        };
+        format!("no host has room for it: {lacks}{others}; scale something down or add a host")
     }
 }

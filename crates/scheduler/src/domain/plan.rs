@@ -2,20 +2,25 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
 };
 
 use api::{
-    controller::ExpandedFormation, discoverd::Term, expand::process_job, host::Job, id::JobId,
+    controller::ExpandedFormation,
+    discoverd::Term,
+    expand::{ExpandError, process_job},
+    host::Job,
+    id::{AppId, JobId, ReleaseId},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{
     backoff::{self, Replacement},
     job::{Ending, JobView, Kind, META_REPLACES, Owner, Phase},
-    placement::Placement,
-    snapshot::Snapshot,
+    placement::{HostIndex, Placement, Spread},
+    snapshot::{HostView, Snapshot},
 };
 
 /// A host restarts its `resurrect` jobs itself. One that it still lists is given up as lost after so long.
@@ -61,103 +66,152 @@ pub struct Waiting {
     pub restarts: u32,
 }
 
+/// A kind by its parts, those together that spread together.
+type Key<'a> = (AppId, &'a str, ReleaseId);
+
 /// A job that counts.
 #[derive(Debug, Clone, Copy)]
 struct Present<'a> {
-    host: &'a str,
+    host: HostIndex,
     id: JobId,
     job: &'a JobView,
+}
+
+/// A job that ended unasked and was not replaced yet.
+#[derive(Debug, Clone, Copy)]
+struct Ended<'a> {
+    host: HostIndex,
+    id: JobId,
+    job: &'a JobView,
+    ending: &'a Ending,
+}
+
+/// The jobs of one kind.
+#[derive(Debug, Clone, Default)]
+struct Cast<'a> {
+    present: Vec<Present<'a>>,
+    /// Newest first.
+    ended: Vec<Ended<'a>>,
 }
 
 /// One process that is missing.
 #[derive(Debug, Clone, Copy)]
 struct Missing<'a> {
     /// Omni processes are missing on one host.
-    only: Option<&'a str>,
-    /// What ended and was not replaced yet.
-    ended: Option<(JobId, &'a JobView, &'a Ending)>,
+    only: Option<HostIndex>,
+    /// What it replaces.
+    ended: Option<Ended<'a>>,
 }
 
 /// Decides what to change. Never waits, never reads a clock, never draws a random number.
 pub fn plan(snapshot: &Snapshot) -> Plan {
+    let (foreign, casts) = casts(snapshot);
     let mut planner = Planner::new(snapshot);
-    let wanted = snapshot.formations.values().flat_map(BTreeMap::values).flat_map(|formation| {
-        formation.processes.keys().map(|name| Kind {
-            app: formation.app.id,
-            release: formation.release.id,
-            name: name.clone(),
-        })
-    });
-    let kinds: BTreeSet<Kind> = wanted.chain(planner.present.keys().cloned()).collect();
-    for kind in &kinds {
-        planner.settle(kind);
+    planner.plan.foreign = foreign;
+    for same_spread in casts.chunk_by(|(a, _), (b, _)| (a.0, a.1) == (b.0, b.1)) {
+        let present = same_spread.iter().flat_map(|(_, cast)| &cast.present);
+        let mut spread = Spread::new(present.map(|present| present.host));
+        for (key, cast) in same_spread {
+            planner.settle(*key, cast, &mut spread);
+        }
     }
-    planner.plan
+    planner.finish()
+}
+
+/// The jobs by kind, and those of apps that were never listed.
+fn casts(snapshot: &Snapshot) -> (BTreeSet<JobId>, Vec<(Key<'_>, Cast<'_>)>) {
+    let wanted = snapshot.formations.values().flat_map(BTreeMap::values).flat_map(|formation| {
+        let key = |name| (formation.app.id, name, formation.release.id);
+        formation.processes.keys().map(move |name| key(name.as_str()))
+    });
+    let mut casts: HashMap<Key<'_>, Cast<'_>> = wanted.map(|key| (key, Cast::default())).collect();
+    let mut foreign = Vec::new();
+    let mut replaced = snapshot.replaced.clone();
+    for (host, view) in snapshot.hosts.values().enumerate() {
+        for (&id, job) in view.jobs.iter() {
+            replaced.extend(job.replaces);
+            let Owner::Process(kind) = &job.owner else { continue };
+            let cast = match casts.entry((kind.app, kind.name.as_str(), kind.release)) {
+                Entry::Occupied(cast) => cast.into_mut(),
+                Entry::Vacant(place) if snapshot.formations.contains_key(&kind.app) => {
+                    place.insert(Cast::default())
+                }
+                Entry::Vacant(_) => {
+                    foreign.extend(job.ending().is_none().then_some(id));
+                    continue;
+                }
+            };
+            if counts(snapshot, id, job) {
+                cast.present.push(Present { host, id, job });
+            } else if let Some(ending) = job.ending().filter(|ending| !ending.asked) {
+                cast.ended.push(Ended { host, id, job, ending });
+            }
+        }
+    }
+    let mut casts: Vec<_> = casts.into_iter().collect();
+    casts.sort_unstable_by_key(|&(key, _)| key);
+    for (_, cast) in &mut casts {
+        cast.ended.retain(|ended| !replaced.contains(&ended.id));
+        cast.ended.sort_unstable_by_key(|ended| (Reverse(ended.ending.at), ended.id));
+    }
+    (foreign.into_iter().collect(), casts)
 }
 
 struct Planner<'a> {
     snapshot: &'a Snapshot,
-    present: BTreeMap<Kind, Vec<Present<'a>>>,
-    /// Jobs that ended unasked and were not replaced, newest first.
-    ended: BTreeMap<&'a Kind, Vec<(&'a str, JobId, &'a JobView, &'a Ending)>>,
+    /// The hosts with what is started and stopped on each.
+    hosts: Vec<Orders<'a>>,
     placement: Placement<'a>,
+    /// Ids of new jobs that waited in the last plan, by kind and host.
+    waited: HashMap<(&'a Kind, Option<&'a str>), Vec<JobId>>,
     plan: Plan,
+}
+
+struct Orders<'a> {
+    id: &'a str,
+    view: &'a HostView,
+    start: Vec<Job>,
+    stop: Vec<JobId>,
 }
 
 impl<'a> Planner<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        let counts = |id: JobId, job: &JobView| counts(snapshot, id, job);
-        let mut planner = Self {
+        let orders = |(id, view)| Orders { id, view, start: Vec::new(), stop: Vec::new() };
+        let hosts = snapshot.hosts.iter().map(|(id, view)| orders((id.as_str(), view)));
+        let mut waited: HashMap<_, Vec<JobId>> = HashMap::new();
+        for one in snapshot.waited.iter().filter(|waiting| waiting.restarts == 0) {
+            waited.entry((&one.kind, one.only.as_deref())).or_default().push(one.id);
+        }
+        Self {
             snapshot,
-            present: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            placement: Placement::new(snapshot, counts),
+            hosts: hosts.collect(),
+            placement: Placement::new(snapshot),
+            waited,
             plan: Plan { term: snapshot.term, ..Plan::default() },
-        };
-        let jobs = || {
-            let hosts = snapshot.hosts.iter();
-            hosts.flat_map(|(host, view)| view.jobs.iter().map(move |(id, job)| (host, *id, job)))
-        };
-        let replaced = jobs().filter_map(|(_, _, job)| job.replaces);
-        let replaced: BTreeSet<JobId> = replaced.chain(snapshot.replaced.iter().copied()).collect();
-        for (host, id, job) in jobs() {
-            let Owner::Process(kind) = &job.owner else { continue };
-            if !snapshot.formations.contains_key(&kind.app) {
-                if job.ending().is_none() {
-                    planner.plan.foreign.insert(id);
-                }
-            } else if counts(id, job) {
-                planner.present.entry(kind.clone()).or_default().push(Present { host, id, job });
-            } else if let Some(ending) = job.ending()
-                && !ending.asked
-                && !replaced.contains(&id)
-            {
-                planner.ended.entry(kind).or_default().push((host, id, job, ending));
-            }
         }
-        for ended in planner.ended.values_mut() {
-            ended.sort_unstable_by_key(|&(_, id, _, ending)| (Reverse(ending.at), id));
-        }
-        planner
     }
 
     /// Brings one kind to what its formation says.
-    fn settle(&mut self, kind: &Kind) {
-        let formation = self.snapshot.formation(kind).map(AsRef::as_ref);
-        let wanted = formation.and_then(|f| f.processes.get(&kind.name)).copied().unwrap_or(0);
+    fn settle(&mut self, (app, name, release): Key<'a>, cast: &Cast<'a>, spread: &mut Spread<'_>) {
+        let kind = Kind { app, release, name: name.into() };
+        let formation = self.snapshot.formation(&kind).map(AsRef::as_ref);
+        let wanted = formation.and_then(|f| f.processes.get(name)).copied().unwrap_or(0);
         let omni = formation
-            .and_then(|f| f.release.processes.get(&kind.name))
+            .and_then(|f| f.release.processes.get(name))
             .is_some_and(|process| process.omni);
-        let present = self.present.get(kind).cloned().unwrap_or_default();
-        let ended = self.ended.get(kind).cloned().unwrap_or_default();
         if !omni || wanted == 0 {
-            self.settle_count(kind, formation, wanted as usize, present, &ended, None);
+            self.settle_count(&kind, formation, wanted as usize, cast, spread, None);
             return;
         }
-        for host in self.snapshot.hosts.keys() {
-            let here = present.iter().filter(|job| job.host == host).copied().collect();
-            let ended: Vec<_> = ended.iter().filter(|ended| ended.0 == host).copied().collect();
-            self.settle_count(kind, formation, 1, here, &ended, Some(host));
+        let mut by_host: Vec<Cast<'a>> = vec![Cast::default(); self.hosts.len()];
+        for &present in &cast.present {
+            by_host[present.host].present.push(present);
+        }
+        for &ended in &cast.ended {
+            by_host[ended.host].ended.push(ended);
+        }
+        for (host, cast) in by_host.iter().enumerate() {
+            self.settle_count(&kind, formation, 1, cast, spread, Some(host));
         }
     }
 
@@ -166,108 +220,106 @@ impl<'a> Planner<'a> {
         kind: &Kind,
         formation: Option<&ExpandedFormation>,
         wanted: usize,
-        present: Vec<Present<'a>>,
-        ended: &[(&'a str, JobId, &'a JobView, &'a Ending)],
-        only: Option<&'a str>,
+        Cast { present, ended }: &Cast<'a>,
+        spread: &mut Spread<'_>,
+        only: Option<HostIndex>,
     ) {
-        let (leaving, present): (Vec<_>, Vec<_>) = present.into_iter().partition(|present| {
-            only.is_none() && !present.job.bound && self.snapshot.hosts[present.host].draining
-        });
-        // What is to leave its host serves until something serves in its place.
-        let serving = present.iter().filter(|present| present.job.phase == Phase::Up).count();
-        self.stop(leaving, wanted.saturating_sub(serving));
-        if present.len() >= wanted {
+        let leaves = |present: &Present<'_>| {
+            only.is_none() && self.hosts[present.host].view.draining && !present.job.bound
+        };
+        let staying = present.iter().filter(|present| !leaves(present)).count();
+        if staying < present.len() {
+            // What is to leave its host serves until something serves in its place.
+            let (leaving, present): (Vec<&Present<'_>>, Vec<_>) =
+                present.iter().partition(|present| leaves(present));
+            let serving = present.iter().filter(|present| present.job.phase == Phase::Up).count();
+            self.stop(leaving, wanted.saturating_sub(serving));
             self.stop(present, wanted);
+        } else if staying > wanted {
+            self.stop(present.iter().collect(), wanted);
+        }
+        if staying >= wanted {
             return;
         }
         let Some(formation) = formation else { return };
-        let missing = wanted - present.len();
-        let ended_count = ended.len();
-        let replacements = ended.iter().map(|&(_, id, job, ending)| Some((id, job, ending)));
-        let fresh = std::iter::repeat(None);
-        for (n, ended) in replacements.chain(fresh).take(missing).enumerate() {
-            let n = n.saturating_sub(ended_count);
-            self.start(kind, formation, n, Missing { only, ended });
+        let ExpandedFormation { app, release, artifacts, .. } = formation;
+        let job = process_job(Uuid::nil().into(), app, release, artifacts, &kind.name);
+        let missing = wanted - staying;
+        let replacements = ended.iter().copied().map(Some);
+        for (n, ended_one) in replacements.chain(std::iter::repeat(None)).take(missing).enumerate()
+        {
+            let n = n.saturating_sub(ended.len());
+            self.start(kind, &job, n, Missing { only, ended: ended_one }, spread);
         }
     }
 
     /// Stops what is more than wanted: first what does not serve yet, then the newest.
-    fn stop(&mut self, mut present: Vec<Present<'a>>, wanted: usize) {
-        present.sort_unstable_by_key(|&Present { id, job, .. }| {
-            (job.phase == Phase::Up, Reverse(job.created_at), id)
+    fn stop(&mut self, mut present: Vec<&Present<'a>>, wanted: usize) {
+        if present.len() <= wanted {
+            return;
+        }
+        present.sort_unstable_by_key(|Present { id, job, .. }| {
+            (job.phase == Phase::Up, Reverse(job.created_at), *id)
         });
-        for surplus in present.iter().take(present.len().saturating_sub(wanted)) {
-            self.touch(surplus.host);
-            self.plan.stop.entry(surplus.host.into()).or_default().push(surplus.id);
+        for surplus in &present[..present.len() - wanted] {
+            self.hosts[surplus.host].stop.push(surplus.id);
         }
     }
 
-    /// Starts one process, or says why not yet.
+    /// Starts one process, or says why not yet. `job` is the one to start, but for its id.
     fn start(
         &mut self,
         kind: &Kind,
-        formation: &ExpandedFormation,
+        job: &Result<Job, ExpandError>,
         n: usize,
         missing: Missing<'a>,
+        spread: &mut Spread<'_>,
     ) {
-        let wait = missing.ended.map(|(_, job, ending)| backoff::replacement(job, ending));
-        let id = match missing.ended {
-            Some((ended, ..)) => self.snapshot.replacement_id(ended),
-            None => self.fresh_id(kind, n, missing.only),
+        let Missing { only, ended } = missing;
+        let wait = ended.map(|ended| backoff::replacement(ended.job, ended.ending));
+        let only_id = only.map(|host| self.hosts[host].id);
+        let id = match ended {
+            Some(ended) => self.snapshot.replacement_id(ended.id),
+            None => self.fresh_id(kind, n, only_id),
         };
         let restarts = wait.map_or(0, |wait| wait.restarts);
-        let only = missing.only.map(str::to_owned);
-        let waiting =
-            |reason, run_at| Waiting { id, kind: kind.clone(), only, reason, run_at, restarts };
-        if let (Some(wait), Some((_, _, ending))) = (wait, missing.ended)
+        let waiting = |reason, run_at| {
+            let only = only_id.map(str::to_owned);
+            Waiting { id, kind: kind.clone(), only, reason, run_at, restarts }
+        };
+        if let (Some(wait), Some(ended)) = (wait, ended)
             && wait.not_before > self.snapshot.now
         {
             self.wake_at(wait);
-            let reason = backoff::reason(ending, wait);
+            let reason = backoff::reason(ended.ending, wait);
             self.plan.waiting.push(waiting(reason, Some(wait.not_before)));
             return;
         }
-        let placed = self.job(kind, formation, id, missing, restarts).and_then(|job| {
-            let place = &mut self.placement;
-            Ok((place.place(kind.app, &kind.name, &job, missing.only)?, job))
+        let cannot = |err| format!("it cannot be run: {err}");
+        let placed = job.as_ref().map_err(cannot).and_then(|job| {
+            let host = match only {
+                Some(host) => self.placement.place_on(host, spread, job)?,
+                None => self.placement.place(spread, job)?,
+            };
+            Ok((host, job))
         });
         match placed {
             Ok((host, job)) => {
-                self.touch(host);
-                self.plan.start.entry(host.into()).or_default().push(job);
+                let mut job = Job { id, restarts, ..job.clone() };
+                if let Some(ended) = ended {
+                    job.metadata.insert(META_REPLACES.into(), ended.id.to_string());
+                }
+                self.hosts[host].start.push(job);
             }
             Err(reason) => self.plan.waiting.push(waiting(reason, None)),
         }
     }
 
-    fn job(
-        &self,
-        kind: &Kind,
-        formation: &ExpandedFormation,
-        id: JobId,
-        missing: Missing<'_>,
-        restarts: u32,
-    ) -> Result<Job, String> {
-        let ExpandedFormation { app, release, artifacts, .. } = formation;
-        let mut job = process_job(id, app, release, artifacts, &kind.name)
-            .map_err(|err| format!("it cannot be run: {err}"))?;
-        job.restarts = restarts;
-        if let Some((ended, ..)) = missing.ended {
-            job.metadata.insert(META_REPLACES.into(), ended.to_string());
-        }
-        Ok(job)
-    }
-
     /// The id the last plan gave the `n`th new job of a kind if it waited, so that a person sees one job wait and not
     /// many; else a new one.
     fn fresh_id(&self, kind: &Kind, n: usize, only: Option<&str>) -> JobId {
-        let waited = self.snapshot.waited.iter().filter(|waited| {
-            waited.kind == *kind && waited.only.as_deref() == only && waited.restarts == 0
-        });
-        match waited.map(|waited| waited.id).nth(n) {
-            Some(id) => id,
-            None => self.snapshot.new_id(kind, only, n),
-        }
+        let waited = self.waited.get(&(kind, only)).and_then(|ids| ids.get(n));
+        waited.copied().unwrap_or_else(|| self.snapshot.new_id(kind, only, n))
     }
 
     fn wake_at(&mut self, wait: Replacement) {
@@ -275,9 +327,21 @@ impl<'a> Planner<'a> {
         self.plan.wake_at = Some(earliest);
     }
 
-    fn touch(&mut self, host: &str) {
-        let version = self.snapshot.hosts[host].version;
-        self.plan.based_on.insert(host.into(), version);
+    fn finish(self) -> Plan {
+        let mut plan = self.plan;
+        for Orders { id, view, start, stop } in self.hosts {
+            if start.is_empty() && stop.is_empty() {
+                continue;
+            }
+            plan.based_on.insert(id.into(), view.version);
+            if !start.is_empty() {
+                plan.start.insert(id.into(), start);
+            }
+            if !stop.is_empty() {
+                plan.stop.insert(id.into(), stop);
+            }
+        }
+        plan
     }
 }
 

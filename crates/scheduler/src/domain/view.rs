@@ -1,6 +1,6 @@
 //! What one host has told of its jobs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
     host::{ActiveJob, Event, EventKind},
@@ -20,8 +20,8 @@ const ENDED_LIMIT: usize = 2000;
 /// What one host has told of its jobs.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// Its jobs, and those that ended lately.
-    pub jobs: BTreeMap<JobId, JobView>,
+    /// Its jobs, and those that ended lately. Shared with the snapshots made of it.
+    pub jobs: Arc<BTreeMap<JobId, JobView>>,
     /// Whether all its jobs were told of once.
     pub synced: bool,
     /// Whether its event stream is open.
@@ -72,7 +72,7 @@ impl View {
 
     /// Records that the host did not take a job, unless it told of it.
     pub fn not_taken(&mut self, id: JobId, job: JobView) {
-        self.jobs.entry(id).or_insert(job);
+        self.jobs_mut().entry(id).or_insert(job);
     }
 
     /// Forgets what ended long ago.
@@ -82,9 +82,13 @@ impl View {
         ended.sort_unstable_by(|a, b| b.cmp(a));
         for (n, (at, id)) in ended.into_iter().enumerate() {
             if n >= ENDED_LIMIT || now.duration_since(at) > ENDED_KEPT {
-                self.jobs.remove(&id);
+                self.jobs_mut().remove(&id);
             }
         }
+    }
+
+    fn jobs_mut(&mut self) -> &mut BTreeMap<JobId, JobView> {
+        Arc::make_mut(&mut self.jobs)
     }
 
     fn told(&mut self, active: &ActiveJob, asked: &impl Fn(JobId) -> bool, now: Timestamp) {
@@ -94,7 +98,7 @@ impl View {
             Some(Phase::Ended(ending)) => ending.asked,
             _ => false,
         };
-        self.jobs.insert(id, JobView::told(active, stopped || asked(id), now));
+        self.jobs_mut().insert(id, JobView::told(active, stopped || asked(id), now));
     }
 
     /// The listing is whole: a job that is not in it is gone.
@@ -117,7 +121,7 @@ impl View {
     }
 
     fn forgotten(&mut self, id: JobId, now: Timestamp) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs_mut().get_mut(&id) else { return };
         match &mut job.phase {
             Phase::Ended(ending) => ending.forgotten = true,
             phase => {

@@ -6,7 +6,7 @@ mod formations;
 mod hosts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -59,7 +59,8 @@ struct Known {
     deleted: Vec<AppId>,
     views: BTreeMap<String, View>,
     stops: BTreeMap<JobId, Timestamp>,
-    untold: BTreeMap<JobId, Timestamp>,
+    /// By host: jobs in the state of which it has said nothing, and since when.
+    untold: BTreeMap<String, BTreeMap<JobId, Timestamp>>,
     waited: Vec<Waiting>,
     /// Ended jobs whose replacement was taken, and when.
     replaced: BTreeMap<JobId, Timestamp>,
@@ -90,8 +91,7 @@ impl Observed {
         if !state.hosts.keys().all(synced) && now.duration_since(began) < SYNC_LIMIT {
             return None;
         }
-        let placed: BTreeSet<&JobId> = state.hosts.values().flat_map(|h| h.jobs.keys()).collect();
-        untold.retain(|id, _| placed.contains(id));
+        untold.retain(|host, _| state.hosts.contains_key(host));
         replaced.retain(|_, at| now.duration_since(*at) <= REPLACED_KEPT);
         attempts.retain(|_, (_, at)| now.duration_since(*at) <= REPLACED_KEPT);
         stops.retain(|id, at| {
@@ -101,6 +101,7 @@ impl Observed {
             if let Some(view) = views.get_mut(id) {
                 view.prune(now);
             }
+            let untold = untold.entry(id.clone()).or_default();
             (id.clone(), merge(host, views.get(id), untold, now))
         });
         Some(Snapshot {

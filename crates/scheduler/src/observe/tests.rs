@@ -54,7 +54,7 @@ fn state() -> State {
         capacity: Capacity { memory: 1 << 40, cpu: 1000, addresses: 100 },
         jobs: BTreeMap::new(),
     };
-    State { hosts: [("host0".into(), host)].into(), ..State::default() }
+    State { hosts: [("host0".into(), Arc::new(host))].into(), ..State::default() }
 }
 
 fn snapshot(observed: &Observed) -> Option<Snapshot> {
@@ -138,7 +138,7 @@ fn of_the_jobs_a_host_may_not_have_taken_those_in_the_state_were() {
     observed.not_taken("host0", &[taken.clone(), lost.clone()], "no room", Timestamp::UNIX_EPOCH);
     let mut state = state();
     let host = state.hosts.get_mut("host0").unwrap();
-    host.jobs.insert(taken.id, sampi::placed(&taken));
+    Arc::make_mut(host).jobs.insert(taken.id, sampi::placed(&taken));
     let snapshot = observed.snapshot(&state, Uuid::nil(), Timestamp::UNIX_EPOCH).unwrap();
     let jobs = &snapshot.hosts["host0"].jobs;
     assert_eq!(jobs[&taken.id].phase, Phase::Ordered);

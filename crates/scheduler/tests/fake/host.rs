@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::{
-    cluster::{Capacity, Committed, Rejected, Tx},
+    cluster::{Capacity, Committed, HostState, Rejected, Tx},
     discoverd::Term,
     error::ErrorCode,
     host::{
@@ -127,10 +127,10 @@ impl FakeHost {
         let mut known = self.0.known.lock().unwrap();
         let active = known.jobs.values().filter(|job| job.status.is_active());
         let jobs = active.map(|active| (active.job.id, placed(&active.job))).collect();
-        let host = known.cluster.state().hosts.remove(&self.0.id).unwrap();
+        let state = known.cluster.state();
+        let HostState { addr, tags, capacity, .. } = HostState::clone(&state.hosts[&self.0.id]);
         let as_of = known.cluster.moment();
-        let info =
-            HostInfo { addr: host.addr, tags: host.tags, capacity: host.capacity, jobs, as_of };
+        let info = HostInfo { addr, tags, capacity, jobs, as_of };
         known.cluster.upsert_host(&self.0.id, info);
         id
     }

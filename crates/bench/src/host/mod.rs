@@ -1,0 +1,16 @@
+//! flynn-host and discoverd of the cluster that runs here: how fast a job starts, and what they cost.
+
+mod cost;
+mod jobs;
+mod starts;
+
+use std::path::Path;
+
+use jobs::Jobs;
+
+pub(crate) async fn run(small: bool, data_dir: &Path) -> anyhow::Result<()> {
+    let (rounds, crowd, seconds) = if small { (3, 5, 2) } else { (30, 200, 10) };
+    let jobs = Jobs::of(data_dir)?;
+    starts::run(&jobs, rounds).await?;
+    cost::run(&jobs, crowd, seconds).await
+}

@@ -1,0 +1,51 @@
+#![doc = include_str!("../README.md")]
+
+mod discoverd;
+mod figure;
+mod host;
+mod sampi;
+mod usage;
+
+use clap::Parser;
+
+/// Measures the numbers the design promises, each against its rival or goal.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+enum Bench {
+    /// The scheduler's plans and sampi's commits in this process.
+    Sampi {
+        /// A look at whether it works, in seconds.
+        #[arg(long)]
+        small: bool,
+    },
+    /// discoverd and etcd as processes of this run.
+    Discoverd {
+        /// A look at whether it works, in seconds.
+        #[arg(long)]
+        small: bool,
+    },
+    /// flynn-host and the engine of the cluster that runs here.
+    Host {
+        /// A look at whether it works, in seconds.
+        #[arg(long)]
+        small: bool,
+        /// Where flynn-host keeps its data.
+        #[arg(long, env = "FLYNN_DATA_DIR", default_value = "/var/lib/flynn")]
+        data_dir: std::path::PathBuf,
+    },
+    /// Watches a service many times; the discoverd benchmark's other process.
+    #[command(hide = true)]
+    Watchers(discoverd::Watchers),
+}
+
+// One thread: whoever measures shall not use the cores of what is measured, and children end with the thread that made
+// them.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Bench::parse() {
+        Bench::Sampi { small } => sampi::run(small),
+        Bench::Discoverd { small } => discoverd::run(small).await,
+        Bench::Host { small, data_dir } => host::run(small, &data_dir).await,
+        Bench::Watchers(watchers) => watchers.run().await,
+    }
+}
