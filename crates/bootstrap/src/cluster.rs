@@ -87,7 +87,11 @@ impl Cluster {
         self.until(&what, || async {
             let hosts = self.sampi().await?.state().await.map_err(Seen::not_yet)?.hosts;
             let ids: Vec<&str> = hosts.keys().map(String::as_str).collect();
-            if ids.len() >= count { Ok(()) } else { Err(Seen::NotYet(format!("there are {ids:?}"))) }
+            if ids.len() >= count {
+                Ok(())
+            } else {
+                Err(Seen::NotYet(format!("there are {ids:?}")))
+            }
         })
         .await
     }

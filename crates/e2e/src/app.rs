@@ -41,6 +41,8 @@ pub struct App {
     folder: TempDir,
     /// Of several hosts, the one whose commands and router are used.
     host: Option<u8>,
+    /// Made once: making one reads every certificate there is.
+    client: reqwest::Client,
 }
 
 impl App {
@@ -57,7 +59,7 @@ impl App {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}-{:x}{number}", since.as_millis() as u32);
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let app = Self { name, folder, host };
+        let app = Self { name, folder, host, client: client(host) };
         run(app.path(), &["git", "init", "-q", "-b", "master"]).ok();
         run(app.path(), &["git", "config", "user.name", "Tester"]).ok();
         run(app.path(), &["git", "config", "user.email", "tester@example.com"]).ok();
@@ -135,6 +137,7 @@ impl App {
     /// From now on another host's commands and router are used.
     pub fn go_to(&mut self, host: u8) {
         self.host = Some(host);
+        self.client = client(self.host);
     }
 
     /// A command in its folder, to be given a terminal or pipes.
@@ -149,11 +152,7 @@ impl App {
     /// # Errors
     /// What was seen instead.
     pub async fn get(&self) -> Result<Value, String> {
-        let client = match self.host {
-            Some(host) => cluster::http_at(hosts::router(host), false),
-            None => cluster::http(false),
-        };
-        let answer = client.get(cluster::url(&self.name)).send().await;
+        let answer = self.client.get(cluster::url(&self.name)).send().await;
         let answer = answer.map_err(|err| format!("{err:?}"))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|err| format!("{err:?}"))?;
@@ -175,6 +174,14 @@ impl App {
     pub fn ps(&self) -> Vec<Value> {
         let text = self.flynn(&["ps", "--json"]).ok();
         serde_json::from_str(&text).unwrap_or_else(|err| panic!("{err}: {text}"))
+    }
+}
+
+/// A client of the router of a host, or of this machine.
+fn client(host: Option<u8>) -> reqwest::Client {
+    match host {
+        Some(host) => cluster::http_at(hosts::router(host), false),
+        None => cluster::http(false),
     }
 }
 

@@ -34,7 +34,8 @@ pub fn on(host: u8, line: &str) -> Said {
 /// # Panics
 /// When there is no such host.
 pub fn address(host: u8) -> String {
-    let dir = std::env::var("FLYNN_CLUSTER_DIR").unwrap_or_else(|_| "/var/lib/flynn-cluster".into());
+    let dir =
+        std::env::var("FLYNN_CLUSTER_DIR").unwrap_or_else(|_| "/var/lib/flynn-cluster".into());
     let path = format!("{dir}/h{host}/address");
     let last = std::fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
     format!("10.217.0.{}", last.trim())
@@ -84,7 +85,8 @@ pub fn hosts_of(app: &str) -> BTreeSet<u8> {
 pub fn running(host: u8, app: &str) -> Result<usize, Said> {
     let said = on(host, "flynn-host ps --json");
     let jobs: Vec<ActiveJob> = serde_json::from_str(&said.out).map_err(|_| said)?;
-    let of_app = |job: &&ActiveJob| job.job.metadata.get(META_APP_NAME).is_some_and(|name| name == app);
+    let of_app =
+        |job: &&ActiveJob| job.job.metadata.get(META_APP_NAME).is_some_and(|name| name == app);
     Ok(jobs.iter().filter(of_app).count())
 }
 
@@ -96,9 +98,20 @@ pub async fn count(hosts: &[u8], app: &str, wanted: usize, bound: Duration) {
             all += running(*host, app).map_err(|said| format!("{said:?}"))?;
         }
         let up = up(hosts[0], app).map_err(|said| format!("{said:?}"))?;
-        if all == wanted && up.len() == wanted { Ok(()) } else { Err(format!("{all} run, up: {up:?}")) }
+        if all == wanted && up.len() == wanted {
+            Ok(())
+        } else {
+            Err(format!("{all} run, up: {up:?}"))
+        }
     })
     .await;
+}
+
+/// An order to start three hosts in: one of the six, every one in the soak.
+pub fn order() -> [u8; 3] {
+    let orders = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
+    let chosen = std::env::var("FLYNN_ORDER").ok().and_then(|n| n.parse::<usize>().ok());
+    orders[chosen.unwrap_or(4) % orders.len()]
 }
 
 /// Waits until the cluster is whole: these hosts are up, none is more, and etcd has its members.

@@ -61,7 +61,8 @@ impl Outcome {
         self.reported();
         let number = |words: &[&str]| {
             let line = self.wrk.lines().find(|line| words.iter().all(|word| line.contains(word)));
-            let numbers = line.into_iter().flat_map(|line| line.split(|c: char| !c.is_ascii_digit()));
+            let numbers =
+                line.into_iter().flat_map(|line| line.split(|c: char| !c.is_ascii_digit()));
             numbers.filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>()
         };
         // "Non-2xx or 3xx responses: 4" and "Socket errors: connect 0, read 0, write 0, timeout 0".

@@ -105,7 +105,8 @@ impl Leadership {
         let known = self.watch.borrow();
         let named = known.instances.values();
         let hosts = named.filter_map(|one| Some((one.meta.get("id")?.clone(), one.clone())));
-        let leader = known.leader.as_ref().and_then(|leader| leader.instance.meta.get("id").cloned());
+        let leader =
+            known.leader.as_ref().and_then(|leader| leader.instance.meta.get("id").cloned());
         (hosts.collect(), leader)
     }
 
@@ -229,7 +230,8 @@ impl Leadership {
 
     /// The jobs a host knows, by its own word.
     pub(crate) async fn jobs_at(&self, instance: &Instance) -> Option<BTreeMap<JobId, ActiveJob>> {
-        let one = host_client::Host::new(format!("http://{}", instance.addr), Some(self.key.clone()));
+        let one =
+            host_client::Host::new(format!("http://{}", instance.addr), Some(self.key.clone()));
         tokio::time::timeout(ANSWER, one.jobs()).await.ok()?.ok()
     }
 
@@ -318,7 +320,12 @@ impl Leadership {
         let listings: Vec<_> = hosts
             .iter()
             .map(|(id, instance)| async move {
-                (id.as_str(), self.listing(term, id, instance, as_of.unwrap_or(0)).await)
+                // One that died does not answer, and the others are not to wait for that.
+                let listed = tokio::select! {
+                    listed = self.listing(term, id, instance, as_of.unwrap_or(0)) => listed,
+                    () = self.until_gone(id) => Err("it is gone".into()),
+                };
+                (id.as_str(), listed)
             })
             .collect();
         let listings: Vec<_> = stream::iter(listings).buffer_unordered(LISTINGS).collect().await;
@@ -332,6 +339,21 @@ impl Leadership {
         match as_of {
             Some(_) => self.bring_up_to_date(&hosts, heard),
             None => self.take_over(term, &hosts, heard),
+        }
+    }
+
+    /// Waits until discoverd names a host no more.
+    async fn until_gone(&self, id: &str) {
+        let mut watch = self.watch.clone();
+        let is_there = |watch: &ServiceWatch| {
+            let known = watch.borrow();
+            known
+                .instances
+                .values()
+                .any(|instance| instance.meta.get("id").is_some_and(|i| i == id))
+        };
+        while is_there(&watch) {
+            watch.changed().await;
         }
     }
 

@@ -118,7 +118,10 @@ async fn recover(client: &Client) -> anyhow::Result<()> {
         return print_json(&recovered);
     }
     let mut out = stdout().lock();
-    writeln!(out, "etcd serves again, with the member of this host alone; others are added as hosts come.")?;
+    writeln!(
+        out,
+        "etcd serves again, with the member of this host alone; others are added as hosts come."
+    )?;
     for id in recovered.untold {
         writeln!(
             out,

@@ -285,9 +285,10 @@ pub struct Config {
     /// How long they are kept.
     #[arg(long, env = "FLYNN_UNUSED_IMAGE_AGE", value_parser = humantime::parse_duration, default_value = "14d")]
     pub unused_image_age: Duration,
-    /// How long volumes that no job has are kept, however many, and whether disk is short or not: they are data.
-    #[arg(long, env = "FLYNN_UNUSED_VOLUME_AGE", value_parser = humantime::parse_duration, default_value = "30d")]
-    pub unused_volume_age: Duration,
+    /// How long volumes that no job has are kept, however many, and whether disk is short or not. For ever if absent: they
+    /// are data, and an app that is scaled to nothing may want it back.
+    #[arg(long, env = "FLYNN_UNUSED_VOLUME_AGE", value_parser = humantime::parse_duration)]
+    pub unused_volume_age: Option<Duration>,
     /// How often what a job has written outside its volumes is measured, if that costs the engine little.
     #[arg(long, env = "FLYNN_MEASURE", value_parser = humantime::parse_duration, default_value = "10s")]
     pub measured_every: Duration,
@@ -307,7 +308,7 @@ impl Config {
     pub(crate) fn rules(&self) -> Rules {
         let (most, longest) = (self.unused_images, self.unused_image_age);
         let images = Kept { most, longest, when_short: false };
-        let longest = self.unused_volume_age;
+        let longest = self.unused_volume_age.unwrap_or(Duration::MAX);
         Rules { images, volumes: Kept { most: usize::MAX, longest, when_short: true } }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn of_order(err: OrderError) -> ApiError {
             ApiError::new(ErrorCode::Conflict, message)
         }
         OrderError::Unknown(_) => ApiError::not_found(message),
-        OrderError::NoRoom(_) | OrderError::Full { .. } => {
+        OrderError::NoRoom(_) | OrderError::Full { .. } | OrderError::Volume(_) => {
             ApiError::new(ErrorCode::Ratelimited, message)
         }
         OrderError::NoDisk { .. } => ApiError::unavailable(message),

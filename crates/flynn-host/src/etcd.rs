@@ -169,7 +169,8 @@ fn follow_once(id: &str, role: &Role, grid: &Grid) -> Option<Role> {
     match role {
         Role::Client if is_member => {
             let members = grid.members.iter();
-            let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
+            let cluster: Vec<String> =
+                members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
             Some(Role::Member { cluster: cluster.join(","), joined: true, forced: false })
         }
         // Nobody being a member is a grid that is not known yet.
@@ -179,7 +180,11 @@ fn follow_once(id: &str, role: &Role, grid: &Grid) -> Option<Role> {
 }
 
 /// Tells the other members where this one is, if that has changed.
-pub(crate) async fn tell_address(etcd: &Keyspace, id: &str, url: &str) -> Result<(), keyspace::Error> {
+pub(crate) async fn tell_address(
+    etcd: &Keyspace,
+    id: &str,
+    url: &str,
+) -> Result<(), keyspace::Error> {
     let members = etcd.members().await?;
     let own = members.iter().find(|member| member.name == id);
     match own {
@@ -215,7 +220,10 @@ impl Keeper {
                 continue;
             };
             if let Err(err) = self.round(&present).await {
-                warn!(error = &err as &dyn Error, "etcd's members could not be seen to; trying again");
+                warn!(
+                    error = &err as &dyn Error,
+                    "etcd's members could not be seen to; trying again"
+                );
             }
         }
     }
@@ -316,7 +324,11 @@ mod tests {
 
     #[test]
     fn a_host_follows_what_the_leading_one_decided() {
-        let member = Role::Member { cluster: "a=https://a:2380,b=https://b:2380".into(), joined: true, forced: false };
+        let member = Role::Member {
+            cluster: "a=https://a:2380,b=https://b:2380".into(),
+            joined: true,
+            forced: false,
+        };
         assert_eq!(follow_once("b", &Role::Client, &grid(&["a", "b"])), Some(member.clone()));
         assert_eq!(follow_once("b", &member, &grid(&["a", "b"])), None);
         assert_eq!(follow_once("b", &member, &grid(&["a"])), Some(Role::Client));
@@ -330,7 +342,11 @@ mod tests {
         let addr = [10, 0, 0, 1].into();
         let alone = values(&Role::Alone, "a", addr, (2379, 2381, 2380));
         assert_eq!((alone["etcd_port"].as_str(), alone["etcd_tls"].as_str()), ("2379", ""));
-        let role = Role::Member { cluster: "a=https://10.0.0.1:2380".into(), joined: false, forced: false };
+        let role = Role::Member {
+            cluster: "a=https://10.0.0.1:2380".into(),
+            joined: false,
+            forced: false,
+        };
         let member = values(&role, "a", addr, (2379, 2381, 2380));
         assert_eq!(member["etcd_port"], "2381");
         assert_eq!(member["etcd_peer_url"], "https://10.0.0.1:2380");

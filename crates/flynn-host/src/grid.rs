@@ -2,7 +2,13 @@
 //!
 //! In etcd, one key a host, and on disk, so that a host finds the others before it finds etcd.
 
-use std::{collections::BTreeMap, error::Error, io, net::{Ipv4Addr, SocketAddr}, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use keyspace::{Change, Keyspace, Update};
@@ -86,7 +92,8 @@ impl Grid {
 
     fn take(&mut self, change: &Change) {
         if change.key == MEMBERS {
-            self.members = change.value.as_ref().and_then(|v| read(&change.key, v)).unwrap_or_default();
+            self.members =
+                change.value.as_ref().and_then(|v| read(&change.key, v)).unwrap_or_default();
         } else if let Some(id) = change.key.strip_prefix(HOSTS) {
             match &change.value {
                 None => _ = self.hosts.remove(id),
@@ -234,6 +241,9 @@ mod tests {
             stop.cancel();
         };
         tokio::join!(store.keep(&etcd, stop.clone()), puts);
-        assert_eq!(GridStore::open(dir.path().join("grid.json")).unwrap().now().clone(), *store.now());
+        assert_eq!(
+            GridStore::open(dir.path().join("grid.json")).unwrap().now().clone(),
+            *store.now()
+        );
     }
 }

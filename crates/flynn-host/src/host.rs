@@ -21,6 +21,7 @@ use crate::{
         registry::Registry,
     },
     terms::Terms,
+    volumes::Volumes,
 };
 
 /// The host.
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) slugs: Slugs,
     pub(crate) peers: Peers,
+    pub(crate) volumes: Volumes,
     /// Turns of the hosts that are given images.
     pub(crate) exports: Arc<Semaphore>,
     pub(crate) registry: Registry,

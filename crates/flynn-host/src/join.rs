@@ -199,7 +199,9 @@ async fn join(
     }
     info!("host {id} at {addr} joins");
     grid.hosts.insert(id, record);
-    let read = |err: &(dyn std::error::Error + 'static)| ApiError::internal("reading this host's keys", err);
+    let read = |err: &(dyn std::error::Error + 'static)| {
+        ApiError::internal("reading this host's keys", err)
+    };
     let authority = identity::authority(&host.folders).map_err(|err| read(&err))?;
     Ok(Json(Answer {
         range: host.range,
@@ -229,8 +231,10 @@ pub enum JoinError {
         data: std::path::PathBuf,
     },
     /// The other host cannot be reached or is not of that cluster.
-    #[error("the host that made the invitation does not answer as one of its cluster; is its daemon up, and may this \
-             machine reach that address and port?")]
+    #[error(
+        "the host that made the invitation does not answer as one of its cluster; is its daemon up, and may this \
+             machine reach that address and port?"
+    )]
     Tunnel(#[from] TunnelError),
     /// The other host did not answer.
     #[error("the host that made the invitation broke off: {0}")]

@@ -24,6 +24,7 @@ mod server;
 mod subnet;
 mod terms;
 mod tunnel;
+mod volumes;
 
 pub use config::{Cli, Client, Command, Config, DataDir, Init, Join};
 pub use domain::net::{Cidr, InvalidCidr};

@@ -18,7 +18,10 @@ async fn main() -> anyhow::Result<()> {
         Command::Init(options) => init(&options),
         Command::Join(options) => {
             let id = flynn_host::join_cluster(&options).await?;
-            writeln!(stdout(), "This machine is host {id} now. Start its daemon: flynn-host daemon")?;
+            writeln!(
+                stdout(),
+                "This machine is host {id} now. Start its daemon: flynn-host daemon"
+            )?;
             Ok(())
         }
         Command::Daemon(config) => run(*config).await,

@@ -134,7 +134,9 @@ impl Neighbours {
         lifetime: &Lifetime,
     ) -> anyhow::Result<()> {
         let redirected = listen((network.gateway(), self.redirect_port)).await?;
-        lifetime.spawn("redirected jobs", |stop| self.tunnel.clone().serve_redirected(redirected, stop));
+        lifetime.spawn("redirected jobs", |stop| {
+            self.tunnel.clone().serve_redirected(redirected, stop)
+        });
         let (grid, from) = (self.grid.clone(), etcd.clone());
         lifetime.spawn("grid", move |stop| async move { grid.keep(&from, stop).await });
         let (id, folders, grid, role) =

@@ -59,7 +59,8 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
         return refused("this host is alone: its etcd has no quorum to lose");
     };
     let Role::Member { cluster, joined, forced } = neighbours.role.borrow().clone() else {
-        let members: Vec<_> = neighbours.grid.now().members.iter().map(|m| m.host.clone()).collect();
+        let members: Vec<_> =
+            neighbours.grid.now().members.iter().map(|m| m.host.clone()).collect();
         return refused(&format!(
             "this host has no member of etcd; run this on the one of {} that is left",
             members.join(", ")
@@ -67,7 +68,9 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
     };
     // One that was forced before the daemon died goes on from there.
     if !forced && timeout(ANSWER, app.etcd.get(MEMBERS)).await.is_ok_and(|answer| answer.is_ok()) {
-        return refused("etcd has its quorum, so nothing is lost; replace a member with flynn-host remove");
+        return refused(
+            "etcd has its quorum, so nothing is lost; replace a member with flynn-host remove",
+        );
     }
     warn!("etcd's member on this host goes on alone, as it was ordered to");
     let forced = Role::Member { cluster: cluster.clone(), joined, forced: true };

@@ -23,7 +23,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     backend::{
@@ -46,7 +46,7 @@ use crate::{
     host::{Host, Settings},
     identity::{self, Folders, HostFile},
     jobs::{
-        addresses::Addresses, announce::Announcer, container::extra_ca, deaths::Deaths,
+        addresses::Addresses, announce::Announcer, container::extra_ca, deaths::Deaths, health,
         journal::Journal, limits::Layers, registry::Registry, restore::restore,
     },
     layer0::{Layer0, Layer0Error},
@@ -55,6 +55,7 @@ use crate::{
     routes::{Alone, App, router},
     subnet::subnet,
     terms::Terms,
+    volumes::Volumes,
 };
 
 /// How often registrations are compared with discoverd.
@@ -102,7 +103,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         Some(opened.context("becoming one of several hosts")?)
     };
     until_engine_answers(&engine).await?;
-    let http = http_client();
+    let http = health::client();
     let layer0 = Layer0 {
         engine: engine.clone(),
         folders: folders.clone(),
@@ -137,15 +138,16 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let journal = Journal::open(&folders.jobs()).context("opening the journal")?;
     disk::private_dir(&folders.logs()).context("making the folder of logs")?;
     let parts = Parts { config: &config, folders, file, cluster_key, engine, http };
-    let addr = neighbours.as_ref().map(|neighbours| neighbours.addr);
-    let host = Arc::new(parts.host(subnet, addr, journal.clone(), lifetime)?);
+    let several = neighbours.as_deref().map(|neighbours| (neighbours, &etcd));
+    let host = Arc::new(parts.host(subnet, several, journal.clone(), lifetime)?);
     keep_deaths(&host);
     restore(&host, &journal).await.context("taking up the jobs that are there")?;
     keep_house(&config, &host, &network, neighbours.clone());
     if let Some(neighbours) = neighbours.clone() {
-        let (etcd, file, lifetime) = (etcd.clone(), parts.file.clone(), lifetime.clone());
         let renewed = tokio::time::Instant::now();
-        keep_up(&host, "place", ANNOUNCE, Place { neighbours, etcd, subnet, file, lifetime, renewed });
+        let (etcd, file, lifetime) = (etcd.clone(), parts.file.clone(), lifetime.clone());
+        let place = Place { neighbours, etcd, subnet, file, lifetime, renewed };
+        keep_up(&host, "place", ANNOUNCE, place);
     }
     serve(&config, host, &parts.cluster_key, network, Several { neighbours, etcd }, lifetime).await
 }
@@ -213,17 +215,6 @@ async fn until_engine_answers(engine: &Engine) -> anyhow::Result<()> {
             Err(_) => sleep(Duration::from_millis(200)).await,
         }
     }
-}
-
-fn http_client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(2))
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        // A check must see what a new connection sees.
-        .pool_max_idle_per_host(0)
-        .build()
-        .expect("the options of the HTTP client are valid")
 }
 
 /// What layer 0 consists of on this host.
@@ -321,7 +312,7 @@ impl Parts<'_> {
     fn host(
         &self,
         subnet: Cidr,
-        addr: Option<Ipv4Addr>,
+        several: Option<(&Neighbours, &Keyspace)>,
         journal: Journal,
         lifetime: &Lifetime,
     ) -> anyhow::Result<Host> {
@@ -337,7 +328,10 @@ impl Parts<'_> {
         };
         let shelf = Shelf::new(shelf, self.key("shelf"));
         let gateway = subnet.gateway();
-        let external_ip = config.external_ip.or(addr.map(IpAddr::V4)).unwrap_or(gateway.into());
+        let external_ip = config
+            .external_ip
+            .or(several.map(|(neighbours, _)| IpAddr::V4(neighbours.addr)))
+            .unwrap_or(gateway.into());
         let external_ip = external_ip.to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
         let others = discoverd.watch(SERVICE);
@@ -362,6 +356,10 @@ impl Parts<'_> {
                 settle: config.settle,
             },
             file: Mutex::new(self.file.clone()),
+            volumes: Volumes::new(
+                &self.file.id,
+                several.map(|(neighbours, etcd)| (etcd.clone(), neighbours.grid.clone())),
+            ),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,
             exports: Arc::new(Semaphore::new(EXPORTS)),
@@ -434,6 +432,12 @@ impl Reconcile for House {
     type Error = NetworkError;
 
     async fn reconcile(&mut self) -> Result<(), NetworkError> {
+        if let Err(err) = self.0.volumes.claim_all(&self.0.folders.volumes()).await {
+            debug!(
+                error = &err as &dyn Error,
+                "the volumes here could not be claimed; trying again"
+            );
+        }
         let folder = self.0.folders.logs();
         let known = self.0.registry.all();
         let short = self.0.is_short();

@@ -130,7 +130,9 @@ impl Tunnel {
             // One that was removed has its certificate still.
             let known = self.grid.now().hosts.contains_key(id);
             if !known {
-                return Err(TunnelError::Refused { addr: peer, said: "is of no host we know" }.into());
+                return Err(
+                    TunnelError::Refused { addr: peer, said: "is of no host we know" }.into()
+                );
             }
         }
         let local = self.local(accepted.service).await?;

@@ -49,7 +49,7 @@ async fn a_full_disk_takes_no_job_but_a_critical_one_and_everything_can_be_stopp
         let (cluster, id) = (&cluster, &host.prefix);
         wait_until_for(LIMIT, "the cluster knows whether the disk is full", move || async move {
             let state = cluster.state().await.map_err(|err| err.to_string())?;
-            let is = state.hosts.get(id).map(api::cluster::HostState::is_full);
+            let is = state.hosts.get(id).map(|host| host.is_full());
             if is == Some(wanted) { Ok(()) } else { Err(format!("{is:?}")) }
         })
     };

@@ -33,8 +33,8 @@ async fn what_nobody_uses_goes_and_what_a_job_has_stays() {
     let host = Fixture::start_with(|config| {
         config.garbage_every = SOON;
         config.unused_images = 1;
-        config.unused_volume_age = Duration::ZERO;
-        config.ended_jobs = 0;
+        config.unused_volume_age = Some(Duration::ZERO);
+        config.ended_jobs = 1;
     })
     .await;
     let [used, old, new] = ["a", "b", "c"].map(|digit| digit.repeat(64));
@@ -44,6 +44,8 @@ async fn what_nobody_uses_goes_and_what_a_job_has_stays() {
     job.slug = serde_json::from_value(json!({ "path": "/s.tgz", "sha256": used })).unwrap();
     host.run(&job, is(Status::Running)).await;
     host.run(&shell_with("true", volume("left")), ended).await;
+    // The one ended job that is remembered, in place of that one.
+    host.run(&shell_with("true", json!({})), ended).await;
     // Left by a daemon that ended in the middle of it, and what is not ours.
     let volumes = host.dir.path().join("volumes");
     std::fs::create_dir(volumes.join(".going-left")).unwrap();

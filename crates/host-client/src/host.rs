@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use api::{
     controller::LogLine,
     discoverd::Term,
-    host::{ActiveJob, AttachRequest, Event, HostInfo, HostStatus, Invite, Job, Recovered, TERM_HEADER},
+    host::{
+        ActiveJob, AttachRequest, Event, HostInfo, HostStatus, Invite, Job, Recovered, TERM_HEADER,
+    },
     id::JobId,
 };
 use api_client::{Client, Endpoint, Error, Upgraded};

@@ -34,6 +34,9 @@ const HOSTS_AT_ONCE: usize = 16;
 /// After a refusal or an unanswered commit the cluster is looked at again so soon.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
 
+/// While a host that does not answer is in the cluster's state, that is looked at so often.
+const LOST: SignedDuration = SignedDuration::from_secs(1);
+
 /// The scheduler's loop. Everything it acts on is read anew each round.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -75,8 +78,14 @@ impl Reconcile for Scheduler {
         self.observed.waiting(plan.waiting.clone());
         self.reports.send_replace(Some(Arc::new(reports(&snapshot, &plan))));
         let wake_at = plan.wake_at;
+        // The leading host will say any moment that it is gone.
+        let lost = snapshot.hosts.values().any(|host| !host.connected);
         let again = self.execute(plan, term, now).await;
-        let alarm = [again.then(|| Timestamp::now() + LOOK_AGAIN), wake_at];
+        let alarm = [
+            again.then(|| Timestamp::now() + LOOK_AGAIN),
+            lost.then(|| Timestamp::now() + LOST),
+            wake_at,
+        ];
         self.alarm.send_replace(alarm.into_iter().flatten().min());
         Ok(())
     }

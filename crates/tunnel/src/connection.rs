@@ -152,9 +152,7 @@ async fn connect(
         .map_err(|source| TunnelError::Connect { addr, source })?;
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = timeout(HANDSHAKE, connector.connect(name, stream)).await;
-    shaken
-        .unwrap_or_else(|_| Err(late()))
-        .map_err(|source| TunnelError::Handshake { addr, source })
+    shaken.unwrap_or_else(|_| Err(late())).map_err(|source| TunnelError::Handshake { addr, source })
 }
 
 /// Copies both ways until both ends are done or one is gone.
@@ -182,6 +180,7 @@ mod tests {
     }
 
     /// A host `b` of that CA, which says who came and for what.
+    #[expect(clippy::disallowed_methods, reason = "a test's server ends with its runtime")]
     async fn host(ca: &Authority) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -38,8 +38,7 @@ pub enum Service {
 
 impl Service {
     /// All there are.
-    pub const ALL: [Self; 5] =
-        [Self::Etcd, Self::Host, Self::Discoverd, Self::Router, Self::Join];
+    pub const ALL: [Self; 5] = [Self::Etcd, Self::Host, Self::Discoverd, Self::Router, Self::Join];
 
     pub(crate) fn alpn(self) -> &'static [u8] {
         match self {
@@ -136,8 +135,7 @@ impl ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown =
-            || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let ca = intermediates.iter().find(|cert| fingerprint(cert) == self.fingerprint);
         let mut roots = RootCertStore::empty();
         roots.add(ca.ok_or_else(unknown)?.clone().into_owned())?;

@@ -122,7 +122,7 @@ async fn seen(stream: &mut WatchStream) -> anyhow::Result<f64> {
         let now = now();
         let answer = answer.context("etcd ended the watch")?;
         let changed = answer.events().iter().filter_map(|event| event.kv());
-        let changed = changed.filter_map(|kv| sent(kv.value_str().ok()?)).last();
+        let changed = changed.filter_map(|kv| sent(kv.value_str().ok()?)).next_back();
         if let Some(sent) = changed {
             return Ok(now.saturating_sub(sent) as f64 / 1e6);
         }

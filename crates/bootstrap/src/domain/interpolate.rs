@@ -44,8 +44,7 @@ fn environment(facts: &Facts) -> Environment<'static> {
 fn fill(value: &Value, env: &Environment<'_>, facts: &Facts) -> Result<Value, minijinja::Error> {
     Ok(match value {
         Value::String(text) if text.contains("{{") || text.contains("{%") => {
-            let facts =
-                context! {
+            let facts = context! {
                 steps => minijinja::Value::from(minijinja::value::Serde(&facts.steps)),
                 hosts => facts.hosts,
             };
@@ -106,7 +105,7 @@ mod tests {
             "list": ["{{ getenv('NONE', 'd') }}", 7],
         });
         let want = json!({
-            "env": {"K": "s3cret", "U": "x-s3cret"}, "port": 81, "list": ["d", 7],
+            "env": {"K": "s3cret", "U": "x-s3cret"}, "port": 81, "count": 2, "list": ["d", 7],
         });
         assert_eq!(interpolate(&value, &facts()).unwrap(), want);
     }

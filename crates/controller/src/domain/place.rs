@@ -41,7 +41,8 @@ mod tests {
             capacity: Capacity { memory: 4 << 30, cpu: 4000, addresses: 9 },
             jobs: [].into(),
         };
-        let hosts = [("a".to_owned(), host(&[TAG_FULL])), ("b".to_owned(), host(&[]))];
+        let hosts = [("a", host(&[TAG_FULL])), ("b", host(&[]))];
+        let hosts = hosts.map(|(id, host)| (id.to_owned(), host.into()));
         let state = State { hosts: hosts.into(), ..State::default() };
         let job = serde_json::json!({ "id": JobId::random(), "image": "flynn/test" });
         let job: Job = serde_json::from_value(job).expect("a job");

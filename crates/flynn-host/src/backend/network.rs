@@ -143,7 +143,11 @@ impl JobNetwork {
         run("ip", &["-batch", "-"], Some(&batches.ip)).await
     }
 
-    async fn ensure_device(&self, local: Ipv4Addr, elsewhere: &Elsewhere) -> Result<(), NetworkError> {
+    async fn ensure_device(
+        &self,
+        local: Ipv4Addr,
+        elsewhere: &Elsewhere,
+    ) -> Result<(), NetworkError> {
         let device = elsewhere.device.as_str();
         let (local, port) = (local.to_string(), elsewhere.vxlan_port.to_string());
         let described = said("ip", &["-d", "link", "show", "dev", device]).await;

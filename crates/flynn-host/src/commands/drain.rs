@@ -50,7 +50,10 @@ pub(super) async fn drain(
         return said(client, &format!("{id} is used again"));
     }
     if !hosts.iter().any(|other| other.id != id && other.up && !other.draining) {
-        said(client, "There is no other host to start anything on: what runs here stays until the deadline")?;
+        said(
+            client,
+            "There is no other host to start anything on: what runs here stays until the deadline",
+        )?;
     }
     let left = emptied(&one, deadline, client).await?;
     if client.json {
@@ -58,7 +61,10 @@ pub(super) async fn drain(
     }
     let mut out = stdout().lock();
     if left.bound.is_empty() {
-        return Ok(writeln!(out, "{id} is empty. Take it out of the cluster with: flynn-host remove {id}")?);
+        return Ok(writeln!(
+            out,
+            "{id} is empty. Take it out of the cluster with: flynn-host remove {id}"
+        )?);
     }
     let bound = left.bound.into_iter().collect::<Vec<_>>().join(", ");
     Ok(writeln!(out, "{id} is empty but for what keeps its data there: {bound}")?)
@@ -80,12 +86,17 @@ async fn emptied(one: &Host, deadline: Duration, client: &Client) -> anyhow::Res
         if start.elapsed() > deadline && !stopped {
             for job in &left.leaving {
                 said(client, &format!("stopping {} ({})", name(job), job.job.id))?;
-                one.stop_job(job.job.id).await.with_context(|| format!("stopping {}", job.job.id))?;
+                one.stop_job(job.job.id)
+                    .await
+                    .with_context(|| format!("stopping {}", job.job.id))?;
             }
             stopped = true;
         }
         if start.elapsed() > deadline + STOPPED {
-            bail!("{count} jobs do not end: {}", left.leaving.iter().map(name).collect::<Vec<_>>().join(", "));
+            bail!(
+                "{count} jobs do not end: {}",
+                left.leaving.iter().map(name).collect::<Vec<_>>().join(", ")
+            );
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -93,9 +104,8 @@ async fn emptied(one: &Host, deadline: Duration, client: &Client) -> anyhow::Res
 
 async fn left(one: &Host) -> anyhow::Result<Left> {
     let jobs = one.jobs().await?.into_values();
-    let active = jobs.filter(|job| {
-        job.status.is_active() && !job.job.metadata.contains_key(META_OMNI)
-    });
+    let active =
+        jobs.filter(|job| job.status.is_active() && !job.job.metadata.contains_key(META_OMNI));
     let (bound, leaving): (Vec<_>, Vec<_>) =
         active.partition(|job| !job.job.config.volumes.is_empty());
     Ok(Left { leaving, bound: bound.iter().map(name).collect() })

@@ -57,7 +57,8 @@ pub(crate) struct Elsewhere {
 /// The same for packets that pass through the host: jobs do not reach its metadata service, and nobody outside reaches a
 /// job past the router. Jobs of other hosts do.
 pub(crate) fn forwarded(chain: &str, bridge: &str, elsewhere: Option<&Elsewhere>) -> String {
-    let mut text = format!("*filter\n:{chain} - [0:0]\n-A {chain} -i {bridge} -d {METADATA} -j REJECT\n");
+    let mut text =
+        format!("*filter\n:{chain} - [0:0]\n-A {chain} -i {bridge} -d {METADATA} -j REJECT\n");
     if let Some(Elsewhere { device, range, .. }) = elsewhere {
         text.push_str(&format!(
             "-A {chain} -i {device} -o {bridge} -s {range} -j ACCEPT\n\
@@ -145,7 +146,9 @@ mod tests {
         assert!(!forwarded("F", "br", None).contains("vx"));
         let ports = Ports { dns: 53, gateway: vec![1111, 1113], public: vec![] };
         let text = translated("F", [100, 64, 2, 1].into(), &ports, &elsewhere);
-        assert!(text.contains("-d 100.64.0.1/255.192.1.255 -p tcp -m multiport --dports 1111,1113"));
+        assert!(
+            text.contains("-d 100.64.0.1/255.192.1.255 -p tcp -m multiport --dports 1111,1113")
+        );
         let text = between("F", &elsewhere, [[10, 0, 0, 2].into()].into_iter());
         assert!(text.contains("-s 10.0.0.2 -p udp --dport 4789 -j ACCEPT"));
     }

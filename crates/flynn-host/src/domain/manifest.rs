@@ -116,6 +116,7 @@ mod tests {
             "etcd_peer_url",
             "etcd_cluster",
             "etcd_state",
+            "etcd_forced",
             "discoverd_port",
             "dns_port",
             "discoverd_key",

@@ -75,7 +75,8 @@ pub(crate) fn next(members: &[Member], hosts: &[Candidate], patience: Duration) 
     let removed = voters.iter().find(|member| member.host.is_none());
     // A lost one that nobody could replace does no harm, and may come back.
     let replaceable = free.clone().next().is_some() || voters.len() > wanted;
-    let lost = removed.or_else(|| voters.iter().find(|member| lost(member)).filter(|_| replaceable));
+    let lost =
+        removed.or_else(|| voters.iter().find(|member| lost(member)).filter(|_| replaceable));
     if let Some(lost) = lost {
         // First, for etcd adds nobody while one of its members is away.
         return may_go(lost).then_some(Step::Remove(lost.id));

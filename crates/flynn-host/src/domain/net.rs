@@ -190,7 +190,10 @@ mod tests {
     fn a_mask_matches_every_gateway_and_nothing_else() {
         let range = cidr("100.64.0.0/10");
         let (addr, mask) = range.gateways(23);
-        assert_eq!((addr.to_string(), mask.to_string()), ("100.64.0.1".into(), "255.192.1.255".into()));
+        assert_eq!(
+            (addr.to_string(), mask.to_string()),
+            ("100.64.0.1".into(), "255.192.1.255".into())
+        );
         let matches = |ip: Ipv4Addr| u32::from(ip) & u32::from(mask) == u32::from(addr);
         assert!(range.parts(23).all(|part| matches(part.gateway())));
         assert!(!matches([100, 64, 0, 2].into()) && !matches([100, 64, 1, 1].into()));

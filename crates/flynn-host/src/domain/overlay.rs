@@ -23,11 +23,7 @@ pub(crate) fn mac(subnet: Cidr) -> String {
 
 /// What makes `device`, which leads to the subnets of `had`, lead to `wanted`. What is the same is set again: that changes
 /// nothing and mends what somebody else changed. Neighbours nobody is sent to any more stay; they do not matter.
-pub(crate) fn batches(
-    device: &str,
-    had: impl Iterator<Item = Cidr>,
-    wanted: &Peers,
-) -> Batches {
+pub(crate) fn batches(device: &str, had: impl Iterator<Item = Cidr>, wanted: &Peers) -> Batches {
     let mut batches = Batches::default();
     let Batches { ip, bridge } = &mut batches;
     let lines = || -> std::fmt::Result {
@@ -75,7 +71,8 @@ mod tests {
 
     #[test]
     fn the_routes_there_are_can_be_read() {
-        let table = "100.64.2.0/23 via 100.64.2.0 onlink \nnonsense\n100.64.4.0/23 via 100.64.4.0 onlink\n";
+        let table =
+            "100.64.2.0/23 via 100.64.2.0 onlink \nnonsense\n100.64.4.0/23 via 100.64.4.0 onlink\n";
         let subnets: Vec<String> = routed(table).map(|subnet| subnet.to_string()).collect();
         assert_eq!(subnets, ["100.64.2.0/23", "100.64.4.0/23"]);
     }

@@ -82,6 +82,7 @@ pub(crate) async fn invite(State(app): State<App>) -> Result<Json<Invite>, ApiEr
     let Alone { tunnel_port, etcd_peer_port } = app.alone;
     identity::grow(&app.host.folders, &id, addr, tunnel_port, etcd_peer_port).map_err(failed)?;
     app.host.lifetime.end();
-    let message = "this host was alone and starts anew, to be found by others; ask again in a moment";
+    let message =
+        "this host was alone and starts anew, to be found by others; ask again in a moment";
     Err(ApiError::unavailable(message))
 }

@@ -81,7 +81,9 @@ pub(crate) async fn remove(
         return conflict(message.into());
     }
     let Some(record) = neighbours.grid.now().hosts.get(&id).cloned() else {
-        return Err(ApiError::not_found(format!("the cluster has no host {id}; see flynn-host list")));
+        return Err(ApiError::not_found(format!(
+            "the cluster has no host {id}; see flynn-host list"
+        )));
     };
     let (present, _) = app.leadership.known();
     if let Some(instance) = present.get(&id)
@@ -89,10 +91,13 @@ pub(crate) async fn remove(
     {
         // Asked of the host itself: what the leading one knows is some seconds old.
         let Some(jobs) = app.leadership.jobs_at(instance).await else {
-            return conflict(format!("{id} does not say whether it runs anything; try again, or --force"));
+            return conflict(format!(
+                "{id} does not say whether it runs anything; try again, or --force"
+            ));
         };
         // What belongs to every host goes with it.
-        let stays = |job: &&ActiveJob| job.status.is_active() && !job.job.metadata.contains_key(META_OMNI);
+        let stays =
+            |job: &&ActiveJob| job.status.is_active() && !job.job.metadata.contains_key(META_OMNI);
         let rest = jobs.values().filter(stays).count();
         if rest > 0 {
             return conflict(format!(

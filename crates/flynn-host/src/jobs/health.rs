@@ -192,6 +192,18 @@ impl Health {
     }
 }
 
+/// The HTTP client of checks.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        // A check must see what a new connection sees.
+        .pool_max_idle_per_host(0)
+        .build()
+        .expect("the options of the HTTP client are valid")
+}
+
 #[cfg(test)]
 mod tests {
     use api::id::JobId;

@@ -354,11 +354,8 @@ impl Life {
         if status == 0 || self.told_to_stop().now_or_never().is_some() {
             return None;
         }
-        let mut death = process.death.clone();
-        if status == 128 + 9 && death.since_killed().is_none() {
-            // The engine may tell of the cause after the end.
-            let _ = timeout(LAST_OUTPUT, death.killed_for_memory()).await;
-        }
+        // An event that is still to come is not waited for: a replacement waits for this, and the engine's flag is set.
+        let death = &process.death;
         let ended = self.host.engine.container(&process.container).await.ok().flatten();
         let flagged = ended.is_some_and(|ended| ended.out_of_memory);
         let limit = self.active()?.job.limits.memory;

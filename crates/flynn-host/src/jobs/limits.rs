@@ -69,7 +69,7 @@ pub(super) struct Limited {
     limits: Limits,
     death: Death,
     pid: i64,
-    /// Times a process was refused of which nothing is said: those before this daemon, and all once it is said.
+    /// Times a process was refused of which nothing is said: all, once it is said.
     refusals: u64,
     next: Instant,
 }
@@ -83,7 +83,8 @@ impl Limited {
             limits: active.job.limits.clone(),
             death: process.death.clone(),
             pid: process.pid,
-            refusals: refused(process.pid).unwrap_or_default(),
+            // The first may have been refused before anybody looked.
+            refusals: 0,
             next: Instant::now() + host.layers.every,
         }
     }

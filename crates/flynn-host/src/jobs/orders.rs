@@ -24,6 +24,7 @@ use crate::{
     },
     host::Host,
     terms::TermError,
+    volumes::VolumeError,
 };
 
 /// An order is not carried out.
@@ -58,6 +59,9 @@ pub(crate) enum OrderError {
         /// What stays free.
         reserve: u64,
     },
+    /// Its data is elsewhere.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// Its limits do not fit beside those of the jobs that are there.
     #[error(
         "this host has no room for another job of {memory} MiB: stop jobs, lower their limits or add a host"
@@ -88,6 +92,7 @@ pub(crate) async fn accept(
     job: Job,
 ) -> Result<(), OrderError> {
     validate(&job)?;
+    host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
     let _one_by_one = host.accepting.lock().await;
     term.map_or(Ok(()), |term| host.terms.obey(term))?;
     let id = job.id;

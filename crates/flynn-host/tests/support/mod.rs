@@ -88,7 +88,7 @@ impl Fixture {
             garbage_every: Duration::from_secs(60),
             unused_images: 50,
             unused_image_age: Duration::from_secs(86_400),
-            unused_volume_age: Duration::from_secs(86_400),
+            unused_volume_age: None,
             measured_every: Duration::from_millis(300),
             extra_ca: None,
             ended_jobs: 100,

@@ -23,7 +23,9 @@ pub(crate) use upstream::{RequestBody, SendError, Upstream};
 use crate::domain::pick::{Candidate, Standing};
 
 /// Longest time to connect to a backend: they are near.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same where another can be tried: one that has just died refuses nothing, for its address is nobody's.
+pub(crate) const HASTY_TIMEOUT: Duration = Duration::from_millis(150);
 /// Idle connections older than this are closed: just before servers commonly close them, at 5 s.
 const IDLE_LIMIT_MS: u64 = 4_000;
 /// Most idle connections kept to one backend.
@@ -82,8 +84,8 @@ impl Candidate for Arc<Backend> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Nobody answered in time.
-    #[error("no connection within {CONNECT_TIMEOUT:?}")]
-    Timeout,
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
     /// It was refused, or there is no way.
     #[error("the connection was refused")]
     Refused(#[source] std::io::Error),
@@ -154,12 +156,12 @@ impl Backend {
     }
 
     /// A new connection, as bytes.
-    pub(crate) async fn connect(&self) -> Result<Socket, ConnectError> {
+    pub(crate) async fn connect(&self, patience: Duration) -> Result<Socket, ConnectError> {
         let connecting = tokio::net::TcpStream::connect(self.addr);
-        let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        let connected = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(err)) => Err(ConnectError::Refused(err)),
-            Err(_) => Err(ConnectError::Timeout),
+            Err(_) => Err(ConnectError::Timeout(patience)),
         };
         let stream = connected.inspect_err(|_| self.failed())?;
         self.succeeded();
@@ -217,7 +219,7 @@ impl Backend {
     /// Finds out whether it is alive. What is under way to a machine that is not would wait for an answer, and not even
     /// an error would come.
     pub(crate) async fn probe(&self) {
-        if let Err(err) = self.connect().await {
+        if let Err(err) = self.connect(CONNECT_TIMEOUT).await {
             let cut = self.cut();
             debug!(backend = %self.addr, error = %err, cut, "{} is dead", self.addr);
         }

@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -73,8 +74,8 @@ pub(crate) struct Upstream {
 
 impl Backend {
     /// A new connection for requests.
-    pub(crate) async fn open(&self) -> Result<Box<Upstream>, ConnectError> {
-        let socket = self.connect().await?;
+    pub(crate) async fn open(&self, patience: Duration) -> Result<Box<Upstream>, ConnectError> {
+        let socket = self.connect(patience).await?;
         let control = socket.control().clone();
         let handshake = Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(socket)).await;
         let (send, connection) = handshake.map_err(ConnectError::Lost)?;

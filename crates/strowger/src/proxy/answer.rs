@@ -125,7 +125,7 @@ impl Failure {
         match self {
             Self::Refused(_) | Self::NoRoute => "",
             Self::NoBackend => "H14",
-            Self::Unreachable(ConnectError::Timeout) => "H19",
+            Self::Unreachable(ConnectError::Timeout(_)) => "H19",
             Self::Unreachable(_) => "H21",
             Self::Lost(_) => "H13",
         }

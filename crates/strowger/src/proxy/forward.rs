@@ -11,7 +11,8 @@ use tracing::debug;
 use super::answer::{Answer, Failure};
 use crate::{
     backend::{
-        Backend, Busy, ConnectError, RequestBody, SendError, Service, Set, Socket, Upstream,
+        Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, RequestBody, SendError,
+        Service, Set, Socket, Upstream,
     },
     domain::{
         headers::strip_hop_by_hop,
@@ -76,6 +77,12 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// How long to wait for the one that is tried now.
+    pub(super) fn patience(&self) -> Duration {
+        let others = self.set.backends.len().min(TRIES).saturating_sub(self.tries + 1);
+        if others > 0 && !self.leader_only { HASTY_TIMEOUT } else { CONNECT_TIMEOUT }
+    }
+
     /// It could not be connected to.
     pub(super) fn failed(&mut self, index: usize, backend: &Backend, err: ConnectError) {
         debug!(backend = %backend.addr(), error = %err, "a backend could not be connected to");
@@ -88,7 +95,7 @@ impl<'a> Search<'a> {
     pub(super) async fn connect(&mut self) -> Result<(Socket, Busy), Failure> {
         loop {
             let (index, busy) = self.next()?;
-            match busy.backend().connect().await {
+            match busy.backend().connect(self.patience()).await {
                 Ok(socket) => return Ok((socket, busy)),
                 Err(err) => self.failed(index, busy.backend(), err),
             }
@@ -138,7 +145,7 @@ async fn upstream(
         {
             return Ok((upstream, busy, true));
         }
-        match busy.backend().open().await {
+        match busy.backend().open(search.patience()).await {
             Ok(upstream) => return Ok((upstream, busy, false)),
             Err(err) => search.failed(index, busy.backend(), err),
         }

@@ -36,7 +36,7 @@ pub(super) async fn forward(
     let mut search = Search::new(target);
     let (upstream, busy) = loop {
         let (index, busy) = search.next()?;
-        match busy.backend().open().await {
+        match busy.backend().open(search.patience()).await {
             Ok(upstream) => break (upstream, busy),
             Err(err) => search.failed(index, busy.backend(), err),
         }
