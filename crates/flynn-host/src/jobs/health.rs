@@ -128,7 +128,8 @@ impl Health {
                 Some(Verdict::Down { seen, kill })
             }
             Some((seen, _)) => {
-                self.pause = (self.pause * 3 / 2).clamp(FIRST, SLOWEST);
+                // By little: what is waited too long is a part of how long it took to come up.
+                self.pause = (self.pause * 9 / 8).clamp(FIRST, SLOWEST);
                 (Instant::now() >= self.deadline).then(|| Verdict::TooLate {
                     seen: format!(
                         "it did not pass its check within {:?}: {seen}",

@@ -133,15 +133,24 @@ impl Life {
                 return (Observed::NotStarted { because: err.to_string() }, None);
             }
         };
-        let (status, mut because) = self.supervise(&mut process).await;
-        if let Some(pumped) = &mut process.pumped
-            && timeout(LAST_OUTPUT, pumped).await.is_ok()
-        {
-            process.pumped = None;
-        }
-        if because.is_none() {
-            because = self.died_of_memory(&process, status).await;
-        }
+        let (status, because) = self.supervise(&mut process).await;
+        // Both at once, for a replacement waits for them.
+        let mut pumped = process.pumped.take();
+        let last_output = async {
+            if let Some(output) = &mut pumped
+                && timeout(LAST_OUTPUT, output).await.is_ok()
+            {
+                pumped = None;
+            }
+        };
+        let cause = async {
+            match because {
+                None => self.died_of_memory(&process, status).await,
+                told => told,
+            }
+        };
+        let ((), because) = tokio::join!(last_output, cause);
+        process.pumped = pumped;
         (Observed::Ended { status, because }, Some(process))
     }
 
