@@ -12,7 +12,7 @@ use std::{
     io::{self, Seek, SeekFrom},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use tokio::task::spawn_blocking;
@@ -23,8 +23,6 @@ use crate::{domain::BlobPath, error::StoreError};
 const MARK: &[u8; 8] = b"flynnsh1";
 /// Bytes of the file after the content: digest and mark.
 const TRAILER_LEN: u64 = 32 + MARK.len() as u64;
-/// A directory may be removed by a deletion just before a file is moved into it; then it is made again.
-const MOVE_ATTEMPTS: u32 = 8;
 
 /// The blobs of one data directory.
 #[derive(Debug, Clone)]
@@ -37,6 +35,8 @@ struct Inner {
     reserve: u64,
     /// Held while a directory is made and made durable: a directory that others see is durable.
     making_dirs: Mutex<()>,
+    /// Held alone while empty directories are removed, shared by whoever needs one to stay until a file is in it.
+    pruning: RwLock<()>,
 }
 
 /// A blob that is open for reading.
@@ -58,8 +58,8 @@ impl Store {
         fs::create_dir_all(&blobs)?;
         // A directory made by a predecessor that was killed may not be durable yet.
         rustix::fs::syncfs(File::open(&blobs)?)?;
-        let making_dirs = Mutex::new(());
-        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs })))
+        let (making_dirs, pruning) = (Mutex::new(()), RwLock::new(()));
+        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs, pruning })))
     }
 
     /// Opens a blob for reading.
@@ -99,16 +99,9 @@ impl Inner {
         let storing = || StoreError::io("storing a blob");
         let target = self.blobs.join(path.file());
         let dir = target.parent().unwrap_or(&self.blobs);
-        let mut attempt = 1;
-        loop {
-            self.make_dir(dir).map_err(storing())?;
-            match fs::rename(file, &target) {
-                Err(err) if err.kind() == io::ErrorKind::NotFound && attempt < MOVE_ATTEMPTS => {
-                    attempt += 1;
-                }
-                renamed => break renamed.map_err(storing())?,
-            }
-        }
+        let _kept = self.pruning.read();
+        self.make_dir(dir).map_err(storing())?;
+        fs::rename(file, &target).map_err(storing())?;
         sync_dir(dir).map_err(storing())
     }
 
@@ -135,13 +128,16 @@ impl Inner {
 
     fn delete(&self, path: &BlobPath) -> io::Result<()> {
         let file = self.blobs.join(path.file());
-        match fs::remove_file(&file) {
-            Ok(()) => {}
-            Err(err) if is_absent(&err) => return Ok(()),
-            Err(err) => return Err(err),
-        }
         let mut dir = file.parent().unwrap_or(&self.blobs);
-        sync_dir(dir).or_else(|err| if is_absent(&err) { Ok(()) } else { Err(err) })?;
+        {
+            let _kept = self.pruning.read();
+            match fs::remove_file(&file) {
+                Ok(()) => sync_dir(dir)?,
+                Err(err) if is_absent(&err) => return Ok(()),
+                Err(err) => return Err(err),
+            }
+        }
+        let _alone = self.pruning.write();
         // Directories that became empty go too; the first that is not ends it.
         while dir != self.blobs && fs::remove_dir(dir).is_ok() {
             dir = dir.parent().unwrap_or(&self.blobs);
