@@ -87,13 +87,22 @@ async fn the_only_scheduler_may_be_killed_by_its_users() {
     app.flynn(&["scale", "web=2"]).ok();
 }
 
-/// How long the engine takes to start a container of an image.
-fn container_start(image: &str) -> Duration {
+/// How long the engine by itself takes to start a container of an image, and until its process listens.
+async fn container_start(image: &str) -> (Duration, Duration) {
     let since = Instant::now();
     let id = sh(&format!("docker run -d -e PORT=8080 {image} start web")).ok();
-    let took = since.elapsed();
+    let started = since.elapsed();
+    let pid = sh(&format!("docker inspect -f '{{{{.State.Pid}}}}' {id}")).ok();
+    // Its own table, for a first packet that comes before the network is ready costs a second.
+    let listens = format!("cat /proc/{}/net/tcp* | grep -Eq ':1F90 0+:0000 0A'", pid.trim());
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    while sh(&listens).status != 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "it does not listen");
+        tick.tick().await;
+    }
+    let listening = since.elapsed();
     sh(&format!("docker rm -f {id}")).ok();
-    took
+    (started, listening)
 }
 
 /// Kills one of an app's processes that did not crash before, or it would be started again later; how long until one that
@@ -136,7 +145,7 @@ async fn a_killed_app_process_is_replaced_at_once() {
     // In pairs, for the machine is not equally busy all the time.
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        times.push((container_start(image), replaced(&app).await));
+        times.push((container_start(image).await, replaced(&app).await));
         until("all to serve again", Duration::from_secs(20), async || {
             let web_up = |job: &&serde_json::Value| job["type"] == "web" && job["state"] == "up";
             let up = app.ps().iter().filter(web_up).count();
@@ -144,12 +153,11 @@ async fn a_killed_app_process_is_replaced_at_once() {
         })
         .await;
     }
-    println!("one container start, and the time to a replacement's answer: {times:?}");
+    println!("a container's start, until it listens, and a replacement's answer: {times:?}");
     let mut longer: Vec<Duration> =
-        times.iter().map(|(start, replaced)| replaced.saturating_sub(*start)).collect();
+        times.iter().map(|((_, listens), replaced)| replaced.saturating_sub(*listens)).collect();
     longer.sort();
-    // The best of them: on two cores that also run the load and the database the median is at 0.5 s, now above, now below.
-    assert!(longer[0] <= Duration::from_millis(500), "{times:?}");
+    assert!(longer[ROUNDS / 2] <= Duration::from_millis(500), "{times:?}");
 }
 
 #[tokio::test]

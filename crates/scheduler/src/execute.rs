@@ -31,7 +31,8 @@ use crate::{
 /// Hosts that are told at once.
 const HOSTS_AT_ONCE: usize = 16;
 
-/// After a refusal or an unanswered commit the cluster is looked at again so soon.
+/// After a round that fell short the cluster is looked at again so soon; after the first of a row at once, for mostly
+/// it has changed between the look and the commit.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
 
 /// While a host that does not answer is in the cluster's state, that is looked at so often.
@@ -54,6 +55,8 @@ pub struct Scheduler {
     pub foreign: BTreeSet<JobId>,
     /// Whether the leading flynn-host was said not to answer.
     pub away: bool,
+    /// Whether the last round fell short.
+    pub fell_short: bool,
 }
 
 impl Reconcile for Scheduler {
@@ -80,9 +83,11 @@ impl Reconcile for Scheduler {
         let wake_at = plan.wake_at;
         // The leading host will say any moment that it is gone.
         let lost = snapshot.hosts.values().any(|host| !host.connected);
-        let again = self.execute(plan, term, now).await;
+        let fell_short = self.execute(plan, term, now).await;
+        let again = std::mem::replace(&mut self.fell_short, fell_short);
+        let pause = if again { LOOK_AGAIN } else { SignedDuration::ZERO };
         let alarm = [
-            again.then(|| Timestamp::now() + LOOK_AGAIN),
+            fell_short.then(|| Timestamp::now() + pause),
             lost.then(|| Timestamp::now() + LOST),
             wake_at,
         ];
@@ -158,13 +163,13 @@ impl Scheduler {
         }
     }
 
-    /// Does a plan, each host's part by itself: none waits for another's room. Answers whether to look again soon.
+    /// Does a plan, each host's part by itself: none waits for another's room. Answers whether any fell short.
     async fn execute(&self, plan: Plan, term: Term, now: Timestamp) -> bool {
         let cluster = self.cluster.with_term(term);
         let done = stream::iter(parts(plan))
             .map(|part| self.commit(&cluster, part, now))
             .buffer_unordered(HOSTS_AT_ONCE);
-        done.any(async |fell_short| fell_short).await
+        done.fold(false, async |any, this| any | this).await
     }
 
     /// Commits one host's part. Answers whether it fell short.

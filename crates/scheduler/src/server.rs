@@ -72,6 +72,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         alarm,
         foreign: BTreeSet::new(),
         away: false,
+        fell_short: false,
     };
 
     let known = observed.clone();

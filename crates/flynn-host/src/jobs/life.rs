@@ -79,6 +79,8 @@ pub(super) struct Process {
     pumped: Option<oneshot::Receiver<()>>,
     /// How long it ran already when this daemon came to know it.
     ran: Duration,
+    /// It had ended for want of memory when this daemon came to know it.
+    out_of_memory: bool,
     /// Its log says that something was killed for memory.
     memory_said: bool,
 }
@@ -134,23 +136,15 @@ impl Life {
             }
         };
         let (status, because) = self.supervise(&mut process).await;
-        // Both at once, for a replacement waits for them.
-        let mut pumped = process.pumped.take();
-        let last_output = async {
-            if let Some(output) = &mut pumped
-                && timeout(LAST_OUTPUT, output).await.is_ok()
-            {
-                pumped = None;
-            }
+        if let Some(pumped) = &mut process.pumped
+            && timeout(LAST_OUTPUT, pumped).await.is_ok()
+        {
+            process.pumped = None;
+        }
+        let because = match because {
+            None => self.died_of_memory(&process, status).await,
+            told => told,
         };
-        let cause = async {
-            match because {
-                None => self.died_of_memory(&process, status).await,
-                told => told,
-            }
-        };
-        let ((), because) = tokio::join!(last_output, cause);
-        process.pumped = pumped;
         (Observed::Ended { status, because }, Some(process))
     }
 
@@ -191,7 +185,7 @@ impl Life {
         let attached = engine.attach(container, active.job.config.stdin).await?;
         engine.start(container).await?;
         let pid = engine.container(container).await?.map_or(0, |container| container.pid);
-        let pumped = self.pump(container, active, Some(attached));
+        let pumped = self.pump(container, active, &death, Some(attached));
         self.host.registry.observe(self.id, Observed::Started { container: container.into() });
         Ok(Process {
             container: container.into(),
@@ -199,6 +193,7 @@ impl Life {
             death,
             pumped,
             ran: Duration::ZERO,
+            out_of_memory: false,
             memory_said: false,
         })
     }
@@ -207,6 +202,7 @@ impl Life {
         &self,
         container: &str,
         active: &ActiveJob,
+        death: &Death,
         attached: Option<Attached>,
     ) -> Option<oneshot::Receiver<()>> {
         let output = self.host.registry.output(self.id)?;
@@ -216,6 +212,7 @@ impl Life {
             output,
             container: container.into(),
             tty: active.job.config.tty,
+            death: death.clone(),
         };
         let (done, pumped) = oneshot::channel();
         self.host.lifetime.spawn_request(async move {
@@ -233,7 +230,8 @@ impl Life {
         if !container.running {
             deaths.tell(&container.id, container.exit_status);
         }
-        let pumped = active.as_ref().and_then(|active| self.pump(&container.id, active, None));
+        let pumped =
+            active.as_ref().and_then(|active| self.pump(&container.id, active, &death, None));
         let since = active.and_then(|active| active.started_at).unwrap_or_else(Timestamp::now);
         let ran = Timestamp::now().duration_since(since);
         Process {
@@ -241,6 +239,7 @@ impl Life {
             death,
             pumped,
             ran: ran.try_into().unwrap_or_default(),
+            out_of_memory: !container.running && container.out_of_memory,
             memory_said: false,
             container: container.id,
         }
@@ -363,12 +362,11 @@ impl Life {
         if status == 0 || self.told_to_stop().now_or_never().is_some() {
             return None;
         }
-        // An event that is still to come is not waited for: a replacement waits for this, and the engine's flag is set.
-        let death = &process.death;
-        let ended = self.host.engine.container(&process.container).await.ok().flatten();
-        let flagged = ended.is_some_and(|ended| ended.out_of_memory);
+        // The engine tells of what the kernel kills before it tells of the end. It is not asked: while it cleans up it
+        // would not answer, and a replacement waits for this.
         let limit = self.active()?.job.limits.memory;
-        let so = limits::died_of_memory(status, flagged, death.since_killed());
+        let so =
+            limits::died_of_memory(status, process.out_of_memory, process.death.since_killed());
         if so && !process.memory_said {
             self.say(&limits::killed_sentence(limit)).await;
         }

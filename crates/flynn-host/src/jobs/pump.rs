@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::output::Output;
+use super::{deaths::Death, output::Output};
 use crate::{
     backend::{engine::Engine, raw::Attached},
     domain::{
@@ -37,6 +37,7 @@ pub(crate) struct Pump {
     pub(crate) output: Arc<Output>,
     pub(crate) container: String,
     pub(crate) tty: bool,
+    pub(crate) death: Death,
 }
 
 impl Pump {
@@ -79,8 +80,14 @@ impl Pump {
         }
     }
 
+    /// The engine's answer waits until it has cleaned up after a container that ended; its word that it did does not.
     async fn still_runs(&self) -> bool {
-        matches!(self.engine.container(&self.container).await, Ok(Some(c)) if c.running)
+        let mut death = self.death.clone();
+        tokio::select! {
+            biased;
+            _ = death.wait() => false,
+            seen = self.engine.container(&self.container) => matches!(seen, Ok(Some(c)) if c.running),
+        }
     }
 
     async fn pump(&self, mut read: ReadHalf<Attached>) -> io::Result<()> {
