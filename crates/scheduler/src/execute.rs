@@ -31,9 +31,11 @@ use crate::{
 /// Hosts that are told at once.
 const HOSTS_AT_ONCE: usize = 16;
 
-/// After a round that fell short the cluster is looked at again so soon; after the first of a row at once, for mostly
-/// it has changed between the look and the commit.
+/// After the second round in a row that fell short the cluster is looked at again so soon, and then ever later.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
+
+/// Longest pause after a round that fell short.
+const LATEST: SignedDuration = SignedDuration::from_secs(3);
 
 /// While a host that does not answer is in the cluster's state, that is looked at so often.
 const LOST: SignedDuration = SignedDuration::from_secs(1);
@@ -55,8 +57,8 @@ pub struct Scheduler {
     pub foreign: BTreeSet<JobId>,
     /// Whether the leading flynn-host was said not to answer.
     pub away: bool,
-    /// Whether the last round fell short.
-    pub fell_short: bool,
+    /// How many rounds in a row fell short.
+    pub short_rounds: u32,
 }
 
 impl Reconcile for Scheduler {
@@ -84,16 +86,22 @@ impl Reconcile for Scheduler {
         // The leading host will say any moment that it is gone.
         let lost = snapshot.hosts.values().any(|host| !host.connected);
         let fell_short = self.execute(plan, term, now).await;
-        let again = std::mem::replace(&mut self.fell_short, fell_short);
-        let pause = if again { LOOK_AGAIN } else { SignedDuration::ZERO };
+        self.short_rounds = if fell_short { self.short_rounds.saturating_add(1) } else { 0 };
         let alarm = [
-            fell_short.then(|| Timestamp::now() + pause),
+            pause_after(self.short_rounds).map(|pause| Timestamp::now() + pause),
             lost.then(|| Timestamp::now() + LOST),
             wake_at,
         ];
         self.alarm.send_replace(alarm.into_iter().flatten().min());
         Ok(())
     }
+}
+
+/// When to look again after so many rounds in a row that fell short; the first time at once, for mostly something has
+/// changed between the look and the commit.
+pub fn pause_after(short_rounds: u32) -> Option<SignedDuration> {
+    let later = short_rounds.checked_sub(2).map(|doubled| LOOK_AGAIN * (1 << doubled.min(8)));
+    (short_rounds > 0).then(|| later.unwrap_or_default().min(LATEST))
 }
 
 /// One host's part of a plan.
@@ -260,5 +268,19 @@ pub async fn keep_alarm(
                 if alarm.changed().await.is_err() { return }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_short_round_is_followed_at_once_and_the_others_ever_later() {
+        let pauses: Vec<_> = (0..8).map(pause_after).collect();
+        let millis = |pause| Some(SignedDuration::from_millis(pause));
+        assert_eq!(pauses[..4], [None, millis(0), millis(200), millis(400)]);
+        assert_eq!(pauses[7], Some(LATEST));
+        assert_eq!(pause_after(u32::MAX), Some(LATEST));
     }
 }

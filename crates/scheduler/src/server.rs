@@ -72,7 +72,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         alarm,
         foreign: BTreeSet::new(),
         away: false,
-        fell_short: false,
+        short_rounds: 0,
     };
 
     let known = observed.clone();
