@@ -136,11 +136,12 @@ pub(crate) async fn follow(
     loop {
         let next = {
             let grid = seen.borrow_and_update();
-            follow_once(&id, &role.borrow(), &grid)
+            follow_once(&id, &role.borrow(), &grid, has_started(&folders))
         };
         if let Some(next) = next {
             info!("this host's part in etcd changes: {next:?}");
-            match take_on(&folders, &next) {
+            let was = role.borrow().clone();
+            match take_on(&folders, &was, &next) {
                 Ok(()) => _ = role.send_replace(next),
                 Err(err) => warn!(error = &err as &dyn Error, "it could not be noted"),
             }
@@ -152,9 +153,14 @@ pub(crate) async fn follow(
     }
 }
 
-fn take_on(folders: &Folders, next: &Role) -> io::Result<()> {
+/// Whether this host's member has found the others: only then does etcd write a log.
+fn has_started(folders: &Folders) -> bool {
+    folders.etcd_data().join("member/wal").exists()
+}
+
+fn take_on(folders: &Folders, was: &Role, next: &Role) -> io::Result<()> {
     // What a member knew that has been removed is of no use to one that is added.
-    if let Role::Member { .. } = next {
+    if let (Role::Client, Role::Member { .. }) = (was, next) {
         let data = folders.etcd_data();
         if data.exists() {
             fs::remove_dir_all(&data)?;
@@ -164,17 +170,21 @@ fn take_on(folders: &Folders, next: &Role) -> io::Result<()> {
     next.write(folders)
 }
 
-fn follow_once(id: &str, role: &Role, grid: &Grid) -> Option<Role> {
+fn follow_once(id: &str, role: &Role, grid: &Grid, has_started: bool) -> Option<Role> {
     let is_member = grid.member(id).is_some();
+    let added = || {
+        let members = grid.members.iter();
+        let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
+        Role::Member { cluster: cluster.join(","), joined: true, forced: false }
+    };
     match role {
-        Role::Client if is_member => {
-            let members = grid.members.iter();
-            let cluster: Vec<String> =
-                members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
-            Some(Role::Member { cluster: cluster.join(","), joined: true, forced: false })
-        }
+        Role::Client if is_member => Some(added()),
         // Nobody being a member is a grid that is not known yet.
         Role::Member { .. } if !is_member && !grid.members.is_empty() => Some(Role::Client),
+        // etcd finds the others only if it is told exactly who they are, and they may have changed since.
+        Role::Member { joined: true, .. } if is_member && !has_started => {
+            Some(added()).filter(|added| added != role)
+        }
         _ => None,
     }
 }
@@ -329,12 +339,24 @@ mod tests {
             joined: true,
             forced: false,
         };
-        assert_eq!(follow_once("b", &Role::Client, &grid(&["a", "b"])), Some(member.clone()));
-        assert_eq!(follow_once("b", &member, &grid(&["a", "b"])), None);
-        assert_eq!(follow_once("b", &member, &grid(&["a"])), Some(Role::Client));
+        let next = |role: &Role, members: &[&str]| follow_once("b", role, &grid(members), true);
+        assert_eq!(next(&Role::Client, &["a", "b"]), Some(member.clone()));
+        assert_eq!(next(&member, &["a", "b"]), None);
+        assert_eq!(next(&member, &["a"]), Some(Role::Client));
         // Before anything is known nothing is given up.
-        assert_eq!(follow_once("b", &member, &grid(&[])), None);
-        assert_eq!(follow_once("b", &Role::Alone, &grid(&["a"])), None);
+        assert_eq!(next(&member, &[]), None);
+        assert_eq!(next(&Role::Alone, &["a"]), None);
+    }
+
+    #[test]
+    fn a_member_that_has_not_found_the_others_is_told_who_they_are_by_now() {
+        let member = follow_once("b", &Role::Client, &grid(&["a", "b", "c"]), false).unwrap();
+        let fewer = grid(&["a", "b"]);
+        let told = follow_once("b", &member, &fewer, false).unwrap();
+        let Role::Member { cluster, .. } = &told else { panic!("{told:?}") };
+        assert_eq!(cluster, "a=https://a:2380,b=https://b:2380");
+        assert_eq!(follow_once("b", &told, &fewer, false), None);
+        assert_eq!(follow_once("b", &member, &fewer, true), None, "it is one of them");
     }
 
     #[test]

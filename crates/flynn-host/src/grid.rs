@@ -90,6 +90,16 @@ impl Grid {
         found.map(|(id, record)| (id.as_str(), record))
     }
 
+    /// Takes what a watch tells. Answers whether it is known as a whole: before a watch is synced it tells a part.
+    fn learn(&mut self, update: Update, known: &mut bool) -> bool {
+        match update {
+            Update::Change(change) => self.take(&change),
+            Update::Synced { .. } => *known = true,
+            Update::Lost { .. } => *known = false,
+        }
+        *known
+    }
+
     fn take(&mut self, change: &Change) {
         if change.key == MEMBERS {
             self.members =
@@ -137,45 +147,44 @@ impl GridStore {
         self.seen.subscribe()
     }
 
-    fn show(&self, grid: &Grid) {
-        if *self.seen.borrow() == *grid {
+    fn change(&self, change: impl FnOnce(&mut Grid)) {
+        let mut grid = self.now().clone();
+        change(&mut grid);
+        if *self.now() == grid {
             return;
         }
         // On disk first: whoever acts on it may need it after a restart.
-        if let Err(err) = disk::write_json(&self.path, grid, Durable::Synced) {
+        if let Err(err) = disk::write_json(&self.path, &grid, Durable::Synced) {
             warn!(error = &err as &dyn Error, "what is known of the hosts could not be kept");
         }
-        self.seen.send_replace(grid.clone());
+        self.seen.send_replace(grid);
     }
 
     /// etcd goes on with one member alone: this host asks that one from now on.
     pub(crate) fn follow(&self, member: &Member) {
-        let mut grid = self.now().clone();
-        grid.members = vec![member.clone()];
-        self.show(&grid);
+        self.change(|grid| grid.members = vec![member.clone()]);
     }
 
     /// Keeps it up to date out of etcd.
     pub(crate) async fn keep(&self, etcd: &Keyspace, stop: CancellationToken) {
         let (mut hosts, mut members) = (etcd.watch(HOSTS), etcd.watch(MEMBERS));
-        // What a watch tells before it is synced is a part of the whole.
         let (mut hosts_known, mut members_known) = (false, false);
         let mut grid = Grid::default();
         loop {
-            let (update, known) = tokio::select! {
-                () = stop.cancelled() => return,
-                update = hosts.next() => (update, &mut hosts_known),
-                update = members.next() => (update, &mut members_known),
-            };
-            match update {
-                Update::Change(change) => grid.take(&change),
-                Update::Synced { .. } => *known = true,
-                Update::Lost { .. } => continue,
-            }
             // Before the first host has written down what it was founded with there is nothing that could be followed.
-            let founded = !grid.hosts.is_empty() && !grid.members.is_empty();
-            if hosts_known && members_known && founded {
-                self.show(&grid);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                update = hosts.next() => {
+                    if grid.learn(update, &mut hosts_known) && !grid.hosts.is_empty() {
+                        self.change(|seen| seen.hosts.clone_from(&grid.hosts));
+                    }
+                }
+                // By themselves: after a recovery one member is followed, whatever etcd said before it lost its quorum.
+                update = members.next() => {
+                    if grid.learn(update, &mut members_known) && !grid.members.is_empty() {
+                        self.change(|seen| seen.members.clone_from(&grid.members));
+                    }
+                }
             }
         }
     }
