@@ -15,6 +15,7 @@ use reqwest::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 pub use sse::Decoder;
+use tokio::time::Instant;
 
 /// An upgraded connection: bytes both ways.
 pub type Upgraded = reqwest::Upgraded;
@@ -72,7 +73,7 @@ impl Client {
         }
     }
 
-    /// The same client with another limit on the time to an answer.
+    /// The same client with another limit on the time to an answer, after which no attempt is begun any more either.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
@@ -159,15 +160,16 @@ impl Client {
     ) -> Result<Response, Error> {
         let repeatable =
             matches!(method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
+        let end = Instant::now() + self.timeout;
         let mut pause = PAUSE;
         let mut round = 1;
         loop {
-            let err = match self.round(&method, path, repeatable, &build).await {
+            let err = match self.round(&method, path, repeatable, end, &build).await {
                 Ok(response) => return Ok(response),
                 Err(err) => err,
             };
             let again = err.is_unsent() || (repeatable && err.is_retryable());
-            if !again || round >= self.rounds {
+            if !again || round >= self.rounds || Instant::now() + pause >= end {
                 return Err(err);
             }
             tokio::time::sleep(pause).await;
@@ -176,12 +178,13 @@ impl Client {
         }
     }
 
-    /// Tries each address in turn until one takes the request.
+    /// Tries each address in turn until one takes the request, or it is time to end.
     async fn round(
         &self,
         method: &Method,
         path: &str,
         repeatable: bool,
+        end: Instant,
         build: &impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Error> {
         let bases = self.endpoint.bases();
@@ -200,7 +203,8 @@ impl Client {
                 },
                 Err(source) => Error::transport(&url, source),
             };
-            if !(last.is_unsent() || (repeatable && last.is_retryable())) {
+            let again = last.is_unsent() || (repeatable && last.is_retryable());
+            if !again || Instant::now() >= end {
                 break;
             }
         }

@@ -25,7 +25,7 @@ http.createServer((req, res) => {
   req.on("data", chunk => size += chunk.length);
   req.on("end", () => {
     res.setHeader("content-type", "application/json");
-    res.end(JSON.stringify({version, size, job: process.env.FLYNN_JOB_ID, host: os.hostname(), a: process.env.A || null}));
+    res.end(JSON.stringify({version, size, app: process.env.FLYNN_APP_NAME, job: process.env.FLYNN_JOB_ID, host: os.hostname(), a: process.env.A || null}));
   });
 }).listen(process.env.PORT, "0.0.0.0", () => console.log("version " + version + " listens"));
 process.on("SIGTERM", () => { console.log("SIGTERM"); process.exit(0); });

@@ -13,6 +13,9 @@ use url::form_urlencoded::Serializer;
 /// What a router gets on top of the time it was asked to wait, to answer that it did in vain.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 
+/// Longest time to a router's answer: who asks waits for it, and wants to be told that etcd is away.
+const ANSWER: Duration = Duration::from_secs(8);
+
 /// One router, or whichever of several answers.
 #[derive(Debug, Clone)]
 pub struct Strowger {
@@ -22,7 +25,7 @@ pub struct Strowger {
 impl Strowger {
     /// A client of the routers' API; `key` is the one derived for `strowger`.
     pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
-        Self { client: Client::new(endpoint, key) }
+        Self { client: Client::new(endpoint, key).with_timeout(ANSWER) }
     }
 
     /// `POST /routes`: stores a new route. A tcp route with port 0 gets a free one.

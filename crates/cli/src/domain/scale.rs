@@ -71,7 +71,7 @@ pub(crate) struct Wait {
     release: Option<ReleaseId>,
     wanted: Counts,
     at_least: BTreeSet<String>,
-    known: BTreeMap<JobId, JobState>,
+    known: BTreeMap<JobId, (JobState, Option<String>)>,
     crashes: BTreeMap<String, (usize, String)>,
 }
 
@@ -96,7 +96,7 @@ impl Wait {
     ) -> Self {
         let omni = |(kind, _): &(&String, _)| types.processes.get(*kind).is_some_and(|p| p.omni);
         let at_least = wanted.iter().filter(omni).map(|(kind, _)| kind.clone()).collect();
-        let known = before.iter().map(|job| (job.uuid, job.state)).collect();
+        let known = before.iter().map(|job| (job.uuid, standing_of(job))).collect();
         Self { release, wanted, at_least, known, crashes: BTreeMap::new() }
     }
 
@@ -110,7 +110,8 @@ impl Wait {
         jobs.sort_by_key(|job| (job.created_at, job.uuid));
         let mut lines = Vec::new();
         for job in &jobs {
-            if self.known.insert(job.uuid, job.state) == Some(job.state) {
+            let now = standing_of(job);
+            if self.known.insert(job.uuid, now.clone()) == Some(now) {
                 continue;
             }
             lines.push(change(job));
@@ -147,8 +148,11 @@ impl Wait {
                 return Standing::Hopeless(text);
             }
             let last = self.crashes.get(kind).map(|(_, why)| format!("; last crash: {why}"));
-            let waits = jobs.iter().find(|j| j.kind == *kind && j.state == JobState::Pending);
-            let waits = waits.and_then(|j| j.host_error.as_ref()).map(|why| format!("; {why}"));
+            let waits = |j: &&&Job| {
+                j.kind == *kind && matches!(j.state, JobState::Pending | JobState::Starting)
+            };
+            let waits = jobs.iter().filter(waits).find_map(|j| j.host_error.as_ref());
+            let waits = waits.map(|why| format!("; {why}"));
             let why = last.or(waits).unwrap_or_default();
             going.push(format!("{kind}: {up} of {wanted} serve{why}"));
         }
@@ -160,11 +164,19 @@ impl Wait {
 pub(crate) fn change(job: &Job) -> String {
     let why = match job.state {
         JobState::Crashed => format!(": {}", reason(job)),
-        JobState::Pending => job.host_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default(),
+        JobState::Pending | JobState::Starting => {
+            job.host_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default()
+        }
         _ => String::new(),
     };
     let kind = super::jobs::kind_shown(&job.kind);
     super::table::plain(&format!("{kind}  {}  {}{why}", job.id, super::jobs::state(job.state)))
+}
+
+/// What a line is printed for when it changes: the state, and why a job that starts is not up.
+fn standing_of(job: &Job) -> (JobState, Option<String>) {
+    let waits = matches!(job.state, JobState::Pending | JobState::Starting);
+    (job.state, job.host_error.clone().filter(|_| waits))
 }
 
 fn reason(job: &Job) -> String {

@@ -21,6 +21,11 @@ pub(crate) enum Observed {
         /// The engine's id.
         container: String,
     },
+    /// It passes its checks, and nobody can be told so yet.
+    NotAnnounced {
+        /// Why.
+        because: String,
+    },
     /// It passes its checks and the routers know it.
     Up,
     /// Somebody told it to stop.
@@ -54,6 +59,10 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             job.started_at = Some(now);
             None
         }
+        (Status::Starting, Observed::NotAnnounced { because }) => {
+            let told = job.error.replace(because.clone());
+            (told != Some(because)).then_some(EventKind::Error)
+        }
         (Status::Starting, Observed::Up) => {
             job.status = Status::Running;
             job.error = None;
@@ -81,8 +90,11 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             over(job, Status::Failed, now);
             Some(EventKind::Error)
         }
-        (Status::Running, Observed::Started { .. } | Observed::Up)
-        | (Status::Stopping, Observed::Up | Observed::Ordered)
+        (
+            Status::Running,
+            Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
+        )
+        | (Status::Stopping, Observed::NotAnnounced { .. } | Observed::Up | Observed::Ordered)
         | (Status::Done | Status::Crashed | Status::Failed, _) => None,
     }
 }
@@ -216,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn why_a_job_is_not_announced_is_told_once_and_forgotten_when_it_is_up() {
+        let mut job = job(false);
+        let away = || Observed::NotAnnounced { because: "etcd is away".into() };
+        let events = run(&mut job, vec![started(), away(), away()]);
+        assert_eq!(events, [EventKind::Start, EventKind::Error]);
+        assert_eq!((job.status, job.error.as_deref()), (Status::Starting, Some("etcd is away")));
+        assert_eq!(run(&mut job, vec![Observed::Up, away()]), [EventKind::Up]);
+        assert_eq!((job.status, job.error), (Status::Running, None));
+    }
+
+    #[test]
     fn pauses_grow_and_stay_short() {
         let pauses: Vec<u64> = (0..8).map(|n| pause_before_restart(n).as_secs()).collect();
         assert_eq!(pauses, [0, 0, 1, 2, 4, 5, 5, 5]);
@@ -226,6 +249,7 @@ mod tests {
         prop_oneof![
             Just(started()),
             Just(Observed::Up),
+            Just(Observed::NotAnnounced { because: "etcd is away".into() }),
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),

@@ -124,8 +124,9 @@ impl Announcer {
         }
     }
 
-    /// Registers a job, tried on until it succeeds, and waits until the routers know (10 s at most).
-    pub(crate) async fn register(&self, active: &ActiveJob) {
+    /// Registers a job, tried on until it succeeds, and waits until the routers know (10 s at most). `fails` is told why it
+    /// does not succeed.
+    pub(crate) async fn register(&self, active: &ActiveJob, fails: impl Fn(String)) {
         let mut revision = 0;
         for (service, instance) in self.instances_of(active) {
             let slot = self.slot(active.job.id, &service, &instance);
@@ -141,6 +142,7 @@ impl Announcer {
                     }
                     Err(err) => {
                         debug!(error = &err as &dyn Error, "registering {service} is tried again");
+                        fails(format!("it works, but service discovery cannot be told: {err}"));
                     }
                 }
                 drop(wanted);

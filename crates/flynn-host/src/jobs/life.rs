@@ -274,11 +274,14 @@ impl Life {
             match verdict {
                 Verdict::Up => {
                     let mut death = process.death.clone();
+                    let fails = |because| {
+                        registry.observe(self.id, Observed::NotAnnounced { because });
+                    };
                     tokio::select! {
                         biased;
                         _ = death.wait() => {}
                         () = stop_ordered(&mut orders) => {}
-                        () = self.host.announcer.register(&active) => {
+                        () = self.host.announcer.register(&active, fails) => {
                             registry.observe(self.id, Observed::Up);
                         }
                     }
