@@ -161,11 +161,8 @@ fn has_started(folders: &Folders) -> bool {
 fn take_on(folders: &Folders, was: &Role, next: &Role) -> io::Result<()> {
     // What a member knew that has been removed is of no use to one that is added.
     if let (Role::Client, Role::Member { .. }) = (was, next) {
-        let data = folders.etcd_data();
-        if data.exists() {
-            fs::remove_dir_all(&data)?;
-            fs::File::open(folders.root())?.sync_all()?;
-        }
+        forget(&folders.etcd_data())?;
+        fs::File::open(folders.root())?.sync_all()?;
     }
     next.write(folders)
 }
