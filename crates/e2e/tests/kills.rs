@@ -1,6 +1,6 @@
 //! Everything is killed: daemons under load, an app's processes.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::{app::App, cluster, load::Load, shell::sh, until};
 
@@ -105,8 +105,19 @@ async fn container_start(image: &str) -> (Duration, Duration) {
     (started, listening)
 }
 
+/// Kills a container; when the engine told of its end, since 1970.
+fn kill_and_see_it_die(container: &str) -> Duration {
+    // Listening from before: the engine remembers only its last events.
+    let told = sh(&format!(
+        "exec 3< <(timeout 10 docker events --since $(date +%s) --filter event=die \
+         --filter container={container} --format '{{{{.TimeNano}}}}' 2>/dev/null)
+         docker kill {container} >&2 && head -n 1 <&3 && kill $!"
+    ));
+    Duration::from_nanos(told.ok().trim().parse().expect("the engine tells of its end"))
+}
+
 /// Kills one of an app's processes that did not crash before, or it would be started again later; how long until one that
-/// was not there before answers. No request fails meanwhile.
+/// was not there before answers, from when the engine told of the end. No request fails meanwhile.
 async fn replaced(app: &App) -> Duration {
     let jobs = cluster::jobs_of(&app.name).await.expect("flynn-host answers");
     let there: Vec<String> = jobs.iter().map(|job| job.job.id.to_string()).collect();
@@ -114,7 +125,7 @@ async fn replaced(app: &App) -> Duration {
         job.job.metadata[api::host::META_TYPE] == "web" && job.job.restarts == 0
     };
     let web = jobs.iter().find(is_web).expect("a web process runs");
-    sh(&format!("docker kill {}", web.container_id)).ok();
+    let died = kill_and_see_it_die(&web.container_id);
     let since = Instant::now();
     // Asked without a rest it would get no core to start on.
     let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -123,7 +134,8 @@ async fn replaced(app: &App) -> Duration {
         let answer = app.get().await.expect("the others take the requests meanwhile");
         let job = answer["job"].as_str().unwrap_or_default();
         if !there.iter().any(|old| old == job) {
-            return since.elapsed();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            return now.saturating_sub(died);
         }
         assert!(since.elapsed() < Duration::from_secs(10), "no replacement answers");
     }
