@@ -134,7 +134,8 @@ async fn replaced(app: &App) -> Duration {
         let answer = app.get().await.expect("the others take the requests meanwhile");
         let job = answer["job"].as_str().unwrap_or_default();
         if !there.iter().any(|old| old == job) {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let now = now.expect("it is after 1970");
             return now.saturating_sub(died);
         }
         assert!(since.elapsed() < Duration::from_secs(10), "no replacement answers");
