@@ -20,11 +20,13 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Longest time an http check may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// First pause while a job comes up; grows to [`SLOWEST`].
-const FIRST: Duration = Duration::from_millis(25);
+const FIRST: Duration = Duration::from_millis(10);
 /// Longest pause while a job comes up.
 const SLOWEST: Duration = Duration::from_millis(500);
 /// Pause between checks of a job that is up.
 const STEADY: Duration = Duration::from_secs(2);
+/// Pause after one of those failed.
+const DOUBT: Duration = Duration::from_millis(100);
 /// Checks in a row that must fail before a job counts as down: one may be lost to a moment's load.
 const FAILURES: u32 = 2;
 /// How long a job may take to come up, unless its check says.
@@ -118,7 +120,7 @@ impl Health {
             Some((seen, kill)) if self.was_up => {
                 self.failures += 1;
                 if self.failures < FAILURES {
-                    self.pause = FIRST;
+                    self.pause = DOUBT;
                     return None;
                 }
                 self.was_up = false;
@@ -129,7 +131,7 @@ impl Health {
             }
             Some((seen, _)) => {
                 // By little: what is waited too long is a part of how long it took to come up.
-                self.pause = (self.pause * 9 / 8).clamp(FIRST, SLOWEST);
+                self.pause = (self.pause * 17 / 16).clamp(FIRST, SLOWEST);
                 (Instant::now() >= self.deadline).then(|| Verdict::TooLate {
                     seen: format!(
                         "it did not pass its check within {:?}: {seen}",
@@ -240,7 +242,7 @@ mod tests {
         let mut health = health(port, Duration::from_secs(10));
         assert_eq!(health.changed().await, Verdict::Up);
         drop(listener);
-        health.pause = FIRST;
+        health.pause = DOUBT;
         let Verdict::Down { seen, kill: false } = health.changed().await else { panic!() };
         assert!(seen.contains(&port.to_string()), "{seen}");
     }

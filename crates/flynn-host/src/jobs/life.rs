@@ -44,6 +44,8 @@ const KILLED: Duration = Duration::from_secs(30);
 const LAST_OUTPUT: Duration = Duration::from_millis(300);
 /// The log is complete, or is given up, after this.
 const WHOLE_OUTPUT: Duration = Duration::from_secs(10);
+/// An ended job's container is removed after this: the engine would be busy with it while what takes its place starts.
+const SUCCESSOR_FIRST: Duration = Duration::from_secs(2);
 
 /// How a life begins.
 #[derive(Debug)]
@@ -104,13 +106,23 @@ impl Life {
                 _ => -1,
             };
             let after = self.host.registry.observe(self.id, observed);
-            if let Some(process) = process {
-                self.clean(process).await;
-            }
+            let container = match process {
+                Some(process) => Some(self.last_output(process).await),
+                None => None,
+            };
             let Some(active) = after.filter(|active| active.status.is_active()) else {
-                self.bury(exit, withdrawn).await;
+                let removal = async {
+                    if let Some(container) = container {
+                        sleep(SUCCESSOR_FIRST).await;
+                        self.remove(&container).await;
+                    }
+                };
+                tokio::join!(self.bury(exit, withdrawn), removal);
                 return;
             };
+            if let Some(container) = container {
+                self.remove(&container).await;
+            }
             crashes = if begun.elapsed() >= STEADY { 1 } else { crashes + 1 };
             debug!(job.id = %active.job.id, crashes, "starting it again");
             tokio::select! {
@@ -170,9 +182,7 @@ impl Life {
             Ok(process) => Ok(process),
             Err(err) => {
                 host.deaths.forget(&container);
-                if let Err(err) = host.engine.remove(&container).await {
-                    warn!(error = &err as &dyn Error, "a container stays behind");
-                }
+                self.remove(&container).await;
                 Err(err)
             }
         }
@@ -386,17 +396,21 @@ impl Life {
         }
     }
 
-    /// Waits for the rest of the output and removes the container.
-    async fn clean(&self, process: Process) {
+    /// Waits for the rest of the output; the container that is left.
+    async fn last_output(&self, process: Process) -> String {
         if let Some(pumped) = process.pumped
             && timeout(WHOLE_OUTPUT, pumped).await.is_err()
         {
             warn!(job.id = %self.id, "the end of a job's output did not come");
         }
-        if let Err(err) = self.host.engine.remove(&process.container).await {
+        self.host.deaths.forget(&process.container);
+        process.container
+    }
+
+    async fn remove(&self, container: &str) {
+        if let Err(err) = self.host.engine.remove(container).await {
             warn!(error = &err as &dyn Error, "a container stays behind");
         }
-        self.host.deaths.forget(&process.container);
     }
 
     /// Gives back what the job had.
