@@ -12,6 +12,10 @@ pub struct Args {
     /// etcd's endpoints, separated by commas.
     #[arg(long, env = "ETCD", default_value = "http://127.0.0.1:2379", value_delimiter = ',')]
     pub etcd: Vec<String>,
+    /// Where the discoverd of a host with a member of etcd may be followed, so that not every host watches etcd; empty for
+    /// nowhere. Nobody need listen there.
+    #[arg(long, env = "RELAY", default_value = "")]
+    pub relay: String,
     /// The key writes need; several may be given, separated by commas.
     #[arg(long, env = "DISCOVERD_KEY", hide_env_values = true)]
     pub key: String,
@@ -40,6 +44,8 @@ pub struct Args {
 pub struct Config {
     /// etcd's endpoints.
     pub etcd: Vec<String>,
+    /// Where another discoverd may be followed.
+    pub relay: Option<String>,
     /// Who may write.
     pub keys: Keys,
     /// Where to serve HTTP.
@@ -102,6 +108,7 @@ impl TryFrom<Args> for Config {
             .to_owned();
         Ok(Self {
             etcd: args.etcd,
+            relay: Some(args.relay).filter(|url| !url.is_empty()),
             keys: Keys::parse(&args.key),
             listen: args.listen,
             dns_listen,

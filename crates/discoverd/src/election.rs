@@ -13,8 +13,8 @@ use crate::{
 /// How long a record that could not be written waits.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Brings every service's record to who shall lead, until the daemon stops. All discoverds do: the record is changed by
-/// compare-and-set, so the first one wins and the others agree.
+/// Brings every service's record to who shall lead, until the daemon stops. All discoverds do that watch etcd: the record is
+/// changed by compare-and-set, so the first one wins and the others agree.
 pub(crate) async fn keep(mirror: Mirror, store: Store, stop: CancellationToken) {
     let (mut revision, mut freshness) = mirror.changes();
     loop {

@@ -9,8 +9,10 @@ mod handlers;
 mod lease;
 mod mirror;
 mod registrar;
+mod relay;
 mod routes;
 mod server;
+mod source;
 mod sse;
 mod store;
 

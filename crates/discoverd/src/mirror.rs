@@ -1,25 +1,25 @@
-//! What etcd has, in memory, and those who watch it.
+//! What etcd has, in memory, and those who watch it: watchers of services, and discoverds of other hosts.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::discoverd::{Event, EventKind};
 use bytes::Bytes;
-use keyspace::Update;
 use tokio::{
     sync::{broadcast, watch},
     time::{Duration, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::directory::{Directory, Fact},
-    store::{self, Store},
+    relay::Told,
 };
 
 /// Lines kept for a slow watcher of one service; past it the watcher is cut off and starts again from a listing.
 const SERVICE_BACKLOG: usize = 256;
 /// The same for a watcher of all services.
 const ALL_BACKLOG: usize = 4096;
+/// The same of whole changes, for the discoverd of another host.
+const RELAY_BACKLOG: usize = 1024;
 /// Longest wait for our own watch to tell us of our own write.
 const ECHO_LIMIT: Duration = Duration::from_secs(2);
 
@@ -44,8 +44,17 @@ pub(crate) enum Freshness {
     Unknown,
     /// etcd is away; the last answer stands.
     Stale,
+    /// The discoverd of another host is followed, which watches etcd.
+    Relayed,
     /// etcd is watched.
     Current,
+}
+
+impl Freshness {
+    /// Whether etcd can be written to, as far as is known.
+    pub(crate) fn is_fresh(self) -> bool {
+        matches!(self, Self::Relayed | Self::Current)
+    }
 }
 
 /// The mirror. Clones share it.
@@ -67,7 +76,15 @@ struct Inner {
 struct State {
     directory: Directory,
     all: broadcast::Sender<Arc<Line>>,
+    relays: broadcast::Sender<Bytes>,
     services: std::collections::HashMap<String, broadcast::Sender<Arc<Line>>>,
+}
+
+/// The beginning of another discoverd that follows this one: what there is, and what comes.
+#[derive(Debug)]
+pub(crate) struct Following {
+    pub(crate) present: Vec<Told>,
+    pub(crate) live: broadcast::Receiver<Bytes>,
 }
 
 /// A watcher's beginning: what there is, and what comes.
@@ -82,6 +99,7 @@ impl Mirror {
         let state = State {
             directory: Directory::default(),
             all: broadcast::Sender::new(ALL_BACKLOG),
+            relays: broadcast::Sender::new(RELAY_BACKLOG),
             services: Default::default(),
         };
         Self {
@@ -101,6 +119,11 @@ impl Mirror {
 
     pub(crate) fn freshness(&self) -> Freshness {
         *self.inner.freshness.borrow()
+    }
+
+    /// The revision up to which everything is known.
+    pub(crate) fn revision(&self) -> u64 {
+        *self.inner.revision.borrow()
     }
 
     /// Tells of every change of the directory or its freshness.
@@ -146,9 +169,44 @@ impl Mirror {
         }
     }
 
+    /// Begins to tell another discoverd everything.
+    pub(crate) fn subscribe_relay(&self) -> Following {
+        let state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        let directory = &state.directory;
+        let present = Told::in_parts(directory.facts(), directory.revision());
+        Following { present, live: state.relays.subscribe() }
+    }
+
     /// Learns and tells everybody. Answers with the events.
-    fn learn(&self, facts: Vec<Fact>, revision: u64) -> Vec<Event> {
+    pub(crate) fn learn(
+        &self,
+        facts: Vec<Fact>,
+        revision: u64,
+        freshness: Freshness,
+    ) -> Vec<Event> {
+        self.change(freshness, |_| (facts, revision))
+    }
+
+    /// Learns everything there is at a revision and tells everybody what is new. Answers with the events.
+    pub(crate) fn learn_all(
+        &self,
+        listing: Vec<Fact>,
+        revision: u64,
+        freshness: Freshness,
+    ) -> Vec<Event> {
+        self.change(freshness, |directory| (directory.difference(listing, revision), revision))
+    }
+
+    fn change(
+        &self,
+        freshness: Freshness,
+        news: impl FnOnce(&Directory) -> (Vec<Fact>, u64),
+    ) -> Vec<Event> {
         let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        let (facts, revision) = news(&state.directory);
+        if state.relays.receiver_count() > 0 {
+            let _ = state.relays.send(Told { facts: facts.clone(), revision }.line());
+        }
         let events = state.directory.learn(facts, revision);
         for event in &events {
             let line = Line::of(event);
@@ -161,43 +219,23 @@ impl Mirror {
             let _ = state.all.send(line);
         }
         drop(state);
-        self.inner.freshness.send_replace(Freshness::Current);
+        self.inner.freshness.send_if_modified(|known| {
+            let changes = *known != freshness;
+            *known = freshness;
+            changes
+        });
         self.inner.revision.send_replace(revision);
         events
     }
 
-    fn lose(&self) {
+    /// Nothing new is heard for now.
+    pub(crate) fn lose(&self) {
         self.inner.freshness.send_if_modified(|freshness| {
-            let was_current = *freshness == Freshness::Current;
-            if was_current {
+            let was_fresh = freshness.is_fresh();
+            if was_fresh {
                 *freshness = Freshness::Stale;
             }
-            was_current
+            was_fresh
         });
-    }
-}
-
-/// Follows etcd until the daemon stops. `learned` is told of all events.
-pub(crate) async fn keep(
-    mirror: Mirror,
-    store: Store,
-    learned: impl Fn(&[Event]) + Send,
-    stop: CancellationToken,
-) {
-    let mut watch = store.watch();
-    let mut facts = Vec::new();
-    loop {
-        let update = tokio::select! {
-            () = stop.cancelled() => return,
-            update = watch.next() => update,
-        };
-        match update {
-            Update::Change(change) => facts.extend(store::fact(&change)),
-            Update::Synced { revision } => {
-                let events = mirror.learn(std::mem::take(&mut facts), revision);
-                learned(&events);
-            }
-            Update::Lost { .. } => mirror.lose(),
-        }
     }
 }

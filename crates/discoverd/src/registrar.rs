@@ -21,7 +21,7 @@ use crate::{
         registration::{Key, Registrations, Step, same},
     },
     error::Failure,
-    mirror::{Freshness, Mirror},
+    mirror::Mirror,
     store::Store,
 };
 
@@ -73,10 +73,7 @@ impl Registrar {
 
     /// Whether writes can succeed.
     pub(crate) fn check_etcd(&self) -> Result<(), Failure> {
-        match self.inner.mirror.freshness() {
-            Freshness::Current => Ok(()),
-            Freshness::Unknown | Freshness::Stale => Err(Failure::EtcdAway),
-        }
+        if self.inner.mirror.freshness().is_fresh() { Ok(()) } else { Err(Failure::EtcdAway) }
     }
 
     /// Registers an instance, or takes a heartbeat of it. Answers with the revision at which watchers know it.

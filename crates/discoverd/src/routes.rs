@@ -16,6 +16,7 @@ use crate::{
     handlers::{instances, leader, meta, services},
     mirror::{Freshness, Mirror},
     registrar::Registrar,
+    relay,
     store::Store,
 };
 
@@ -39,6 +40,7 @@ pub(crate) fn router(app: App, keys: auth::Keys) -> Router {
         .route("/services/{service}/leader", get(leader::show))
         .route("/services/{service}/meta", get(meta::show))
         .route("/instances", get(instances::list_all))
+        .route(relay::PATH, get(services::facts))
         .route_layer(middleware::from_fn_with_state(app.mirror.clone(), say_how_fresh));
     let keyed = Router::new()
         .route("/services/{service}", put(services::create).delete(services::remove))

@@ -2,6 +2,8 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
+use api::discoverd::Event;
+use api_client::Client;
 use axum::Router;
 use daemon::Lifetime;
 use keyspace::Keyspace;
@@ -12,9 +14,10 @@ use crate::{
     config::Config,
     dns, election,
     lease::{self, Notebook},
-    mirror::{self, Mirror},
+    mirror::Mirror,
     registrar::{self, Registrar},
     routes::{App, router},
+    source::Source,
     store::Store,
 };
 
@@ -77,9 +80,13 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     }
 
     let learner = registrar.clone();
-    lifetime.spawn("mirror", |stop| {
-        mirror::keep(mirror.clone(), store.clone(), move |events| learner.learned(events), stop)
-    });
+    let source = Source {
+        mirror: mirror.clone(),
+        store: store.clone(),
+        relay: config.relay.map(|url| Client::new(url, None).without_retries()),
+        learned: move |events: &[Event]| learner.learned(events),
+    };
+    lifetime.spawn("mirror", |stop| source.keep(stop));
     lifetime.spawn("election", |stop| election::keep(mirror, store.clone(), stop));
     let notebook = Notebook { folder: config.state_dir, boot_id: config.boot_id };
     lifetime

@@ -234,6 +234,9 @@ pub struct Config {
     /// Port, on 127.0.0.1 and on the bridge, for what is meant for another host's daemons.
     #[arg(long, env = "FLYNN_REDIRECT_PORT", default_value_t = 1115)]
     pub redirect_port: u16,
+    /// Port, on 127.0.0.1, behind which this host's discoverd finds one that watches etcd.
+    #[arg(long, env = "FLYNN_RELAY_PORT", default_value_t = 1116)]
+    pub relay_port: u16,
     /// The device that leads to other hosts' jobs.
     #[arg(long, env = "FLYNN_OVERLAY", default_value = "flynnvx0")]
     pub overlay: String,

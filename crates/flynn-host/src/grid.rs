@@ -77,6 +77,16 @@ impl Grid {
         self.members.iter().find(|member| member.host == id)
     }
 
+    /// The members of etcd with a vote.
+    pub(crate) fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !member.learner)
+    }
+
+    /// Whether a host has a member of etcd with a vote.
+    pub(crate) fn votes(&self, id: &str) -> bool {
+        self.voters().any(|member| member.host == id)
+    }
+
     /// Where every other host's subnet is.
     pub(crate) fn peers(&self, own: &str) -> Peers {
         let others = self.hosts.iter().filter(|(id, _)| *id != own);

@@ -103,9 +103,11 @@ impl Neighbours {
         let tunnel = Arc::new(Tunnel::new(&file.id, ports, grid.clone(), identity));
         let to_others = listen((addr, config.tunnel_port)).await?;
         let to_etcd = listen((Ipv4Addr::LOCALHOST, config.etcd_port)).await?;
+        let relay = listen((Ipv4Addr::LOCALHOST, config.relay_port)).await?;
         let redirected = listen((Ipv4Addr::LOCALHOST, config.redirect_port)).await?;
         lifetime.spawn("tunnel", |stop| tunnel.clone().serve(to_others, stop));
         lifetime.spawn("tunnel to etcd", |stop| tunnel.clone().serve_etcd(to_etcd, stop));
+        lifetime.spawn("relay", |stop| tunnel.clone().serve_relay(relay, stop));
         lifetime.spawn("redirected", |stop| tunnel.clone().serve_redirected(redirected, stop));
         info!("the tunnel of host {} is at {addr}:{}", file.id, config.tunnel_port);
         Ok(Arc::new(Self {

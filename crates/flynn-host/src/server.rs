@@ -245,6 +245,7 @@ impl Manifest {
             ("data_dir", config.dir.data_dir.display().to_string()),
             ("etcd_client_port", config.etcd_port.to_string()),
             ("discoverd_port", config.discoverd_port.to_string()),
+            ("relay_port", config.relay_port.to_string()),
             ("dns_port", config.dns_port.to_string()),
             ("discoverd_key", key::derive(&self.cluster_key, "discoverd", key::VERSION)),
         ]);

@@ -1,7 +1,8 @@
 //! The tunnel between hosts: mutual TLS on one port of the host's own address.
 //!
-//! Three ways lead into it. What another host's tunnel brings goes to the service it names. What a process on this host
-//! opens to etcd's port goes to etcd, here or on another host. And what a job or a process opens to **another host's**
+//! Four ways lead into it. What another host's tunnel brings goes to the service it names. What a process on this host
+//! opens to etcd's port goes to etcd, here or on another host. What this host's discoverd opens to the relay's port goes to
+//! the discoverd of a host with a member of etcd. And what a job or a process opens to **another host's**
 //! gateway address, at a port of ours, is redirected here by the packet filter and goes to that host: so nobody who calls
 //! a daemon of another host has to know of TLS, and nothing of it crosses the network in the clear.
 
@@ -63,8 +64,10 @@ enum Way {
     NoHost(Ipv4Addr),
     #[error("no service of ours is at port {0}")]
     NoService(u16),
-    #[error("etcd cannot be reached on any host: {0}")]
-    NoEtcd(String),
+    #[error("no host with a member of etcd can be reached: {0}")]
+    NoMember(String),
+    #[error("this host has a member of etcd itself")]
+    Own,
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
     #[error(transparent)]
@@ -159,34 +162,67 @@ impl Tunnel {
     }
 
     async fn etcd(&self) -> Result<Box<dyn Duplex>, Way> {
-        let (own, mut others) = self.members();
-        let mut failures = Vec::new();
+        let (own, _) = self.members();
         if own {
             match self.local(Service::Etcd).await {
                 Ok(stream) => return Ok(Box::new(stream)),
-                Err(err) => failures.push(format!("here: {err}")),
+                Err(err) => debug!(error = %err, "etcd on this host cannot be reached"),
             }
         }
+        self.elsewhere(Service::Etcd).await
+    }
+
+    /// The discoverd of a host with a member of etcd, for this host's own, which need not watch etcd then. On a host with
+    /// a member there is none to follow.
+    pub(crate) async fn serve_relay(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) {
+        let this = self.clone();
+        self.each(listener, stop, move |stream, _| {
+            let this = this.clone();
+            async move { this.relay(stream).await }
+        })
+        .await;
+    }
+
+    async fn relay(&self, stream: TcpStream) -> Result<(), Way> {
+        let mut grid = self.grid.subscribe();
+        let votes = grid.wait_for(|grid| grid.votes(&self.id));
+        let relayed = async {
+            forward(stream, self.elsewhere(Service::Discoverd).await?).await;
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            _ = votes => Err(Way::Own),
+            done = relayed => done,
+        }
+    }
+
+    /// A service on another host with a member of etcd.
+    async fn elsewhere(&self, service: Service) -> Result<Box<dyn Duplex>, Way> {
+        let (_, mut others) = self.members();
+        let mut failures = Vec::new();
         others.shuffle(&mut rand::rng());
         for (id, addr) in others {
-            match dial(addr, &id, Service::Etcd, &self.identity()).await {
+            match dial(addr, &id, service, &self.identity()).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(err) => failures.push(format!("{id}: {err}")),
             }
         }
-        Err(Way::NoEtcd(failures.join("; ")))
+        Err(Way::NoMember(failures.join("; ")))
     }
 
     /// Whether a member with a vote runs here, and where the others are.
     fn members(&self) -> (bool, Vec<(String, SocketAddr)>) {
         let grid = self.grid.now();
-        let voters = || grid.members.iter().filter(|member| !member.learner);
-        let own = voters().any(|member| member.host == self.id);
-        let others = voters().filter(|member| member.host != self.id);
+        let others = grid.voters().filter(|member| member.host != self.id);
         let others = others.filter_map(|member| {
             Some((member.host.clone(), grid.hosts.get(&member.host)?.tunnel()))
         });
-        (own, others.collect())
+        (grid.votes(&self.id), others.collect())
     }
 
     /// Takes what the packet filter redirects: connections to other hosts' daemons.

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Keyspace, error::is_lease_gone};
 
@@ -10,7 +11,8 @@ use crate::{Error, Keyspace, error::is_lease_gone};
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Names a lease.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct LeaseId(i64);
 
 impl LeaseId {

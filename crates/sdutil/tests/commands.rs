@@ -23,6 +23,7 @@ async fn world() -> World {
     let etcd = Etcd::start().await;
     let lifetime = Lifetime::default();
     let config = discoverd::Config {
+        relay: None,
         etcd: vec![etcd.url()],
         keys: Keys::parse(KEY),
         listen: vec![([127, 0, 0, 1], 0).into()],

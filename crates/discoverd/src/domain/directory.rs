@@ -19,7 +19,7 @@ pub enum Hold {
 }
 
 /// A registered instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// As its watchers see it.
     pub instance: Instance,
@@ -42,7 +42,7 @@ pub struct LeaderRecord {
 }
 
 /// What became true at a revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// etcd's revision.
     pub revision: u64,
@@ -52,8 +52,19 @@ pub struct Fact {
     pub what: What,
 }
 
+impl Fact {
+    /// One that came from another discoverd: what a record does not say of itself, the fact does.
+    pub fn completed(mut self) -> Self {
+        if let What::Leader(Some(record)) = &mut self.what {
+            record.revision = self.revision;
+        }
+        self
+    }
+}
+
 /// Kinds of facts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum What {
     /// An instance is registered.
     Present(Held),
@@ -67,13 +78,31 @@ pub enum What {
     /// The service was configured, or its configuration deleted.
     Config(Option<ServiceConfig>),
     /// The service's meta was set or deleted.
-    Meta(Option<serde_json::Value>),
+    Meta(#[serde(with = "perhaps")] Option<serde_json::Value>),
     /// The leader was recorded, or the record deleted.
     Leader(Option<LeaderRecord>),
     /// The cluster's epoch.
     Epoch(u64),
     /// All instances that are gone at this revision were withdrawn.
     Withdrawn,
+}
+
+/// An option as a list, for a value that may be `null` itself.
+mod perhaps {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.pop())
+    }
 }
 
 /// One service.
@@ -102,6 +131,16 @@ impl Service {
     /// Its meta, with the index to give when it is changed.
     pub fn meta(&self) -> Option<&ServiceMeta> {
         self.meta.as_ref()
+    }
+
+    /// How it was configured, if it was.
+    pub fn config(&self) -> Option<ServiceConfig> {
+        self.config
+    }
+
+    /// Who is recorded as its leader, there or not.
+    pub fn record(&self) -> Option<&LeaderRecord> {
+        self.record.as_ref()
     }
 
     /// How its leader is chosen.
@@ -199,6 +238,11 @@ impl Directory {
     /// The services whose recorded leader is not the one there should be.
     pub fn unsettled(&self) -> impl Iterator<Item = &str> {
         self.unsettled.iter().map(String::as_str)
+    }
+
+    /// The cluster's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The revision up to which everything is known.

@@ -10,7 +10,7 @@ use daemon::{ApiError, Body, events};
 use http::HeaderMap;
 
 use super::{reading, writing};
-use crate::{error::Failure, routes::App, sse};
+use crate::{error::Failure, mirror::Freshness, relay, routes::App, sse};
 
 /// All events of one service. Of one that does not exist yet, the events to come.
 pub(crate) async fn watch(
@@ -30,6 +30,14 @@ pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Response
         directory.services().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
     });
     Json(names).into_response()
+}
+
+/// Everything, for the discoverd of another host. One that follows another itself tells nothing: nobody would notice a ring.
+pub(crate) async fn facts(State(app): State<App>) -> Result<Response, ApiError> {
+    match app.mirror.freshness() {
+        Freshness::Current => Ok(relay::response(&app.mirror, app.stop)),
+        _ => Err(Failure::WatchesNot.into()),
+    }
 }
 
 pub(crate) async fn create(

@@ -23,6 +23,7 @@ pub struct Daemon {
 /// What differs between the daemons of a test.
 pub struct Options<'a> {
     pub etcd: String,
+    pub relay: Option<String>,
     pub state_dir: Option<&'a Path>,
     pub boot_id: &'a str,
     pub port: u16,
@@ -33,6 +34,7 @@ impl Options<'_> {
     pub fn new(etcd: &Etcd) -> Self {
         Self {
             etcd: etcd.url(),
+            relay: None,
             state_dir: None,
             boot_id: "boot 1",
             port: 0,
@@ -44,6 +46,7 @@ impl Options<'_> {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let config = Config {
             etcd: vec![self.etcd.clone()],
+            relay: self.relay.clone(),
             keys: Keys::parse(KEY),
             listen: vec![local(self.port)],
             dns_listen: vec![local(0)],

@@ -118,6 +118,7 @@ mod tests {
             "etcd_state",
             "etcd_forced",
             "discoverd_port",
+            "relay_port",
             "dns_port",
             "discoverd_key",
         ];

@@ -71,6 +71,7 @@ impl Fixture {
             etcd_member_port: free_port(),
             tunnel_port: free_port(),
             redirect_port: free_port(),
+            relay_port: free_port(),
             overlay: format!("{prefix}vx"),
             vxlan_port: 4789,
             member_patience: Duration::from_secs(600),

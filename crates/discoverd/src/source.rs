@@ -1,0 +1,155 @@
+//! Where the mirror learns from: the discoverd of a host that has a member of etcd, if one can be followed, else etcd.
+
+use std::{error::Error, time::Duration};
+
+use api::discoverd::Event;
+use api_client::Client;
+use keyspace::Update;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::{
+    mirror::{Freshness, Mirror},
+    relay::{Followed, Lost},
+    store::{self, Store},
+};
+
+/// Whoever lost the one it followed tries another so often before it watches etcd itself.
+const ATTEMPTS: u32 = 4;
+/// Pause before the second attempt; doubles with each.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Where etcd is away for others, it is asked ourselves only after this: when it comes back, not everybody shall list
+/// everything at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often whoever watches etcd tries to follow another, up to twice as long. It tries for ever on a host with a member
+/// of etcd, where nobody listens.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What the mirror is fed with.
+pub(crate) struct Source<L> {
+    pub(crate) mirror: Mirror,
+    pub(crate) store: Store,
+    /// Where another discoverd may be followed.
+    pub(crate) relay: Option<Client>,
+    /// Is told of all events.
+    pub(crate) learned: L,
+}
+
+impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
+    /// Feeds the mirror until the daemon stops.
+    pub(crate) async fn keep(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.feed() => {}
+        }
+    }
+
+    async fn feed(&self) {
+        let mut followed = self.ask_again(1).await;
+        loop {
+            followed = match followed {
+                Some(followed) => {
+                    let lost = self.follow(followed).await;
+                    self.mirror.lose();
+                    info!(error = &lost as &dyn Error, "the followed discoverd is lost; trying another");
+                    self.ask_again(ATTEMPTS).await
+                }
+                None => Some(self.watch().await),
+            };
+        }
+    }
+
+    async fn ask(&self) -> Result<Followed, Lost> {
+        match &self.relay {
+            Some(client) => Followed::begin(client).await,
+            None => Err(Lost::Ended),
+        }
+    }
+
+    /// Looks for one to follow. `None` after so many attempts that failed.
+    async fn ask_again(&self, mut attempts: u32) -> Option<Followed> {
+        let mut pause = PAUSE;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.ask().await {
+                // One that is behind would take back what was told already.
+                Ok(followed) if followed.revision >= self.mirror.revision() => return Some(followed),
+                Ok(_) => attempts -= 1,
+                Err(lost) if lost.is_for_want_of_etcd() && Instant::now() < end => {}
+                Err(lost) => {
+                    debug!(error = &lost as &dyn Error, "no discoverd can be followed");
+                    attempts -= 1;
+                }
+            }
+            if attempts == 0 {
+                return None;
+            }
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn follow(&self, mut followed: Followed) -> Lost {
+        info!(revision = followed.revision, "following the discoverd of another host");
+        let listing = std::mem::take(&mut followed.listing);
+        let events = self.mirror.learn_all(listing, followed.revision, Freshness::Relayed);
+        (self.learned)(&events);
+        loop {
+            match followed.next().await {
+                Ok((facts, revision)) => {
+                    (self.learned)(&self.mirror.learn(facts, revision, Freshness::Relayed));
+                }
+                Err(lost) => return lost,
+            }
+        }
+    }
+
+    /// Watches etcd until another discoverd can be followed.
+    async fn watch(&self) -> Followed {
+        let mut watch = self.store.watch();
+        let mut facts = Vec::new();
+        // The first answer tells everything there is, whatever was known before.
+        let mut is_listing = true;
+        let mut other = Box::pin(self.another());
+        loop {
+            let update = tokio::select! {
+                update = watch.next() => update,
+                followed = &mut other => {
+                    if followed.revision >= self.mirror.revision() {
+                        return followed;
+                    }
+                    other.set(self.another());
+                    continue;
+                }
+            };
+            match update {
+                Update::Change(change) => facts.extend(store::fact(&change)),
+                Update::Synced { revision } => {
+                    let facts = std::mem::take(&mut facts);
+                    let events = match std::mem::take(&mut is_listing) {
+                        true => self.mirror.learn_all(facts, revision, Freshness::Current),
+                        false => self.mirror.learn(facts, revision, Freshness::Current),
+                    };
+                    (self.learned)(&events);
+                }
+                Update::Lost { .. } => self.mirror.lose(),
+            }
+        }
+    }
+
+    async fn another(&self) -> Followed {
+        if self.relay.is_none() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            sleep(AGAIN.mul_f64(rand::random_range(1.0..2.0))).await;
+            match self.ask().await {
+                Ok(followed) => return followed,
+                Err(err) => debug!(error = &err as &dyn Error, "no discoverd can be followed"),
+            }
+        }
+    }
+}
