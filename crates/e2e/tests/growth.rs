@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use e2e::{
     app::App,
-    hosts::{WHOLE, cluster, count, hosts_of, list, number, router, whole},
+    hosts::{WHOLE, cluster, count, hosts_of, list, number, on, router, whole},
     load::Load,
+    until,
 };
 
 /// Everything serves on the hosts there are in this time.
@@ -20,6 +21,12 @@ fn add() -> u8 {
     let before = ids();
     cluster(&["add"]).ok();
     ids().into_iter().find(|id| !before.contains(id)).expect("it is one of them")
+}
+
+/// Whether a host's discoverd watches etcd, so that others may follow it: then the stream goes on until curl ends it.
+fn watches_etcd(host: u8) -> bool {
+    let follow = "curl -fs -m 1 -o /dev/null http://127.0.0.1:1111/facts; test $? -eq 28";
+    on(host, follow).status == 0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +51,11 @@ async fn from_one_host_to_three_to_two_to_four_under_load_no_request_fails() {
 
     let all = [1, stays, add(), add()];
     whole(&all, 3).await;
+    until("only the hosts with a member to watch etcd", SERVES, async || {
+        let watching = all.map(watches_etcd);
+        if watching.iter().filter(|is| **is).count() == 3 { Ok(()) } else { Err(watching) }
+    })
+    .await;
     app.flynn(&["env-set", "A=1"]).ok();
     count(&all, &app.name, 6, SERVES).await;
     println!("four hosts and a release after {:?}", load.age());
