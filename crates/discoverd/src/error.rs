@@ -10,8 +10,12 @@ use crate::domain::name::{InvalidInstance, InvalidName};
 pub(crate) enum Failure {
     #[error("etcd is away; reads are answered from memory, writes can be tried again")]
     EtcdAway,
-    #[error("this discoverd does not watch etcd at the moment; follow that of a host with a member of etcd")]
+    #[error(
+        "this discoverd does not watch etcd at the moment; follow that of a host with a member of etcd"
+    )]
     WatchesNot,
+    #[error("too many others begin to follow this discoverd at once; ask again or ask another")]
+    TooManyFollow,
     #[error("there is no service {0}")]
     NoService(String),
     #[error("{0} has no leader at the moment")]
@@ -40,7 +44,9 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let says = failure.to_string();
         match failure {
-            Failure::EtcdAway | Failure::WatchesNot => Self::unavailable(says),
+            Failure::EtcdAway | Failure::WatchesNot | Failure::TooManyFollow => {
+                Self::unavailable(says)
+            }
             Failure::NoService(_)
             | Failure::NoLeader(_)
             | Failure::NoMeta(_)

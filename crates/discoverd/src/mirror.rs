@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     domain::directory::{Directory, Fact},
-    relay::Told,
+    relay::{After, Recent, Told},
 };
 
 /// Lines kept for a slow watcher of one service; past it the watcher is cut off and starts again from a listing.
@@ -77,13 +77,14 @@ struct State {
     directory: Directory,
     all: broadcast::Sender<Arc<Line>>,
     relays: broadcast::Sender<Bytes>,
+    recent: Recent,
     services: std::collections::HashMap<String, broadcast::Sender<Arc<Line>>>,
 }
 
 /// The beginning of another discoverd that follows this one: what there is, and what comes.
 #[derive(Debug)]
 pub(crate) struct Following {
-    pub(crate) present: Vec<Told>,
+    pub(crate) present: Vec<Bytes>,
     pub(crate) live: broadcast::Receiver<Bytes>,
 }
 
@@ -100,6 +101,7 @@ impl Mirror {
             directory: Directory::default(),
             all: broadcast::Sender::new(ALL_BACKLOG),
             relays: broadcast::Sender::new(RELAY_BACKLOG),
+            recent: Recent::default(),
             services: Default::default(),
         };
         Self {
@@ -169,45 +171,54 @@ impl Mirror {
         }
     }
 
-    /// Begins to tell another discoverd everything.
-    pub(crate) fn subscribe_relay(&self) -> Following {
-        let state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
-        let directory = &state.directory;
-        let present = Told::in_parts(directory.facts(), directory.revision());
-        Following { present, live: state.relays.subscribe() }
+    /// Begins to tell another discoverd everything, or what is new to it.
+    pub(crate) fn subscribe_relay(&self, after: After) -> Following {
+        let state = self.inner.state.read().unwrap_or_else(PoisonError::into_inner);
+        let (directory, live) = (&state.directory, state.relays.subscribe());
+        let revision = directory.revision();
+        let present = match state.recent.after(after) {
+            // It hears of a revision in any case.
+            Some(news) if news.is_empty() => vec![Told { revision, ..Told::default() }.line()],
+            Some(news) => news,
+            None => Told::in_parts(directory.facts(), revision).iter().map(Told::line).collect(),
+        };
+        Following { present, live }
     }
 
-    /// Learns and tells everybody. Answers with the events.
+    /// Learns what is new and tells everybody. Answers with the events.
     pub(crate) fn learn(
         &self,
         facts: Vec<Fact>,
         revision: u64,
         freshness: Freshness,
     ) -> Vec<Event> {
-        self.change(freshness, |_| (facts, revision))
+        self.change(Told { facts, revision, listing: false }, freshness)
     }
 
     /// Learns everything there is at a revision and tells everybody what is new. Answers with the events.
     pub(crate) fn learn_all(
         &self,
-        listing: Vec<Fact>,
+        facts: Vec<Fact>,
         revision: u64,
         freshness: Freshness,
     ) -> Vec<Event> {
-        self.change(freshness, |directory| (directory.difference(listing, revision), revision))
+        self.change(Told { facts, revision, listing: true }, freshness)
     }
 
-    fn change(
-        &self,
-        freshness: Freshness,
-        news: impl FnOnce(&Directory) -> (Vec<Fact>, u64),
-    ) -> Vec<Event> {
+    /// Learns what was told.
+    pub(crate) fn change(&self, told: Told, freshness: Freshness) -> Vec<Event> {
         let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
-        let (facts, revision) = news(&state.directory);
-        if state.relays.receiver_count() > 0 {
-            let _ = state.relays.send(Told { facts: facts.clone(), revision }.line());
+        let State { directory, relays, recent, .. } = &mut *state;
+        let Told { facts, revision, listing } = told;
+        let facts = if listing { directory.difference(facts, revision) } else { facts };
+        let line = Told { facts: facts.clone(), revision, listing: false }.line();
+        let events = directory.learn(facts, revision);
+        if listing {
+            recent.restart(directory.epoch(), revision);
+        } else {
+            recent.push(directory.epoch(), revision, line.clone());
         }
-        let events = state.directory.learn(facts, revision);
+        let _ = relays.send(line);
         for event in &events {
             let line = Line::of(event);
             if let Some(sender) = state.services.get(&event.service)

@@ -16,7 +16,7 @@ use crate::{
     handlers::{instances, leader, meta, services},
     mirror::{Freshness, Mirror},
     registrar::Registrar,
-    relay,
+    relay::{self, Listings},
     store::Store,
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct App {
     pub(crate) mirror: Mirror,
     pub(crate) registrar: Registrar,
     pub(crate) store: Store,
+    pub(crate) listings: Listings,
     pub(crate) stop: CancellationToken,
 }
 

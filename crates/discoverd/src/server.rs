@@ -16,6 +16,7 @@ use crate::{
     lease::{self, Notebook},
     mirror::Mirror,
     registrar::{self, Registrar},
+    relay::Listings,
     routes::{App, router},
     source::Source,
     store::Store,
@@ -61,6 +62,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         mirror: mirror.clone(),
         registrar: registrar.clone(),
         store: store.clone(),
+        listings: Listings::default(),
         stop: lifetime.stop(),
     };
 

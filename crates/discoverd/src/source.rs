@@ -11,7 +11,7 @@ use tracing::{debug, info};
 
 use crate::{
     mirror::{Freshness, Mirror},
-    relay::{Followed, Lost},
+    relay::{After, Followed, Lost},
     store::{self, Store},
 };
 
@@ -54,7 +54,10 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
                 Some(followed) => {
                     let lost = self.follow(followed).await;
                     self.mirror.lose();
-                    info!(error = &lost as &dyn Error, "the followed discoverd is lost; trying another");
+                    info!(
+                        error = &lost as &dyn Error,
+                        "the followed discoverd is lost; trying another"
+                    );
                     self.ask_again(ATTEMPTS).await
                 }
                 None => Some(self.watch().await),
@@ -64,7 +67,7 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
 
     async fn ask(&self) -> Result<Followed, Lost> {
         match &self.relay {
-            Some(client) => Followed::begin(client).await,
+            Some(client) => Followed::begin(client, self.mirror.read(After::of)).await,
             None => Err(Lost::Ended),
         }
     }
@@ -75,10 +78,9 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
         let end = Instant::now() + PATIENCE;
         loop {
             match self.ask().await {
-                // One that is behind would take back what was told already.
-                Ok(followed) if followed.revision >= self.mirror.revision() => return Some(followed),
+                Ok(followed) if !self.is_behind(&followed) => return Some(followed),
                 Ok(_) => attempts -= 1,
-                Err(lost) if lost.is_for_want_of_etcd() && Instant::now() < end => {}
+                Err(lost) if lost.is_for_a_while() && Instant::now() < end => {}
                 Err(lost) => {
                     debug!(error = &lost as &dyn Error, "no discoverd can be followed");
                     attempts -= 1;
@@ -92,18 +94,26 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
         }
     }
 
+    /// One that is behind would take back what was told already.
+    fn is_behind(&self, followed: &Followed) -> bool {
+        followed.first.revision < self.mirror.revision()
+    }
+
     async fn follow(&self, mut followed: Followed) -> Lost {
-        info!(revision = followed.revision, "following the discoverd of another host");
-        let listing = std::mem::take(&mut followed.listing);
-        let events = self.mirror.learn_all(listing, followed.revision, Freshness::Relayed);
-        (self.learned)(&events);
+        let mut told = std::mem::take(&mut followed.first);
+        let (revision, listing) = (told.revision, told.listing);
+        info!(revision, listing, "following the discoverd of another host");
+        if !listing {
+            // It may have heard in one what was heard here in two.
+            let known = self.mirror.revision();
+            told.facts.retain(|fact| fact.revision > known);
+        }
         loop {
-            match followed.next().await {
-                Ok((facts, revision)) => {
-                    (self.learned)(&self.mirror.learn(facts, revision, Freshness::Relayed));
-                }
+            (self.learned)(&self.mirror.change(told, Freshness::Relayed));
+            told = match followed.next().await {
+                Ok(told) => told,
                 Err(lost) => return lost,
-            }
+            };
         }
     }
 
@@ -118,7 +128,7 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
             let update = tokio::select! {
                 update = watch.next() => update,
                 followed = &mut other => {
-                    if followed.revision >= self.mirror.revision() {
+                    if !self.is_behind(&followed) {
                         return followed;
                     }
                     other.set(self.another());

@@ -19,7 +19,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
     ("strowger-client", &["api", "api-client", "discoverd-client"]),
     ("shelf-client", &["api", "api-client"]),
     // Daemons.
-    ("discoverd", &["api", "daemon", "keyspace"]),
+    ("discoverd", &["api", "api-client", "daemon", "keyspace"]),
     (
         "flynn-host",
         &[

@@ -89,9 +89,8 @@ impl From<&What> for Of {
 fn of_service(name: &str, service: &Service) -> Vec<Fact> {
     let fact = |revision, what| Fact { revision, service: name.into(), what };
     let instances = service.instances();
-    let mut facts: Vec<Fact> = instances
-        .map(|held| fact(held.instance.revision, What::Present(held.clone())))
-        .collect();
+    let mut facts: Vec<Fact> =
+        instances.map(|held| fact(held.instance.revision, What::Present(held.clone()))).collect();
     facts.extend(service.config().map(|config| fact(0, What::Config(Some(config)))));
     facts.extend(service.meta().map(|meta| fact(meta.index, What::Meta(Some(meta.data.clone())))));
     let record = service.record();
@@ -131,9 +130,8 @@ mod tests {
     }
 
     fn history() -> impl Strategy<Value = Vec<Fact>> {
-        let ten = (0..10_usize).prop_flat_map(|len| {
-            (1..=len as u64).map(a_fact).collect::<Vec<_>>()
-        });
+        let ten =
+            (0..10_usize).prop_flat_map(|len| (1..=len as u64).map(a_fact).collect::<Vec<_>>());
         ten.prop_map(|facts| {
             // Nothing is registered over another: etcd keeps an instance's index until it is gone.
             let mut seen = Directory::default();

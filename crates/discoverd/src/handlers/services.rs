@@ -3,14 +3,20 @@
 use api::discoverd::ServiceConfig;
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::{IntoResponse, Response},
 };
 use daemon::{ApiError, Body, events};
 use http::HeaderMap;
 
 use super::{reading, writing};
-use crate::{error::Failure, mirror::Freshness, relay, routes::App, sse};
+use crate::{
+    error::Failure,
+    mirror::Freshness,
+    relay::{self, After},
+    routes::App,
+    sse,
+};
 
 /// All events of one service. Of one that does not exist yet, the events to come.
 pub(crate) async fn watch(
@@ -33,11 +39,15 @@ pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Response
 }
 
 /// Everything, for the discoverd of another host. One that follows another itself tells nothing: nobody would notice a ring.
-pub(crate) async fn facts(State(app): State<App>) -> Result<Response, ApiError> {
-    match app.mirror.freshness() {
-        Freshness::Current => Ok(relay::response(&app.mirror, app.stop)),
-        _ => Err(Failure::WatchesNot.into()),
+pub(crate) async fn facts(
+    State(app): State<App>,
+    Query(after): Query<After>,
+) -> Result<Response, ApiError> {
+    if app.mirror.freshness() != Freshness::Current {
+        return Err(Failure::WatchesNot.into());
     }
+    let told = relay::response(&app.mirror, after, &app.listings, app.stop);
+    told.ok_or_else(|| Failure::TooManyFollow.into())
 }
 
 pub(crate) async fn create(
