@@ -125,13 +125,15 @@ start_daemon() {
 
 # Brings layer 1 up on a cluster of so many hosts.
 bootstrap() {
-  local hosts=$1
+  local hosts=$1 from
+  from=$(date +%s%N)
   say "bringing layer 1 up"
   "$bin/flynn-bootstrap" --data-dir "$FLYNN_DATA_DIR" --min-hosts "$hosts" "$top/bootstrap/manifest.json" >"$FLYNN_DATA_DIR/bootstrap.log" || {
     tail -n 5 "$FLYNN_DATA_DIR/bootstrap.log" >&2
     die "bootstrap did not finish; run this again and it goes on where it was"
   }
   chmod 600 "$FLYNN_DATA_DIR/bootstrap.log"
+  say "layer 1 is up, after $((($(date +%s%N) - from) / 1000000)) ms"
 }
 
 result() { jq -r ".[\"$1\"].result.$2" "$FLYNN_DATA_DIR/bootstrap/state.json"; }

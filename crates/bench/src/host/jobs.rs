@@ -45,13 +45,14 @@ impl Jobs {
         Ok(Self { host: Host::new("http://127.0.0.1:1113".to_owned(), Some(key)), engine })
     }
 
-    /// Orders one and waits until it runs.
+    /// Orders one and waits until its process runs.
     pub(super) async fn start(&self, job: &Job) -> anyhow::Result<()> {
         let mut events = synced(&self.host).await?;
         self.order(job, &mut events).await
     }
 
-    /// Orders one and waits until the host's events tell that it runs.
+    /// Orders one and waits until the host's events tell that its process runs. That it is up is told later: what is not
+    /// checked must have run for a while.
     pub(super) async fn order(
         &self,
         job: &Job,
@@ -59,7 +60,7 @@ impl Jobs {
     ) -> anyhow::Result<()> {
         self.host.put_job(job).await.context("ordering a job")?;
         let ours = |event: &Event| event.job.as_ref().is_some_and(|of| of.job.id == job.id);
-        until(events, |event| event.event == EventKind::Up && ours(event)).await
+        until(events, |event| event.event == EventKind::Start && ours(event)).await
     }
 
     pub(super) async fn job(&self, id: JobId) -> anyhow::Result<ActiveJob> {

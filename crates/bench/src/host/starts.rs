@@ -34,7 +34,7 @@ pub(super) async fn run(jobs: &Jobs, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Milliseconds from the order until the host tells that the job runs.
+/// Milliseconds from the order until the host tells that the job's process runs.
 async fn by_host(jobs: &Jobs) -> anyhow::Result<f64> {
     let job = sleeper();
     let mut events = synced(&jobs.host).await?;
