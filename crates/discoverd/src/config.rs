@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use api_client::Client;
 use clap::Parser;
 use daemon::auth::Keys;
 
@@ -45,7 +46,7 @@ pub struct Config {
     /// etcd's endpoints.
     pub etcd: Vec<String>,
     /// Where another discoverd may be followed.
-    pub relay: Option<String>,
+    pub relay: Option<Client>,
     /// Who may write.
     pub keys: Keys,
     /// Where to serve HTTP.
@@ -108,7 +109,7 @@ impl TryFrom<Args> for Config {
             .to_owned();
         Ok(Self {
             etcd: args.etcd,
-            relay: Some(args.relay).filter(|url| !url.is_empty()),
+            relay: relay(args.relay, &args.key),
             keys: Keys::parse(&args.key),
             listen: args.listen,
             dns_listen,
@@ -118,4 +119,10 @@ impl TryFrom<Args> for Config {
             resolv_conf: args.resolv_conf,
         })
     }
+}
+
+/// All discoverds have the same keys.
+fn relay(url: String, keys: &str) -> Option<Client> {
+    let key = keys.split(',').map(str::trim).find(|key| !key.is_empty());
+    (!url.is_empty()).then(|| Client::new(url, key.map(str::to_owned)).without_retries())
 }

@@ -41,7 +41,6 @@ pub(crate) fn router(app: App, keys: auth::Keys) -> Router {
         .route("/services/{service}/leader", get(leader::show))
         .route("/services/{service}/meta", get(meta::show))
         .route("/instances", get(instances::list_all))
-        .route(relay::PATH, get(services::facts))
         .route_layer(middleware::from_fn_with_state(app.mirror.clone(), say_how_fresh));
     let keyed = Router::new()
         .route("/services/{service}", put(services::create).delete(services::remove))
@@ -51,6 +50,8 @@ pub(crate) fn router(app: App, keys: auth::Keys) -> Router {
         )
         .route("/services/{service}/leader", put(leader::choose))
         .route("/services/{service}/meta", put(meta::set))
+        // Nobody else shall take the places of those who follow.
+        .route(relay::PATH, get(services::facts))
         .route_layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route_layer(middleware::from_fn_with_state(keys, auth::require));
     open.merge(keyed).with_state(app)

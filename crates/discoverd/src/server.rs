@@ -3,7 +3,6 @@
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use api::discoverd::Event;
-use api_client::Client;
 use axum::Router;
 use daemon::Lifetime;
 use keyspace::Keyspace;
@@ -85,7 +84,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let source = Source {
         mirror: mirror.clone(),
         store: store.clone(),
-        relay: config.relay.map(|url| Client::new(url, None).without_retries()),
+        relay: config.relay,
         learned: move |events: &[Event]| learner.learned(events),
     };
     lifetime.spawn("mirror", |stop| source.keep(stop));

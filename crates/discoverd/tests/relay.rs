@@ -3,14 +3,19 @@
 mod support;
 
 use api::discoverd::{Event, EventKind};
+use api_client::Client;
 use futures_util::StreamExt;
 use support::{Daemon, Options, addrs, instance, until};
 use testkit::{Etcd, wait_until};
 
 /// Whether it watches etcd itself: only then others may follow it.
 async fn watches_etcd(daemon: &Daemon) -> bool {
-    let client = daemon.client().client().without_retries();
-    client.events::<serde_json::Value>("/facts?revision=0&epoch=0").await.is_ok()
+    let path = "/facts?revision=0&epoch=0";
+    relay(daemon).events::<serde_json::Value>(path).await.is_ok()
+}
+
+fn relay(of: &Daemon) -> Client {
+    of.client().client().without_retries()
 }
 
 async fn until_it_follows(daemon: &Daemon) {
@@ -33,7 +38,7 @@ async fn what_is_registered_at_either_is_known_at_both() {
     let etcd = Etcd::start().await;
     let member = Daemon::start(&etcd).await;
     member.client().register_for_host("web", &instance(1)).await.unwrap();
-    let follower = Options { relay: Some(member.url()), ..Options::new(&etcd) }.start().await;
+    let follower = Options { relay: Some(relay(&member)), ..Options::new(&etcd) }.start().await;
     until_it_follows(&follower).await;
 
     follower.client().register_for_host("web", &instance(2)).await.unwrap();
@@ -67,7 +72,7 @@ async fn a_follower_goes_on_by_itself_and_follows_again() {
     member.until_it_takes_writes().await;
     member.client().register_for_host("web", &instance(1)).await.unwrap();
     let port = member.addr.port();
-    let follower = Options { relay: Some(member.url()), ..Options::new(&etcd) }.start().await;
+    let follower = Options { relay: Some(relay(&member)), ..Options::new(&etcd) }.start().await;
     until_it_follows(&follower).await;
     let client = follower.client();
     let mut events = Box::pin(client.client().events::<Event>("/services/web").await.unwrap());

@@ -25,7 +25,8 @@ fn add() -> u8 {
 
 /// Whether a host's discoverd watches etcd, so that others may follow it: then the stream goes on until curl ends it.
 fn watches_etcd(host: u8) -> bool {
-    let follow = "curl -fs -m 1 -o /dev/null 'http://127.0.0.1:1111/facts?revision=0&epoch=0'; test $? -eq 28";
+    let follow = "curl -fs -m 1 -o /dev/null -u :$(docker exec flynn-discoverd printenv DISCOVERD_KEY) \
+                  'http://127.0.0.1:1111/facts?revision=0&epoch=0'; test $? -eq 28";
     on(host, follow).status == 0
 }
 

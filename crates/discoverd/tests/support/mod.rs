@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use api::discoverd::Instance;
+use api_client::Client;
 use daemon::{Lifetime, auth::Keys};
 use discoverd::Config;
 use discoverd_client::{Discoverd, ServiceSet, ServiceWatch};
@@ -23,7 +24,7 @@ pub struct Daemon {
 /// What differs between the daemons of a test.
 pub struct Options<'a> {
     pub etcd: String,
-    pub relay: Option<String>,
+    pub relay: Option<Client>,
     pub state_dir: Option<&'a Path>,
     pub boot_id: &'a str,
     pub port: u16,
