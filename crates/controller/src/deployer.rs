@@ -272,6 +272,7 @@ impl Worker {
             None => Vec::new(),
         };
         self.go_back().await?;
+        self.take_away_new().await?;
         let mut client = self.controller.db.client().await?;
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
@@ -296,6 +297,24 @@ impl Worker {
             if sight.state.old != *original {
                 store::formations::put(&mut tx, sight.app.id, old.id, original).await?;
             }
+            tx.commit().await?;
+            drop(client);
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Takes the new release away, and waits until nobody is sent to it any more.
+    async fn take_away_new(&self) -> Result<()> {
+        let end = Instant::now() + deploy::LINGER;
+        loop {
+            let mut client = self.controller.db.client().await?;
+            let mut tx = Tx::begin(&mut client).await?;
+            let Some(sight) = self.look(&tx).await? else { return Ok(()) };
+            let stays = sight.app.release == Some(sight.new.id);
+            if stays || !sight.state.new_serves() || Instant::now() >= end {
+                return Ok(());
+            }
+            restore(&mut tx, &sight).await?;
             tx.commit().await?;
             drop(client);
             sleep(LOOK).await;

@@ -15,6 +15,9 @@ mod tests;
 /// New jobs that may crash before the deployment fails.
 const CRASHES: u32 = 3;
 
+/// A deployment is over only when nobody is sent to what it took away. A host that does not say so in this time is away.
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
+
 /// With these words a host says that a process runs but never passed its check.
 const NOT_PASSED: &str = "did not pass its check";
 
@@ -189,6 +192,9 @@ pub(crate) fn next_step(state: &DeployState) -> Step {
             limit: state.limit,
         });
     }
+    if step == Step::Complete && state.old_lingers() && state.waited < LINGER {
+        return Step::Wait;
+    }
     step
 }
 
@@ -219,6 +225,18 @@ impl DeployState {
         let needed =
             if self.omni.contains(kind) { asked.min(1) * self.hosts.max(1) } else { asked };
         of(&self.seen.new_up, kind) >= needed
+    }
+
+    /// Whether more of the old release serves than shall.
+    fn old_lingers(&self) -> bool {
+        self.seen.old_up.iter().any(|(kind, &up)| {
+            up > of(&self.old, kind) && !(self.omni.contains(kind) && of(&self.old, kind) > 0)
+        })
+    }
+
+    /// Whether anything of the new release serves.
+    pub(crate) fn new_serves(&self) -> bool {
+        self.seen.new_up.values().any(|&up| up > 0)
     }
 
     /// Whether the new release may be taken away: the old one serves again all it did, or cannot while the new one runs.

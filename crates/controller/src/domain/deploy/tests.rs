@@ -191,6 +191,19 @@ fn a_step_that_takes_too_long_fails_and_says_what_was_waited_for() {
     assert!(text.contains("web") && text.contains("120 s") && text.contains("keeps"), "{text}");
 }
 
+#[test]
+fn it_is_over_when_nothing_old_serves_any_more_or_its_host_is_away() {
+    let mut now = state(Strategy::OneByOne, counts(1, 0), counts(0, 0));
+    now.new = counts(1, 0);
+    now.seen.new_up = counts(1, 0);
+    now.seen.old_up = counts(1, 0);
+    assert_eq!(next_step(&now), Step::Wait);
+    now.waited = LINGER;
+    assert_eq!(next_step(&now), Step::Complete);
+    (now.waited, now.seen.old_up) = (Duration::ZERO, counts(0, 0));
+    assert_eq!(next_step(&now), Step::Complete);
+}
+
 fn release(kinds: &[&str]) -> Release {
     Release {
         id: ReleaseId::random(),
