@@ -192,7 +192,7 @@ pub(crate) fn next_step(state: &DeployState) -> Step {
             limit: state.limit,
         });
     }
-    if step == Step::Complete && state.old_lingers() && state.waited < LINGER {
+    if step == Step::Complete && state.old_serves() && state.waited < LINGER {
         return Step::Wait;
     }
     step
@@ -227,11 +227,9 @@ impl DeployState {
         of(&self.seen.new_up, kind) >= needed
     }
 
-    /// Whether more of the old release serves than shall.
-    fn old_lingers(&self) -> bool {
-        self.seen.old_up.iter().any(|(kind, &up)| {
-            up > of(&self.old, kind) && !(self.omni.contains(kind) && of(&self.old, kind) > 0)
-        })
+    /// Whether anything of the old release serves.
+    fn old_serves(&self) -> bool {
+        self.seen.old_up.values().any(|&up| up > 0)
     }
 
     /// Whether anything of the new release serves.
