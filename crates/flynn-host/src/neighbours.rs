@@ -26,7 +26,7 @@ use crate::{
     grid::{GridStore, HOSTS, MEMBERS, Record},
     identity::{self, Folders, HostFile},
     join::{self, Invitation},
-    tunnel::{Ports, Tunnel},
+    tunnel::{Entrance, Ports, Tunnel},
 };
 
 /// How old a certificate becomes before it is made anew.
@@ -105,10 +105,13 @@ impl Neighbours {
         let to_etcd = listen((Ipv4Addr::LOCALHOST, config.etcd_port)).await?;
         let relay = listen((Ipv4Addr::LOCALHOST, config.relay_port)).await?;
         let redirected = listen((Ipv4Addr::LOCALHOST, config.redirect_port)).await?;
-        lifetime.spawn("tunnel", |stop| tunnel.clone().serve(to_others, stop));
-        lifetime.spawn("tunnel to etcd", |stop| tunnel.clone().serve_etcd(to_etcd, stop));
-        lifetime.spawn("relay", |stop| tunnel.clone().serve_relay(relay, stop));
-        lifetime.spawn("redirected", |stop| tunnel.clone().serve_redirected(redirected, stop));
+        lifetime.spawn("tunnel", |stop| tunnel.clone().serve(Entrance::Others, to_others, stop));
+        lifetime
+            .spawn("tunnel to etcd", |stop| tunnel.clone().serve(Entrance::Etcd, to_etcd, stop));
+        lifetime.spawn("relay", |stop| tunnel.clone().serve(Entrance::Relay, relay, stop));
+        lifetime.spawn("redirected", |stop| {
+            tunnel.clone().serve(Entrance::Redirected, redirected, stop)
+        });
         info!("the tunnel of host {} is at {addr}:{}", file.id, config.tunnel_port);
         Ok(Arc::new(Self {
             id: file.id.clone(),
@@ -137,7 +140,7 @@ impl Neighbours {
     ) -> anyhow::Result<()> {
         let redirected = listen((network.gateway(), self.redirect_port)).await?;
         lifetime.spawn("redirected jobs", |stop| {
-            self.tunnel.clone().serve_redirected(redirected, stop)
+            self.tunnel.clone().serve(Entrance::Redirected, redirected, stop)
         });
         let (grid, from) = (self.grid.clone(), etcd.clone());
         lifetime.spawn("grid", move |stop| async move { grid.keep(&from, stop).await });

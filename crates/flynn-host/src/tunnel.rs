@@ -47,6 +47,20 @@ pub(crate) struct Ports {
     pub(crate) join: u16,
 }
 
+/// Where a connection enters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Entrance {
+    /// The tunnel's own port: what other hosts bring.
+    Others,
+    /// etcd's port for this host's own processes: etcd itself if it runs here and has a vote, or a member elsewhere.
+    Etcd,
+    /// Where this host's discoverd finds that of a host with a member of etcd, so that it need not watch etcd itself. On a
+    /// host with a member there is none to follow.
+    Relay,
+    /// Where the packet filter redirects what is meant for other hosts' daemons.
+    Redirected,
+}
+
 /// The tunnel of this host.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -117,16 +131,6 @@ impl Tunnel {
         Ok(stream)
     }
 
-    /// Takes what other hosts bring.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let this = self.clone();
-        self.each(listener, stop, move |stream, peer| {
-            let this = this.clone();
-            async move { this.incoming(stream, peer).await }
-        })
-        .await;
-    }
-
     async fn incoming(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Way> {
         let accepted = accept(stream, peer, &self.identity()).await?;
         if let Some(id) = &accepted.id {
@@ -143,24 +147,6 @@ impl Tunnel {
         Ok(())
     }
 
-    /// etcd's port for this host's own processes: etcd itself if it runs here and has a vote, or a member elsewhere.
-    pub(crate) async fn serve_etcd(
-        self: Arc<Self>,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) {
-        let this = self.clone();
-        self.each(listener, stop, move |stream, _| {
-            let this = this.clone();
-            async move {
-                let etcd = this.etcd().await?;
-                forward(stream, etcd).await;
-                Ok(())
-            }
-        })
-        .await;
-    }
-
     async fn etcd(&self) -> Result<Box<dyn Duplex>, Way> {
         let (own, _) = self.members();
         if own {
@@ -170,21 +156,6 @@ impl Tunnel {
             }
         }
         self.elsewhere(Service::Etcd).await
-    }
-
-    /// The discoverd of a host with a member of etcd, for this host's own, which need not watch etcd then. On a host with
-    /// a member there is none to follow.
-    pub(crate) async fn serve_relay(
-        self: Arc<Self>,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) {
-        let this = self.clone();
-        self.each(listener, stop, move |stream, _| {
-            let this = this.clone();
-            async move { this.relay(stream).await }
-        })
-        .await;
     }
 
     async fn relay(&self, stream: TcpStream) -> Result<(), Way> {
@@ -225,20 +196,6 @@ impl Tunnel {
         (grid.votes(&self.id), others.collect())
     }
 
-    /// Takes what the packet filter redirects: connections to other hosts' daemons.
-    pub(crate) async fn serve_redirected(
-        self: Arc<Self>,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) {
-        let this = self.clone();
-        self.each(listener, stop, move |stream, _| {
-            let this = this.clone();
-            async move { this.redirected(stream).await }
-        })
-        .await;
-    }
-
     async fn redirected(&self, stream: TcpStream) -> Result<(), Way> {
         let meant: SocketAddrV4 = ip_original_dst(&stream).map_err(io::Error::from)?;
         let service = self.service(meant.port()).ok_or(Way::NoService(meant.port()))?;
@@ -255,14 +212,29 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn each<F>(
+    /// Leads a connection to where it is meant to go.
+    async fn lead(
         &self,
+        entrance: Entrance,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(), Way> {
+        match entrance {
+            Entrance::Others => self.incoming(stream, peer).await?,
+            Entrance::Etcd => forward(stream, self.etcd().await?).await,
+            Entrance::Relay => self.relay(stream).await?,
+            Entrance::Redirected => self.redirected(stream).await?,
+        }
+        Ok(())
+    }
+
+    /// Takes what enters there.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        entrance: Entrance,
         listener: TcpListener,
         stop: CancellationToken,
-        handle: impl Fn(TcpStream, SocketAddr) -> F + Send,
-    ) where
-        F: Future<Output = Result<(), Way>> + Send + 'static,
-    {
+    ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let accepted = tokio::select! {
@@ -271,11 +243,11 @@ impl Tunnel {
             };
             match accepted {
                 Ok((stream, peer, permit)) => {
-                    let (handled, stop) = (handle(stream, peer), stop.clone());
+                    let (this, stop) = (self.clone(), stop.clone());
                     self.tasks.spawn(async move {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            done = handled => if let Err(err) = done {
+                            done = this.lead(entrance, stream, peer) => if let Err(err) = done {
                                 debug!(error = &err as &dyn Error, %peer, "a connection leads nowhere");
                             },
                         }
