@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::directory::{Directory, Fact},
+    domain::directory::Directory,
     relay::{After, Recent, Told},
 };
 
@@ -185,40 +185,26 @@ impl Mirror {
         Following { present, live }
     }
 
-    /// Learns what is new and tells everybody. Answers with the events.
-    pub(crate) fn learn(
-        &self,
-        facts: Vec<Fact>,
-        revision: u64,
-        freshness: Freshness,
-    ) -> Vec<Event> {
-        self.change(Told { facts, revision, listing: false }, freshness)
-    }
-
-    /// Learns everything there is at a revision and tells everybody what is new. Answers with the events.
-    pub(crate) fn learn_all(
-        &self,
-        facts: Vec<Fact>,
-        revision: u64,
-        freshness: Freshness,
-    ) -> Vec<Event> {
-        self.change(Told { facts, revision, listing: true }, freshness)
-    }
-
-    /// Learns what was told.
+    /// Learns what was told, and tells everybody what is new of it. Answers with the events.
     pub(crate) fn change(&self, told: Told, freshness: Freshness) -> Vec<Event> {
         let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
         let State { directory, relays, recent, .. } = &mut *state;
         let Told { facts, revision, listing } = told;
         let facts = if listing { directory.difference(facts, revision) } else { facts };
-        let line = Told { facts: facts.clone(), revision, listing: false }.line();
+        // Nobody may follow who follows another, and who begins has no followers yet.
+        let followed = freshness == Freshness::Current;
+        let line = (followed && (!listing || relays.receiver_count() > 0))
+            .then(|| Told { facts: facts.clone(), revision, listing: false }.line());
         let events = directory.learn(facts, revision);
         if listing {
             recent.restart(directory.epoch(), revision);
-        } else {
-            recent.push(directory.epoch(), revision, line.clone());
         }
-        let _ = relays.send(line);
+        if let Some(line) = line {
+            if !listing {
+                recent.push(directory.epoch(), revision, line.clone());
+            }
+            let _ = relays.send(line);
+        }
         for event in &events {
             let line = Line::of(event);
             if let Some(sender) = state.services.get(&event.service)

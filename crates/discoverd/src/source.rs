@@ -11,7 +11,7 @@ use tracing::{debug, info};
 
 use crate::{
     mirror::{Freshness, Mirror},
-    relay::{After, Followed, Lost},
+    relay::{After, Followed, Lost, Told},
     store::{self, Store},
 };
 
@@ -122,28 +122,20 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
         let mut watch = self.store.watch();
         let mut facts = Vec::new();
         // The first answer tells everything there is, whatever was known before.
-        let mut is_listing = true;
+        let mut listing = true;
         let mut other = Box::pin(self.another());
         loop {
             let update = tokio::select! {
                 update = watch.next() => update,
-                followed = &mut other => {
-                    if !self.is_behind(&followed) {
-                        return followed;
-                    }
-                    other.set(self.another());
-                    continue;
-                }
+                followed = &mut other => return followed,
             };
             match update {
                 Update::Change(change) => facts.extend(store::fact(&change)),
                 Update::Synced { revision } => {
-                    let facts = std::mem::take(&mut facts);
-                    let events = match std::mem::take(&mut is_listing) {
-                        true => self.mirror.learn_all(facts, revision, Freshness::Current),
-                        false => self.mirror.learn(facts, revision, Freshness::Current),
-                    };
-                    (self.learned)(&events);
+                    let (facts, listing) =
+                        (std::mem::take(&mut facts), std::mem::take(&mut listing));
+                    let told = Told { facts, revision, listing };
+                    (self.learned)(&self.mirror.change(told, Freshness::Current));
                 }
                 Update::Lost { .. } => self.mirror.lose(),
             }
@@ -157,7 +149,8 @@ impl<L: Fn(&[Event]) + Send + Sync> Source<L> {
         loop {
             sleep(AGAIN.mul_f64(rand::random_range(1.0..2.0))).await;
             match self.ask().await {
-                Ok(followed) => return followed,
+                Ok(followed) if !self.is_behind(&followed) => return followed,
+                Ok(_) => {}
                 Err(err) => debug!(error = &err as &dyn Error, "no discoverd can be followed"),
             }
         }

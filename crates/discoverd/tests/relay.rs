@@ -19,6 +19,8 @@ fn relay(of: &Daemon) -> Client {
 }
 
 async fn until_it_follows(daemon: &Daemon) {
+    // Before it knows anything nobody may follow it, either.
+    daemon.until_it_takes_writes().await;
     wait_until("it follows another", async || {
         if watches_etcd(daemon).await { Err("it watches etcd") } else { Ok(()) }
     })
