@@ -182,10 +182,14 @@ impl Registrar {
     }
 
     async fn carry_out(&self, step: &Step, lease: LeaseId) -> Result<(), keyspace::Error> {
-        let (Step::Put(key, ..) | Step::Withdraw(key) | Step::Expire(key, _)) = step;
+        let key = step.key();
         let (service, id) = key;
-        // Somebody registers or withdraws it at the moment.
+        // Somebody registers or withdraws it at the moment, or did since this was planned.
         let Ok(_writing) = self.lock_of(key).try_lock() else { return Ok(()) };
+        if !self.inner.mirror.read(|directory| self.registrations().is_due(step, directory, lease))
+        {
+            return Ok(());
+        }
         let store = &self.inner.store;
         let revision = match step {
             Step::Put(_, instance, hold) => {

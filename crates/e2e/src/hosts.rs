@@ -78,30 +78,31 @@ pub fn hosts_of(app: &str) -> BTreeSet<u8> {
     up.into_iter().map(|(_, host)| host).collect()
 }
 
-/// How many processes of an app really run on a host, by that host's word.
+/// The processes of an app that really run on a host, by that host's word: which, and what they do.
 ///
 /// # Errors
 /// What it said.
-pub fn running(host: u8, app: &str) -> Result<usize, Said> {
+pub fn running(host: u8, app: &str) -> Result<Vec<String>, Said> {
     let said = on(host, "flynn-host ps --json");
     let jobs: Vec<ActiveJob> = serde_json::from_str(&said.out).map_err(|_| said)?;
     let of_app =
         |job: &&ActiveJob| job.job.metadata.get(META_APP_NAME).is_some_and(|name| name == app);
-    Ok(jobs.iter().filter(of_app).count())
+    let told = |job: &ActiveJob| format!("h{host}-{} {:?}", job.job.id, job.status);
+    Ok(jobs.iter().filter(of_app).map(told).collect())
 }
 
 /// Waits until exactly so many processes of an app run, on all these hosts together, and all are up.
 pub async fn count(hosts: &[u8], app: &str, wanted: usize, bound: Duration) {
     until(&format!("{wanted} processes of {app}"), bound, async || {
-        let mut all = 0;
+        let mut all = Vec::new();
         for host in hosts {
-            all += running(*host, app).map_err(|said| format!("{said:?}"))?;
+            all.extend(running(*host, app).map_err(|said| format!("{said:?}"))?);
         }
         let up = up(hosts[0], app).map_err(|said| format!("{said:?}"))?;
-        if all == wanted && up.len() == wanted {
+        if all.len() == wanted && up.len() == wanted {
             Ok(())
         } else {
-            Err(format!("{all} run, up: {up:?}"))
+            Err(format!("{} run: {all:?}; up: {up:?}", all.len()))
         }
     })
     .await;

@@ -108,32 +108,76 @@ impl Registrations {
     /// else's.
     pub(crate) fn plan(&mut self, directory: &Directory, lease: LeaseId) -> Vec<Step> {
         let mut steps = Vec::new();
-        let (clock, former) = (self.clock, &self.former);
-        self.wanted.retain(|key, wanted| {
-            let present = directory.instance(&key.0, &key.1);
-            let ours =
-                |held: &Held| held.lease.is_none_or(|held| held == lease || former.contains(&held));
-            match (&*wanted, present) {
-                (Wanted::Withdrawn, None) => return false,
-                (Wanted::Withdrawn, Some(_)) => steps.push(Step::Withdraw(key.clone())),
-                (Wanted::Present { .. }, Some(held)) if !ours(held) => return false,
-                (Wanted::Present { until: Some(until), .. }, present) if *until <= clock => {
-                    let Some(held) = present else { return false };
-                    steps.push(Step::Expire(key.clone(), held.instance.revision));
-                }
-                (Wanted::Present { instance, until }, present) => {
-                    let settled = present.is_some_and(|held| {
-                        held.lease == Some(lease) && same(&held.instance, instance)
-                    });
-                    if !settled {
-                        let hold = if until.is_some() { Hold::Heartbeat } else { Hold::Host };
-                        steps.push(Step::Put(key.clone(), instance.clone(), hold));
-                    }
-                }
+        let sight = Sight { directory, lease, former: &self.former, clock: self.clock };
+        self.wanted.retain(|key, wanted| match sight.lack(key, wanted) {
+            Lack::Moot => false,
+            Lack::Nothing => true,
+            Lack::Write(step) => {
+                steps.push(step);
+                true
             }
-            true
         });
         steps
+    }
+
+    /// Whether a write that was planned is still wanted: while others were carried out, the instance may have been
+    /// registered or withdrawn.
+    pub(crate) fn is_due(&self, step: &Step, directory: &Directory, lease: LeaseId) -> bool {
+        let sight = Sight { directory, lease, former: &self.former, clock: self.clock };
+        let lack = self.wanted.get(step.key()).map(|wanted| sight.lack(step.key(), wanted));
+        matches!(lack, Some(Lack::Write(now)) if now == *step)
+    }
+}
+
+impl Step {
+    /// What it writes.
+    pub(crate) fn key(&self) -> &Key {
+        let (Self::Put(key, ..) | Self::Withdraw(key) | Self::Expire(key, _)) = self;
+        key
+    }
+}
+
+/// What etcd lacks of something wanted.
+enum Lack {
+    /// It is wanted no more.
+    Moot,
+    Nothing,
+    Write(Step),
+}
+
+/// What that is decided by.
+struct Sight<'a> {
+    directory: &'a Directory,
+    lease: LeaseId,
+    former: &'a BTreeSet<LeaseId>,
+    clock: Duration,
+}
+
+impl Sight<'_> {
+    fn lack(&self, key: &Key, wanted: &Wanted) -> Lack {
+        let present = self.directory.instance(&key.0, &key.1);
+        let ours = |held: &Held| {
+            held.lease.is_none_or(|held| held == self.lease || self.former.contains(&held))
+        };
+        match (wanted, present) {
+            (Wanted::Withdrawn, None) => Lack::Moot,
+            (Wanted::Withdrawn, Some(_)) => Lack::Write(Step::Withdraw(key.clone())),
+            (Wanted::Present { .. }, Some(held)) if !ours(held) => Lack::Moot,
+            (Wanted::Present { until: Some(until), .. }, present) if *until <= self.clock => {
+                let Some(held) = present else { return Lack::Moot };
+                Lack::Write(Step::Expire(key.clone(), held.instance.revision))
+            }
+            (Wanted::Present { instance, until }, present) => {
+                let settled = present.is_some_and(|held| {
+                    held.lease == Some(self.lease) && same(&held.instance, instance)
+                });
+                if settled {
+                    return Lack::Nothing;
+                }
+                let hold = if until.is_some() { Hold::Heartbeat } else { Hold::Host };
+                Lack::Write(Step::Put(key.clone(), instance.clone(), hold))
+            }
+        }
     }
 }
 
@@ -144,6 +188,8 @@ pub(crate) fn same(one: &Instance, other: &Instance) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::directory::{Fact, What};
 
@@ -218,5 +264,110 @@ mod tests {
         assert_eq!(steps, [Step::Expire(key(), 5)]);
         assert_eq!(registrations.plan(&etcd_with(lease(2), Hold::Heartbeat), lease(1)), []);
         assert!(registrations.wanted.is_empty());
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Happens {
+        /// A host registers an instance.
+        Registered(usize),
+        /// It withdraws one.
+        Withdrawn(usize),
+        /// The lease ends, with all it carried.
+        LeaseLost,
+        /// What etcd lacks is planned.
+        Planned,
+        /// One of the planned writes is carried out.
+        CarriedOut,
+    }
+
+    fn happens() -> impl Strategy<Value = Happens> {
+        prop_oneof![
+            (0usize..3).prop_map(Happens::Registered),
+            (0usize..3).prop_map(Happens::Withdrawn),
+            Just(Happens::LeaseLost),
+            Just(Happens::Planned),
+            Just(Happens::CarriedOut),
+            Just(Happens::CarriedOut),
+        ]
+    }
+
+    /// etcd, for what is told by a revision.
+    #[derive(Default)]
+    struct Etcd {
+        directory: Directory,
+        revision: u64,
+    }
+
+    impl Etcd {
+        fn put(&mut self, instance: &Instance, lease: LeaseId) {
+            let held = Held { instance: instance.clone(), hold: Hold::Host, lease: Some(lease) };
+            self.learn(What::Present(held));
+        }
+
+        fn delete(&mut self, id: &str) {
+            if self.directory.instance("web", id).is_some() {
+                self.learn(What::Gone { id: id.into(), leased: true });
+            }
+        }
+
+        fn learn(&mut self, what: What) {
+            self.revision += 1;
+            let fact = Fact { revision: self.revision, service: "web".into(), what };
+            self.directory.learn(vec![fact], self.revision);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_between_a_plan_and_its_writes_etcd_ends_with_what_hosts_said_last(
+            all in prop::collection::vec(happens(), 1..60),
+        ) {
+            let instances: Vec<Instance> = (0..3)
+                .map(|n| Instance::new("tcp", &format!("10.0.0.{n}:80"), [].into()))
+                .collect();
+            let key = |instance: &Instance| ("web".to_owned(), instance.id.clone());
+            let (mut registrations, mut etcd) = (Registrations::default(), Etcd::default());
+            let mut said = BTreeSet::new();
+            let (mut ours, mut planned) = (1, Vec::new());
+            let end = [Happens::CarriedOut; 60].into_iter().chain([Happens::Planned]);
+            let settle = end.clone().chain(end).chain([Happens::CarriedOut; 60]);
+            for one in all.into_iter().chain(settle) {
+                match one {
+                    Happens::Registered(n) => {
+                        registrations.hold(key(&instances[n]), instances[n].clone(), Hold::Host);
+                        etcd.put(&instances[n], lease(ours));
+                        said.insert(n);
+                    }
+                    Happens::Withdrawn(n) => {
+                        registrations.withdraw(key(&instances[n]));
+                        etcd.delete(&instances[n].id);
+                        registrations.forget(&key(&instances[n]));
+                        said.remove(&n);
+                    }
+                    Happens::LeaseLost => {
+                        registrations.lease_ended(lease(ours));
+                        instances.iter().for_each(|instance| etcd.delete(&instance.id));
+                        ours += 1;
+                    }
+                    Happens::Planned => {
+                        registrations.adopt(&etcd.directory, lease(ours));
+                        planned = registrations.plan(&etcd.directory, lease(ours));
+                    }
+                    Happens::CarriedOut => {
+                        let Some(step) = planned.pop() else { continue };
+                        if !registrations.is_due(&step, &etcd.directory, lease(ours)) {
+                            continue;
+                        }
+                        match step {
+                            Step::Put(_, instance, _) => etcd.put(&instance, lease(ours)),
+                            Step::Withdraw((_, id)) | Step::Expire((_, id), _) => etcd.delete(&id),
+                        }
+                    }
+                }
+            }
+            let there = |n: &usize| etcd.directory.instance("web", &instances[*n].id).is_some();
+            let there: BTreeSet<usize> = (0..3).filter(there).collect();
+            prop_assert_eq!(there, said);
+        }
     }
 }

@@ -129,13 +129,18 @@ impl Announcer {
     pub(crate) async fn register(&self, active: &ActiveJob, fails: impl Fn(String)) {
         let mut revision = 0;
         for (service, instance) in self.instances_of(active) {
-            let slot = self.slot(active.job.id, &service, &instance);
+            let key = Key { service, instance: instance.id.clone() };
+            let service = &key.service;
             loop {
+                let slot = self.slot(active.job.id, service, &instance);
                 let mut wanted = slot.lock().await;
-                // The slot may be of the address's last owner, whose withdrawal is not done yet.
+                // The slot may be of the address's last owner, whose withdrawal was not done yet.
+                if !self.is_current(&key, &slot) {
+                    continue;
+                }
                 *wanted =
                     Wanted { job: active.job.id, instance: instance.clone(), registered: true };
-                match self.discoverd.register_for_host(&service, &instance).await {
+                match self.discoverd.register_for_host(service, &instance).await {
                     Ok(registered) => {
                         revision = revision.max(registered.revision);
                         break;
@@ -208,12 +213,16 @@ impl Announcer {
             // On the host's own network the next job has the same address.
             return Some(0);
         }
+        self.withdraw_wanted(&mut wanted, key).await
+    }
+
+    async fn withdraw_wanted(&self, wanted: &mut Wanted, key: &Key) -> Option<u64> {
         wanted.registered = false;
         match self.discoverd.unregister(&key.service, &key.instance).await {
             Ok(gone) => {
                 self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
                 let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
-                let last = all.entry(job).or_default();
+                let last = all.entry(wanted.job).or_default();
                 *last = (*last).max(gone.revision);
                 Some(gone.revision)
             }
@@ -262,17 +271,24 @@ impl Announcer {
             all.iter().map(|(key, slot)| (key.clone(), slot.clone())).collect()
         };
         for (key, slot) in slots {
-            let wanted = slot.lock().await;
-            if wanted.registered {
-                self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
+            let mut wanted = slot.lock().await;
+            if !self.is_current(&key, &slot) {
+                // Withdrawn meanwhile; what is registered there by now is the next job.
                 continue;
             }
-            let job = wanted.job;
-            drop(wanted);
-            // One whose withdrawal failed: a sick job must not stay where routers find it.
-            self.withdraw_one(job, &key, &slot).await;
+            if wanted.registered {
+                self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
+            } else {
+                // One whose withdrawal failed: a sick job must not stay where routers find it.
+                self.withdraw_wanted(&mut wanted, &key).await;
+            }
         }
         Ok(())
+    }
+
+    fn is_current(&self, key: &Key, slot: &Arc<tokio::sync::Mutex<Wanted>>) -> bool {
+        let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).is_some_and(|current| Arc::ptr_eq(current, slot))
     }
 
     /// Withdraws instances of this host that no job is: they are of a time before this daemon.
