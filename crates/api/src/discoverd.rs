@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
+/// Meta of an instance: the job it is.
+pub const META_JOB: &str = "FLYNN_JOB_ID";
+/// Meta of an instance: the host its job runs on, which alone may withdraw it.
+pub const META_HOST: &str = "FLYNN_HOST_ID";
+
 /// One process that offers a service at an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -14,7 +19,7 @@ pub struct Instance {
     pub addr: String,
     /// Lower-case letters and digits, `tcp` or `http` usually.
     pub proto: String,
-    /// Facts for those who look: `FLYNN_JOB_ID`, `FLYNN_APP_ID`, `id`, ... Never a secret.
+    /// Facts for those who look: [`META_JOB`], `FLYNN_APP_ID`, `id`, ... Never a secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<String, String>,
     /// etcd's create revision: the instance with the lowest is the oldest.

@@ -7,7 +7,7 @@ mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::discoverd::{Instance, Leader, Revision, ServiceConfig, ServiceMeta};
+use api::discoverd::{Instance, Leader, META_HOST, Revision, ServiceConfig, ServiceMeta};
 use api_client::Client;
 pub use api_client::Error;
 use http::Method;
@@ -19,8 +19,6 @@ pub use watch::{AllWatch, ServiceWatch};
 
 /// Longest wait for an answer: discoverd is on this host and answers from memory, or writes to etcd.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The label flynn-host gives the instances of its jobs.
-const HOST_ID: &str = "FLYNN_HOST_ID";
 
 /// A client of discoverd.
 #[derive(Debug, Clone)]
@@ -101,14 +99,16 @@ impl Discoverd {
         self.client.get("/instances").await
     }
 
-    /// Everything that is registered for jobs of one host (meta `FLYNN_HOST_ID`), with its service: what the host
+    /// Everything that is registered for jobs of one host (meta [`META_HOST`]), with its service: what the host
     /// compares with the jobs it has when it starts.
     pub async fn instances_of_host(&self, host: &str) -> Result<Vec<(String, Instance)>, Error> {
-        let all = self.all_instances().await?.into_iter();
-        let all = all.flat_map(|(service, instances)| {
+        let path = format!("/instances?host={host}");
+        let services: BTreeMap<String, Vec<Instance>> = self.client.get(&path).await?;
+        let all = services.into_iter().flat_map(|(service, instances)| {
             instances.into_iter().map(move |instance| (service.clone(), instance))
         });
-        Ok(all.filter(|(_, one)| one.meta.get(HOST_ID).is_some_and(|id| id == host)).collect())
+        // A discoverd of before there was this question answers with those of all hosts.
+        Ok(all.filter(|(_, one)| one.meta.get(META_HOST).is_some_and(|id| id == host)).collect())
     }
 
     /// Who leads a service. `object_not_found` if nobody does at the moment.

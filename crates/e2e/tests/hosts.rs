@@ -164,6 +164,35 @@ async fn a_host_that_is_cut_off_serves_its_side_and_is_one_of_all_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_nobody_is_left_who_schedules_the_leading_host_starts_them_again() {
+    whole(&ALL, 3).await;
+    let app = app(1, "critical", 3).await;
+    let load = Load::at(router(1), &app.name);
+    let stop = r#"flynn-host ps --json | jq -r '.[] | select(.job.resurrect and
+        (.job.metadata["flynn-controller.app_name"] | IN("scheduler", "controller"))) | .job.id' |
+        xargs -r flynn-host stop"#;
+    // One may start another before it goes.
+    until("every controller and scheduler to stop", RESTORED, async || {
+        for host in ALL {
+            on(host, stop).ok();
+        }
+        let left = |name| ALL.into_iter().flat_map(move |host| running(host, name).unwrap());
+        let left = left("scheduler").chain(left("controller"));
+        let left: Vec<_> = left.filter(|job| !job.ends_with("Stopping")).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let since = Instant::now();
+    works(&app, &["scale", "--no-wait", "web=4"], WHOLE).await;
+    println!("the controller answers again after {:?}", since.elapsed());
+    count(&ALL, &app.name, 4, WHOLE).await;
+    println!("and what it was told is done after {:?}", since.elapsed());
+    count(&ALL, "controller", 2, WHOLE).await;
+    count(&ALL, "scheduler", 2, WHOLE).await;
+    load.stop().await.unharmed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_quorum_of_etcd_all_serves_and_it_heals_by_itself() {
     whole(&ALL, 3).await;
     let app = app(1, "quorum", 3).await;

@@ -235,6 +235,21 @@ impl Leadership {
         tokio::time::timeout(ANSWER, one.jobs()).await.ok()?.ok()
     }
 
+    /// A job of a host, by that host's own word.
+    pub(crate) async fn job_at(&self, host: &str, id: JobId) -> Option<Job> {
+        if host == self.host.settings.id {
+            return self.host.registry.job(id).map(|active| active.job.clone());
+        }
+        let addr = self.known().0.get(host)?.addr.clone();
+        let one = host_client::Host::new(format!("http://{addr}"), Some(self.key.clone()));
+        Some(tokio::time::timeout(ANSWER, one.job(id)).await.ok()?.ok()?.job)
+    }
+
+    /// Watches another service.
+    pub(crate) fn watch(&self, service: &str) -> ServiceWatch {
+        self.host.announcer.discoverd.watch(service)
+    }
+
     /// The host with that address on the job network.
     pub(crate) fn host_at(&self, gateway: Ipv4Addr) -> host_client::Host {
         let port = self.addr.rsplit(':').next().unwrap_or_default();

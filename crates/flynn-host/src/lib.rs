@@ -4,6 +4,7 @@ mod backend;
 mod cluster;
 pub mod commands;
 mod config;
+mod critical;
 mod disk;
 mod domain;
 mod error;

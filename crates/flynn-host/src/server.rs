@@ -34,6 +34,7 @@ use crate::{
     },
     cluster::{Leadership, SERVICE},
     config::Config,
+    critical::Critical,
     disk,
     domain::{
         firewall::{Elsewhere, Ports},
@@ -62,6 +63,8 @@ use crate::{
 const ANNOUNCE: Duration = Duration::from_secs(5);
 /// How often the network and old logs are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// How often the leading host looks whether there is a controller and a scheduler.
+const CRITICAL: Duration = Duration::from_secs(1);
 /// How long the engine may take to come up beside us.
 const ENGINE: Duration = Duration::from_secs(60);
 /// Images given to other hosts at once: each costs the engine a core and the disk.
@@ -421,8 +424,7 @@ impl Reconcile for Announcements {
     type Error = discoverd_client::Error;
 
     async fn reconcile(&mut self) -> Result<(), discoverd_client::Error> {
-        self.0.announcer.reconcile().await?;
-        self.0.announcer.withdraw_strays().await
+        self.0.announcer.reconcile().await
     }
 }
 
@@ -480,6 +482,9 @@ async fn serve(
     if let Some(neighbours) = &neighbours {
         neighbours.lead(leadership.clone(), etcd.clone(), lifetime);
     }
+    let key_of_specs = key::derive(cluster_key, "critical", key::VERSION);
+    let critical = Critical::new(leadership.clone(), etcd.clone(), &key_of_specs);
+    keep_up(&host, "critical services", CRITICAL, critical);
     let alone = Alone { tunnel_port: config.tunnel_port, etcd_peer_port: config.etcd_peer_port };
     let app = App { host: host.clone(), leadership: leadership.clone(), neighbours, etcd, alone };
     for listener in [local, gateway] {

@@ -1,13 +1,10 @@
 //! Whether this scheduler acts.
 
-use api::discoverd::Term;
+use api::discoverd::{META_JOB, Term};
 use discoverd_client::ServiceWatch;
 
 /// Name of the schedulers' service.
 pub const SERVICE: &str = "controller-scheduler";
-
-/// Instance meta that names the job an instance is.
-const META_JOB: &str = "FLYNN_JOB_ID";
 
 /// Follows who leads the schedulers. flynn-host registers them, so a scheduler is the instance that names its job.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::discoverd::{Instance, Term};
+use api::discoverd::{Instance, META_JOB, Term};
 use jiff::Timestamp;
 use scheduler::{execute::Part, observe::Observed};
 
@@ -54,7 +54,7 @@ impl Planner {
 
     /// As its host registers it. Each life is a job of its own.
     pub(crate) fn instance(&self, n: usize) -> Instance {
-        let meta = [("FLYNN_JOB_ID".to_owned(), self.job(n))].into();
+        let meta = [(META_JOB.to_owned(), self.job(n))].into();
         Instance::new("http", &format!("10.1.{n}.{}:3000", self.life % 250 + 1), meta)
     }
 

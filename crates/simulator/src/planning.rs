@@ -2,7 +2,7 @@
 
 use api::{
     cluster::State,
-    discoverd::Term,
+    discoverd::{META_JOB, Term},
     host::{Event, EventKind},
 };
 use rand::RngExt;
@@ -141,7 +141,7 @@ impl World {
     pub(crate) fn planner_term(&self, n: usize) -> Option<Term> {
         let planner = &self.planners[n];
         let leader = self.hosts[planner.host].directory.leader(SCHEDULERS)?;
-        (leader.instance.meta.get("FLYNN_JOB_ID") == Some(&planner.job(n))).then_some(leader.term)
+        (leader.instance.meta.get(META_JOB) == Some(&planner.job(n))).then_some(leader.term)
     }
 
     pub(crate) fn leading_host(&self, n: usize) -> Option<usize> {

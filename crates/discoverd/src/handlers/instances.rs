@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use api::discoverd::{EventKind, Instance, Revision};
+use api::discoverd::{EventKind, Instance, META_HOST, Revision};
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::{IntoResponse, Response},
 };
 use daemon::{ApiError, Body, events};
 use http::HeaderMap;
+use serde::Deserialize;
 
 use super::{reading, writing};
 use crate::{
@@ -41,11 +42,23 @@ pub(crate) async fn list(
     Ok(Json(instances).into_response())
 }
 
+/// Which instances are asked for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Whose {
+    /// Only those of one host's jobs.
+    host: Option<String>,
+}
+
 /// All instances of all services, oldest first.
-pub(crate) async fn list_all(State(app): State<App>) -> Json<BTreeMap<String, Vec<Instance>>> {
+pub(crate) async fn list_all(
+    State(app): State<App>,
+    Query(Whose { host }): Query<Whose>,
+) -> Json<BTreeMap<String, Vec<Instance>>> {
+    let wanted = |one: &&Instance| host.is_none() || one.meta.get(META_HOST) == host.as_ref();
     let all = app.mirror.read(|directory| {
         let services = directory.services().map(|(name, service)| {
-            (name.to_owned(), service.instances().map(|held| held.instance.clone()).collect())
+            let instances = service.instances().map(|held| &held.instance).filter(wanted);
+            (name.to_owned(), instances.cloned().collect())
         });
         services.filter(|(_, instances): &(_, Vec<_>)| !instances.is_empty()).collect()
     });

@@ -2,6 +2,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod catch_up;
+pub(crate) mod critical;
 pub(crate) mod firewall;
 pub(crate) mod garbage;
 pub(crate) mod job;

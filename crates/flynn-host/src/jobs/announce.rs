@@ -8,20 +8,16 @@ use std::{
 };
 
 use api::{
-    discoverd::Instance,
+    discoverd::{Instance, META_HOST, META_JOB},
     host::{ActiveJob, META_APP, META_APP_NAME, META_RELEASE, META_TYPE},
     id::JobId,
     route::{Drain, Sync},
 };
 use discoverd_client::Discoverd;
 use strowger_client::Routers;
-use tokio::time::timeout;
+use tokio::{sync::OwnedMutexGuard, time::timeout};
 use tracing::{debug, warn};
 
-/// Meta: the job. With [`META_HOST`] it says who may withdraw an instance.
-pub(crate) const META_JOB: &str = "FLYNN_JOB_ID";
-/// Meta: the host.
-pub(crate) const META_HOST: &str = "FLYNN_HOST_ID";
 /// Longest time a withdrawal may hold up a stop; it is tried on afterwards.
 const WITHDRAWAL: Duration = Duration::from_secs(3);
 /// Pause before a withdrawal or its confirmation is tried again.
@@ -39,10 +35,13 @@ struct Key {
 /// What is wanted of an instance.
 #[derive(Debug)]
 struct Wanted {
-    job: JobId,
+    /// Whose it is; absent if it is of a time before this daemon.
+    job: Option<JobId>,
     instance: Instance,
     registered: bool,
 }
+
+type Slot = Arc<tokio::sync::Mutex<Wanted>>;
 
 /// Tells discoverd and the routers.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ pub(crate) struct Announcer {
     host_id: String,
     boot_id: String,
     /// One lock an instance: its registration and its withdrawal must not overtake each other.
-    instances: Mutex<BTreeMap<Key, Arc<tokio::sync::Mutex<Wanted>>>>,
+    instances: Mutex<BTreeMap<Key, Slot>>,
     /// Revision of each job's last withdrawal, until the routers have acknowledged it.
     withdrawn: Mutex<BTreeMap<JobId, u64>>,
 }
@@ -102,25 +101,33 @@ impl Announcer {
         meta
     }
 
-    fn slot(
-        &self,
-        job: JobId,
-        service: &str,
-        instance: &Instance,
-    ) -> Arc<tokio::sync::Mutex<Wanted>> {
-        let key = Key { service: service.into(), instance: instance.id.clone() };
+    fn find(&self, key: &Key) -> Option<Slot> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Notes what is wanted of an instance, unless that is known.
+    fn note(&self, key: &Key, wanted: Wanted) {
         let mut all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            let wanted = Wanted { job, instance: instance.clone(), registered: true };
-            Arc::new(tokio::sync::Mutex::new(wanted))
-        };
-        all.entry(key).or_insert_with(fresh).clone()
+        all.entry(key.clone()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(wanted)));
+    }
+
+    /// What is wanted of an instance, for as long as it is held: never what was of one that is withdrawn by now, for on the
+    /// host's own network the next job has the same address.
+    async fn hold(&self, key: &Key) -> Option<OwnedMutexGuard<Wanted>> {
+        loop {
+            let slot = self.find(key)?;
+            let wanted = slot.clone().lock_owned().await;
+            if self.find(key).is_some_and(|current| Arc::ptr_eq(&current, &slot)) {
+                return Some(wanted);
+            }
+        }
     }
 
     /// Notes that a job that was adopted is registered; [`Announcer::reconcile`] sees to it.
     pub(crate) fn adopt(&self, active: &ActiveJob) {
         for (service, instance) in self.instances_of(active) {
-            self.slot(active.job.id, &service, &instance);
+            let key = Key { service, instance: instance.id.clone() };
+            self.note(&key, Wanted { job: Some(active.job.id), instance, registered: true });
         }
     }
 
@@ -131,15 +138,16 @@ impl Announcer {
         for (service, instance) in self.instances_of(active) {
             let key = Key { service, instance: instance.id.clone() };
             let service = &key.service;
+            let own = || Wanted {
+                job: Some(active.job.id),
+                instance: instance.clone(),
+                registered: true,
+            };
             loop {
-                let slot = self.slot(active.job.id, service, &instance);
-                let mut wanted = slot.lock().await;
-                // The slot may be of the address's last owner, whose withdrawal was not done yet.
-                if !self.is_current(&key, &slot) {
-                    continue;
-                }
-                *wanted =
-                    Wanted { job: active.job.id, instance: instance.clone(), registered: true };
+                self.note(&key, own());
+                let Some(mut wanted) = self.hold(&key).await else { continue };
+                // What is known may be of the address's last owner, whose withdrawal was not done yet.
+                *wanted = own();
                 match self.discoverd.register_for_host(service, &instance).await {
                     Ok(registered) => {
                         revision = revision.max(registered.revision);
@@ -170,26 +178,14 @@ impl Announcer {
     /// Withdraws a job. Answers the revision from which on nobody is sent there, if it is known by now; 0 if nobody ever
     /// was.
     pub(crate) async fn withdraw(&self, active: &ActiveJob) -> Option<u64> {
-        let before = {
-            let withdrawn = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
-            withdrawn.get(&active.job.id).copied()
-        };
-        let mut revision = Some(before.unwrap_or_default());
+        let mut all_withdrawn = true;
         for (service, instance) in self.instances_of(active) {
             let key = Key { service, instance: instance.id };
-            let slot = {
-                let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-                all.get(&key).cloned()
-            };
-            let Some(slot) = slot else { continue };
-            let withdrawn =
-                timeout(WITHDRAWAL, self.withdraw_one(active.job.id, &key, &slot)).await;
-            revision = match (revision, withdrawn) {
-                (Some(highest), Ok(Some(this))) => Some(highest.max(this)),
-                _ => None,
-            };
+            let withdrawn = timeout(WITHDRAWAL, self.withdraw_one(active.job.id, &key)).await;
+            all_withdrawn &= withdrawn == Ok(true);
         }
-        revision
+        let withdrawn = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+        all_withdrawn.then(|| withdrawn.get(&active.job.id).copied().unwrap_or_default())
     }
 
     /// Withdraws a job, tried on until it succeeds; see [`Announcer::withdraw`].
@@ -202,33 +198,31 @@ impl Announcer {
         }
     }
 
-    async fn withdraw_one(
-        &self,
-        job: JobId,
-        key: &Key,
-        slot: &tokio::sync::Mutex<Wanted>,
-    ) -> Option<u64> {
-        let mut wanted = slot.lock().await;
-        if wanted.job != job {
-            // On the host's own network the next job has the same address.
-            return Some(0);
+    /// Answers whether the instance is not, or no more, of this job.
+    async fn withdraw_one(&self, job: JobId, key: &Key) -> bool {
+        match self.hold(key).await {
+            Some(mut wanted) if wanted.job == Some(job) => {
+                self.withdraw_wanted(&mut wanted, key).await
+            }
+            _ => true,
         }
-        self.withdraw_wanted(&mut wanted, key).await
     }
 
-    async fn withdraw_wanted(&self, wanted: &mut Wanted, key: &Key) -> Option<u64> {
+    async fn withdraw_wanted(&self, wanted: &mut Wanted, key: &Key) -> bool {
         wanted.registered = false;
         match self.discoverd.unregister(&key.service, &key.instance).await {
             Ok(gone) => {
+                if let Some(job) = wanted.job {
+                    let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+                    let last = all.entry(job).or_default();
+                    *last = (*last).max(gone.revision);
+                }
                 self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-                let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
-                let last = all.entry(wanted.job).or_default();
-                *last = (*last).max(gone.revision);
-                Some(gone.revision)
+                true
             }
             Err(err) => {
                 warn!(error = &err as &dyn Error, "withdrawing {} is tried again", key.service);
-                None
+                false
             }
         }
     }
@@ -266,16 +260,13 @@ impl Announcer {
 
     /// Registers every job again that should be, for the lease may have been lost, and withdraws again what should not.
     pub(crate) async fn reconcile(&self) -> Result<(), discoverd_client::Error> {
-        let slots: Vec<(Key, Arc<tokio::sync::Mutex<Wanted>>)> = {
+        self.note_strays().await?;
+        let keys: Vec<Key> = {
             let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-            all.iter().map(|(key, slot)| (key.clone(), slot.clone())).collect()
+            all.keys().cloned().collect()
         };
-        for (key, slot) in slots {
-            let mut wanted = slot.lock().await;
-            if !self.is_current(&key, &slot) {
-                // Withdrawn meanwhile; what is registered there by now is the next job.
-                continue;
-            }
+        for key in keys {
+            let Some(mut wanted) = self.hold(&key).await else { continue };
             if wanted.registered {
                 self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
             } else {
@@ -286,22 +277,13 @@ impl Announcer {
         Ok(())
     }
 
-    fn is_current(&self, key: &Key, slot: &Arc<tokio::sync::Mutex<Wanted>>) -> bool {
-        let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).is_some_and(|current| Arc::ptr_eq(current, slot))
-    }
-
-    /// Withdraws instances of this host that no job is: they are of a time before this daemon.
-    pub(crate) async fn withdraw_strays(&self) -> Result<(), discoverd_client::Error> {
+    /// Instances of this host that no job is, of a time before this daemon, are to be withdrawn.
+    async fn note_strays(&self) -> Result<(), discoverd_client::Error> {
         for (service, instance) in self.discoverd.instances_of_host(&self.host_id).await? {
-            let key = Key { service, instance: instance.id };
-            let known = {
-                let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-                all.contains_key(&key)
-            };
-            if instance.meta.contains_key(META_JOB) && !known {
+            let key = Key { service, instance: instance.id.clone() };
+            if instance.meta.contains_key(META_JOB) && self.find(&key).is_none() {
                 warn!(service = key.service, addr = instance.addr, "withdrawing what no job is");
-                self.discoverd.unregister(&key.service, &key.instance).await?;
+                self.note(&key, Wanted { job: None, instance, registered: false });
             }
         }
         Ok(())

@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use api::discoverd::{Event, EventKind, Instance, Revision, Term};
+use api::discoverd::{Event, EventKind, Instance, META_HOST, Revision, Term};
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::Response,
     routing::{get, put},
 };
@@ -105,10 +105,16 @@ fn event(service: &str, kind: EventKind, instance: Option<Instance>, revision: u
     }
 }
 
-async fn all(State(known): State<Known>) -> Json<BTreeMap<String, Vec<Instance>>> {
+async fn all(
+    State(known): State<Known>,
+    Query(whose): Query<BTreeMap<String, String>>,
+) -> Json<BTreeMap<String, Vec<Instance>>> {
     let services = known.services.lock().unwrap();
+    let of_host = |one: &&Instance| one.meta.get(META_HOST) == whose.get("host");
     let all = services.instances.iter();
-    Json(all.map(|(name, all)| (name.clone(), all.values().cloned().collect())).collect())
+    let all =
+        all.map(|(name, all)| (name.clone(), all.values().filter(of_host).cloned().collect()));
+    Json(all.collect())
 }
 
 async fn register(

@@ -23,6 +23,7 @@ use daemon::Lifetime;
 use flynn_host::{Config, DataDir, IdentityError, Init, Running};
 use futures_util::{Stream, StreamExt};
 use host_client::Host;
+use keyspace::Keyspace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
@@ -104,6 +105,11 @@ impl Fixture {
     pub(crate) fn key(&self, service: &str) -> String {
         let cluster = std::fs::read_to_string(self.dir.path().join("host/cluster.key")).unwrap();
         key::derive(cluster.trim(), service, key::VERSION)
+    }
+
+    /// The etcd it stands on.
+    pub(crate) async fn keyspace(&self) -> Keyspace {
+        Keyspace::connect(&[self.etcd.url()]).await.unwrap()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

@@ -1,0 +1,233 @@
+//! The leading host's care for what schedules: the specs of controller and scheduler, kept in etcd, and a job of each
+//! started from there when there is none any more.
+//!
+//! A spec holds secrets and etcd's data lies on disks, so it is sealed with AES-256-GCM under a key of the cluster key's.
+
+use std::{convert::Infallible, error::Error, sync::Arc};
+
+use api::{
+    cluster::Tx,
+    discoverd::{Leader, META_HOST, META_JOB},
+    host::{Job, META_APP_NAME},
+    id::JobId,
+};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use daemon::reconcile::Reconcile;
+use discoverd_client::ServiceWatch;
+use keyspace::Keyspace;
+use serde_json::error::Error as JsonError;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    cluster::{CommitError, Leadership},
+    domain::critical::{META_STAND_IN, SERVICES, Sight, Vigil, place, stand_ins},
+};
+
+/// Below it: a sealed spec a service.
+const KEPT: &str = "/flynn/critical/";
+
+/// What the leading host does for the critical services, a round a second.
+pub(crate) struct Critical {
+    leadership: Arc<Leadership>,
+    etcd: Keyspace,
+    seal: Seal,
+    /// While this host leads.
+    watched: Vec<Watched>,
+}
+
+/// A critical service as its leader sees it.
+struct Watched {
+    instances: ServiceWatch,
+    vigil: Vigil,
+    /// The job whose spec is in etcd.
+    kept: Option<JobId>,
+}
+
+/// A spec could not be kept, or none could be started.
+#[derive(Debug, thiserror::Error)]
+enum CriticalError {
+    #[error(transparent)]
+    Etcd(#[from] keyspace::Error),
+    #[error("the spec could not be read")]
+    Json(#[from] JsonError),
+    #[error("the spec kept in etcd cannot be opened with this cluster's key")]
+    Sealed,
+    #[error("none was ever seen, so that its spec is not known")]
+    NeverSeen,
+    #[error(
+        "no host has room for it ({} MiB): stop jobs with `flynn-host stop JOB` or add a host",
+        .0 >> 20
+    )]
+    NoRoom(u64),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error("host {0} did not take it: {1}")]
+    Lost(String, String),
+}
+
+impl Critical {
+    pub(crate) fn new(leadership: Arc<Leadership>, etcd: Keyspace, key: &str) -> Self {
+        Self { leadership, etcd, seal: Seal::new(key), watched: Vec::new() }
+    }
+
+    /// Keeps the spec of the oldest instance: while a release is deployed that is the one known to work.
+    async fn keep(&self, service: &str, leader: &Leader) -> Result<Option<JobId>, CriticalError> {
+        let meta = &leader.instance.meta;
+        let (Some(host), Some(Ok(id))) =
+            (meta.get(META_HOST), meta.get(META_JOB).map(|id| id.parse()))
+        else {
+            return Ok(None);
+        };
+        let Some(job) = self.leadership.job_at(host, id).await else { return Ok(None) };
+        if !job.resurrect || !job.config.volumes.is_empty() {
+            // Not what bootstrap made, or bound to its host.
+            return Ok(Some(id));
+        }
+        let spec = serde_json::to_vec(&as_spec(job))?;
+        let key = format!("{KEPT}{service}");
+        let known = self.etcd.get(&key).await?;
+        let known = known.and_then(|known| self.seal.open(service, &known.value));
+        if known.as_deref() != Some(&*spec) {
+            self.etcd.put(&key, self.seal.close(service, spec)).await?;
+            info!(job.id = %id, "the spec of {service} is kept as it runs in job {id}");
+        }
+        Ok(Some(id))
+    }
+
+    /// Starts one, in place of any that was started before and came to nothing.
+    async fn start(&self, service: &str, attempt: usize) -> Result<(), CriticalError> {
+        let kept = self.etcd.get(&format!("{KEPT}{service}")).await?;
+        let kept = kept.ok_or(CriticalError::NeverSeen)?;
+        let spec = self.seal.open(service, &kept.value).ok_or(CriticalError::Sealed)?;
+        let mut job: Job = serde_json::from_slice(&spec)?;
+        job.id = JobId::random();
+        job.metadata.insert(META_STAND_IN.into(), service.into());
+        let state = self.leadership.state().map_err(CommitError::from)?;
+        let host = place(&state, &job.limits, attempt);
+        let host = host.ok_or(CriticalError::NoRoom(job.limits.memory))?.to_owned();
+        let (id, app) = (job.id, job.metadata.get(META_APP_NAME).cloned().unwrap_or_default());
+        let mut tx = Tx { term: state.term, ..Tx::default() };
+        tx.add.insert(host.clone(), vec![job]);
+        for (host, job) in stand_ins(&state, service) {
+            tx.remove.entry(host.to_owned()).or_default().push(job);
+        }
+        warn!(job.id = %id, host.id = %host, "there is no {service}: starting {app} as job {id} on host {host}");
+        let committed = self.leadership.commit(None, tx).await?;
+        match committed.lost.get(&host) {
+            Some(reason) => Err(CriticalError::Lost(host, reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    async fn look(&self, watched: &mut Watched) {
+        let service = watched.instances.service();
+        let set = watched.instances.borrow();
+        let sight = match (set.current && !set.stale, set.instances.is_empty()) {
+            (false, _) => Sight::Unknown,
+            (true, empty) => {
+                if empty {
+                    Sight::Absent
+                } else {
+                    Sight::There
+                }
+            }
+        };
+        if let Some(attempt) = watched.vigil.look(sight, Instant::now())
+            && let Err(err) = self.start(service, attempt).await
+        {
+            let error = &err as &dyn Error;
+            warn!(error, "there is no {service}, and none can be started now; trying again");
+        }
+        let Some(leader) = set.leader.as_ref().filter(|_| sight == Sight::There) else { return };
+        if watched.kept.is_some_and(|kept| is_of(leader, kept)) {
+            return;
+        }
+        match self.keep(service, leader).await {
+            Ok(kept) => watched.kept = kept,
+            Err(err) => warn!(error = &err as &dyn Error, "the spec of {service} is not kept yet"),
+        }
+    }
+}
+
+impl Reconcile for Critical {
+    type Error = Infallible;
+
+    async fn reconcile(&mut self) -> Result<(), Infallible> {
+        if !self.leadership.leads() {
+            self.watched.clear();
+            return Ok(());
+        }
+        if self.watched.is_empty() {
+            let watch = |service: &&str| Watched {
+                instances: self.leadership.watch(service),
+                vigil: Vigil::default(),
+                kept: None,
+            };
+            self.watched = SERVICES.iter().map(watch).collect();
+        }
+        let mut watched = std::mem::take(&mut self.watched);
+        for one in &mut watched {
+            self.look(one).await;
+        }
+        self.watched = watched;
+        Ok(())
+    }
+}
+
+fn is_of(leader: &Leader, job: JobId) -> bool {
+    leader.instance.meta.get(META_JOB).and_then(|id| id.parse().ok()) == Some(job)
+}
+
+/// A job without what is of this one job only.
+fn as_spec(mut job: Job) -> Job {
+    job.id = Uuid::nil().into();
+    job.restarts = 0;
+    job.metadata.remove(META_STAND_IN);
+    job
+}
+
+/// Closes and opens what is kept in etcd: a nonce, then the sealed text with its tag, bound to the name of the service.
+struct Seal(RandomizedNonceKey);
+
+impl Seal {
+    /// With 64 hex digits, as [`api::key::derive`] makes them.
+    fn new(key: &str) -> Self {
+        let key = hex::decode(key).expect("a derived key is hex digits");
+        Self(RandomizedNonceKey::new(&AES_256_GCM, &key).expect("a derived key has 32 bytes"))
+    }
+
+    fn close(&self, service: &str, mut text: Vec<u8>) -> Vec<u8> {
+        let nonce = self.0.seal_in_place_append_tag(Aad::from(service), &mut text);
+        let mut sealed = nonce.expect("a spec is shorter than 64 GiB").as_ref().to_vec();
+        sealed.append(&mut text);
+        sealed
+    }
+
+    fn open(&self, service: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = text.to_vec();
+        let nonce = Nonce::from(nonce);
+        let length = self.0.open_in_place(nonce, Aad::from(service), &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_opens_under_its_key_and_name_only() {
+        let seal = |cluster| Seal::new(&api::key::derive(cluster, "critical", 1));
+        let sealed = seal("k").close("controller", b"AUTH_KEY=s3cret".to_vec());
+        assert!(!sealed.windows(6).any(|part| part == b"s3cret"));
+        assert_eq!(seal("k").open("controller", &sealed).unwrap(), b"AUTH_KEY=s3cret");
+        assert!(seal("k").open("controller-scheduler", &sealed).is_none());
+        assert!(seal("l").open("controller", &sealed).is_none());
+        assert!(seal("k").open("controller", &sealed[..sealed.len() - 1]).is_none());
+        assert!(seal("k").open("controller", b"short").is_none());
+    }
+}
