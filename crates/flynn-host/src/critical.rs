@@ -139,6 +139,7 @@ impl Critical {
         {
             let error = &err as &dyn Error;
             warn!(error, "there is no {service}, and none can be started now; trying again");
+            watched.vigil.failed(Instant::now());
         }
         let Some(leader) = set.leader.as_ref().filter(|_| sight == Sight::There) else { return };
         if watched.kept.is_some_and(|kept| is_of(leader, kept)) {

@@ -58,6 +58,11 @@ impl Vigil {
         }
         None
     }
+
+    /// The attempt came to nothing: the next follows as an absence that is seen from now on.
+    pub(crate) fn failed(&mut self, now: Instant) {
+        (self.absent_since, self.started) = (Some(now), None);
+    }
 }
 
 /// The host for an attempt: of those with room the one with the most memory free, and another each time, for the first may
@@ -97,13 +102,13 @@ mod tests {
 
     use super::*;
 
-    fn sights() -> impl Strategy<Value = Vec<(Sight, u64)>> {
+    fn sights() -> impl Strategy<Value = Vec<(Sight, u64, bool)>> {
         let sight = prop_oneof![
             1 => Just(Sight::There),
             6 => Just(Sight::Absent),
             1 => Just(Sight::Unknown),
         ];
-        prop::collection::vec((sight, 0..20_000_u64), 0..60)
+        prop::collection::vec((sight, 0..20_000_u64, any::<bool>()), 0..60)
     }
 
     proptest! {
@@ -111,7 +116,7 @@ mod tests {
         fn an_attempt_follows_an_absence_seen_without_a_gap_and_none_is_hurried(looks in sights()) {
             let (mut vigil, mut now) = (Vigil::default(), Instant::now());
             let (mut absent_since, mut last, mut expected) = (None, None, 0);
-            for (sight, millis) in looks {
+            for (sight, millis, fails) in looks {
                 now += Duration::from_millis(millis);
                 match sight {
                     Sight::There => (absent_since, last, expected) = (None, None, 0),
@@ -124,6 +129,10 @@ mod tests {
                 prop_assert_eq!(attempt, (long && calm).then_some(expected));
                 if attempt.is_some() {
                     (last, expected) = (Some(now), expected + 1);
+                    if fails {
+                        vigil.failed(now);
+                        (last, absent_since) = (None, Some(now));
+                    }
                 }
             }
         }
