@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     cluster::{CommitError, Leadership},
-    domain::critical::{META_STAND_IN, SERVICES, Sight, Vigil, place, stand_ins},
+    domain::critical::{META_STAND_IN, SERVICES, Sight, Step, Vigil},
 };
 
 /// Below it: a sealed spec a service.
@@ -80,40 +80,50 @@ impl Critical {
         else {
             return Ok(None);
         };
+        // Before the job is looked at: what another leader writes meanwhile stays.
+        let key = format!("{KEPT}{service}");
+        let known = self.etcd.get(&key).await?;
         let Some(job) = self.leadership.job_at(host, id).await else { return Ok(None) };
         if !job.resurrect || !job.config.volumes.is_empty() {
             // Not what bootstrap made, or bound to its host.
             return Ok(Some(id));
         }
         let spec = serde_json::to_vec(&as_spec(job))?;
-        let key = format!("{KEPT}{service}");
-        let known = self.etcd.get(&key).await?;
-        let known = known.and_then(|known| self.seal.open(service, &known.value));
-        if known.as_deref() != Some(&*spec) {
-            self.etcd.put(&key, self.seal.close(service, spec)).await?;
+        let opened = known.as_ref().and_then(|known| self.seal.open(service, &known.value));
+        if opened.as_deref() != Some(&*spec) {
+            let sealed = self.seal.close(service, spec);
+            match known {
+                Some(known) => self.etcd.put_if(&key, sealed, known.mod_revision).await?,
+                None => self.etcd.create(&key, sealed).await?,
+            };
             info!(job.id = %id, "the spec of {service} is kept as it runs in job {id}");
         }
         Ok(Some(id))
     }
 
     /// Starts one, in place of any that was started before and came to nothing.
-    async fn start(&self, service: &str, attempt: usize) -> Result<(), CriticalError> {
+    async fn start(&self, watched: &mut Watched) -> Result<(), CriticalError> {
+        let service = watched.instances.service();
         let kept = self.etcd.get(&format!("{KEPT}{service}")).await?;
         let kept = kept.ok_or(CriticalError::NeverSeen)?;
         let spec = self.seal.open(service, &kept.value).ok_or(CriticalError::Sealed)?;
         let mut job: Job = serde_json::from_slice(&spec)?;
+        let state = self.leadership.state().map_err(CommitError::from)?;
+        if !watched.instances.borrow().instances.is_empty() {
+            return Ok(());
+        }
+        let step = watched.vigil.step(&state, service, &job.limits, Instant::now());
+        let (host, remove) = match step {
+            Step::Wait => return Ok(()),
+            Step::NoRoom => return Err(CriticalError::NoRoom(job.limits.memory)),
+            Step::Start { host, instead } => (host, instead),
+        };
         job.id = JobId::random();
         job.metadata.insert(META_STAND_IN.into(), service.into());
-        let state = self.leadership.state().map_err(CommitError::from)?;
-        let host = place(&state, &job.limits, attempt);
-        let host = host.ok_or(CriticalError::NoRoom(job.limits.memory))?.to_owned();
         let (id, app) = (job.id, job.metadata.get(META_APP_NAME).cloned().unwrap_or_default());
-        let mut tx = Tx { term: state.term, ..Tx::default() };
-        tx.add.insert(host.clone(), vec![job]);
-        for (host, job) in stand_ins(&state, service) {
-            tx.remove.entry(host.to_owned()).or_default().push(job);
-        }
         warn!(job.id = %id, host.id = %host, "there is no {service}: starting {app} as job {id} on host {host}");
+        let add = [(host.clone(), vec![job])].into();
+        let tx = Tx { term: state.term, add, remove, ..Tx::default() };
         let committed = self.leadership.commit(None, tx).await?;
         match committed.lost.get(&host) {
             Some(reason) => Err(CriticalError::Lost(host, reason.clone())),
@@ -122,7 +132,6 @@ impl Critical {
     }
 
     async fn look(&self, watched: &mut Watched) {
-        let service = watched.instances.service();
         let set = watched.instances.borrow();
         let sight = match (set.current && !set.stale, set.instances.is_empty()) {
             (false, _) => Sight::Unknown,
@@ -134,10 +143,10 @@ impl Critical {
                 }
             }
         };
-        if let Some(attempt) = watched.vigil.look(sight, Instant::now())
-            && let Err(err) = self.start(service, attempt).await
+        if watched.vigil.look(sight, Instant::now())
+            && let Err(err) = self.start(watched).await
         {
-            let error = &err as &dyn Error;
+            let (error, service) = (&err as &dyn Error, watched.instances.service());
             warn!(error, "there is no {service}, and none can be started now; trying again");
             watched.vigil.failed(Instant::now());
         }
@@ -145,6 +154,7 @@ impl Critical {
         if watched.kept.is_some_and(|kept| is_of(leader, kept)) {
             return;
         }
+        let service = watched.instances.service();
         match self.keep(service, leader).await {
             Ok(kept) => watched.kept = kept,
             Err(err) => warn!(error = &err as &dyn Error, "the spec of {service} is not kept yet"),

@@ -9,11 +9,13 @@ use std::time::Duration;
 use api::{
     discoverd::Instance,
     error::ErrorCode,
-    host::{EventKind, Status},
+    host::{ActiveJob, EventKind, Status},
     id::JobId,
 };
 use serde_json::json;
-use support::{Fixture, LIMIT, docker, ended, is, kinds, meta, shell, shell_with, web};
+use support::{
+    Fixture, LIMIT, discoverd::REFUSED, docker, ended, is, kinds, meta, shell, shell_with, web,
+};
 use testkit::wait_until_for;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +88,23 @@ async fn a_service_is_registered_when_it_answers_and_withdrawn_before_it_is_stop
     let done = host.wait(job.id, ended).await;
     assert_eq!((done.status, done.error), (Status::Done, None));
     assert!(host.discoverd.instances("demo-web").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_discovery_refuses_keeps_no_other_from_being_registered_again() {
+    let host = Fixture::start().await;
+    let mut refused = web(json!({ "type": "http", "path": "/", "status": 200 }));
+    refused.config.ports[0].service.as_mut().unwrap().name = REFUSED.into();
+    let said = |job: &ActiveJob| job.error.as_ref().is_some_and(|said| said.contains("refused"));
+    host.run(&refused, said).await;
+    let other = web(json!({ "type": "http", "path": "/", "status": 200 }));
+    host.run(&other, is(Status::Running)).await;
+    let lost = host.discoverd.instances("demo-web").pop().unwrap();
+    host.discoverd.take("demo-web", lost);
+    wait_until_for(LIMIT, "it is registered again", || async {
+        host.discoverd.instances("demo-web").pop().ok_or("there is no instance")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

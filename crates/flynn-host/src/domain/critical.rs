@@ -1,6 +1,10 @@
 //! When the leading host starts a controller or a scheduler itself, and where: without them nobody else would.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use api::{cluster::State, host::Limits, id::JobId};
 use sampi::Room;
@@ -15,8 +19,11 @@ pub(crate) const META_STAND_IN: &str = "flynn-host.stand-in";
 /// How long a service must have had no instance.
 const ABSENCE: Duration = Duration::from_secs(15);
 
-/// How long what was started may take to become an instance before another is started in its place.
+/// How long what was started may take to become an instance before another is started in its place; twice as long after
+/// each, up to [`MOST_DOUBLED`] times, for it may be the image that takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const MOST_DOUBLED: u32 = 4;
 
 /// What discoverd says of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,61 +36,107 @@ pub(crate) enum Sight {
     Unknown,
 }
 
-/// How long a service has been missed, by one leader.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How long a service has been missed, by one leader, and what was done about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Vigil {
     absent_since: Option<Instant>,
+    /// When the last one was started or found, if it may still become an instance.
     started: Option<Instant>,
-    /// How many were started since it was there last.
-    attempts: usize,
+    /// How many were started or found.
+    count: u32,
+    /// Hosts that had their turn: one may be what is wrong.
+    tried: BTreeSet<String>,
+}
+
+/// What to do about a service that is missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Wait for one that was started already, by another leader perhaps.
+    Wait,
+    /// Start one on this host, in place of these.
+    Start {
+        /// The host.
+        host: String,
+        /// What was started before and came to nothing, by host.
+        instead: BTreeMap<String, Vec<JobId>>,
+    },
+    /// No host has room.
+    NoRoom,
 }
 
 impl Vigil {
-    /// Takes what is seen. Answers the number of the attempt if it is time for one.
-    pub(crate) fn look(&mut self, sight: Sight, now: Instant) -> Option<usize> {
+    /// Takes what is seen. Answers whether it is time to do something.
+    pub(crate) fn look(&mut self, sight: Sight, now: Instant) -> bool {
         match sight {
             Sight::There => *self = Self::default(),
             // Nobody is started on a guess, nor is what was started forgotten.
             Sight::Unknown => self.absent_since = None,
-            Sight::Absent => {
-                let absent = now.duration_since(*self.absent_since.get_or_insert(now));
-                let waits =
-                    self.started.is_some_and(|started| now.duration_since(started) < PATIENCE);
-                if absent >= ABSENCE && !waits {
-                    self.started = Some(now);
-                    self.attempts += 1;
-                    return Some(self.attempts - 1);
-                }
-            }
+            Sight::Absent => _ = self.absent_since.get_or_insert(now),
         }
-        None
+        let lasts = |since: Option<Instant>, time| {
+            since.is_some_and(|since| now.duration_since(since) >= time)
+        };
+        lasts(self.absent_since, ABSENCE)
+            && (self.started.is_none() || lasts(self.started, self.patience()))
     }
 
-    /// The attempt came to nothing: the next follows as an absence that is seen from now on.
+    fn patience(&self) -> Duration {
+        PATIENCE * (1 << self.count.saturating_sub(1).min(MOST_DOUBLED))
+    }
+
+    /// What to do now that it is time.
+    pub(crate) fn step(
+        &mut self,
+        state: &State,
+        service: &str,
+        limits: &Limits,
+        now: Instant,
+    ) -> Step {
+        let mut instead: BTreeMap<String, Vec<JobId>> = BTreeMap::new();
+        for (host, job) in stand_ins(state, service) {
+            instead.entry(host.to_owned()).or_default().push(job);
+        }
+        if self.started.is_none() && !instead.is_empty() {
+            self.begun(now);
+            return Step::Wait;
+        }
+        let host = place(state, limits, &self.tried).or_else(|| {
+            self.tried.clear();
+            place(state, limits, &self.tried)
+        });
+        let Some(host) = host else {
+            self.failed(now);
+            return Step::NoRoom;
+        };
+        self.tried.insert(host.to_owned());
+        self.begun(now);
+        Step::Start { host: host.to_owned(), instead }
+    }
+
+    fn begun(&mut self, now: Instant) {
+        self.started = Some(now);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Nothing was started: the next step follows an absence that is seen from now on.
     pub(crate) fn failed(&mut self, now: Instant) {
         (self.absent_since, self.started) = (Some(now), None);
     }
 }
 
-/// The host for an attempt: of those with room the one with the most memory free, and another each time, for the first may
-/// be what is wrong. One that is being emptied comes last.
-pub(crate) fn place<'a>(state: &'a State, limits: &Limits, attempt: usize) -> Option<&'a str> {
-    let with_room = state.hosts.iter().filter_map(|(id, host)| {
+/// Of the hosts with room that were not tried the one with the most memory free; one that is being emptied comes last.
+fn place<'a>(state: &'a State, limits: &Limits, tried: &BTreeSet<String>) -> Option<&'a str> {
+    let untried = state.hosts.iter().filter(|(id, _)| !tried.contains(*id));
+    let with_room = untried.filter_map(|(id, host)| {
         let room = Room::of(host);
         let rank = (host.is_draining(), Reverse(room.memory), id.as_str());
         room.fits(limits).then_some(rank)
     });
-    let mut ranked: Vec<_> = with_room.collect();
-    ranked.sort_unstable();
-    let (_, _, id) = ranked.get(attempt.checked_rem(ranked.len())?)?;
-    Some(id)
+    with_room.min().map(|(_, _, id)| id)
 }
 
 /// What was started for a service before, and did not become an instance of it.
-pub(crate) fn stand_ins<'a>(
-    state: &'a State,
-    service: &'a str,
-) -> impl Iterator<Item = (&'a str, JobId)> {
+fn stand_ins<'a>(state: &'a State, service: &'a str) -> impl Iterator<Item = (&'a str, JobId)> {
     let jobs = state.hosts.iter().flat_map(|(id, host)| {
         host.jobs.iter().map(move |(job, placed)| (id.as_str(), *job, placed))
     });
@@ -113,22 +166,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_attempt_follows_an_absence_seen_without_a_gap_and_none_is_hurried(looks in sights()) {
+        fn a_step_follows_an_absence_seen_without_a_gap_and_none_is_hurried(looks in sights()) {
+            let state = state([("a", 9, false), ("b", 9, false)].into_iter());
+            let limits = Limits { memory: 1, cpu: 0, ..Limits::default() };
             let (mut vigil, mut now) = (Vigil::default(), Instant::now());
-            let (mut absent_since, mut last, mut expected) = (None, None, 0);
+            let (mut absent_since, mut last, mut count) = (None, None, 0_u32);
             for (sight, millis, fails) in looks {
                 now += Duration::from_millis(millis);
                 match sight {
-                    Sight::There => (absent_since, last, expected) = (None, None, 0),
+                    Sight::There => (absent_since, last, count) = (None, None, 0),
                     Sight::Unknown => absent_since = None,
                     Sight::Absent => _ = absent_since.get_or_insert(now),
                 }
                 let long = absent_since.is_some_and(|since| now - since >= ABSENCE);
-                let calm = last.is_none_or(|last| now - last >= PATIENCE);
-                let attempt = vigil.look(sight, now);
-                prop_assert_eq!(attempt, (long && calm).then_some(expected));
-                if attempt.is_some() {
-                    (last, expected) = (Some(now), expected + 1);
+                let patience = PATIENCE * 2_u32.pow(count.saturating_sub(1).min(4));
+                let calm = last.is_none_or(|last| now - last >= patience);
+                let due = vigil.look(sight, now);
+                prop_assert_eq!(due, long && calm);
+                if due {
+                    let is_start = matches!(vigil.step(&state, "x", &limits, now), Step::Start { .. });
+                    prop_assert!(is_start);
+                    (last, count) = (Some(now), count + 1);
                     if fails {
                         vigil.failed(now);
                         (last, absent_since) = (None, Some(now));
@@ -138,20 +196,34 @@ mod tests {
         }
 
         #[test]
-        fn every_host_with_room_gets_its_turn_and_no_other(
-            hosts in prop::collection::btree_map("[a-e]", (0..10_u64, any::<bool>()), 0..5),
-            wanted in 0..10_u64,
+        fn every_host_with_room_gets_its_turn_though_what_was_started_before_takes_room(
+            hosts in prop::collection::btree_map("[a-e]", (0..10_u64, any::<bool>()), 1..5),
+            wanted in 1..10_u64,
         ) {
-            let state = state(hosts.iter().map(|(id, &(memory, draining))| (id.as_str(), memory, draining)));
+            let all = hosts.iter().map(|(id, &(memory, draining))| (id.as_str(), memory, draining));
+            let mut state = state(all);
             let limits = Limits { memory: wanted, cpu: 0, ..Limits::default() };
             let fitting: Vec<_> = hosts.iter().filter(|(_, (memory, _))| *memory >= wanted).collect();
-            let mut chosen: Vec<_> =
-                (0..fitting.len()).map(|n| place(&state, &limits, n).unwrap()).collect();
-            prop_assert_eq!(place(&state, &limits, fitting.len()), chosen.first().copied());
-            let draining: Vec<bool> = chosen.iter().map(|id| hosts[*id].1).collect();
+            let (mut vigil, mut now) = (Vigil::default(), Instant::now());
+            let mut chosen = Vec::new();
+            for n in 0..fitting.len() {
+                let step = vigil.step(&state, "x", &limits, now);
+                let Step::Start { host, instead } = step else { panic!("{step:?}") };
+                prop_assert_eq!(instead.values().map(Vec::len).sum::<usize>(), n.min(1));
+                for (host, jobs) in instead {
+                    let host = Arc::make_mut(state.hosts.get_mut(&host).unwrap());
+                    host.jobs.retain(|id, _| !jobs.contains(id));
+                }
+                let metadata = [(META_STAND_IN.into(), "x".into())].into();
+                let placed = Placed { metadata, limits: limits.clone() };
+                Arc::make_mut(state.hosts.get_mut(&host).unwrap()).jobs.insert(JobId::random(), placed);
+                chosen.push(host);
+                now += PATIENCE;
+            }
+            let draining: Vec<bool> = chosen.iter().map(|id| hosts[id].1).collect();
             prop_assert!(draining.is_sorted(), "those that are emptied come last");
             chosen.sort_unstable();
-            prop_assert_eq!(chosen, fitting.into_iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>());
+            prop_assert_eq!(chosen, fitting.into_iter().map(|(id, _)| id.clone()).collect::<Vec<_>>());
         }
     }
 
@@ -166,20 +238,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_started_for_the_service_is_replaced() {
+    fn what_another_leader_started_has_its_time_and_only_that_of_the_service_is_replaced() {
         let mut state = state([("a", 9, false)].into_iter());
+        let limits = Limits { memory: 1, cpu: 0, ..Limits::default() };
         let stand_in = |service: &str| Placed {
             metadata: [(META_STAND_IN.into(), service.into())].into(),
-            limits: Limits::default(),
+            limits: Limits { memory: 1, ..Limits::default() },
         };
         let (ours, other) = (JobId::random(), JobId::random());
         let host = Arc::make_mut(state.hosts.get_mut("a").unwrap());
         host.jobs.insert(ours, stand_in("controller"));
         host.jobs.insert(other, stand_in("controller-scheduler"));
-        host.jobs.insert(
-            JobId::random(),
-            Placed { metadata: BTreeMap::new(), limits: Limits::default() },
-        );
-        assert_eq!(stand_ins(&state, "controller").collect::<Vec<_>>(), [("a", ours)]);
+        let (mut vigil, mut now) = (Vigil::default(), Instant::now());
+        assert_eq!(vigil.step(&state, "controller", &limits, now), Step::Wait);
+        vigil.look(Sight::Absent, now);
+        now += ABSENCE;
+        assert!(!vigil.look(Sight::Absent, now));
+        now += PATIENCE;
+        assert!(vigil.look(Sight::Absent, now));
+        let instead = [("a".into(), vec![ours])].into();
+        let expected = Step::Start { host: "a".into(), instead };
+        assert_eq!(vigil.step(&state, "controller", &limits, now), expected);
+        let all = Limits { memory: 99, ..limits };
+        assert_eq!(vigil.step(&state, "controller", &all, now), Step::NoRoom);
     }
 }

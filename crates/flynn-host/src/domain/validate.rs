@@ -20,6 +20,8 @@ const CAPABILITIES: [&str; 12] = [
 ];
 /// Longest time a job may take to stop.
 const LONGEST_STOP_SECONDS: u32 = 3600;
+/// Longest name of a protocol that discoverd takes.
+const LONGEST_PROTO: usize = 16;
 /// The engine takes no less, and a process needs more.
 const LEAST_MEMORY: u64 = 8 << 20;
 /// Every process writes a little somewhere.
@@ -85,12 +87,12 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
 fn ports(job: &Job) -> Result<(), Invalid> {
     let bad = |field, problem: String| Err(Invalid { field, problem });
     for port in &job.config.ports {
-        let proto = !port.proto.is_empty()
+        let proto = (1..=LONGEST_PROTO).contains(&port.proto.len())
             && port.proto.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if port.port == 0 || !proto {
             return bad(
                 "config.ports",
-                "need a number above 0 and a proto of small letters".into(),
+                format!("need a number above 0 and a proto of 1 to {LONGEST_PROTO} small letters"),
             );
         }
         let Some(service) = &port.service else { continue };
@@ -186,5 +188,9 @@ mod tests {
             assert_eq!(config(volume), Some("config.volumes.path"), "{path}");
         }
         assert_eq!(config(json!({ "ports": [{ "port": 0 }] })), Some("config.ports"));
+        for (length, refused) in [(16, None), (17, Some("config.ports"))] {
+            let port = json!({ "port": 80, "proto": "p".repeat(length) });
+            assert_eq!(config(json!({ "ports": [port] })), refused, "{length}");
+        }
     }
 }

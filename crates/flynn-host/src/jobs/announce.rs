@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -33,15 +33,24 @@ struct Key {
 }
 
 /// What is wanted of an instance.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Wanted {
     /// Whose it is; absent if it is of a time before this daemon.
     job: Option<JobId>,
     instance: Instance,
     registered: bool,
+    /// Its registration and its withdrawal must not overtake each other.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Wanted>>;
+impl Wanted {
+    fn new(job: Option<JobId>, instance: Instance, registered: bool) -> Self {
+        Self { job, instance, registered, turn: Arc::default() }
+    }
+}
+
+/// Whose turn it is to tell discoverd of an instance.
+type Turn = OwnedMutexGuard<()>;
 
 /// Tells discoverd and the routers.
 #[derive(Debug)]
@@ -50,8 +59,7 @@ pub(crate) struct Announcer {
     routers: Routers,
     host_id: String,
     boot_id: String,
-    /// One lock an instance: its registration and its withdrawal must not overtake each other.
-    instances: Mutex<BTreeMap<Key, Slot>>,
+    instances: Mutex<BTreeMap<Key, Wanted>>,
     /// Revision of each job's last withdrawal, until the routers have acknowledged it.
     withdrawn: Mutex<BTreeMap<JobId, u64>>,
 }
@@ -101,33 +109,34 @@ impl Announcer {
         meta
     }
 
-    fn find(&self, key: &Key) -> Option<Slot> {
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    fn instances(&self) -> MutexGuard<'_, BTreeMap<Key, Wanted>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what is wanted of an instance, unless that is known.
-    fn note(&self, key: &Key, wanted: Wanted) {
-        let mut all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(key.clone()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(wanted)));
+    fn withdrawn(&self) -> MutexGuard<'_, BTreeMap<JobId, u64>> {
+        self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wanted of an instance, for as long as it is held: never what was of one that is withdrawn by now, for on the
-    /// host's own network the next job has the same address.
-    async fn hold(&self, key: &Key) -> Option<OwnedMutexGuard<Wanted>> {
+    /// Waits for the turn to tell discoverd of an instance, and answers what is wanted of it then: never of one that is
+    /// withdrawn by now, for on the host's own network the next job has the same address.
+    async fn turn(&self, key: &Key) -> Option<(Turn, Wanted)> {
         loop {
-            let slot = self.find(key)?;
-            let wanted = slot.clone().lock_owned().await;
-            if self.find(key).is_some_and(|current| Arc::ptr_eq(&current, &slot)) {
-                return Some(wanted);
+            let turn = self.instances().get(key)?.turn.clone();
+            let held = turn.clone().lock_owned().await;
+            let wanted = self.instances().get(key).cloned();
+            if let Some(wanted) = wanted.filter(|wanted| Arc::ptr_eq(&wanted.turn, &turn)) {
+                return Some((held, wanted));
             }
         }
     }
 
-    /// Notes that a job that was adopted is registered; [`Announcer::reconcile`] sees to it.
-    pub(crate) fn adopt(&self, active: &ActiveJob) {
+    /// Notes what the instances of a job taken up from the daemon before are to be, unless it is known:
+    /// [`Announcer::reconcile`] sees to it.
+    pub(crate) fn adopt(&self, active: &ActiveJob, registered: bool) {
         for (service, instance) in self.instances_of(active) {
             let key = Key { service, instance: instance.id.clone() };
-            self.note(&key, Wanted { job: Some(active.job.id), instance, registered: true });
+            let wanted = Wanted::new(Some(active.job.id), instance, registered);
+            self.instances().entry(key).or_insert(wanted);
         }
     }
 
@@ -138,16 +147,12 @@ impl Announcer {
         for (service, instance) in self.instances_of(active) {
             let key = Key { service, instance: instance.id.clone() };
             let service = &key.service;
-            let own = || Wanted {
-                job: Some(active.job.id),
-                instance: instance.clone(),
-                registered: true,
-            };
+            let own = Wanted::new(Some(active.job.id), instance.clone(), true);
             loop {
-                self.note(&key, own());
-                let Some(mut wanted) = self.hold(&key).await else { continue };
+                self.instances().entry(key.clone()).or_insert_with(|| own.clone());
                 // What is known may be of the address's last owner, whose withdrawal was not done yet.
-                *wanted = own();
+                let Some((turn, before)) = self.turn(&key).await else { continue };
+                self.instances().insert(key.clone(), Wanted { turn: before.turn, ..own.clone() });
                 match self.discoverd.register_for_host(service, &instance).await {
                     Ok(registered) => {
                         revision = revision.max(registered.revision);
@@ -158,7 +163,7 @@ impl Announcer {
                         fails(format!("it works, but service discovery cannot be told: {err}"));
                     }
                 }
-                drop(wanted);
+                drop(turn);
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -178,14 +183,19 @@ impl Announcer {
     /// Withdraws a job. Answers the revision from which on nobody is sent there, if it is known by now; 0 if nobody ever
     /// was.
     pub(crate) async fn withdraw(&self, active: &ActiveJob) -> Option<u64> {
+        let job = active.job.id;
+        let keys = self.instances_of(active).into_iter();
+        let keys = keys.map(|(service, instance)| Key { service, instance: instance.id });
         let mut all_withdrawn = true;
-        for (service, instance) in self.instances_of(active) {
-            let key = Key { service, instance: instance.id };
-            let withdrawn = timeout(WITHDRAWAL, self.withdraw_one(active.job.id, &key)).await;
+        for key in keys {
+            if let Some(wanted) = self.instances().get_mut(&key).filter(|w| w.job == Some(job)) {
+                // Before the wait: what is not withdrawn in time is not to be registered again.
+                wanted.registered = false;
+            }
+            let withdrawn = timeout(WITHDRAWAL, self.withdraw_one(job, &key)).await;
             all_withdrawn &= withdrawn == Ok(true);
         }
-        let withdrawn = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
-        all_withdrawn.then(|| withdrawn.get(&active.job.id).copied().unwrap_or_default())
+        all_withdrawn.then(|| self.withdrawn().get(&job).copied().unwrap_or_default())
     }
 
     /// Withdraws a job, tried on until it succeeds; see [`Announcer::withdraw`].
@@ -200,24 +210,24 @@ impl Announcer {
 
     /// Answers whether the instance is not, or no more, of this job.
     async fn withdraw_one(&self, job: JobId, key: &Key) -> bool {
-        match self.hold(key).await {
-            Some(mut wanted) if wanted.job == Some(job) => {
-                self.withdraw_wanted(&mut wanted, key).await
+        match self.turn(key).await {
+            Some((_turn, wanted)) if wanted.job == Some(job) => {
+                self.withdraw_wanted(&wanted, key).await
             }
             _ => true,
         }
     }
 
-    async fn withdraw_wanted(&self, wanted: &mut Wanted, key: &Key) -> bool {
-        wanted.registered = false;
+    /// Call it in the instance's turn.
+    async fn withdraw_wanted(&self, wanted: &Wanted, key: &Key) -> bool {
         match self.discoverd.unregister(&key.service, &key.instance).await {
             Ok(gone) => {
                 if let Some(job) = wanted.job {
-                    let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut all = self.withdrawn();
                     let last = all.entry(job).or_default();
                     *last = (*last).max(gone.revision);
                 }
-                self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+                self.instances().remove(key);
                 true
             }
             Err(err) => {
@@ -254,37 +264,46 @@ impl Announcer {
             }
             tokio::time::sleep(AGAIN).await;
         }
-        let mut all = self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&active.job.id);
+        self.forget(active.job.id);
+    }
+
+    /// Nobody asks any more from when on nobody is sent to a job.
+    pub(crate) fn forget(&self, job: JobId) {
+        self.withdrawn().remove(&job);
     }
 
     /// Registers every job again that should be, for the lease may have been lost, and withdraws again what should not.
     pub(crate) async fn reconcile(&self) -> Result<(), discoverd_client::Error> {
         self.note_strays().await?;
-        let keys: Vec<Key> = {
-            let all = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-            all.keys().cloned().collect()
-        };
+        let keys: Vec<Key> = self.instances().keys().cloned().collect();
+        let mut refused = None;
         for key in keys {
-            let Some(mut wanted) = self.hold(&key).await else { continue };
-            if wanted.registered {
-                self.discoverd.register_for_host(&key.service, &wanted.instance).await?;
-            } else {
+            let Some((_turn, wanted)) = self.turn(&key).await else { continue };
+            if !wanted.registered {
                 // One whose withdrawal failed: a sick job must not stay where routers find it.
-                self.withdraw_wanted(&mut wanted, &key).await;
+                self.withdraw_wanted(&wanted, &key).await;
+                continue;
+            }
+            match self.discoverd.register_for_host(&key.service, &wanted.instance).await {
+                Err(err) if err.is_retryable() => return Err(err),
+                Err(err) => refused = Some(err),
+                Ok(_) => {}
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Instances of this host that no job is, of a time before this daemon, are to be withdrawn.
     async fn note_strays(&self) -> Result<(), discoverd_client::Error> {
         for (service, instance) in self.discoverd.instances_of_host(&self.host_id).await? {
-            let key = Key { service, instance: instance.id.clone() };
-            if instance.meta.contains_key(META_JOB) && self.find(&key).is_none() {
-                warn!(service = key.service, addr = instance.addr, "withdrawing what no job is");
-                self.note(&key, Wanted { job: None, instance, registered: false });
+            if !instance.meta.contains_key(META_JOB) {
+                continue;
             }
+            let key = Key { service, instance: instance.id.clone() };
+            self.instances().entry(key).or_insert_with_key(|key| {
+                warn!(service = key.service, addr = instance.addr, "withdrawing what no job is");
+                Wanted::new(None, instance, false)
+            });
         }
         Ok(())
     }

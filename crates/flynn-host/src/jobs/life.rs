@@ -421,7 +421,10 @@ impl Life {
             output.end(active.exit_status.unwrap_or(exit));
         }
         host.registry.prune(host.settings.ended_jobs);
-        let Some(address) = own_address(&active) else { return };
+        let Some(address) = own_address(&active) else {
+            host.announcer.forget(self.id);
+            return;
+        };
         let unknown = host.announcer.instances_of(&active).is_empty() || withdrawn == Some(0);
         host.addresses.free(address, unknown);
         if !unknown {

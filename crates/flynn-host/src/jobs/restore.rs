@@ -96,15 +96,15 @@ async fn take_up(
     match container {
         Some(container) if container.was_started => {
             info!(job.id = %id, running = container.running, "took up job {id}");
-            if container.running && active.status == Status::Running {
-                host.announcer.adopt(&active);
-            }
+            let serves = container.running && active.status == Status::Running;
+            host.announcer.adopt(&active, serves);
             life::spawn(host, id, Origin::Adopted(container));
         }
         created => {
             if let Some(container) = created {
                 host.engine.remove(&container.id).await?;
             }
+            host.announcer.adopt(&active, false);
             begin_again(host, &active, same_boot);
         }
     }
@@ -128,13 +128,18 @@ fn begin_again(host: &Arc<Host>, active: &ActiveJob, same_boot: bool) {
     }
 }
 
-fn ended(host: &Host, active: &ActiveJob) {
+fn ended(host: &Arc<Host>, active: &ActiveJob) {
     if let Some(output) = host.registry.output(active.job.id) {
         output.end(137);
     }
     if let Some(address) = own_address(active) {
-        // Its instance goes with the strays; routers have had no word of that.
         host.addresses.free(address, false);
-        host.addresses.acknowledge(address);
+        let (of, active) = (host.clone(), active.clone());
+        host.lifetime.spawn("burial", move |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = of.announcer.until_acknowledged(&active, None) => of.addresses.acknowledge(address),
+            }
+        });
     }
 }

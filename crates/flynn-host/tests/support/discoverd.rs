@@ -13,9 +13,12 @@ use axum::{
     response::Response,
     routing::{get, put},
 };
-use daemon::{Body, Lifetime, events};
+use daemon::{ApiError, Body, Lifetime, events};
 use futures_util::{StreamExt, stream};
 use tokio::{net::TcpListener, sync::broadcast};
+
+/// A service that nothing can be registered for.
+pub(crate) const REFUSED: &str = "a-refused";
 
 /// A discoverd without etcd.
 pub(crate) struct Fake {
@@ -58,6 +61,11 @@ impl Fake {
             .get(service)
             .map(|all| all.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// Takes an instance away behind the host's back.
+    pub(crate) fn take(&self, service: &str, instance: Instance) {
+        self.known.change(service, EventKind::Down, instance);
     }
 
     /// Registers something behind the host's back.
@@ -121,8 +129,11 @@ async fn register(
     State(known): State<Known>,
     Path((service, _)): Path<(String, String)>,
     Body(instance): Body<Instance>,
-) -> Json<Revision> {
-    Json(Revision { revision: known.change(&service, EventKind::Up, instance) })
+) -> Result<Json<Revision>, ApiError> {
+    if service == REFUSED {
+        return Err(ApiError::invalid("service", "is refused"));
+    }
+    Ok(Json(Revision { revision: known.change(&service, EventKind::Up, instance) }))
 }
 
 async fn withdraw(
