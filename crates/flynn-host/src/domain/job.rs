@@ -37,6 +37,11 @@ pub(crate) enum Observed {
         /// Why the host ended it, or what else is known of the cause.
         because: Option<String>,
     },
+    /// Why its process was killed is known only after its end.
+    Explained {
+        /// Why.
+        because: String,
+    },
     /// No process could be started.
     NotStarted {
         /// Why.
@@ -90,6 +95,11 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             over(job, Status::Failed, now);
             Some(EventKind::Error)
         }
+        (Status::Crashed, Observed::Explained { because }) => {
+            job.error = Some(because);
+            Some(EventKind::Error)
+        }
+        (_, Observed::Explained { .. }) => None,
         (
             Status::Running,
             Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
@@ -239,6 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn why_a_job_was_killed_may_be_known_after_its_end_only() {
+        let why = || Observed::Explained { because: "too much memory".into() };
+        let mut killed = job(false);
+        assert_eq!(
+            run(&mut killed, vec![started(), why(), ended(137), why()])[1..],
+            [EventKind::Stop, EventKind::Error]
+        );
+        assert_eq!(
+            (killed.status, killed.error.as_deref()),
+            (Status::Crashed, Some("too much memory"))
+        );
+        let mut stopped = job(false);
+        run(&mut stopped, vec![started(), Observed::Ordered, ended(137), why()]);
+        assert_eq!((stopped.status, stopped.error), (Status::Done, None));
+    }
+
+    #[test]
     fn pauses_grow_and_stay_short() {
         let pauses: Vec<u64> = (0..8).map(|n| pause_before_restart(n).as_secs()).collect();
         assert_eq!(pauses, [0, 0, 1, 2, 4, 5, 5, 5]);
@@ -253,6 +280,7 @@ mod tests {
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),
+            Just(Observed::Explained { because: "it was killed".into() }),
         ]
     }
 
@@ -268,8 +296,10 @@ mod tests {
                 let before = job.clone();
                 let event = after(&mut job, one, Timestamp::UNIX_EPOCH);
                 if !before.status.is_active() {
-                    prop_assert_eq!(&before, &job);
-                    prop_assert_eq!(event, None);
+                    // Only why is said again.
+                    prop_assert!(event.is_none_or(|event| event == EventKind::Error));
+                    prop_assert_eq!(&before, &ActiveJob { error: before.error.clone(), ..job.clone() });
+                    continue;
                 }
                 if before.status.is_active() && !job.status.is_active() {
                     ends += 1;

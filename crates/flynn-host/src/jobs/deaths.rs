@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::backend::engine::Engine;
+use crate::{backend::engine::Engine, domain::limits::died_of_memory};
 
 /// How often every container that should run is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -58,6 +58,15 @@ impl Death {
     pub(crate) async fn killed_for_memory(&mut self) {
         let seen = self.kills_seen;
         self.kills_seen = self.until(|fate| (fate.kills > seen).then_some(fate.kills)).await;
+    }
+
+    /// Waits until an end with this status is known to be for want of memory, be it that this is told after the end.
+    pub(crate) async fn of_memory(&mut self, status: i32) {
+        let so = |fate: &Fate| {
+            let ago = fate.killed_at.map(|at| at.elapsed());
+            died_of_memory(status, false, ago).then_some(())
+        };
+        self.until(so).await;
     }
 
     /// How long ago the kernel did so last; `None` if this daemon has not seen it.
@@ -207,5 +216,17 @@ mod tests {
         deaths.take(event("die", Some("137")));
         deaths.take(event("die", Some("1")));
         assert_eq!(death.wait().await, 137, "there is one end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_kernel_killed_may_be_told_after_the_end() {
+        let deaths = Deaths::default();
+        let mut death = deaths.of("c");
+        deaths.take(event("die", Some("137")));
+        assert_eq!(death.wait().await, 137);
+        let long = Duration::from_secs(9);
+        assert!(tokio::time::timeout(long, death.of_memory(137)).await.is_err());
+        deaths.take(event("oom", None));
+        death.of_memory(137).await;
     }
 }

@@ -38,6 +38,10 @@ const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 /// Time between SIGTERM and SIGKILL of a job that its own check condemns.
 const CONDEMNED: Duration = Duration::from_secs(5);
+/// Status of what ended by SIGKILL.
+const KILLED_STATUS: i32 = 128 + 9;
+/// The engine may tell of what the kernel killed so long after it told of the end.
+const LATE_NEWS: Duration = Duration::from_millis(500);
 /// The engine is given so long to report the end of what was killed.
 const KILLED: Duration = Duration::from_secs(30);
 /// An end is reported even if the last output has not come by then.
@@ -105,7 +109,13 @@ impl Life {
                 Observed::Ended { status, .. } => *status,
                 _ => -1,
             };
+            let killed =
+                matches!(&observed, Observed::Ended { status: KILLED_STATUS, because: None });
             let after = self.host.registry.observe(self.id, observed);
+            let over = after.as_ref().is_some_and(|after| after.status == Status::Crashed);
+            if let Some(process) = process.as_ref().filter(|_| killed && over) {
+                self.explain(process.death.clone()).await;
+            }
             let container = match process {
                 Some(process) => Some(self.last_output(process).await),
                 None => None,
@@ -367,7 +377,7 @@ impl Life {
             }
         }
         warn!(job.id = %self.id, "the engine does not report the end of a process it killed");
-        128 + 9
+        KILLED_STATUS
     }
 
     /// Why a process died, if it was for want of memory; said in its log, too.
@@ -375,8 +385,8 @@ impl Life {
         if status == 0 || self.told_to_stop().now_or_never().is_some() {
             return None;
         }
-        // The engine tells of what the kernel kills before it tells of the end. It is not asked: while it cleans up it
-        // would not answer, and a replacement waits for this.
+        // The engine mostly tells of what the kernel kills before it tells of the end. It is not asked: while it cleans up
+        // it would not answer, and a replacement waits for this.
         let limit = self.active()?.job.limits.memory;
         let so =
             limits::died_of_memory(status, process.out_of_memory, process.death.since_killed());
@@ -384,6 +394,17 @@ impl Life {
             self.say(&limits::killed_sentence(limit)).await;
         }
         so.then(|| limits::memory_sentence(limit))
+    }
+
+    /// The engine may tell of what the kernel killed after it told of the end, which nobody was to wait for.
+    async fn explain(&self, mut death: Death) {
+        let Some(active) = self.active() else { return };
+        if timeout(LATE_NEWS, death.of_memory(KILLED_STATUS)).await.is_ok() {
+            let limit = active.job.limits.memory;
+            self.say(&limits::killed_sentence(limit)).await;
+            let because = limits::memory_sentence(limit);
+            self.host.registry.observe(self.id, Observed::Explained { because });
+        }
     }
 
     /// Says something to the job's owner, in its log.
