@@ -202,7 +202,7 @@ impl Leadership {
                 .await
                 .map_err(|err| err.to_string());
         }
-        let other = self.other(term, addr);
+        let other = self.at(addr).with_term(term);
         tokio::time::timeout(ANSWER, other.put_job(job))
             .await
             .map_err(|_| format!("{id} did not answer within {ANSWER:?}"))?
@@ -221,7 +221,7 @@ impl Leadership {
                 done => done.map_err(|err| err.to_string()),
             };
         }
-        let other = self.other(term, addr);
+        let other = self.at(addr).with_term(term);
         tokio::time::timeout(ANSWER, other.stop_job(job))
             .await
             .map_err(|_| format!("{id} did not answer within {ANSWER:?}"))?
@@ -230,9 +230,7 @@ impl Leadership {
 
     /// The jobs a host knows, by its own word.
     pub(crate) async fn jobs_at(&self, instance: &Instance) -> Option<BTreeMap<JobId, ActiveJob>> {
-        let one =
-            host_client::Host::new(format!("http://{}", instance.addr), Some(self.key.clone()));
-        tokio::time::timeout(ANSWER, one.jobs()).await.ok()?.ok()
+        tokio::time::timeout(ANSWER, self.at(&instance.addr).jobs()).await.ok()?.ok()
     }
 
     /// A job of a host, by that host's own word.
@@ -240,8 +238,7 @@ impl Leadership {
         if host == self.host.settings.id {
             return self.host.registry.job(id).map(|active| active.job.clone());
         }
-        let addr = self.known().0.get(host)?.addr.clone();
-        let one = host_client::Host::new(format!("http://{addr}"), Some(self.key.clone()));
+        let one = self.at(&self.known().0.get(host)?.addr);
         Some(tokio::time::timeout(ANSWER, one.job(id)).await.ok()?.ok()?.job)
     }
 
@@ -253,11 +250,11 @@ impl Leadership {
     /// The host with that address on the job network.
     pub(crate) fn host_at(&self, gateway: Ipv4Addr) -> host_client::Host {
         let port = self.addr.rsplit(':').next().unwrap_or_default();
-        host_client::Host::new(format!("http://{gateway}:{port}"), Some(self.key.clone()))
+        self.at(&format!("{gateway}:{port}"))
     }
 
-    fn other(&self, term: Term, addr: &str) -> host_client::Host {
-        host_client::Host::new(format!("http://{addr}"), Some(self.key.clone())).with_term(term)
+    fn at(&self, addr: &str) -> host_client::Host {
+        host_client::Host::new(format!("http://{addr}"), Some(self.key.clone()))
     }
 
     /// Keeps this host registered, and the state while it leads.
@@ -413,7 +410,7 @@ impl Leadership {
             orders::promise(&self.host, term).await.map_err(|err| err.to_string())?;
             (self.host.capacity(), self.host.registry.active())
         } else {
-            let other = self.other(term, &instance.addr);
+            let other = self.at(&instance.addr).with_term(term);
             let asked = async { tokio::try_join!(other.status(), other.jobs()) };
             let answered = tokio::time::timeout(ANSWER, asked).await;
             let answered = answered.map_err(|_| format!("no answer within {ANSWER:?}"))?;

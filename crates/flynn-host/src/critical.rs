@@ -52,9 +52,15 @@ enum CriticalError {
     Etcd(#[from] keyspace::Error),
     #[error("the spec could not be read")]
     Json(#[from] JsonError),
-    #[error("the spec kept in etcd cannot be opened with this cluster's key")]
+    #[error(
+        "its spec in etcd was sealed under another cluster key; start a host that ran it, which \
+         starts it again"
+    )]
     Sealed,
-    #[error("none was ever seen, so that its spec is not known")]
+    #[error(
+        "none was seen yet, so that its spec is not kept in etcd; start a host that ran it, which \
+         starts it again"
+    )]
     NeverSeen,
     #[error(
         "no host has room for it ({} MiB): stop jobs with `flynn-host stop JOB` or add a host",
@@ -135,13 +141,8 @@ impl Critical {
         let set = watched.instances.borrow();
         let sight = match (set.current && !set.stale, set.instances.is_empty()) {
             (false, _) => Sight::Unknown,
-            (true, empty) => {
-                if empty {
-                    Sight::Absent
-                } else {
-                    Sight::There
-                }
-            }
+            (true, true) => Sight::Absent,
+            (true, false) => Sight::There,
         };
         if watched.vigil.look(sight, Instant::now())
             && let Err(err) = self.start(watched).await

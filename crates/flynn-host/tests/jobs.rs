@@ -12,7 +12,7 @@ use api::{
     host::{ActiveJob, EventKind, Status},
     id::JobId,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{
     Fixture, LIMIT, discoverd::REFUSED, docker, ended, is, kinds, meta, shell, shell_with, web,
 };
@@ -103,6 +103,63 @@ async fn a_service_that_discovery_refuses_keeps_no_other_from_being_registered_a
     host.discoverd.take("demo-web", lost);
     wait_until_for(LIMIT, "it is registered again", || async {
         host.discoverd.instances("demo-web").pop().ok_or("there is no instance")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_job_is_withdrawn_although_a_registration_takes_long() {
+    let host = Fixture::start().await;
+    let job = web(json!({ "type": "http", "path": "/", "status": 200 }));
+    let up = host.run(&job, is(Status::Running)).await;
+    let registrations = || host.discoverd.registrations("demo-web");
+    let held = host.discoverd.hold().await;
+    wait_until_for(LIMIT, "it is being registered again", || async {
+        let now = registrations();
+        if now.begun > now.done { Ok(()) } else { Err(now) }
+    })
+    .await;
+    docker(&["exec", "-u", "0", &up.container_id, "rm", "/www/index.html"]);
+    // Longer than the withdrawal waits for its turn.
+    wait_until_for(LIMIT, "that is no longer waited for", || async {
+        let now = registrations();
+        if now.given_up > 0 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    drop(held);
+    wait_until_for(LIMIT, "it is done all the same, and then withdrawn", || async {
+        let (now, left) = (registrations(), host.discoverd.instances("demo-web"));
+        if now.done == now.begun && left.is_empty() { Ok(()) } else { Err((now, left)) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_what_died_meanwhile_rests_until_the_routers_know() {
+    let mut host = Fixture::start().await;
+    let job = web(json!({ "type": "http", "path": "/", "status": 200 }));
+    let up = host.run(&job, is(Status::Running)).await;
+    let silent = Instance::new("http", "127.0.0.1:1", meta(&[]));
+    host.discoverd.put("strowger-api", silent.clone());
+    host.stop_daemon().await;
+    docker(&["rm", "-f", &up.container_id]);
+    host.start_daemon().await;
+    host.wait(job.id, ended).await;
+    let address = up.internal_ip.unwrap().to_string();
+    let acknowledged = || {
+        let saved = std::fs::read(host.dir.path().join("host/addresses.json")).unwrap();
+        let saved: Value = serde_json::from_slice(&saved).unwrap();
+        saved["freed"][&address]["acknowledged"].as_bool()
+    };
+    wait_until_for(LIMIT, "it is withdrawn and its address is freed", || async {
+        let left = host.discoverd.instances("demo-web");
+        if left.is_empty() && acknowledged().is_some() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    assert_eq!(acknowledged(), Some(false), "a router was not asked");
+    host.discoverd.take("strowger-api", silent);
+    wait_until_for(LIMIT, "no router is left that may not know", || async {
+        acknowledged().filter(|done| *done).ok_or("it is not acknowledged")
     })
     .await;
 }

@@ -2,14 +2,22 @@
 //!
 //! Addresses are given in rotation, so that one that was freed comes back as late as can be, and never before its
 //! quarantine is over: a router that has not heard of the withdrawal would send one app's requests to another's process.
+//! To processes of the kind that had it last there is no such danger, and when few are left they get it back as soon as
+//! the routers know: an app that starts and stops processes without end keeps no other from being started.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use api::id::JobId;
+use api::{
+    host::{Job, META_APP, META_TYPE},
+    id::JobId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::net::Cidr;
+
+/// Few are left below this part of all.
+const FEW: u32 = 4;
 
 /// Addresses and their owners.
 #[derive(Debug, Clone)]
@@ -22,12 +30,15 @@ pub(crate) struct Pool {
 }
 
 /// What is known of a freed address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Freed {
     /// When.
     pub(crate) at: Timestamp,
     /// Every router has taken note of the withdrawal.
     pub(crate) acknowledged: bool,
+    /// What had it, if that was an app's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<String>,
 }
 
 /// What has to outlive the daemon.
@@ -63,14 +74,27 @@ impl Pool {
         }
     }
 
-    /// Gives a job an address; the same one if it has one.
-    pub(crate) fn take(&mut self, job: JobId, now: Timestamp) -> Result<Ipv4Addr, NoRoom> {
+    /// Gives a job of that kind an address; the same one if it has one.
+    pub(crate) fn take(
+        &mut self,
+        job: JobId,
+        kind: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Ipv4Addr, NoRoom> {
         if let Some((&address, _)) = self.owners.iter().find(|(_, owner)| **owner == job) {
             return Ok(address);
         }
         let quarantine = self.quarantine;
         self.freed.retain(|_, freed| !over(freed, quarantine, now));
         let room = self.subnet.room();
+        let known = u32::try_from(self.owners.len() + self.freed.len()).unwrap_or(u32::MAX);
+        if room.saturating_sub(known) < room.div_ceil(FEW)
+            && let Some(address) = self.had_longest_ago(kind)
+        {
+            self.freed.remove(&address);
+            self.owners.insert(address, job);
+            return Ok(address);
+        }
         for n in 0..room {
             let slot = (self.next + n) % room;
             let address = self.subnet.address(slot);
@@ -89,10 +113,25 @@ impl Pool {
         *self.owners.entry(address).or_insert(job) == job
     }
 
-    /// Takes the address back. `acknowledged`: nobody ever sent anything there, or all routers know already.
-    pub(crate) fn free(&mut self, address: Ipv4Addr, now: Timestamp, acknowledged: bool) {
+    /// Of the addresses that such a process had last, and of which all routers know that it has it no more.
+    fn had_longest_ago(&self, kind: Option<&str>) -> Option<Ipv4Addr> {
+        let kind = kind?;
+        let same = |freed: &Freed| freed.acknowledged && freed.kind.as_deref() == Some(kind);
+        let had = self.freed.iter().filter(|(_, freed)| same(freed));
+        had.min_by_key(|(_, freed)| freed.at).map(|(&address, _)| address)
+    }
+
+    /// Takes the address back from a job of that kind. `acknowledged`: nobody ever sent anything there, or all routers
+    /// know already.
+    pub(crate) fn free(
+        &mut self,
+        address: Ipv4Addr,
+        kind: Option<String>,
+        now: Timestamp,
+        acknowledged: bool,
+    ) {
         if self.owners.remove(&address).is_some() {
-            self.freed.insert(address, Freed { at: now, acknowledged });
+            self.freed.insert(address, Freed { at: now, acknowledged, kind });
         }
     }
 
@@ -116,6 +155,12 @@ impl Pool {
     }
 }
 
+/// Processes of one kind may follow each other at an address: the app's of one type, whatever their release.
+pub(crate) fn kind(job: &Job) -> Option<String> {
+    let [app, name] = [META_APP, META_TYPE].map(|key| job.metadata.get(key));
+    Some(format!("{}/{}", app?, name?))
+}
+
 fn over(freed: &Freed, quarantine: Duration, now: Timestamp) -> bool {
     let since = now.duration_since(freed.at);
     freed.acknowledged && since.unsigned_abs() >= quarantine && !since.is_negative()
@@ -123,6 +168,8 @@ fn over(freed: &Freed, quarantine: Duration, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -139,7 +186,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Take,
+        Take(u8),
         Free(usize),
         Acknowledge(usize),
         Pass(i64),
@@ -148,7 +195,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            4 => Just(Step::Take),
+            4 => (0u8..3).prop_map(Step::Take),
             3 => any::<usize>().prop_map(Step::Free),
             2 => any::<usize>().prop_map(Step::Acknowledge),
             1 => (1i64..400).prop_map(Step::Pass),
@@ -162,32 +209,36 @@ mod tests {
         fn an_address_never_has_two_owners_and_rests_before_it_is_given_again(steps in steps()) {
             let mut pool = pool("10.0.0.0/28");
             let mut now = 0;
-            let mut owned: BTreeMap<Ipv4Addr, JobId> = BTreeMap::new();
-            let mut freed: BTreeMap<Ipv4Addr, (i64, bool)> = BTreeMap::new();
+            let mut owned: BTreeMap<Ipv4Addr, (JobId, u8)> = BTreeMap::new();
+            let mut freed: BTreeMap<Ipv4Addr, (i64, bool, u8)> = BTreeMap::new();
             for step in steps {
                 match step {
-                    Step::Take => {
+                    Step::Take(kind) => {
                         let job = JobId::random();
-                        let blocked = |a: &Ipv4Addr| {
-                            freed.get(a).is_some_and(|(t, ack)| !ack || now - t < 300)
+                        let rests = |a: &Ipv4Addr| {
+                            freed.get(a).is_some_and(|(t, ack, _)| !ack || now - t < 300)
                         };
-                        match pool.take(job, at(now)) {
+                        let own = |a: &Ipv4Addr| {
+                            freed.get(a).is_some_and(|(_, ack, last)| *ack && *last == kind)
+                        };
+                        let few = owned.len() + freed.keys().filter(|a| rests(a)).count() > 9;
+                        match pool.take(job, Some(&kind.to_string()), at(now)) {
                             Ok(address) => {
-                                prop_assert!(!blocked(&address));
-                                prop_assert_eq!(owned.insert(address, job), None);
+                                prop_assert!(!rests(&address) || few && own(&address));
+                                prop_assert_eq!(owned.insert(address, (job, kind)), None);
                                 freed.remove(&address);
                             }
                             Err(NoRoom) => {
-                                let resting = freed.keys().filter(|a| blocked(a)).count();
-                                prop_assert_eq!(owned.len() + resting, 13, "a refusal must be real");
+                                let kept = freed.keys().filter(|a| rests(a) && !own(a)).count();
+                                prop_assert_eq!(owned.len() + kept, 13, "a refusal must be real");
                             }
                         }
                     }
                     Step::Free(n) if !owned.is_empty() => {
                         let address = *owned.keys().nth(n % owned.len()).unwrap();
-                        owned.remove(&address);
-                        pool.free(address, at(now), false);
-                        freed.insert(address, (now, false));
+                        let (_, kind) = owned.remove(&address).unwrap();
+                        pool.free(address, Some(kind.to_string()), at(now), false);
+                        freed.insert(address, (now, false, kind));
                     }
                     Step::Acknowledge(n) if !freed.is_empty() => {
                         let address = *freed.keys().nth(n % freed.len()).unwrap();
@@ -197,7 +248,7 @@ mod tests {
                     Step::Pass(seconds) => now += seconds,
                     Step::Restart => {
                         pool = Pool::new("10.0.0.0/28".parse().unwrap(), QUARANTINE, pool.saved(4));
-                        for (&address, &job) in &owned {
+                        for (&address, &(job, _)) in &owned {
                             prop_assert!(pool.claim(job, address));
                         }
                     }
@@ -210,9 +261,9 @@ mod tests {
     #[test]
     fn addresses_are_given_in_rotation() {
         let mut pool = pool("10.0.0.0/24");
-        let first = pool.take(JobId::random(), at(0)).unwrap();
-        pool.free(first, at(0), true);
-        let second = pool.take(JobId::random(), at(1000)).unwrap();
+        let first = pool.take(JobId::random(), Some("a/web"), at(0)).unwrap();
+        pool.free(first, Some("a/web".into()), at(0), true);
+        let second = pool.take(JobId::random(), Some("a/web"), at(1000)).unwrap();
         assert_eq!(first, Ipv4Addr::new(10, 0, 0, 2));
         assert_eq!(second, Ipv4Addr::new(10, 0, 0, 3));
     }
@@ -220,8 +271,26 @@ mod tests {
     #[test]
     fn a_job_keeps_its_address() {
         let (mut pool, job) = (pool("10.0.0.0/24"), JobId::random());
-        assert_eq!(pool.take(job, at(0)), pool.take(job, at(1)));
-        let address = pool.take(job, at(2)).unwrap();
+        assert_eq!(pool.take(job, None, at(0)), pool.take(job, None, at(1)));
+        let address = pool.take(job, None, at(2)).unwrap();
         assert!(!pool.claim(JobId::random(), address));
+    }
+
+    #[test]
+    fn an_app_that_is_replaced_without_end_leaves_a_quarter_to_the_others() {
+        let mut pool = pool("10.0.0.0/24");
+        let mut used = BTreeSet::new();
+        for _ in 0..1000 {
+            let address = pool.take(JobId::random(), Some("a/web"), at(0)).unwrap();
+            used.insert(address);
+            pool.free(address, Some("a/web".into()), at(0), false);
+            pool.acknowledge(address);
+        }
+        let others: Vec<_> =
+            std::iter::from_fn(|| pool.take(JobId::random(), Some("a/worker"), at(1)).ok())
+                .collect();
+        assert_eq!(used.len() + others.len(), 253);
+        assert!(others.len() * 4 >= 252, "only {} are left", others.len());
+        assert!(others.iter().all(|address| !used.contains(address)));
     }
 }

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use api::id::JobId;
+use api::{host::Job, id::JobId};
 use jiff::Timestamp;
 use tracing::error;
 
 use crate::{
     disk::{self, Durable},
     domain::{
-        addresses::{NoRoom, Pool},
+        addresses::{NoRoom, Pool, kind},
         net::Cidr,
     },
 };
@@ -57,9 +57,9 @@ impl Addresses {
     }
 
     /// Gives a job an address.
-    pub(crate) fn take(&self, job: JobId) -> Result<Ipv4Addr, NoRoom> {
+    pub(crate) fn take(&self, job: &Job) -> Result<Ipv4Addr, NoRoom> {
         self.with(|inner| {
-            let address = inner.pool.take(job, Timestamp::now())?;
+            let address = inner.pool.take(job.id, kind(job).as_deref(), Timestamp::now())?;
             if inner.left == 0 {
                 self.save(inner);
             }
@@ -73,10 +73,10 @@ impl Addresses {
         self.with(|inner| inner.pool.claim(job, address))
     }
 
-    /// Takes an address back. `acknowledged`: no router ever knew it.
-    pub(crate) fn free(&self, address: Ipv4Addr, acknowledged: bool) {
+    /// Takes an address back from what had it. `acknowledged`: no router ever knew it.
+    pub(crate) fn free(&self, address: Ipv4Addr, kind: Option<String>, acknowledged: bool) {
         self.with(|inner| {
-            inner.pool.free(address, Timestamp::now(), acknowledged);
+            inner.pool.free(address, kind, Timestamp::now(), acknowledged);
             self.save(inner);
         });
     }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     backend::{engine::Container, raw::Attached},
     domain::{
+        addresses::kind,
         job::{Observed, STEADY, pause_before_restart},
         limits,
     },
@@ -447,7 +448,7 @@ impl Life {
             return;
         };
         let unknown = host.announcer.instances_of(&active).is_empty() || withdrawn == Some(0);
-        host.addresses.free(address, unknown);
+        host.addresses.free(address, kind(&active.job), unknown);
         if !unknown {
             host.announcer.until_acknowledged(&active, withdrawn).await;
             host.addresses.acknowledge(address);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     backend::engine::EngineError,
     domain::{
-        addresses::NoRoom,
+        addresses::{NoRoom, kind},
         job::Observed,
         validate::{Invalid, validate},
     },
@@ -112,13 +112,14 @@ pub(crate) async fn accept(
     }
     let internal_ip: IpAddr = match job.config.host_network {
         true => host.settings.gateway.into(),
-        false => host.addresses.take(id)?.into(),
+        false => host.addresses.take(&job)?.into(),
     };
+    let kind = kind(&job);
     let accepted = write_down(host, job, internal_ip).await;
     if accepted.is_err()
         && let IpAddr::V4(address) = internal_ip
     {
-        host.addresses.free(address, true);
+        host.addresses.free(address, kind, true);
     }
     accepted?;
     life::spawn(host, id, Origin::New);

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     backend::engine::Container,
     domain::{
+        addresses::kind,
         job::Observed,
         spec::{LABEL_ENTRY, LABEL_HOST, LABEL_JOB},
     },
@@ -133,7 +134,7 @@ fn ended(host: &Arc<Host>, active: &ActiveJob) {
         output.end(137);
     }
     if let Some(address) = own_address(active) {
-        host.addresses.free(address, false);
+        host.addresses.free(address, kind(&active.job), false);
         let (of, active) = (host.clone(), active.clone());
         host.lifetime.spawn("burial", move |stop| async move {
             tokio::select! {

@@ -15,7 +15,10 @@ use axum::{
 };
 use daemon::{ApiError, Body, Lifetime, events};
 use futures_util::{StreamExt, stream};
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedRwLockWriteGuard, RwLock, broadcast, oneshot},
+};
 
 /// A service that nothing can be registered for.
 pub(crate) const REFUSED: &str = "a-refused";
@@ -24,34 +27,61 @@ pub(crate) const REFUSED: &str = "a-refused";
 pub(crate) struct Fake {
     pub(crate) addr: SocketAddr,
     known: Known,
-    lifetime: Lifetime,
 }
 
 #[derive(Clone)]
 struct Known {
     services: Arc<Mutex<Services>>,
     live: broadcast::Sender<Event>,
+    /// Registrations pass here.
+    gate: Arc<RwLock<()>>,
+    lifetime: Lifetime,
 }
 
 #[derive(Default)]
 struct Services {
     instances: BTreeMap<String, BTreeMap<String, Instance>>,
     revision: u64,
+    registrations: BTreeMap<String, Registrations>,
+}
+
+/// How many of a service there were.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Registrations {
+    pub(crate) begun: u32,
+    pub(crate) done: u32,
+    /// Not waited for until they were done.
+    pub(crate) given_up: u32,
+}
+
+/// Counts a request whose answer nobody waits for any more.
+struct GivenUp<'a>(Option<(&'a Known, &'a str)>);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some((known, service)) = self.0 {
+            known.count(service, |all| all.given_up += 1);
+        }
+    }
 }
 
 impl Fake {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let known = Known { services: Arc::default(), live: broadcast::Sender::new(999) };
+        let known = Known {
+            services: Arc::default(),
+            live: broadcast::Sender::new(999),
+            gate: Arc::default(),
+            lifetime: Lifetime::default(),
+        };
         let router = Router::new()
             .route("/instances", get(all))
             .route("/services/{service}", get(watch))
             .route("/services/{service}/instances/{id}", put(register).delete(withdraw))
             .with_state(known.clone());
-        let lifetime = Lifetime::default();
-        lifetime.serve(listener, router);
-        Self { addr, known, lifetime }
+        known.lifetime.serve(listener, router);
+        Self { addr, known }
     }
 
     pub(crate) fn instances(&self, service: &str) -> Vec<Instance> {
@@ -61,6 +91,16 @@ impl Fake {
             .get(service)
             .map(|all| all.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// Lets no registration be done until the answer is dropped.
+    pub(crate) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+        self.known.gate.clone().write_owned().await
+    }
+
+    pub(crate) fn registrations(&self, service: &str) -> Registrations {
+        let services = self.known.services.lock().unwrap();
+        services.registrations.get(service).copied().unwrap_or_default()
     }
 
     /// Takes an instance away behind the host's back.
@@ -76,11 +116,15 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        self.lifetime.end();
+        self.known.lifetime.end();
     }
 }
 
 impl Known {
+    fn count(&self, service: &str, count: impl FnOnce(&mut Registrations)) {
+        count(self.services.lock().unwrap().registrations.entry(service.into()).or_default());
+    }
+
     fn change(&self, service: &str, kind: EventKind, mut instance: Instance) -> u64 {
         let mut services = self.services.lock().unwrap();
         services.revision += 1;
@@ -133,7 +177,19 @@ async fn register(
     if service == REFUSED {
         return Err(ApiError::invalid("service", "is refused"));
     }
-    Ok(Json(Revision { revision: known.change(&service, EventKind::Up, instance) }))
+    known.count(&service, |all| all.begun += 1);
+    let (done, revision) = oneshot::channel();
+    let (late, name) = (known.clone(), service.clone());
+    known.lifetime.spawn_request(async move {
+        let _open = late.gate.read().await;
+        let revision = late.change(&name, EventKind::Up, instance);
+        late.count(&name, |all| all.done += 1);
+        let _ = done.send(revision);
+    });
+    let mut waiting = GivenUp(Some((&known, &service)));
+    let revision = revision.await.map_err(|_| ApiError::invalid("service", "is being stopped"))?;
+    waiting.0 = None;
+    Ok(Json(Revision { revision }))
 }
 
 async fn withdraw(

@@ -5,6 +5,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     ops::Bound,
 };
 
@@ -19,12 +20,18 @@ const NAMED: usize = 3;
 /// A host of the snapshot, by its position.
 pub(super) type HostIndex = usize;
 
-/// A host's place in the order: the most memory free, then the first by id.
-type Rank = (Reverse<u64>, HostIndex);
+/// Bytes of free memory in which hosts are told apart.
+const STEP: u64 = 1 << 30;
+
+/// A host's place in the order: the most memory free, by [`STEP`], then the first of this plan's lots.
+type Rank = (Reverse<u64>, u64, HostIndex);
 
 /// The hosts with what is free on them, as a plan takes it.
 pub(super) struct Placement<'a> {
     hosts: Vec<(&'a str, &'a HostView, Room)>,
+    /// A lot for each host, drawn by the plan's seed: of hosts that are equally good two schedulers seldom choose the same,
+    /// and so seldom have a commit refused because of each other.
+    lots: Vec<u64>,
     /// Those that anything may be placed on.
     freest: BTreeSet<Rank>,
 }
@@ -74,10 +81,17 @@ impl<'a> Placement<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let hosts = snapshot.hosts.iter().map(|(id, host)| (id.as_str(), host, host.room));
         let hosts: Vec<_> = hosts.collect();
-        let open = hosts.iter().enumerate();
+        let lot = |(id, _, _): &(&str, _, _)| {
+            let mut lot = DefaultHasher::new();
+            (snapshot.seed, id).hash(&mut lot);
+            lot.finish()
+        };
+        let lots = hosts.iter().map(lot).collect();
+        let mut placement = Self { hosts, lots, freest: BTreeSet::new() };
+        let open = placement.hosts.iter().enumerate();
         let open = open.filter(|(_, (_, host, _))| host.connected && !host.draining);
-        let freest = open.map(|(index, (_, _, room))| (Reverse(room.memory), index)).collect();
-        Self { hosts, freest }
+        placement.freest = open.map(|(index, _)| placement.rank(index)).collect();
+        placement
     }
 
     /// Takes room for one more process of a spread: of the hosts with room the one that runs the fewest of them, then the
@@ -126,7 +140,7 @@ impl<'a> Placement<'a> {
     }
 
     fn rank(&self, host: HostIndex) -> Rank {
-        (Reverse(self.hosts[host].2.memory), host)
+        (Reverse(self.hosts[host].2.memory / STEP), self.lots[host], host)
     }
 
     fn queue(&self, spread: &Spread<'_>, job: &Job) -> Queue {
@@ -149,12 +163,13 @@ impl<'a> Placement<'a> {
         };
         for &rank in self.freest.range((*fresh, Bound::Unbounded)) {
             *fresh = Bound::Excluded(rank);
-            if !spread.counts.contains_key(&rank.1) && fits(rank.1) {
-                return Some(rank.1);
+            let (_, _, host) = rank;
+            if !spread.counts.contains_key(&host) && fits(host) {
+                return Some(host);
             }
         }
         while let Some(mut fewest) = begun.first_entry() {
-            while let Some((_, host)) = fewest.get_mut().pop_first() {
+            while let Some((_, _, host)) = fewest.get_mut().pop_first() {
                 if fits(host) {
                     return Some(host);
                 }
