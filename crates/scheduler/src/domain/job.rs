@@ -8,6 +8,7 @@ use api::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// Metadata key: the ended job that this one replaces. It ties the life of a process together across its jobs, so that
 /// back-off after crashes is known to a scheduler that was not there when they happened.
@@ -22,6 +23,35 @@ pub struct Kind {
     pub release: ReleaseId,
     /// Process type.
     pub name: String,
+    #[serde(skip)]
+    id: KindId,
+}
+
+/// What a kind is told from others by: equal for equal kinds alone. It lies in the kind itself, while the name has to be
+/// fetched from elsewhere, which counts when a plan goes through a million jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KindId(u128);
+
+impl KindId {
+    /// That of the kind with these parts: a part of their SHA-256.
+    pub fn of(app: AppId, release: ReleaseId, name: &str) -> Self {
+        let parts = Sha256::new().chain_update(app.uuid()).chain_update(release.uuid());
+        let digest = parts.chain_update(name).finalize();
+        Self(u128::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes")))
+    }
+}
+
+impl Kind {
+    /// The kind with these parts.
+    pub fn new(app: AppId, release: ReleaseId, name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { app, release, id: KindId::of(app, release, &name), name }
+    }
+
+    /// What it is told from others by.
+    pub fn id(&self) -> KindId {
+        self.id
+    }
 }
 
 /// For whom a job runs.
@@ -48,7 +78,7 @@ impl Owner {
         let release = metadata.get(META_RELEASE).and_then(|id| id.parse().ok());
         match (app, release, metadata.get(META_TYPE)) {
             (Some(app), Some(release), Some(name)) if !name.is_empty() => {
-                Self::Process(Kind { app, release, name: name.clone() })
+                Self::Process(Kind::new(app, release, name.clone()))
             }
             (Some(app), Some(release), _) => Self::OneOff { app, release },
             _ => Self::Other,

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use api::{
@@ -13,12 +13,13 @@ use api::{
     id::{AppId, JobId, ReleaseId},
 };
 use jiff::{SignedDuration, Timestamp};
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     backoff::{self, Replacement},
-    job::{Ending, JobView, Kind, META_REPLACES, Owner, Phase},
+    job::{Ending, JobView, Kind, KindId, META_REPLACES, Phase},
     placement::{HostIndex, Placement, Spread},
     snapshot::{HostView, Snapshot},
 };
@@ -105,9 +106,10 @@ struct Missing<'a> {
 
 /// Decides what to change. Never waits, never reads a clock, never draws a random number.
 pub fn plan(snapshot: &Snapshot) -> Plan {
-    let (foreign, casts) = casts(snapshot);
+    let census = Census::new(snapshot);
+    let casts = census.casts();
     let mut planner = Planner::new(snapshot);
-    planner.plan.foreign = foreign;
+    planner.plan.foreign = census.foreign.into_iter().collect();
     for same_spread in casts.chunk_by(|(a, _), (b, _)| (a.0, a.1) == (b.0, b.1)) {
         let present = same_spread.iter().flat_map(|(_, cast)| &cast.present);
         let mut spread = Spread::new(present.map(|present| present.host));
@@ -118,43 +120,129 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     planner.finish()
 }
 
-/// The jobs by kind, and those of apps that were never listed.
-fn casts(snapshot: &Snapshot) -> (BTreeSet<JobId>, Vec<(Key<'_>, Cast<'_>)>) {
-    let wanted = snapshot.formations.values().flat_map(BTreeMap::values).flat_map(|formation| {
-        let key = |name| (formation.app.id, name, formation.release.id);
-        formation.processes.keys().map(move |name| key(name.as_str()))
-    });
-    let mut casts: HashMap<Key<'_>, Cast<'_>> = wanted.map(|key| (key, Cast::default())).collect();
-    let mut foreign = Vec::new();
-    let mut replaced = snapshot.replaced.clone();
-    for (host, view) in snapshot.hosts.values().enumerate() {
-        for (&id, job) in view.jobs.iter() {
-            replaced.extend(job.replaces);
-            let Owner::Process(kind) = &job.owner else { continue };
-            let cast = match casts.entry((kind.app, kind.name.as_str(), kind.release)) {
-                Entry::Occupied(cast) => cast.into_mut(),
-                Entry::Vacant(place) if snapshot.formations.contains_key(&kind.app) => {
-                    place.insert(Cast::default())
-                }
-                Entry::Vacant(_) => {
-                    foreign.extend(job.ending().is_none().then_some(id));
-                    continue;
-                }
-            };
-            if counts(snapshot, id, job) {
-                cast.present.push(Present { host, id, job });
-            } else if let Some(ending) = job.ending().filter(|ending| !ending.asked) {
-                cast.ended.push(Ended { host, id, job, ending });
+/// How many jobs of a kind there are, and how many there should be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    wanted: u32,
+    omni: bool,
+    present: u32,
+    /// One of them is to leave its host.
+    leaves: bool,
+}
+
+impl Tally {
+    /// Whether nothing is to be done about the kind.
+    fn is_settled(self) -> bool {
+        self.present == self.wanted && !self.leaves && (!self.omni || self.wanted == 0)
+    }
+}
+
+/// All kinds that are wanted or that there are jobs of, counted.
+#[derive(Debug, Default)]
+struct Census<'a> {
+    /// Where a kind is in the lists.
+    numbers: FxHashMap<KindId, usize>,
+    kinds: Vec<Key<'a>>,
+    tallies: Vec<Tally>,
+    /// Jobs that count, with their kinds' numbers.
+    present: Vec<(usize, Present<'a>)>,
+    /// Jobs that ended unasked, with their kinds' numbers.
+    ended: Vec<(usize, Ended<'a>)>,
+    replaced: BTreeSet<JobId>,
+    /// Jobs of apps that were never listed.
+    foreign: Vec<JobId>,
+}
+
+impl<'a> Census<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let mut census = Self { replaced: snapshot.replaced.clone(), ..Self::default() };
+        for formation in snapshot.formations.values().flat_map(BTreeMap::values) {
+            let ExpandedFormation { app, release, processes, .. } = &**formation;
+            for (name, &wanted) in processes {
+                let id = KindId::of(app.id, release.id, name);
+                let number = census.number(id, (app.id, name, release.id));
+                let omni = release.processes.get(name).is_some_and(|process| process.omni);
+                census.tallies[number] = Tally { wanted, omni, ..Tally::default() };
             }
         }
+        for (host, view) in snapshot.hosts.values().enumerate() {
+            for (&id, job) in view.jobs.iter() {
+                census.count(snapshot, (host, view), id, job);
+            }
+        }
+        census
     }
-    let mut casts: Vec<_> = casts.into_iter().collect();
-    casts.sort_unstable_by_key(|&(key, _)| key);
-    for (_, cast) in &mut casts {
-        cast.ended.retain(|ended| !replaced.contains(&ended.id));
-        cast.ended.sort_unstable_by_key(|ended| (Reverse(ended.ending.at), ended.id));
+
+    fn number(&mut self, id: KindId, key: Key<'a>) -> usize {
+        *self.numbers.entry(id).or_insert_with(|| {
+            self.kinds.push(key);
+            self.tallies.push(Tally::default());
+            self.kinds.len() - 1
+        })
     }
-    (foreign.into_iter().collect(), casts)
+
+    fn count(
+        &mut self,
+        snapshot: &Snapshot,
+        (host, view): (HostIndex, &HostView),
+        id: JobId,
+        job: &'a JobView,
+    ) {
+        self.replaced.extend(job.replaces);
+        let Some(kind) = job.kind() else { return };
+        let number = match self.numbers.get(&kind.id()) {
+            Some(&number) => number,
+            None if snapshot.formations.contains_key(&kind.app) => {
+                self.number(kind.id(), (kind.app, &kind.name, kind.release))
+            }
+            None => {
+                self.foreign.extend(job.ending().is_none().then_some(id));
+                return;
+            }
+        };
+        if counts(snapshot, id, job) {
+            let tally = &mut self.tallies[number];
+            tally.present += 1;
+            tally.leaves |= leaves(view, job);
+            self.present.push((number, Present { host, id, job }));
+        } else if let Some(ending) = job.ending().filter(|ending| !ending.asked) {
+            self.ended.push((number, Ended { host, id, job, ending }));
+        }
+    }
+
+    /// The kinds that something may have to be done about, and those that they spread with, with their jobs. Most kinds are
+    /// as they should be, and their jobs are not sorted by kind.
+    fn casts(&self) -> Vec<(Key<'a>, Cast<'a>)> {
+        let all = || self.kinds.iter().zip(&self.tallies);
+        let unsettled = all().filter(|(_, tally)| !tally.is_settled());
+        let unsettled: BTreeSet<_> = unsettled.map(|((app, name, _), _)| (app, name)).collect();
+        let cast = |(app, name, _): &Key<'a>| unsettled.contains(&(app, name)).then(Cast::default);
+        let mut casts: Vec<Option<Cast<'a>>> = self.kinds.iter().map(cast).collect();
+        for &(number, present) in &self.present {
+            if let Some(cast) = &mut casts[number] {
+                cast.present.push(present);
+            }
+        }
+        for &(number, ended) in &self.ended {
+            if let Some(cast) = &mut casts[number]
+                && !self.replaced.contains(&ended.id)
+            {
+                cast.ended.push(ended);
+            }
+        }
+        let casts = self.kinds.iter().zip(casts);
+        let mut casts: Vec<_> = casts.filter_map(|(&key, cast)| Some((key, cast?))).collect();
+        casts.sort_unstable_by_key(|&(key, _)| key);
+        for (_, cast) in &mut casts {
+            cast.ended.sort_unstable_by_key(|ended| (Reverse(ended.ending.at), ended.id));
+        }
+        casts
+    }
+}
+
+/// Whether a job is to leave its host, which is drained.
+fn leaves(host: &HostView, job: &JobView) -> bool {
+    host.draining && !job.bound
 }
 
 struct Planner<'a> {
@@ -193,7 +281,7 @@ impl<'a> Planner<'a> {
 
     /// Brings one kind to what its formation says.
     fn settle(&mut self, (app, name, release): Key<'a>, cast: &Cast<'a>, spread: &mut Spread<'_>) {
-        let kind = Kind { app, release, name: name.into() };
+        let kind = Kind::new(app, release, name);
         let formation = self.snapshot.formation(&kind).map(AsRef::as_ref);
         let wanted = formation.and_then(|f| f.processes.get(name)).copied().unwrap_or(0);
         let omni = formation
@@ -225,7 +313,7 @@ impl<'a> Planner<'a> {
         only: Option<HostIndex>,
     ) {
         let leaves = |present: &Present<'_>| {
-            only.is_none() && self.hosts[present.host].view.draining && !present.job.bound
+            only.is_none() && leaves(self.hosts[present.host].view, present.job)
         };
         let staying = present.iter().filter(|present| !leaves(present)).count();
         if staying < present.len() {

@@ -30,7 +30,7 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
         }
     }
     for waiting in &plan.waiting {
-        let Kind { app, release, name } = &waiting.kind;
+        let Kind { app, release, name, .. } = &waiting.kind;
         let report = Job {
             id: waiting.id.to_string(),
             uuid: waiting.id,
@@ -58,7 +58,7 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
 
 fn of_job(snapshot: &Snapshot, host: &str, id: JobId, job: &JobView) -> Option<Job> {
     let (app, release, kind) = match &job.owner {
-        Owner::Process(Kind { app, release, name }) => {
+        Owner::Process(Kind { app, release, name, .. }) => {
             snapshot.formations.contains_key(app).then_some(())?;
             (*app, *release, name.clone())
         }

@@ -89,7 +89,7 @@ fn room<S: Serializer>(room: &Room, serializer: S) -> Result<S::Ok, S::Error> {
 impl Snapshot {
     /// The id of the `n`th new job of a kind, of an omni one on that host.
     pub fn new_id(&self, kind: &Kind, only: Option<&str>, n: usize) -> JobId {
-        let Kind { app, release, name } = kind;
+        let Kind { app, release, name, .. } = kind;
         let only = only.unwrap_or_default();
         derived(&format!("{} {app} {release} {name} {only} {n}", self.seed))
     }

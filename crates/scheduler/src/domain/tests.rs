@@ -45,11 +45,7 @@ fn id(n: u128) -> JobId {
 }
 
 fn kind(app: u8, name: &str) -> Kind {
-    Kind {
-        app: uuid(app.into()).into(),
-        release: uuid(100 + u128::from(app)).into(),
-        name: name.into(),
-    }
+    Kind::new(uuid(app.into()).into(), uuid(100 + u128::from(app)).into(), name)
 }
 
 /// The formation of an app's one release: how many of each type, and whether it is omni.
@@ -196,7 +192,7 @@ impl Snapshot {
         formations
             .flat_map(|f| {
                 f.processes.iter().map(|(name, &count)| {
-                    let kind = Kind { app: f.app.id, release: f.release.id, name: name.clone() };
+                    let kind = Kind::new(f.app.id, f.release.id, name.clone());
                     (kind, (count, f.release.processes[name].omni))
                 })
             })

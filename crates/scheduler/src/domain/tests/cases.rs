@@ -45,7 +45,7 @@ fn a_job_told_to_stop_is_not_told_again_and_not_missed() {
 
 #[test]
 fn the_jobs_of_a_deleted_formation_and_of_an_unknown_release_are_stopped() {
-    let other = Kind { release: uuid(999).into(), ..kind(0, "web") };
+    let other = Kind::new(kind(0, "web").app, uuid(999).into(), "web");
     let jobs = [(id(1), job(kind(0, "web"), Phase::Up)), (id(2), job(other, Phase::Up))];
     let deleted = formation(0, &[]);
     assert_eq!(stops(&one_host(jobs, [deleted])), [id(1), id(2)]);
