@@ -19,6 +19,9 @@ use super::net::Cidr;
 /// Few are left below this part of all.
 const FEW: u32 = 4;
 
+/// Also from its own kind an address rests so long: the engine lets go of it some time after the process has ended.
+const LET_GO: Duration = Duration::from_secs(10);
+
 /// Addresses and their owners.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
@@ -89,7 +92,7 @@ impl Pool {
         let room = self.subnet.room();
         let known = u32::try_from(self.owners.len() + self.freed.len()).unwrap_or(u32::MAX);
         if room.saturating_sub(known) < room.div_ceil(FEW)
-            && let Some(address) = self.had_longest_ago(kind)
+            && let Some(address) = self.had_longest_ago(kind, now)
         {
             self.freed.remove(&address);
             self.owners.insert(address, job);
@@ -114,9 +117,9 @@ impl Pool {
     }
 
     /// Of the addresses that such a process had last, and of which all routers know that it has it no more.
-    fn had_longest_ago(&self, kind: Option<&str>) -> Option<Ipv4Addr> {
+    fn had_longest_ago(&self, kind: Option<&str>, now: Timestamp) -> Option<Ipv4Addr> {
         let kind = kind?;
-        let same = |freed: &Freed| freed.acknowledged && freed.kind.as_deref() == Some(kind);
+        let same = |freed: &Freed| over(freed, LET_GO, now) && freed.kind.as_deref() == Some(kind);
         let had = self.freed.iter().filter(|(_, freed)| same(freed));
         had.min_by_key(|(_, freed)| freed.at).map(|(&address, _)| address)
     }
@@ -161,9 +164,10 @@ pub(crate) fn kind(job: &Job) -> Option<String> {
     Some(format!("{}/{}", app?, name?))
 }
 
-fn over(freed: &Freed, quarantine: Duration, now: Timestamp) -> bool {
+/// Whether an address has rested so long, and the routers know.
+fn over(freed: &Freed, rest: Duration, now: Timestamp) -> bool {
     let since = now.duration_since(freed.at);
-    freed.acknowledged && since.unsigned_abs() >= quarantine && !since.is_negative()
+    freed.acknowledged && since.unsigned_abs() >= rest && !since.is_negative()
 }
 
 #[cfg(test)]
@@ -219,7 +223,9 @@ mod tests {
                             freed.get(a).is_some_and(|(t, ack, _)| !ack || now - t < 300)
                         };
                         let own = |a: &Ipv4Addr| {
-                            freed.get(a).is_some_and(|(_, ack, last)| *ack && *last == kind)
+                            freed
+                                .get(a)
+                                .is_some_and(|(t, ack, last)| *ack && now - t >= 10 && *last == kind)
                         };
                         let few = owned.len() + freed.keys().filter(|a| rests(a)).count() > 9;
                         match pool.take(job, Some(&kind.to_string()), at(now)) {
@@ -280,14 +286,14 @@ mod tests {
     fn an_app_that_is_replaced_without_end_leaves_a_quarter_to_the_others() {
         let mut pool = pool("10.0.0.0/24");
         let mut used = BTreeSet::new();
-        for _ in 0..1000 {
-            let address = pool.take(JobId::random(), Some("a/web"), at(0)).unwrap();
+        for n in 0..1000 {
+            let address = pool.take(JobId::random(), Some("a/web"), at(n / 10)).unwrap();
             used.insert(address);
-            pool.free(address, Some("a/web".into()), at(0), false);
+            pool.free(address, Some("a/web".into()), at(n / 10), false);
             pool.acknowledge(address);
         }
         let others: Vec<_> =
-            std::iter::from_fn(|| pool.take(JobId::random(), Some("a/worker"), at(1)).ok())
+            std::iter::from_fn(|| pool.take(JobId::random(), Some("a/worker"), at(100)).ok())
                 .collect();
         assert_eq!(used.len() + others.len(), 253);
         assert!(others.len() * 4 >= 252, "only {} are left", others.len());

@@ -44,6 +44,8 @@ struct Known {
     boot_id: String,
     order: watch::Sender<Order>,
     output: Arc<Output>,
+    /// Held while the journal is written.
+    writing: Arc<Mutex<()>>,
 }
 
 /// All jobs.
@@ -89,7 +91,8 @@ impl Registry {
         if let Some(event) = event {
             let _ = self.events.send(Event { event, job: Some(active.clone()) });
         }
-        jobs.insert(active.job.id, Known { active, boot_id, order, output });
+        let writing = Arc::default();
+        jobs.insert(active.job.id, Known { active, boot_id, order, output, writing });
         drop(jobs);
         self.arrivals.send_replace(());
     }
@@ -135,7 +138,7 @@ impl Registry {
 
     /// Something happened to a job. Answers how it is then.
     pub(crate) fn observe(&self, id: JobId, observed: Observed) -> Option<ActiveJob> {
-        let (active, entry) = {
+        let (active, writing) = {
             let mut jobs = self.lock();
             let known = jobs.get_mut(&id)?;
             let event = after(&mut known.active, observed, Timestamp::now())?;
@@ -145,21 +148,24 @@ impl Registry {
             let active = known.active.clone();
             let _ = self.events.send(Event { event, job: Some(active.clone()) });
             info!(job.id = %id, "job {id}: {event:?}, now {:?}", active.status);
-            (active.clone(), Entry { job: active, boot_id: known.boot_id.clone() })
+            (active, known.writing.clone())
         };
-        // A start is seen from the engine again; an order to stop and an end are not.
-        let durable = match active.status {
-            Status::Starting | Status::Running => Durable::Renamed,
-            _ => Durable::Synced,
-        };
-        self.note(&entry, durable);
+        self.note(id, &writing);
         Some(active)
     }
 
-    /// Writes an entry to the journal. A journal that cannot be written must not stop a job that runs.
-    pub(crate) fn note(&self, entry: &Entry, durable: Durable) {
-        if let Err(err) = self.journal.write(entry, durable) {
-            error!(error = %err, job.id = %entry.job.job.id, "the journal could not be written");
+    /// Writes to the journal how a job is in its turn, so that nothing older replaces it. A journal that cannot be written
+    /// must not stop a job that runs.
+    fn note(&self, id: JobId, writing: &Mutex<()>) {
+        let _turn = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = self.entry(id) else { return };
+        // A start is seen from the engine again; an order to stop and an end are not.
+        let durable = match entry.job.status {
+            Status::Starting | Status::Running => Durable::Renamed,
+            _ => Durable::Synced,
+        };
+        if let Err(err) = self.journal.write(&entry, durable) {
+            error!(error = %err, job.id = %id, "the journal could not be written");
         }
     }
 
@@ -178,11 +184,15 @@ impl Registry {
             .collect();
         ended.sort();
         let surplus = ended.len().saturating_sub(keep);
+        let mut forgotten = Vec::new();
         for (_, id) in ended.into_iter().take(surplus) {
-            if let Some(known) = jobs.remove(&id) {
-                let job = Some(known.active);
-                let _ = self.events.send(Event { event: EventKind::Cleanup, job });
-            }
+            let Some(Known { active, writing, .. }) = jobs.remove(&id) else { continue };
+            let _ = self.events.send(Event { event: EventKind::Cleanup, job: Some(active) });
+            forgotten.push((id, writing));
+        }
+        drop(jobs);
+        for (id, writing) in forgotten {
+            let _turn = writing.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(err) = self.journal.remove(id) {
                 error!(error = %err, job.id = %id, "an entry of the journal could not be removed");
             }
@@ -208,4 +218,48 @@ pub(crate) fn own_address(active: &ActiveJob) -> Option<Ipv4Addr> {
 /// Folder of a job's log.
 pub(crate) fn log_folder(logs: &std::path::Path, id: JobId) -> PathBuf {
     crate::logs::folder(logs, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::host::Job;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_ends_with_what_was_seen_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::new(Journal::open(dir.path()).unwrap());
+        for _ in 0..200 {
+            let id = JobId::random();
+            let job: Job =
+                serde_json::from_value(serde_json::json!({ "id": id, "image": "i" })).unwrap();
+            let active = ActiveJob {
+                job,
+                host_id: "h".into(),
+                container_id: String::new(),
+                internal_ip: None,
+                status: Status::Running,
+                created_at: Timestamp::UNIX_EPOCH,
+                started_at: Some(Timestamp::UNIX_EPOCH),
+                ended_at: None,
+                exit_status: None,
+                error: None,
+                host_restarts: 0,
+            };
+            let output = Arc::new(Output::ended(None));
+            registry.insert(Entry { job: active, boot_id: "b".into() }, output, None);
+            // The end comes from the engine while the order to stop is written down.
+            std::thread::scope(|threads| {
+                threads.spawn(|| registry.observe(id, Observed::Ordered));
+                let because = None;
+                threads.spawn(|| registry.observe(id, Observed::Ended { status: 143, because }));
+            });
+            let kept =
+                registry.journal.read().unwrap().into_iter().find(|one| one.job.job.id == id);
+            assert_eq!(kept, registry.entry(id));
+            registry.prune(0);
+            assert_eq!(registry.journal.read().unwrap(), []);
+        }
+    }
 }
