@@ -22,6 +22,9 @@ const APPS: usize = 3;
 const AT_ONCE: usize = 4;
 /// One in so many rounds kills a process.
 const KILLED_EVERY: usize = 5;
+/// The apps take turns in being replaced, so many in all: in the long run an app's addresses have then rested before its
+/// next turn, and others get them. An app that is replaced without a pause gets its own back.
+const TURNS: u32 = 12;
 /// In so long every address of the host's network has been given to several apps.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -69,14 +72,15 @@ type Owners = BTreeMap<IpAddr, BTreeSet<String>>;
 
 /// Replaces the apps' processes for ever: they are killed, and their number goes up and down.
 async fn replace(apps: Vec<String>, owners: Arc<Mutex<Owners>>, stop: Arc<AtomicBool>) -> u64 {
-    let mut replaced = 0;
+    let (mut replaced, begun) = (0, Instant::now());
     for round in 0_usize.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let app = &apps[round % apps.len()];
+        let turn = begun.elapsed().as_millis() / (duration() / TURNS).as_millis();
+        let app = &apps[usize::try_from(turn).unwrap_or_default() % apps.len()];
         // Refused while the routers' word is waited for: the next round asks again.
-        sh(&format!("flynn -a {app} scale --no-wait web={}", 2 + (round / apps.len()) % 2 * 3));
+        sh(&format!("flynn -a {app} scale --no-wait web={}", 2 + round % 2 * 3));
         let Ok(jobs) = cluster::jobs().await else { continue };
         for job in &jobs {
             if let (Some(ip), Some(app)) = (job.internal_ip, job.job.metadata.get(META_APP_NAME)) {
