@@ -104,10 +104,18 @@ build() {
   (cd "$top" && cargo build --quiet --profile "$profile" --workspace "$targets" --locked)
 }
 
-# Starts flynn-host, which uses the engine of that socket, and waits until it answers.
+# Whether flynn-host runs, of the image that is here.
+daemon_is_current() {
+  running flynn-host &&
+    [ "$(docker inspect -f '{{.Image}}' flynn-host)" = "$(docker image inspect -f '{{.Id}}' flynn/host)" ]
+}
+
+# Starts flynn-host, which uses the engine of that socket, and waits until it answers. One of an older image is replaced;
+# the jobs go on running.
 start_daemon() {
   local socket=$1
-  if ! running flynn-host; then
+  if ! daemon_is_current; then
+    docker stop -t 30 flynn-host >/dev/null 2>&1 || true
     docker rm -f flynn-host >/dev/null 2>&1 || true
     docker run -d --name flynn-host --restart always --network host --pid host \
       --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_PTRACE --security-opt apparmor=unconfined \
