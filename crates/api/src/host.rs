@@ -196,6 +196,42 @@ impl Status {
     }
 }
 
+/// Why a job ended, or never began. It travels from the host to people; sentences are made from it at the edge, and nobody
+/// reads a sentence to find it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Its process ended by itself, with the exit status beside this.
+    Exited,
+    /// Its host killed it, because it passed one of its limits.
+    LimitExceeded,
+    /// Its process ran, and never passed its check within the start timeout.
+    CheckNeverPassed,
+    /// It served, and then failed its check for longer than it may.
+    CheckFailed,
+    /// No process could be started: the image, the slug or the engine did not allow it.
+    NotStarted,
+    /// Its host is gone, or no longer knows it.
+    HostLost,
+    /// Its host did not take the order.
+    Refused,
+    /// It was told to stop.
+    Stopped,
+    /// A word of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl EndReason {
+    /// Whether the job's own program is the cause, not the place it was put: what a deployment counts against a release.
+    pub fn blames_release(self) -> bool {
+        match self {
+            Self::Exited | Self::LimitExceeded | Self::CheckNeverPassed | Self::CheckFailed => true,
+            Self::NotStarted | Self::HostLost | Self::Refused | Self::Stopped | Self::Unknown => false,
+        }
+    }
+}
+
 /// A job as its host sees it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveJob {
@@ -225,6 +261,9 @@ pub struct ActiveJob {
     /// Why it failed, or what its check last saw, as a sentence for its owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it ended, once it has; of a job that its host restarts, why its last process did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<EndReason>,
     /// Times the host itself restarted it (resurrection).
     #[serde(default)]
     pub host_restarts: u32,

@@ -273,6 +273,7 @@ async fn record(controller: &Controller, planned: &Planned, host: &str) -> Resul
         args: planned.job.config.args.clone(),
         exit_status: None,
         host_error: None,
+        end_reason: None,
         run_at: None,
         restarts: 0,
         created_at: None,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     controller::{Job, JobState},
+    host::EndReason,
     id::JobId,
 };
 use controller_client::{Controller, Error};
@@ -146,7 +147,8 @@ fn gone(job: &Job) -> Job {
         (None, _) | (_, JobState::Pending) => None,
         (Some(host), _) => Some(format!("host {host} is gone, or no longer knows the job")),
     };
-    Job { state: JobState::Down, host_error: why, run_at: None, ..job.clone() }
+    let end_reason = why.is_some().then_some(EndReason::HostLost);
+    Job { state: JobState::Down, host_error: why, end_reason, run_at: None, ..job.clone() }
 }
 
 fn is_active(state: JobState) -> bool {

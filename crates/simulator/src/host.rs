@@ -165,6 +165,7 @@ impl Host {
             ended_at: None,
             exit_status: None,
             error: None,
+            end_reason: None,
             host_restarts: 0,
             job,
         };

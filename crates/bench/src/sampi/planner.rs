@@ -123,6 +123,7 @@ impl Planner {
                 ended_at: None,
                 exit_status: None,
                 error: None,
+                end_reason: None,
                 host_restarts: 0,
             };
             self.observed.told(host, Event { event: EventKind::Up, job: Some(active) }, NOW);

@@ -148,6 +148,7 @@ impl World {
             args: vec![],
             exit_status: None,
             host_error: None,
+            end_reason: None,
             run_at: None,
             restarts: 0,
             created_at: now,

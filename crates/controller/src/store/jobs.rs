@@ -12,7 +12,7 @@ use super::{Tx, int, read, spelt};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "job_id, cluster_id, host_id, app_id, release_id, type, state, args, \
-     exit_status, host_error, run_at, restarts, created_at, updated_at";
+     exit_status, host_error, run_at, restarts, created_at, updated_at, end_reason";
 const ENDED: &str = "state IN ('down', 'crashed')";
 
 fn of_row(row: &Row) -> Job {
@@ -27,6 +27,7 @@ fn of_row(row: &Row) -> Job {
         args: row.get("args"),
         exit_status: row.get("exit_status"),
         host_error: row.get("host_error"),
+        end_reason: row.get::<_, Option<String>>("end_reason").map(read),
         run_at: row.get("run_at"),
         restarts: super::count(row, "restarts"),
         created_at: row.get("created_at"),
@@ -38,12 +39,13 @@ fn of_row(row: &Row) -> Job {
 pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let sql = format!(
         "INSERT INTO jobs ({COLUMNS}) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, now()), now()) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, now()), now(), $14) \
          ON CONFLICT (job_id) DO UPDATE SET cluster_id = $2, host_id = $3, state = $7, \
-             exit_status = $9, host_error = $10, run_at = $11, restarts = $12, updated_at = now() \
+             exit_status = $9, host_error = $10, run_at = $11, restarts = $12, updated_at = now(), \
+             end_reason = $14 \
          WHERE (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
-                jobs.run_at, jobs.restarts) \
-             IS DISTINCT FROM ($2, $3, $7, $9, $10, $11, $12) \
+                jobs.run_at, jobs.restarts, jobs.end_reason) \
+             IS DISTINCT FROM ($2, $3, $7, $9, $10, $11, $12, $14) \
          RETURNING {COLUMNS}"
     );
     let changed = pg::row_opt(
@@ -63,6 +65,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
             &job.run_at,
             &int(job.restarts),
             &job.created_at,
+            &job.end_reason.as_ref().map(spelt),
         ],
     )
     .await?;

@@ -173,6 +173,7 @@ async fn job(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<Active
         ended_at: None,
         exit_status: None,
         error: None,
+        end_reason: None,
         host_restarts: 0,
     }))
 }

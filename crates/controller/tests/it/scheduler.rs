@@ -114,6 +114,7 @@ async fn start(
             args: vec![],
             exit_status: None,
             host_error: None,
+            end_reason: None,
             run_at: None,
             restarts: 0,
             created_at: None,

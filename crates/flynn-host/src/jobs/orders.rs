@@ -138,6 +138,7 @@ async fn write_down(host: &Arc<Host>, job: Job, ip: IpAddr) -> Result<(), OrderE
         ended_at: None,
         exit_status: None,
         error: None,
+        end_reason: None,
         host_restarts: 0,
         job,
     };

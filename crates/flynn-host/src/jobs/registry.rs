@@ -245,6 +245,7 @@ mod tests {
                 ended_at: None,
                 exit_status: None,
                 error: None,
+                end_reason: None,
                 host_restarts: 0,
             };
             let output = Arc::new(Output::ended(None));

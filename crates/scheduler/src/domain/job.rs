@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    host::{ActiveJob, Job, Limits, META_APP, META_RELEASE, META_TYPE, Status},
+    host::{ActiveJob, EndReason, Job, Limits, META_APP, META_RELEASE, META_TYPE, Status},
     id::{AppId, JobId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -115,6 +115,8 @@ pub struct Ending {
     pub crashed: bool,
     /// Whether its host no longer lists it.
     pub forgotten: bool,
+    /// Why, if its host said so.
+    pub reason: Option<EndReason>,
     /// Exit status.
     pub exit_status: Option<i32>,
     /// What the host said.
@@ -175,6 +177,7 @@ impl JobView {
                 asked,
                 crashed: active.status != Status::Done && !asked,
                 forgotten: false,
+                reason: active.end_reason,
                 exit_status: active.exit_status,
                 error: active.error.clone(),
             }),
@@ -199,6 +202,7 @@ impl JobView {
             asked: false,
             crashed: true,
             forgotten: true,
+            reason: Some(EndReason::Refused),
             exit_status: None,
             error: error.clone(),
         });

@@ -102,6 +102,7 @@ fn crashed(at: Timestamp) -> Phase {
         asked: false,
         crashed: true,
         forgotten: false,
+        reason: None,
         exit_status: Some(1),
         error: None,
     })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
-    host::{ActiveJob, Event, EventKind},
+    host::{ActiveJob, EndReason, Event, EventKind},
     id::JobId,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -132,6 +132,7 @@ impl View {
                     asked,
                     crashed: !asked,
                     forgotten: true,
+                    reason: Some(EndReason::HostLost),
                     exit_status: None,
                     error: (!asked).then(|| "its host no longer knows it".into()),
                 });

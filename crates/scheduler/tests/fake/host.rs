@@ -148,6 +148,7 @@ impl FakeHost {
             ended_at: None,
             exit_status: None,
             error: None,
+            end_reason: None,
             host_restarts: 0,
         };
         self.say(EventKind::Create, active.clone());

@@ -20,6 +20,7 @@ fn job(uuid: &str, kind: &str, state: JobState, created: i64) -> Job {
         args: vec![],
         exit_status: None,
         host_error: None,
+        end_reason: None,
         run_at: None,
         restarts: 0,
         created_at: Some(at(created)),

@@ -33,6 +33,7 @@ fn job(release: &Release, kind: &str, state: JobState) -> Job {
         args: vec![],
         exit_status: None,
         host_error: None,
+        end_reason: None,
         run_at: None,
         restarts: 0,
         created_at: None,

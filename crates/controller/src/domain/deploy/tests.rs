@@ -229,6 +229,7 @@ fn job(release: &Release, state: JobState) -> Job {
         args: vec![],
         exit_status: None,
         host_error: None,
+        end_reason: None,
         run_at: None,
         restarts: 0,
         created_at: None,

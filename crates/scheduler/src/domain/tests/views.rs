@@ -28,6 +28,7 @@ fn active(n: u128, status: Status) -> ActiveJob {
         ended_at: ended.then(|| ago(1)),
         exit_status: ended.then_some(1),
         error: None,
+        end_reason: None,
         host_restarts: 0,
     }
 }
