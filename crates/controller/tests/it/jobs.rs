@@ -134,6 +134,7 @@ async fn a_job_is_recorded_even_if_its_release_is_unknown_and_only_for_its_own_a
         args: vec![],
         exit_status: None,
         host_error: Some("no host has room".into()),
+        end_reason: None,
         run_at: None,
         restarts: 0,
         created_at: None,
