@@ -29,6 +29,18 @@ choose GIT_PORT 2222
 profile=${FLYNN_PROFILE:-release}
 bin=$top/target/$profile
 
+# Lies in the data folder of a cluster that the tests made.
+tests_mark=$FLYNN_DATA_DIR/made-by-script-test
+
+# Removes what earlier tests left; refuses a machine that holds a cluster of somebody's own.
+take_machine_for_tests() {
+  if [ -f "$FLYNN_DATA_DIR/host/host.json" ] && [ ! -f "$tests_mark" ]; then
+    die "this machine holds a cluster in $FLYNN_DATA_DIR, and the tests would use and remove it. Run them elsewhere, or
+remove the cluster with all its data first: script/down --purge"
+  fi
+  [ ! -f "$tests_mark" ] || "$top/script/down" --purge
+}
+
 keep_choices() {
   [ ! -f "$choices" ] || return 0
   printf '%s\n' "CLUSTER_DOMAIN=$CLUSTER_DOMAIN" "HTTP_PORT=$HTTP_PORT" "HTTPS_PORT=$HTTPS_PORT" "GIT_PORT=$GIT_PORT" \
