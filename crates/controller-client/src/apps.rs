@@ -1,5 +1,7 @@
 //! Apps, releases, artifacts, formations, repositories.
 
+use std::collections::BTreeMap;
+
 use api::{
     controller::{
         App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
@@ -33,6 +35,21 @@ impl Controller {
     /// Changes meta, strategy or deploy timeout.
     pub async fn update_app(&self, app: &str, change: &NewApp) -> Result<App, Error> {
         self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Sets facts of an app's meta, and removes those that become `None`; the others stay. Answers the app.
+    pub async fn change_meta(
+        &self,
+        app: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<App, Error> {
+        self.client.patch(&format!("/apps/{}/meta", escape(app)), changes).await
+    }
+
+    /// Deletes a release that runs nowhere and that nothing goes back to.
+    pub async fn delete_release(&self, app: &str, release: ReleaseId) -> Result<(), Error> {
+        let path = format!("/apps/{}/releases/{release}", escape(app));
+        self.client.delete::<serde_json::Value>(&path).await.map(drop)
     }
 
     /// Deletes an app: its formations stop, its routes go, its name is free.
