@@ -227,7 +227,9 @@ impl EndReason {
     pub fn blames_release(self) -> bool {
         match self {
             Self::Exited | Self::LimitExceeded | Self::CheckNeverPassed | Self::CheckFailed => true,
-            Self::NotStarted | Self::HostLost | Self::Refused | Self::Stopped | Self::Unknown => false,
+            Self::NotStarted | Self::HostLost | Self::Refused | Self::Stopped | Self::Unknown => {
+                false
+            }
         }
     }
 }
@@ -373,6 +375,9 @@ pub struct HostInfo {
     pub api: Option<String>,
     /// Whether it is there at present.
     pub up: bool,
+    /// Whether the leading host cannot reach it, although it is there: it is left out, and its jobs run elsewhere.
+    #[serde(default)]
+    pub unreachable: bool,
     /// Whether it leads.
     pub leader: bool,
     /// Whether it is being emptied.

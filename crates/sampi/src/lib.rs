@@ -3,9 +3,11 @@
 mod accept;
 mod cluster;
 mod room;
+mod silence;
 mod takeover;
 
 pub use accept::{has_room, obey};
 pub use cluster::{Cluster, Commit, HostInfo, Orders, placed};
 pub use room::{CPU_OVERCOMMIT, Room};
+pub use silence::{LEADING_PATIENCE, Silence, TAKEOVER_PATIENCE};
 pub use takeover::Takeover;
