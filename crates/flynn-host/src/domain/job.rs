@@ -4,14 +4,24 @@
 //!  Starting ──started──► Starting ──up──► Running ──ended──► Done | Crashed      (not resurrect)
 //!     ▲                                      │  └────ended───► Starting           (resurrect: again at once)
 //!     └──────────────────────────────────────┘
+//!  Running ──fails its check──► Starting ──up again──► Running
 //!  Starting | Running ──told to stop──► Stopping ──ended──► Done
 //!  Starting ──could not start──► Failed (resurrect: Starting, tried again)
 //! ```
 
 use std::time::Duration;
 
-use api::host::{ActiveJob, EventKind, Status};
+use api::host::{ActiveJob, EndReason, EventKind, Status};
 use jiff::Timestamp;
+
+/// Why a process ended, beyond its exit status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// For programs.
+    pub(crate) reason: EndReason,
+    /// For its owner, as a sentence.
+    pub(crate) said: String,
+}
 
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +38,11 @@ pub(crate) enum Observed {
     },
     /// It passes its checks and the routers know it.
     Up,
+    /// It served, and fails its check now: nobody is sent to it.
+    Failing {
+        /// What the check saw.
+        because: String,
+    },
     /// Somebody told it to stop.
     Ordered,
     /// Its process ended.
@@ -35,12 +50,12 @@ pub(crate) enum Observed {
         /// Exit status, 128 + n for signal n.
         status: i32,
         /// Why the host ended it, or what else is known of the cause.
-        because: Option<String>,
+        because: Option<Cause>,
     },
     /// Why its process was killed is known only after its end.
     Explained {
         /// Why.
-        because: String,
+        because: Cause,
     },
     /// No process could be started.
     NotStarted {
@@ -72,7 +87,13 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             job.status = Status::Running;
             job.error = None;
             job.exit_status = None;
+            job.end_reason = None;
             Some(EventKind::Up)
+        }
+        (Status::Running, Observed::Failing { because }) => {
+            job.status = Status::Starting;
+            job.error = Some(because);
+            Some(EventKind::Error)
         }
         (Status::Starting | Status::Running, Observed::Ordered) => {
             job.status = Status::Stopping;
@@ -83,11 +104,16 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
         }
         (Status::Stopping, Observed::Ended { status, .. }) => {
             job.exit_status = Some(status);
+            job.end_reason = Some(EndReason::Stopped);
             Some(over(job, Status::Done, now))
         }
-        (Status::Stopping, Observed::NotStarted { .. }) => Some(over(job, Status::Done, now)),
+        (Status::Stopping, Observed::NotStarted { .. }) => {
+            job.end_reason = Some(EndReason::Stopped);
+            Some(over(job, Status::Done, now))
+        }
         (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
             job.error = Some(because);
+            job.end_reason = Some(EndReason::NotStarted);
             if job.job.resurrect {
                 again(job);
                 return Some(EventKind::Error);
@@ -96,7 +122,8 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             Some(EventKind::Error)
         }
         (Status::Crashed, Observed::Explained { because }) => {
-            job.error = Some(because);
+            job.error = Some(because.said);
+            job.end_reason = Some(because.reason);
             Some(EventKind::Error)
         }
         (_, Observed::Explained { .. }) => None,
@@ -104,7 +131,14 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             Status::Running,
             Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
         )
-        | (Status::Stopping, Observed::NotAnnounced { .. } | Observed::Up | Observed::Ordered)
+        | (Status::Starting, Observed::Failing { .. })
+        | (
+            Status::Stopping,
+            Observed::NotAnnounced { .. }
+            | Observed::Up
+            | Observed::Failing { .. }
+            | Observed::Ordered,
+        )
         | (Status::Done | Status::Crashed | Status::Failed, _) => None,
     }
 }
@@ -112,12 +146,15 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
 fn ended_unasked(
     job: &mut ActiveJob,
     status: i32,
-    because: Option<String>,
+    because: Option<Cause>,
     now: Timestamp,
 ) -> EventKind {
     job.exit_status = Some(status);
     let well = status == 0 && because.is_none();
-    job.error = if well { None } else { Some(because.unwrap_or_else(|| sentence(status))) };
+    let exited = || Cause { reason: EndReason::Exited, said: sentence(status) };
+    let Cause { reason, said } = because.unwrap_or_else(exited);
+    job.error = (!well).then_some(said);
+    job.end_reason = Some(reason);
     if job.job.resurrect {
         again(job);
         return EventKind::Create;
@@ -222,9 +259,11 @@ mod tests {
     #[test]
     fn a_job_the_host_ended_for_a_reason_crashed_even_with_status_0() {
         let mut job = job(false);
-        let because = Some("nothing listens on port 8080".to_owned());
-        run(&mut job, vec![started(), Observed::Ended { status: 0, because: because.clone() }]);
-        assert_eq!((job.status, job.error), (Status::Crashed, because));
+        let said = "nothing listens on port 8080".to_owned();
+        let because = Some(Cause { reason: EndReason::CheckNeverPassed, said: said.clone() });
+        run(&mut job, vec![started(), Observed::Ended { status: 0, because }]);
+        assert_eq!((job.status, job.error), (Status::Crashed, Some(said)));
+        assert_eq!(job.end_reason, Some(EndReason::CheckNeverPassed));
     }
 
     #[test]
@@ -250,8 +289,43 @@ mod tests {
     }
 
     #[test]
+    fn every_end_has_a_reason() {
+        let stop = || vec![started(), Observed::Up, Observed::Ordered, ended(143)];
+        let none = || Observed::NotStarted { because: "no image".into() };
+        for (observed, reason) in [
+            (vec![started(), Observed::Up, ended(0)], EndReason::Exited),
+            (vec![started(), ended(1)], EndReason::Exited),
+            (stop(), EndReason::Stopped),
+            (vec![Observed::Ordered, none()], EndReason::Stopped),
+            (vec![none()], EndReason::NotStarted),
+        ] {
+            for resurrect in [false, true] {
+                let mut job = job(resurrect);
+                run(&mut job, observed.clone());
+                assert_eq!(job.end_reason, Some(reason), "{observed:?}");
+            }
+        }
+        let mut again = job(true);
+        run(&mut again, vec![started(), ended(1), started(), Observed::Up]);
+        assert_eq!(again.end_reason, None, "it serves again");
+    }
+
+    #[test]
+    fn a_job_that_fails_its_check_does_not_count_as_serving_until_it_passes_again() {
+        let mut job = job(false);
+        let fails = || Observed::Failing { because: "GET / was answered with status 500".into() };
+        let events = run(&mut job, vec![started(), fails(), Observed::Up, fails(), fails()]);
+        assert_eq!(events, [EventKind::Start, EventKind::Up, EventKind::Error]);
+        assert_eq!(job.status, Status::Starting);
+        assert!(job.error.is_some() && job.started_at.is_some());
+        assert_eq!(run(&mut job, vec![Observed::Up]), [EventKind::Up]);
+        assert_eq!((job.status, job.error), (Status::Running, None));
+    }
+
+    #[test]
     fn why_a_job_was_killed_may_be_known_after_its_end_only() {
-        let why = || Observed::Explained { because: "too much memory".into() };
+        let memory = |said: &str| Cause { reason: EndReason::LimitExceeded, said: said.into() };
+        let why = || Observed::Explained { because: memory("too much memory") };
         let mut killed = job(false);
         assert_eq!(
             run(&mut killed, vec![started(), why(), ended(137), why()])[1..],
@@ -261,6 +335,7 @@ mod tests {
             (killed.status, killed.error.as_deref()),
             (Status::Crashed, Some("too much memory"))
         );
+        assert_eq!(killed.end_reason, Some(EndReason::LimitExceeded));
         let mut stopped = job(false);
         run(&mut stopped, vec![started(), Observed::Ordered, ended(137), why()]);
         assert_eq!((stopped.status, stopped.error), (Status::Done, None));
@@ -278,10 +353,13 @@ mod tests {
             Just(started()),
             Just(Observed::Up),
             Just(Observed::NotAnnounced { because: "etcd is away".into() }),
+            Just(Observed::Failing { because: "it answers 500".into() }),
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),
-            Just(Observed::Explained { because: "it was killed".into() }),
+            Just(Observed::Explained {
+                because: Cause { reason: EndReason::LimitExceeded, said: "it was killed".into() },
+            }),
         ]
     }
 
@@ -299,12 +377,17 @@ mod tests {
                 if !before.status.is_active() {
                     // Only why is said again.
                     prop_assert!(event.is_none_or(|event| event == EventKind::Error));
-                    prop_assert_eq!(&before, &ActiveJob { error: before.error.clone(), ..job.clone() });
+                    let same = ActiveJob {
+                        error: before.error.clone(),
+                        end_reason: before.end_reason,
+                        ..job.clone()
+                    };
+                    prop_assert_eq!(&before, &same);
                     continue;
                 }
                 if before.status.is_active() && !job.status.is_active() {
                     ends += 1;
-                    prop_assert!(job.ended_at.is_some());
+                    prop_assert!(job.ended_at.is_some() && job.end_reason.is_some());
                 }
             }
             prop_assert_eq!(ends, u32::from(!job.status.is_active()));

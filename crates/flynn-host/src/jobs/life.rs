@@ -6,7 +6,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use api::{
-    host::{ActiveJob, Status},
+    host::{ActiveJob, EndReason, Status},
     id::JobId,
 };
 use futures_util::FutureExt;
@@ -29,7 +29,7 @@ use crate::{
     backend::{engine::Container, raw::Attached},
     domain::{
         addresses::kind,
-        job::{Observed, STEADY, pause_before_restart},
+        job::{Cause, Observed, STEADY, pause_before_restart},
         limits,
     },
     host::Host,
@@ -267,7 +267,7 @@ impl Life {
     }
 
     /// Watches a process until it has ended: its exit status, and why, if it was our doing.
-    async fn supervise(&self, process: &mut Process) -> (i32, Option<String>) {
+    async fn supervise(&self, process: &mut Process) -> (i32, Option<Cause>) {
         let registry = &self.host.registry;
         let (Some(active), Some(mut orders)) = (self.active(), registry.orders(self.id)) else {
             return (process.death.wait().await, None);
@@ -309,14 +309,18 @@ impl Life {
                 }
                 Verdict::Down { seen, kill } => {
                     warn!(job.id = %self.id, "job {} fails its check: {seen}", self.id);
+                    let because = format!("it fails its check: {seen}");
+                    registry.observe(self.id, Observed::Failing { because });
                     self.host.announcer.withdraw(&active).await;
                     if kill {
-                        let because = format!("it failed its check and was killed: {seen}");
+                        let said = format!("it failed its check and was killed: {seen}");
+                        let because = Cause { reason: EndReason::CheckFailed, said };
                         return (self.end(process, CONDEMNED).await, Some(because));
                     }
                 }
-                Verdict::TooLate { seen } => {
-                    return (self.end(process, CONDEMNED).await, Some(seen));
+                Verdict::TooLate { reason, said } => {
+                    let because = Cause { reason, said };
+                    return (self.end(process, CONDEMNED).await, Some(because));
                 }
             }
         }
@@ -328,7 +332,7 @@ impl Life {
         process: &mut Process,
         active: &ActiveJob,
         breach: Breach,
-    ) -> Option<(i32, Option<String>)> {
+    ) -> Option<(i32, Option<Cause>)> {
         match breach {
             Breach::Memory { said } => {
                 process.memory_said = true;
@@ -342,7 +346,8 @@ impl Life {
             Breach::Disk { said } => {
                 self.say(&said).await;
                 self.host.announcer.withdraw(active).await;
-                Some((self.end(process, CONDEMNED).await, Some(said)))
+                let because = Cause { reason: EndReason::LimitExceeded, said };
+                Some((self.end(process, CONDEMNED).await, Some(because)))
             }
         }
     }
@@ -382,7 +387,7 @@ impl Life {
     }
 
     /// Why a process died, if it was for want of memory; said in its log, too.
-    async fn died_of_memory(&self, process: &Process, status: i32) -> Option<String> {
+    async fn died_of_memory(&self, process: &Process, status: i32) -> Option<Cause> {
         if status == 0 || self.told_to_stop().now_or_never().is_some() {
             return None;
         }
@@ -394,7 +399,7 @@ impl Life {
         if so && !process.memory_said {
             self.say(&limits::killed_sentence(limit)).await;
         }
-        so.then(|| limits::memory_sentence(limit))
+        so.then(|| out_of_memory(limit))
     }
 
     /// The engine may tell of what the kernel killed after it told of the end, which nobody was to wait for.
@@ -403,7 +408,7 @@ impl Life {
         if timeout(LATE_NEWS, death.of_memory(KILLED_STATUS)).await.is_ok() {
             let limit = active.job.limits.memory;
             self.say(&limits::killed_sentence(limit)).await;
-            let because = limits::memory_sentence(limit);
+            let because = out_of_memory(limit);
             self.host.registry.observe(self.id, Observed::Explained { because });
         }
     }
@@ -454,6 +459,10 @@ impl Life {
             host.addresses.acknowledge(address);
         }
     }
+}
+
+fn out_of_memory(limit: u64) -> Cause {
+    Cause { reason: EndReason::LimitExceeded, said: limits::memory_sentence(limit) }
 }
 
 async fn stop_ordered(orders: &mut watch::Receiver<Order>) {

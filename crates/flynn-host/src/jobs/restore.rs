@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
-    host::{ActiveJob, Status},
+    host::{ActiveJob, EndReason, Status},
     id::JobId,
 };
 use tracing::{info, warn};
@@ -18,7 +18,7 @@ use crate::{
     backend::engine::Container,
     domain::{
         addresses::kind,
-        job::Observed,
+        job::{Cause, Observed},
         spec::{LABEL_ENTRY, LABEL_HOST, LABEL_JOB},
     },
     host::Host,
@@ -117,8 +117,9 @@ fn begin_again(host: &Arc<Host>, active: &ActiveJob, same_boot: bool) {
     let id = active.job.id;
     let never_started = active.status == Status::Starting && active.started_at.is_none();
     if active.status != Status::Stopping && !(never_started && same_boot) {
-        let because = Some("its host was restarted".to_owned());
-        host.registry.observe(id, Observed::Ended { status: 137, because });
+        // Not the program's doing, and nobody's order.
+        let because = Cause { reason: EndReason::HostLost, said: "its host was restarted".into() };
+        host.registry.observe(id, Observed::Ended { status: 137, because: Some(because) });
     }
     match host.registry.job(id) {
         Some(job) if job.status.is_active() => {
