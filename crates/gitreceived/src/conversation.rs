@@ -18,6 +18,7 @@ use crate::{
     pack::{self, PACKS_MAX, PackError, Quarantine},
     push::{Pushes, Request},
     receiver::{self, Ended},
+    survey,
 };
 
 /// The hook asks at once.
@@ -39,6 +40,8 @@ pub(crate) struct Conversation<'a> {
 enum KeepError {
     #[error(transparent)]
     Pack(#[from] PackError),
+    #[error(transparent)]
+    Git(#[from] crate::git::GitError),
     #[error("the pack could not be stored: {0}")]
     Shelf(#[from] shelf_client::Error),
     #[error("shelf stored something else than was sent")]
@@ -113,18 +116,23 @@ impl Conversation<'_> {
             .collect();
         let nothing_changed = |why: String| format!("{why} Nothing was changed; push again.");
         let prepared = async {
-            let packs = self.keep(&quarantine, &update).await?;
             let git = &self.pushes.git;
+            let survey = survey::survey(git, self.repo, &quarantine, &update.new).await?;
+            let remarks = survey::remarks(git, self.repo, &quarantine, &survey).await?;
+            let packs = self.keep(&quarantine, &update).await?;
             let tree = pack::tree(git, self.repo, &quarantine, &update.new).await?;
-            Ok::<_, KeepError>((packs, tree))
+            Ok::<_, KeepError>((packs, tree, remarks))
         };
-        let (packs, tree) = tokio::select! {
+        let (packs, tree, remarks) = tokio::select! {
             prepared = prepared => prepared.map_err(|err| {
                 warn!(error = &err as &dyn std::error::Error, "a push to {} could not be kept", self.request.repo);
                 nothing_changed(format!("The push could not be stored: {err}."))
             })?,
             () = abort.cancelled() => return Err(String::new()),
         };
+        for remark in remarks {
+            let _ = out.write_all(format!(" !     {remark}\n").as_bytes()).await;
+        }
         let command = self.receiver(&update.new, update.old.as_deref(), &packs);
         let file = tree.reopen().map_err(|err| nothing_changed(format!("{err}.")))?;
         let program = &self.pushes.receiver[0];

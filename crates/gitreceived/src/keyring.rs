@@ -12,7 +12,7 @@ use controller_client::Controller;
 use tokio::{process::Command, sync::Mutex, time::timeout};
 use tracing::warn;
 
-use crate::domain::key::Offered;
+use crate::domain::{key::Offered, user::is_plain};
 
 /// A key found in an answer this young is not asked for again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -98,6 +98,10 @@ async fn by_command(
     offered: &Offered,
 ) -> Verdict {
     let [program, args @ ..] = words else { return Verdict::NoAnswer };
+    // It is an argument, and every program with options has one that ends well: `--help`.
+    if !is_plain(user) {
+        return Verdict::Unknown;
+    }
     let mut command = Command::new(program);
     command.args(args).arg(user).arg(&offered.line).env_clear().envs(env).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::null());

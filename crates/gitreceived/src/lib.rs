@@ -13,6 +13,7 @@ mod receiver;
 mod repos;
 mod server;
 mod ssh;
+mod survey;
 
 pub use config::{Args, Config, ConfigError};
 pub use server::{Running, StartError, start};

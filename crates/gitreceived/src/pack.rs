@@ -10,13 +10,13 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
 };
 
 use crate::{
     domain::update::Update,
-    git::{Git, GitError, Group, complaint},
+    git::{Git, GitError, Group, STDERR_LEN_MAX, complaint, drain, spawn},
 };
 
 /// Bytes read of git's output at a time.
@@ -41,6 +41,8 @@ pub(crate) enum PackError {
     },
     #[error("what git {what} makes of this push is larger than {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
+    #[error("its tree has more than {limit} files and folders")]
+    TooMany { limit: u64 },
 }
 
 /// A pack that is not in shelf yet.
@@ -78,14 +80,17 @@ pub(crate) async fn pack(
     Ok(Some(Pack { file, sha256: digest }))
 }
 
-/// The tree of a commit as a tar.
+/// The tree of a commit as a tar, every file as it was committed. (In a bare repository there is no work tree that
+/// `--worktree-attributes` could find attributes in; without it those of the commit would leave files out, write commit
+/// ids into them and change their line ends, and git would hold the whole tree in memory.)
 pub(crate) async fn tree(
     git: &Git,
     repo: &Path,
     quarantine: &Quarantine,
     commit: &str,
 ) -> Result<NamedTempFile, PackError> {
-    let mut command = git.command(repo, &["archive", "--format=tar", commit]);
+    let mut command =
+        git.command(repo, &["archive", "--worktree-attributes", "--format=tar", commit]);
     command.envs(quarantine);
     Ok(spool("archive", command, None, repo, TREE_LEN_MAX).await?.0)
 }
@@ -100,13 +105,32 @@ async fn spool(
 ) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
     let io = |source| PackError::Io { what, source };
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.spawn().map_err(io)?;
+    let mut child = spawn(&mut command).map_err(io)?;
     let _group = Group::of(&child);
     if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
         // Shorter than a pipe's buffer, so this never waits for git.
         pipe.write_all(text.as_bytes()).await.map_err(io)?;
     }
-    let mut stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    let stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    // Both pipes at once: git that waits for room in one writes nothing to the other.
+    let complaints = drain(child.stderr.take(), STDERR_LEN_MAX);
+    let written = write_out(what, stdout, dir, limit);
+    let (written, stderr) = tokio::try_join!(written, async { Ok(complaints.await) })?;
+    if child.wait().await.map_err(io)?.success() {
+        Ok(written)
+    } else {
+        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) }.into())
+    }
+}
+
+/// Writes what git says into a file, up to a limit.
+async fn write_out(
+    what: &'static str,
+    mut stdout: impl AsyncRead + Unpin,
+    dir: &Path,
+    limit: u64,
+) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
+    let io = |source| PackError::Io { what, source };
     let temp = tempfile::Builder::new().prefix("spool-").tempfile_in(dir).map_err(io)?;
     let mut file = tokio::fs::File::from_std(temp.reopen().map_err(io)?);
     let (mut digest, mut len, mut head) = (Sha256::new(), 0_u64, Vec::new());
@@ -128,11 +152,6 @@ async fn spool(
         file.write_all(chunk).await.map_err(io)?;
     }
     file.flush().await.map_err(io)?;
-    let ended = child.wait_with_output().await.map_err(io)?;
-    if !ended.status.success() {
-        let stderr = complaint(&ended.stderr);
-        return Err(GitError::Failed { what: what.into(), stderr }.into());
-    }
     Ok((temp, hex::encode(digest.finalize()), head))
 }
 

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     conversation::Conversation,
     domain::command::RepoName,
-    git::{Git, Group},
+    git::{self, Git, Group},
     hook::SOCKET_VARIABLE,
     lease::Lease,
     repos::{Copy, Repos},
@@ -220,7 +220,7 @@ impl Pushes {
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
         command.env(SOCKET_VARIABLE, &socket).stdin(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
         let over = CancellationToken::new();
         let conversation =

@@ -168,7 +168,7 @@ impl Repos {
         let file = file.into_std().await;
         crate::pack::rewound(&file).map_err(cache)?;
         command.stdin(file);
-        crate::git::finish("index-pack", &mut command).await?;
+        crate::git::output("index-pack", &mut command, None).await?;
         drop(temp);
         Ok(())
     }

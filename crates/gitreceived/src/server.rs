@@ -10,7 +10,7 @@ use controller_client::Controller;
 use daemon::Lifetime;
 use discoverd_client::Discoverd;
 use russh::{
-    MethodKind, MethodSet, Preferred, SshId, cipher,
+    MethodKind, MethodSet, Preferred, SshId, cipher, kex,
     keys::{Algorithm, EcdsaCurve, HashAlg},
     mac,
 };
@@ -46,6 +46,8 @@ const KEEP_ALIVE_MAX: usize = 3;
 const SILENCE: Duration = Duration::from_secs(120);
 /// Refusing a key takes this long, so that keys cannot be tried by the thousand.
 const REJECTION_TIME: Duration = Duration::from_millis(200);
+/// Keys a client may offer: agents hold many, and the right one may be the last.
+const AUTH_ATTEMPTS_MAX: usize = 40;
 /// Longest wait for one answer of the controller.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -159,7 +161,16 @@ fn ssh_config(config: &Config) -> russh::server::Config {
         auth_rejection_time: REJECTION_TIME,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: config.host_keys.clone(),
+        max_auth_attempts: AUTH_ATTEMPTS_MAX,
         preferred: Preferred {
+            // Elliptic curves, and the hybrid that a quantum computer would not break; every client since 2014 has one.
+            kex: Cow::Borrowed(&[
+                kex::MLKEM768X25519_SHA256,
+                kex::CURVE25519,
+                kex::CURVE25519_PRE_RFC_8731,
+                kex::EXTENSION_SUPPORT_AS_SERVER,
+                kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
+            ]),
             key: Cow::Owned(vec![
                 Algorithm::Ed25519,
                 rsa(HashAlg::Sha512),
