@@ -101,10 +101,26 @@ pub async fn answer(mut command: Command) -> io::Result<(ExitStatus, String)> {
     let mut child = command.process_group(0).spawn()?;
     let group = Group::of(&child);
     let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    }
-    let status = child.wait().await?;
+    let stdout = child.stdout.take();
+    let status = {
+        let mut read = std::pin::pin!(async {
+            if let Some(stdout) = stdout {
+                stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+            }
+            Ok::<_, io::Error>(())
+        });
+        tokio::select! {
+            done = &mut read => {
+                done?;
+                child.wait().await?
+            }
+            status = child.wait() => {
+                // One it left behind may keep the pipe open.
+                let _ = tokio::time::timeout(DRAIN, read).await;
+                status?
+            }
+        }
+    };
     drop(group);
     Ok((status, String::from_utf8_lossy(&answer).into_owned()))
 }
@@ -134,6 +150,21 @@ mod tests {
         let status = shown(shell("sleep 1"), &console, Duration::from_millis(20)).await.unwrap();
         assert!(status.success());
         assert!(console.silence() < begun.elapsed(), "an unbroken silence is as long as the run");
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_those_left_behind() {
+        let (status, text) = answer(shell("sleep 1000 & echo Node.js")).await.unwrap();
+        assert!(status.success());
+        assert_eq!(text, "Node.js\n");
+    }
+
+    #[tokio::test]
+    async fn floods_on_both_outputs_are_shown_to_their_end() {
+        let flood = "head -c 3000000 /dev/zero | tr '\\0' e | fold >&2 & \
+                     head -c 3000000 /dev/zero | tr '\\0' o | fold; wait";
+        let status = shown(shell(flood), &Console::new(io::sink()), HEARTBEAT).await.unwrap();
+        assert!(status.success());
     }
 
     #[tokio::test]
