@@ -4,7 +4,7 @@ use clap::Parser;
 use daemon::auth::Keys;
 
 /// Apps, releases, formations, deployments.
-#[derive(Debug, Clone, Parser)]
+#[derive(Clone, Parser)]
 #[command(version, about)]
 pub struct Args {
     /// Port of the API.
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// What the daemon runs with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// Address of the API.
     pub listen: std::net::SocketAddr,
@@ -86,5 +86,42 @@ impl From<Args> for Config {
                 application: "controller".into(),
             },
         }
+    }
+}
+
+impl std::fmt::Debug for Args {
+    /// Without the keys and the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Args")
+            .field("port", &self.port)
+            .field("discoverd", &self.discoverd)
+            .field("pg_host", &self.pg_host)
+            .field("pg_database", &self.pg_database)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the keys; [`pg::Config`] leaves out its password itself.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("default_route_domain", &self.default_route_domain)
+            .field("discoverd", &self.discoverd)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_shows_when_the_configuration_is_printed() {
+        let args = ["x", "--auth-key=sesame1", "--host-key=sesame2", "--pg-password=sesame3"];
+        let args = Args::parse_from(args);
+        let printed = format!("{args:?} {:?}", Config::from(args.clone()));
+        assert!(!printed.contains("sesame"), "{printed}");
     }
 }

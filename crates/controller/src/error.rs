@@ -3,6 +3,7 @@
 use api::error::ErrorCode;
 use axum::response::{IntoResponse, Response};
 use daemon::ApiError;
+use http::StatusCode;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,11 @@ impl From<Error> for ApiError {
                 tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
                 Self::unavailable("the database is not available at the moment; try again")
             }
+            Error::Db(err) if err.is_unkeepable() => {
+                let message = "the request holds a value that cannot be stored: a NUL character, a number out of range, or a \
+                               name that is too long";
+                Self::new(ErrorCode::ValidationError, message)
+            }
             Error::Db(err) => Self::internal("asking the database", &err),
         }
     }
@@ -103,7 +109,15 @@ fn of_neighbour(doing: &str, source: &api_client::Error) -> ApiError {
 }
 
 impl IntoResponse for Error {
+    /// What is not there is told as the original clients expect it of the controller: 404 with a sentence as plain text.
+    /// JSON would be some error to them, and not the one that means "there is none".
     fn into_response(self) -> Response {
-        ApiError::from(self).into_response()
+        let error = ApiError::from(self);
+        match error.0.code {
+            ErrorCode::NotFound | ErrorCode::ObjectNotFound => {
+                (StatusCode::NOT_FOUND, error.0.message).into_response()
+            }
+            _ => error.into_response(),
+        }
     }
 }

@@ -10,5 +10,5 @@ pub mod serve;
 pub mod telemetry;
 
 pub use error::ApiError;
-pub use extract::Body;
+pub use extract::{Body, Query};
 pub use lifetime::{Lifetime, WorkPanicked};

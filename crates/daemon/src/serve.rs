@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::error::ErrorCode;
 use axum::{
     Router,
     extract::Request,
@@ -9,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -38,10 +39,18 @@ impl Lifetime {
             .route("/ping", ping)
             .route("/.well-known/status", get(status))
             .fallback(async || ApiError::not_found("there is no such path").into_response())
+            .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn(identify));
         let lifetime = self.clone();
         self.spawn("accept", move |stop| accept(listener, router, lifetime, stop));
     }
+}
+
+/// The body is an error as any other; the header `Allow` names the methods.
+async fn no_such_method(method: http::Method) -> Response {
+    let message = format!("this path does not take {method}; the header Allow says what it takes");
+    let ApiError(body) = ApiError::new(ErrorCode::ValidationError, message);
+    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
 }
 
 async fn status() -> axum::Json<serde_json::Value> {

@@ -3,9 +3,10 @@
 use api::{controller::Event, id::AppId};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::IntoResponse,
 };
+use daemon::Query;
 use http::HeaderMap;
 use serde::Deserialize;
 

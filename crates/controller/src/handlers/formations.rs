@@ -3,10 +3,10 @@
 use api::controller::{ExpandedFormation, Formation, NewFormation};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::IntoResponse,
 };
-use daemon::Body;
+use daemon::{Body, Query};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;

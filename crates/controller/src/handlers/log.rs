@@ -2,9 +2,10 @@
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
+use daemon::Query;
 use http::{HeaderValue, header};
 use serde::Deserialize;
 

@@ -79,7 +79,7 @@ pub(crate) async fn set_current(
     Ok(Json(release))
 }
 
-/// A release that this app may run.
+/// A release that this app may run, and now is the one to answer for its services.
 pub(super) async fn of_this_app(
     tx: &Tx<'_>,
     app: api::id::AppId,
@@ -91,6 +91,9 @@ pub(super) async fn of_this_app(
     if release.app_id.is_some_and(|owner| owner != app) {
         return Err(Error::invalid("id", format!("{id} is a release of another app")));
     }
+    // A release may have been made before its app: here is where it is known whose its services are.
+    let services = store::services::of(release.processes.values());
+    store::services::claim(tx, app, "id", &services).await?;
     Ok(release)
 }
 

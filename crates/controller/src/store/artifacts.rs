@@ -62,5 +62,16 @@ pub(crate) async fn put(tx: &mut Tx<'_>, new: &NewArtifact) -> Result<Artifact> 
         return Ok(artifact);
     }
     let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE type = $1 AND uri = $2");
-    Ok(of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?))
+    let there = of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?);
+    let digests = (there.meta.get("sha256"), new.meta.get("sha256"));
+    if let (Some(known), Some(given)) = digests
+        && known != given
+    {
+        let message = format!(
+            "there is an artifact with the URI {} and another sha256 ({known}): give this one a URI of its own",
+            new.uri
+        );
+        return Err(Error::Conflict(message));
+    }
+    Ok(there)
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pg::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Tx, int, read, spelt};
+use super::{Tx, int, kept, read, spelt};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "job_id, cluster_id, host_id, app_id, release_id, type, state, args, \
@@ -59,9 +59,9 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
             &job.release.uuid(),
             &job.kind,
             &spelt(&job.state),
-            &job.args,
+            &job.args.iter().map(|arg| kept(arg)).collect::<Vec<_>>(),
             &job.exit_status,
-            &job.host_error,
+            &job.host_error.as_deref().map(kept),
             &job.run_at,
             &int(job.restarts),
             &job.created_at,
@@ -72,7 +72,8 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     match changed {
         Some(row) => {
             let job = of_row(&row);
-            tx.event(job.app, "job", &job.id, &job);
+            // Arguments hold passwords now and then, and events are kept.
+            tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
             Ok(job)
         }
         None => find(&**tx, job.app, job.uuid).await,

@@ -71,8 +71,19 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewProvider) -> Result<Provide
             None => err.into(),
         })?;
     let provider = of_row(&row);
-    tx.event(None, "provider", provider.id, &provider);
+    let told = Provider { url: without_password(&provider.url), ..provider.clone() };
+    tx.event(None, "provider", provider.id, &told);
     Ok(provider)
+}
+
+/// A URL without the user and password in it: events are kept.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url.to_owned(),
+    }
 }
 
 /// Records a resource. The same id again is the same resource; its links to apps are added to.
@@ -132,4 +143,18 @@ pub(crate) async fn resources_of_app(db: &impl GenericClient, app: AppId) -> Res
     );
     let rows = pg::rows(db, &sql, &[&app.uuid()]).await?;
     Ok(rows.iter().map(resource_of_row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn a_url_is_told_without_its_password() {
+        assert_eq!(without_password("http://me:secret@db.example/x@y"), "http://db.example/x@y");
+        assert_eq!(
+            without_password("discoverd+http://pg/databases"),
+            "discoverd+http://pg/databases"
+        );
+    }
 }

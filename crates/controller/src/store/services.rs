@@ -16,7 +16,7 @@ pub(crate) fn of<'a>(processes: impl IntoIterator<Item = &'a ProcessType>) -> BT
 
 /// Takes services for an app, or says which of them another app has. In order, so that two never wait for each other.
 pub(crate) async fn claim(
-    tx: &mut Tx<'_>,
+    tx: &Tx<'_>,
     app: AppId,
     field: &'static str,
     services: &BTreeSet<&str>,

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use api::discoverd::{EventKind, Instance, META_HOST, Revision};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use daemon::{ApiError, Body, events};
+use daemon::{ApiError, Body, Query, events};
 use http::HeaderMap;
 use serde::Deserialize;
 

@@ -3,11 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use api::route::{Drain, Drained, Sync};
-use axum::{
-    Json,
-    extract::{Query, State},
-};
-use daemon::ApiError;
+use axum::{Json, extract::State};
+use daemon::{ApiError, Query};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
