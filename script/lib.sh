@@ -15,7 +15,7 @@ export FLYNN_DATA_DIR=${FLYNN_DATA_DIR:-/var/lib/flynn}
 choices=$FLYNN_DATA_DIR/choices
 choose() { # name, default
   local name=$1 kept
-  kept=$(sed -n "s/^$name=//p" "$choices" 2>/dev/null | tail -n 1)
+  kept=$(sed -n "s/^$name=//p" "$choices" 2>/dev/null | tail -n 1) || true
   [ -z "$kept" ] || [ -z "${!name:-}" ] || [ "${!name}" = "$kept" ] ||
     die "this cluster was set up with $name=$kept, which cannot be changed to ${!name}. Leave $name out,
 or set up another cluster with another FLYNN_DATA_DIR."
