@@ -5,6 +5,7 @@ pub(crate) mod artifacts;
 pub(crate) mod deployments;
 pub(crate) mod events;
 pub(crate) mod formations;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod log;

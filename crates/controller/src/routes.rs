@@ -8,8 +8,8 @@ use daemon::auth::{self, Keys};
 
 use crate::{
     handlers::{
-        apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run,
+        apps, artifacts, deployments, events, formations, images, jobs, keys, log, providers,
+        releases, repositories, routes as app_routes, run,
     },
     server::Controller,
 };
@@ -44,6 +44,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
         .route("/artifacts/{artifact}", get(artifacts::show))
+        .route("/images/{id}", get(images::show).put(images::put))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
         .route("/deployments/{deployment}", get(deployments::show))
