@@ -200,9 +200,9 @@ impl Cluster {
         wanted
     }
 
-    /// Gives up the orders that were given before a moment and of which nothing was heard: from now on a host's listing
+    /// Gives up the orders that were given up to a moment and of which nothing was heard: from now on a host's listing
     /// says whether it took them. Whoever gave them should have reported each long ago, and may have died over it.
-    pub fn give_up_orders(&mut self, before: u64) {
+    pub fn give_up_orders(&mut self, until: u64) {
         // A planted bug, which the simulator must find: they hold their room for good.
         if cfg!(feature = "plant-keep-orders") {
             return;
@@ -210,7 +210,7 @@ impl Cluster {
         let old: Vec<(JobId, u64)> = self
             .under_way
             .iter()
-            .filter(|(_, at)| **at < before)
+            .filter(|(_, at)| **at <= until)
             .map(|(id, at)| (*id, *at))
             .collect();
         for (job, at) in old {

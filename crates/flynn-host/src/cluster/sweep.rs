@@ -1,7 +1,7 @@
 //! What the leading host does again and again, and the heartbeat of every host.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use api::{
 };
 use discoverd_client::ServiceWatch;
 use futures_util::{StreamExt, stream};
-use sampi::{HostInfo, LEADING_PATIENCE, Silence, TAKEOVER_PATIENCE, Takeover, placed};
+use sampi::{HostInfo, LEADING_PATIENCE, Moments, Silence, TAKEOVER_PATIENCE, Takeover, placed};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::{MissedTickBehavior, interval},
@@ -30,41 +30,17 @@ use crate::jobs::orders;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 /// Hosts that are listed at once.
 const LISTINGS: usize = 64;
-/// An order of which nothing was heard is given up after so long: a host is given [`ANSWER`] twice, and this one's own
-/// disk may be slow.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The state's moment is noted this often.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What who leads remembers from round to round.
 #[derive(Debug)]
 pub(super) struct Watched {
     begun: Instant,
     silence: Silence,
-    /// How far the state was at which time, the oldest first.
-    moments: VecDeque<(Duration, u64)>,
+    moments: Moments,
 }
 
 impl Default for Watched {
     fn default() -> Self {
-        Self { begun: Instant::now(), silence: Silence::default(), moments: VecDeque::new() }
-    }
-}
-
-impl Watched {
-    /// Notes how far the state is. Answers how far it was when the orders were given that are too old by now.
-    fn too_old(&mut self, now: Duration, moment: u64) -> Option<u64> {
-        if self.moments.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= NOTE_INTERVAL) {
-            self.moments.push_back((now, moment));
-        }
-        let mut found = None;
-        while let Some((at, moment)) = self.moments.front()
-            && now.saturating_sub(*at) >= ORDER_TIMEOUT
-        {
-            found = Some(*moment);
-            self.moments.pop_front();
-        }
-        found
+        Self { begun: Instant::now(), silence: Silence::default(), moments: Moments::default() }
     }
 }
 
@@ -231,7 +207,7 @@ impl Leadership {
         let needed = || hosts.keys().filter(|id| !silent.contains(*id)).map(String::as_str);
         match takeover.finish(needed()) {
             Ok(cluster) => {
-                self.watched().moments.clear();
+                self.watched().moments = Moments::default();
                 *self.lock() = Some(cluster);
                 info!("this host leads, with term {}", term.to_header());
                 for id in silent {
@@ -255,8 +231,8 @@ impl Leadership {
         {
             let mut watched = self.watched();
             let now = watched.begun.elapsed();
-            if let Some(before) = watched.too_old(now, cluster.moment()) {
-                cluster.give_up_orders(before);
+            if let Some(until) = watched.moments.note(now, cluster.moment()) {
+                cluster.give_up_orders(until);
             }
         }
         for (id, info) in heard {
@@ -303,22 +279,5 @@ impl Leadership {
 fn doubled(jobs: &[JobId]) {
     for job in jobs {
         warn!(job.id = %job, "a job runs on two hosts; both keep it until its scheduler decides");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_are_too_old_once_their_time_has_passed_and_not_before() {
-        let mut watched = Watched::default();
-        let at = Duration::from_secs;
-        assert_eq!(watched.too_old(at(0), 3), None);
-        assert_eq!(watched.too_old(at(30), 8), None);
-        assert_eq!(watched.too_old(at(59), 9), None);
-        assert_eq!(watched.too_old(at(60), 9), Some(3));
-        assert_eq!(watched.too_old(at(61), 9), None, "it is said once");
-        assert_eq!(watched.too_old(at(200), 9), Some(9));
     }
 }
