@@ -6,6 +6,7 @@
 //!     └──────────────────────────────────────┘
 //!  Running ──fails its check──► Starting ──up again──► Running
 //!  Starting | Running ──told to stop──► Stopping ──ended──► Done
+//!  Starting | Running ──made way──► Starting, at rest until its successor's trial is over
 //!  Starting ──could not start──► Failed (resurrect: Starting, tried again)
 //! ```
 
@@ -57,6 +58,13 @@ pub(crate) enum Observed {
         /// Why.
         because: Cause,
     },
+    /// Its process was ended for another job that is to take its place, and it gets none meanwhile.
+    MadeWay {
+        /// Exit status.
+        status: i32,
+        /// For its owner.
+        because: String,
+    },
     /// No process could be started.
     NotStarted {
         /// Why.
@@ -66,8 +74,15 @@ pub(crate) enum Observed {
 
 /// Changes the job and says which event that is, if it is one.
 ///
-/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing.
-pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> Option<EventKind> {
+/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing. One that is on trial in the
+/// place of another is not started again.
+pub(crate) fn after(
+    job: &mut ActiveJob,
+    observed: Observed,
+    on_trial: bool,
+    now: Timestamp,
+) -> Option<EventKind> {
+    let returns = job.job.resurrect && !on_trial;
     match (job.status, observed) {
         (Status::Starting, Observed::Started { container }) => {
             job.container_id = container;
@@ -100,9 +115,14 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             Some(EventKind::Stopping)
         }
         (Status::Starting | Status::Running, Observed::Ended { status, because }) => {
-            Some(ended_unasked(job, status, because, now))
+            Some(ended_unasked(job, status, because, returns, now))
         }
-        (Status::Stopping, Observed::Ended { status, .. }) => {
+        (Status::Starting | Status::Running, Observed::MadeWay { because, .. }) => {
+            begins_again(job);
+            job.error = Some(because);
+            Some(EventKind::Error)
+        }
+        (Status::Stopping, Observed::Ended { status, .. } | Observed::MadeWay { status, .. }) => {
             job.exit_status = Some(status);
             job.end_reason = Some(EndReason::Stopped);
             Some(over(job, Status::Done, now))
@@ -114,7 +134,7 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
         (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
             job.error = Some(because);
             job.end_reason = Some(EndReason::NotStarted);
-            if job.job.resurrect {
+            if returns {
                 again(job);
                 return Some(EventKind::Error);
             }
@@ -147,6 +167,7 @@ fn ended_unasked(
     job: &mut ActiveJob,
     status: i32,
     because: Option<Cause>,
+    returns: bool,
     now: Timestamp,
 ) -> EventKind {
     job.exit_status = Some(status);
@@ -155,17 +176,21 @@ fn ended_unasked(
     let Cause { reason, said } = because.unwrap_or_else(exited);
     job.error = (!well).then_some(said);
     job.end_reason = Some(reason);
-    if job.job.resurrect {
+    if returns {
         again(job);
         return EventKind::Create;
     }
     over(job, if well { Status::Done } else { Status::Crashed }, now)
 }
 
-fn again(job: &mut ActiveJob) {
+fn begins_again(job: &mut ActiveJob) {
     job.status = Status::Starting;
     job.container_id = String::new();
     job.started_at = None;
+}
+
+fn again(job: &mut ActiveJob) {
+    begins_again(job);
     job.host_restarts = job.host_restarts.saturating_add(1);
 }
 
@@ -225,7 +250,7 @@ mod tests {
     }
 
     fn run(job: &mut ActiveJob, observed: Vec<Observed>) -> Vec<EventKind> {
-        observed.into_iter().filter_map(|o| after(job, o, Timestamp::UNIX_EPOCH)).collect()
+        observed.into_iter().filter_map(|o| after(job, o, false, Timestamp::UNIX_EPOCH)).collect()
     }
 
     fn started() -> Observed {
@@ -286,6 +311,25 @@ mod tests {
         assert_eq!((job.status, job.error.as_deref()), (Status::Starting, Some("etcd is away")));
         assert_eq!(run(&mut job, vec![Observed::Up, away()]), [EventKind::Up]);
         assert_eq!((job.status, job.error), (Status::Running, None));
+    }
+
+    #[test]
+    fn a_job_on_trial_is_not_started_again_and_one_that_made_way_is() {
+        let now = Timestamp::UNIX_EPOCH;
+        for observed in [ended(1), ended(0), Observed::NotStarted { because: "no image".into() }] {
+            let mut new = job(true);
+            after(&mut new, started(), true, now);
+            after(&mut new, observed, true, now);
+            assert!(!new.status.is_active());
+        }
+        let mut old = job(false);
+        let way = || Observed::MadeWay { status: 143, because: "job n takes its place".into() };
+        run(&mut old, vec![started(), Observed::Up, way()]);
+        assert_eq!((old.status, old.started_at, old.host_restarts), (Status::Starting, None, 0));
+        run(&mut old, vec![started(), Observed::Up]);
+        assert_eq!((old.status, old.error.as_deref()), (Status::Running, None));
+        run(&mut old, vec![Observed::Ordered, way()]);
+        assert_eq!((old.status, old.end_reason), (Status::Done, Some(EndReason::Stopped)));
     }
 
     #[test]
@@ -357,6 +401,7 @@ mod tests {
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),
+            (0i32..200).prop_map(|status| Observed::MadeWay { status, because: "n".into() }),
             Just(Observed::Explained {
                 because: Cause { reason: EndReason::LimitExceeded, said: "it was killed".into() },
             }),
@@ -367,13 +412,14 @@ mod tests {
         #[test]
         fn the_end_is_final_and_comes_once(
             resurrect: bool,
+            on_trial: bool,
             all in prop::collection::vec(observed(), 0..20),
         ) {
             let mut job = job(resurrect);
             let mut ends = 0;
             for one in all {
                 let before = job.clone();
-                let event = after(&mut job, one, Timestamp::UNIX_EPOCH);
+                let event = after(&mut job, one, on_trial, Timestamp::UNIX_EPOCH);
                 if !before.status.is_active() {
                     // Only why is said again.
                     prop_assert!(event.is_none_or(|event| event == EventKind::Error));

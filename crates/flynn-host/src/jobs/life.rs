@@ -24,6 +24,7 @@ use super::{
     limits::{Breach, Limited},
     pump::Pump,
     registry::{Order, own_address},
+    replace,
 };
 use crate::{
     backend::{engine::Container, raw::Attached},
@@ -68,7 +69,7 @@ pub(crate) fn spawn(host: &Arc<Host>, id: JobId, origin: Origin) {
         let life = Life { host: host.clone(), id };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = life.live(origin) => {}
+            ((), ()) = async { tokio::join!(life.live(origin), replace::decide(&host, id)) } => {}
         }
     });
 }
@@ -88,6 +89,8 @@ pub(super) struct Process {
     ran: Duration,
     /// It had ended for want of memory when this daemon came to know it.
     out_of_memory: bool,
+    /// The job it was ended for.
+    made_way_for: Option<JobId>,
     /// Its log says that something was killed for memory.
     memory_said: bool,
 }
@@ -100,6 +103,9 @@ impl Life {
         };
         let mut crashes = 0;
         loop {
+            if adopted.is_none() {
+                replace::rest(&self.host, self.id).await;
+            }
             let begun = Instant::now();
             let (observed, process) = self.one_process(adopted.take()).await;
             let withdrawn = match self.host.registry.job(self.id) {
@@ -139,6 +145,7 @@ impl Life {
             tokio::select! {
                 () = sleep(pause_before_restart(crashes)) => {}
                 () = self.told_to_stop() => {}
+                () = self.host.registry.until_asked_to_make_way(self.id) => {}
             }
         }
     }
@@ -164,6 +171,10 @@ impl Life {
         {
             process.pumped = None;
         }
+        if let Some(by) = process.made_way_for {
+            let because = replace::sentence(by);
+            return (Observed::MadeWay { status, because }, Some(process));
+        }
         let because = match because {
             None => self.died_of_memory(&process, status).await,
             told => told,
@@ -188,6 +199,12 @@ impl Life {
             () = self.told_to_stop() => return Err(StartError::Stopped),
             image = container::image(host, &active) => image?,
         };
+        // What it replaces serves until all that can be done before is done.
+        tokio::select! {
+            biased;
+            () = self.told_to_stop() => return Err(StartError::Stopped),
+            () = replace::take_turn(host, self.id) => {}
+        }
         let container = container::create(host, &active, &image).await?;
         match self.run(&container, &active).await {
             Ok(process) => Ok(process),
@@ -215,6 +232,7 @@ impl Life {
             pumped,
             ran: Duration::ZERO,
             out_of_memory: false,
+            made_way_for: None,
             memory_said: false,
         })
     }
@@ -261,6 +279,7 @@ impl Life {
             pumped,
             ran: ran.try_into().unwrap_or_default(),
             out_of_memory: !container.running && container.out_of_memory,
+            made_way_for: None,
             memory_said: false,
             container: container.id,
         }
@@ -284,6 +303,10 @@ impl Life {
                 biased;
                 status = process.death.wait() => return (status, None),
                 () = stop_ordered(&mut orders) => return (self.stop(process, &active).await, None),
+                () = registry.until_asked_to_make_way(self.id) => {
+                    process.made_way_for = replace::begin_to_rest(&self.host, self.id);
+                    return (self.stop(process, &active).await, None);
+                }
                 verdict = health.changed() => verdict,
                 breach = limited.passed() => {
                     match self.passed(process, &active, breach).await {

@@ -12,4 +12,5 @@ pub(crate) mod orders;
 pub(crate) mod output;
 pub(crate) mod pump;
 pub(crate) mod registry;
+pub(crate) mod replace;
 pub(crate) mod restore;

@@ -14,6 +14,7 @@ use super::{
     life::{self, Origin},
     output::Output,
     registry::log_folder,
+    replace,
 };
 use crate::{
     backend::engine::EngineError,
@@ -99,6 +100,7 @@ pub(crate) async fn accept(
     if let Some(known) = host.registry.job(id) {
         return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
     }
+    replace::check(&host.registry, &job)?;
     let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
     if free < reserve && !job.resurrect {
         return Err(OrderError::NoDisk { free, reserve });
