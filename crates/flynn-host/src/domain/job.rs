@@ -82,17 +82,50 @@ pub(crate) fn after(
     on_trial: bool,
     now: Timestamp,
 ) -> Option<EventKind> {
-    let returns = job.job.resurrect && !on_trial;
-    match (job.status, observed) {
-        (Status::Starting, Observed::Started { container }) => {
-            job.container_id = container;
-            job.started_at = Some(now);
-            Some(EventKind::Start)
+    match observed {
+        Observed::Ended { status, because } => {
+            let returns = job.job.resurrect && !on_trial;
+            match job.status {
+                Status::Starting | Status::Running => {
+                    Some(ended_unasked(job, status, because, returns, now))
+                }
+                Status::Stopping => Some(stopped(job, Some(status), now)),
+                Status::Done | Status::Crashed | Status::Failed => None,
+            }
         }
-        (Status::Stopping, Observed::Started { container }) => {
+        Observed::MadeWay { status, because } => match job.status {
+            Status::Starting | Status::Running => {
+                begins_again(job);
+                job.error = Some(because);
+                Some(EventKind::Error)
+            }
+            Status::Stopping => Some(stopped(job, Some(status), now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::NotStarted { because } => match job.status {
+            Status::Starting | Status::Running => Some(not_started(job, because, on_trial, now)),
+            Status::Stopping => Some(stopped(job, None, now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::Explained { because } => (job.status == Status::Crashed).then(|| {
+            job.error = Some(because.said);
+            job.end_reason = Some(because.reason);
+            EventKind::Error
+        }),
+        lives => after_while_it_lives(job, lives, now),
+    }
+}
+
+fn after_while_it_lives(
+    job: &mut ActiveJob,
+    observed: Observed,
+    now: Timestamp,
+) -> Option<EventKind> {
+    match (job.status, observed) {
+        (Status::Starting | Status::Stopping, Observed::Started { container }) => {
             job.container_id = container;
             job.started_at = Some(now);
-            None
+            (job.status == Status::Starting).then_some(EventKind::Start)
         }
         (Status::Starting, Observed::NotAnnounced { because }) => {
             let told = job.error.replace(because.clone());
@@ -114,53 +147,25 @@ pub(crate) fn after(
             job.status = Status::Stopping;
             Some(EventKind::Stopping)
         }
-        (Status::Starting | Status::Running, Observed::Ended { status, because }) => {
-            Some(ended_unasked(job, status, because, returns, now))
-        }
-        (Status::Starting | Status::Running, Observed::MadeWay { because, .. }) => {
-            begins_again(job);
-            job.error = Some(because);
-            Some(EventKind::Error)
-        }
-        (Status::Stopping, Observed::Ended { status, .. } | Observed::MadeWay { status, .. }) => {
-            job.exit_status = Some(status);
-            job.end_reason = Some(EndReason::Stopped);
-            Some(over(job, Status::Done, now))
-        }
-        (Status::Stopping, Observed::NotStarted { .. }) => {
-            job.end_reason = Some(EndReason::Stopped);
-            Some(over(job, Status::Done, now))
-        }
-        (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
-            job.error = Some(because);
-            job.end_reason = Some(EndReason::NotStarted);
-            if returns {
-                again(job);
-                return Some(EventKind::Error);
-            }
-            over(job, Status::Failed, now);
-            Some(EventKind::Error)
-        }
-        (Status::Crashed, Observed::Explained { because }) => {
-            job.error = Some(because.said);
-            job.end_reason = Some(because.reason);
-            Some(EventKind::Error)
-        }
-        (_, Observed::Explained { .. }) => None,
-        (
-            Status::Running,
-            Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
-        )
-        | (Status::Starting, Observed::Failing { .. })
-        | (
-            Status::Stopping,
-            Observed::NotAnnounced { .. }
-            | Observed::Up
-            | Observed::Failing { .. }
-            | Observed::Ordered,
-        )
-        | (Status::Done | Status::Crashed | Status::Failed, _) => None,
+        _ => None,
     }
+}
+
+fn stopped(job: &mut ActiveJob, status: Option<i32>, now: Timestamp) -> EventKind {
+    job.exit_status = status.or(job.exit_status);
+    job.end_reason = Some(EndReason::Stopped);
+    over(job, Status::Done, now)
+}
+
+fn not_started(job: &mut ActiveJob, because: String, on_trial: bool, now: Timestamp) -> EventKind {
+    job.error = Some(because);
+    job.end_reason = Some(EndReason::NotStarted);
+    if job.job.resurrect && !on_trial {
+        again(job);
+    } else {
+        over(job, Status::Failed, now);
+    }
+    EventKind::Error
 }
 
 fn ended_unasked(
