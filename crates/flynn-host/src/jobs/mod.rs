@@ -14,3 +14,4 @@ pub(crate) mod pump;
 pub(crate) mod registry;
 pub(crate) mod replace;
 pub(crate) mod restore;
+pub(crate) mod stop;
