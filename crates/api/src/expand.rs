@@ -99,6 +99,7 @@ pub fn slug_process(app_name: &str, kind: &str) -> ProcessType {
                     check: Some(crate::host::HealthCheck {
                         kind: "tcp".into(),
                         path: None,
+                        start_path: None,
                         status: None,
                         kill_down: false,
                         start_timeout: 0,

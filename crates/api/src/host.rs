@@ -137,6 +137,10 @@ pub struct HealthCheck {
     /// Path of an http check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Path that must be answered well once before `path` is asked: for what a process needs to start, and not to serve on.
+    /// What it answers later withdraws and kills nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_path: Option<String>,
     /// Status an http check must answer with; any below 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
