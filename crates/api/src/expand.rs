@@ -104,6 +104,7 @@ pub fn slug_process(app_name: &str, kind: &str) -> ProcessType {
                     check: Some(crate::host::HealthCheck {
                         kind: "tcp".into(),
                         path: None,
+                        start_path: None,
                         status: None,
                         kill_down: false,
                         start_timeout: 0,
@@ -156,6 +157,7 @@ pub fn process_job(
         limits: process.limits.clone().unwrap_or_default(),
         resurrect: process.resurrect
             || app.meta.get(META_SYSTEM_CRITICAL).is_some_and(|v| v == "true"),
+        replaces: None,
         restarts: 0,
     })
 }
@@ -199,6 +201,7 @@ pub fn one_off_job(
         },
         limits: new.limits.clone().unwrap_or_default(),
         resurrect: false,
+        replaces: None,
         restarts: 0,
     })
 }

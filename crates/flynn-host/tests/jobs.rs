@@ -115,6 +115,31 @@ async fn a_process_that_fails_its_check_after_it_was_up_is_shown_and_then_ended(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_needs_to_start_is_not_asked_again_once_it_serves() {
+    let host = Fixture::start().await;
+    let check = json!({ "type": "http", "path": "/", "start_path": "/ready", "status": 200 });
+    let job = web(check);
+    let begun = host.run(&job, |job| job.started_at.is_some()).await;
+    wait_until_for(LIMIT, "it answers, and is not ready", || async {
+        let url = format!("http://{}:8080/ready", begun.internal_ip.unwrap());
+        let status = reqwest::get(url).await.map_err(|err| err.to_string())?.status().as_u16();
+        if status == 404 { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    assert_eq!(host.client().job(job.id).await.unwrap().status, Status::Starting);
+    let container = begun.container_id.as_str();
+    docker(&["exec", "-u", "0", container, "cp", "/www/index.html", "/www/ready"]);
+    host.wait(job.id, is(Status::Running)).await;
+    docker(&["exec", "-u", "0", container, "rm", "/www/ready"]);
+    docker(&["exec", "-u", "0", container, "mv", "/www/index.html", "/www/away"]);
+    // The other path is asked, and says why.
+    let failing = host.wait(job.id, is(Status::Starting)).await;
+    assert!(failing.error.unwrap().contains("GET / was"));
+    docker(&["exec", "-u", "0", container, "mv", "/www/away", "/www/index.html"]);
+    host.wait(job.id, is(Status::Running)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_discovery_refuses_keeps_no_other_from_being_registered_again() {
     let host = Fixture::start().await;
     let mut refused = web(json!({ "type": "http", "path": "/", "status": 200 }));

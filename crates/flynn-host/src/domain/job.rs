@@ -6,6 +6,7 @@
 //!     └──────────────────────────────────────┘
 //!  Running ──fails its check──► Starting ──up again──► Running
 //!  Starting | Running ──told to stop──► Stopping ──ended──► Done
+//!  Starting | Running ──made way──► Starting, at rest until its successor's trial is over
 //!  Starting ──could not start──► Failed (resurrect: Starting, tried again)
 //! ```
 
@@ -57,6 +58,13 @@ pub(crate) enum Observed {
         /// Why.
         because: Cause,
     },
+    /// Its process was ended for another job that is to take its place, and it gets none meanwhile.
+    MadeWay {
+        /// Exit status.
+        status: i32,
+        /// For its owner.
+        because: String,
+    },
     /// No process could be started.
     NotStarted {
         /// Why.
@@ -66,18 +74,58 @@ pub(crate) enum Observed {
 
 /// Changes the job and says which event that is, if it is one.
 ///
-/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing.
-pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> Option<EventKind> {
-    match (job.status, observed) {
-        (Status::Starting, Observed::Started { container }) => {
-            job.container_id = container;
-            job.started_at = Some(now);
-            Some(EventKind::Start)
+/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing. One that is on trial in the
+/// place of another is not started again.
+pub(crate) fn after(
+    job: &mut ActiveJob,
+    observed: Observed,
+    on_trial: bool,
+    now: Timestamp,
+) -> Option<EventKind> {
+    match observed {
+        Observed::Ended { status, because } => {
+            let returns = job.job.resurrect && !on_trial;
+            match job.status {
+                Status::Starting | Status::Running => {
+                    Some(ended_unasked(job, status, because, returns, now))
+                }
+                Status::Stopping => Some(stopped(job, Some(status), now)),
+                Status::Done | Status::Crashed | Status::Failed => None,
+            }
         }
-        (Status::Stopping, Observed::Started { container }) => {
+        Observed::MadeWay { status, because } => match job.status {
+            Status::Starting | Status::Running => {
+                begins_again(job);
+                job.error = Some(because);
+                Some(EventKind::Error)
+            }
+            Status::Stopping => Some(stopped(job, Some(status), now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::NotStarted { because } => match job.status {
+            Status::Starting | Status::Running => Some(not_started(job, because, on_trial, now)),
+            Status::Stopping => Some(stopped(job, None, now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::Explained { because } => (job.status == Status::Crashed).then(|| {
+            job.error = Some(because.said);
+            job.end_reason = Some(because.reason);
+            EventKind::Error
+        }),
+        lives => after_while_it_lives(job, lives, now),
+    }
+}
+
+fn after_while_it_lives(
+    job: &mut ActiveJob,
+    observed: Observed,
+    now: Timestamp,
+) -> Option<EventKind> {
+    match (job.status, observed) {
+        (Status::Starting | Status::Stopping, Observed::Started { container }) => {
             job.container_id = container;
             job.started_at = Some(now);
-            None
+            (job.status == Status::Starting).then_some(EventKind::Start)
         }
         (Status::Starting, Observed::NotAnnounced { because }) => {
             let told = job.error.replace(because.clone());
@@ -99,54 +147,32 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             job.status = Status::Stopping;
             Some(EventKind::Stopping)
         }
-        (Status::Starting | Status::Running, Observed::Ended { status, because }) => {
-            Some(ended_unasked(job, status, because, now))
-        }
-        (Status::Stopping, Observed::Ended { status, .. }) => {
-            job.exit_status = Some(status);
-            job.end_reason = Some(EndReason::Stopped);
-            Some(over(job, Status::Done, now))
-        }
-        (Status::Stopping, Observed::NotStarted { .. }) => {
-            job.end_reason = Some(EndReason::Stopped);
-            Some(over(job, Status::Done, now))
-        }
-        (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
-            job.error = Some(because);
-            job.end_reason = Some(EndReason::NotStarted);
-            if job.job.resurrect {
-                again(job);
-                return Some(EventKind::Error);
-            }
-            over(job, Status::Failed, now);
-            Some(EventKind::Error)
-        }
-        (Status::Crashed, Observed::Explained { because }) => {
-            job.error = Some(because.said);
-            job.end_reason = Some(because.reason);
-            Some(EventKind::Error)
-        }
-        (_, Observed::Explained { .. }) => None,
-        (
-            Status::Running,
-            Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
-        )
-        | (Status::Starting, Observed::Failing { .. })
-        | (
-            Status::Stopping,
-            Observed::NotAnnounced { .. }
-            | Observed::Up
-            | Observed::Failing { .. }
-            | Observed::Ordered,
-        )
-        | (Status::Done | Status::Crashed | Status::Failed, _) => None,
+        _ => None,
     }
+}
+
+fn stopped(job: &mut ActiveJob, status: Option<i32>, now: Timestamp) -> EventKind {
+    job.exit_status = status.or(job.exit_status);
+    job.end_reason = Some(EndReason::Stopped);
+    over(job, Status::Done, now)
+}
+
+fn not_started(job: &mut ActiveJob, because: String, on_trial: bool, now: Timestamp) -> EventKind {
+    job.error = Some(because);
+    job.end_reason = Some(EndReason::NotStarted);
+    if job.job.resurrect && !on_trial {
+        again(job);
+    } else {
+        over(job, Status::Failed, now);
+    }
+    EventKind::Error
 }
 
 fn ended_unasked(
     job: &mut ActiveJob,
     status: i32,
     because: Option<Cause>,
+    returns: bool,
     now: Timestamp,
 ) -> EventKind {
     job.exit_status = Some(status);
@@ -155,17 +181,21 @@ fn ended_unasked(
     let Cause { reason, said } = because.unwrap_or_else(exited);
     job.error = (!well).then_some(said);
     job.end_reason = Some(reason);
-    if job.job.resurrect {
+    if returns {
         again(job);
         return EventKind::Create;
     }
     over(job, if well { Status::Done } else { Status::Crashed }, now)
 }
 
-fn again(job: &mut ActiveJob) {
+fn begins_again(job: &mut ActiveJob) {
     job.status = Status::Starting;
     job.container_id = String::new();
     job.started_at = None;
+}
+
+fn again(job: &mut ActiveJob) {
+    begins_again(job);
     job.host_restarts = job.host_restarts.saturating_add(1);
 }
 
@@ -225,7 +255,7 @@ mod tests {
     }
 
     fn run(job: &mut ActiveJob, observed: Vec<Observed>) -> Vec<EventKind> {
-        observed.into_iter().filter_map(|o| after(job, o, Timestamp::UNIX_EPOCH)).collect()
+        observed.into_iter().filter_map(|o| after(job, o, false, Timestamp::UNIX_EPOCH)).collect()
     }
 
     fn started() -> Observed {
@@ -286,6 +316,25 @@ mod tests {
         assert_eq!((job.status, job.error.as_deref()), (Status::Starting, Some("etcd is away")));
         assert_eq!(run(&mut job, vec![Observed::Up, away()]), [EventKind::Up]);
         assert_eq!((job.status, job.error), (Status::Running, None));
+    }
+
+    #[test]
+    fn a_job_on_trial_is_not_started_again_and_one_that_made_way_is() {
+        let now = Timestamp::UNIX_EPOCH;
+        for observed in [ended(1), ended(0), Observed::NotStarted { because: "no image".into() }] {
+            let mut new = job(true);
+            after(&mut new, started(), true, now);
+            after(&mut new, observed, true, now);
+            assert!(!new.status.is_active());
+        }
+        let mut old = job(false);
+        let way = || Observed::MadeWay { status: 143, because: "job n takes its place".into() };
+        run(&mut old, vec![started(), Observed::Up, way()]);
+        assert_eq!((old.status, old.started_at, old.host_restarts), (Status::Starting, None, 0));
+        run(&mut old, vec![started(), Observed::Up]);
+        assert_eq!((old.status, old.error.as_deref()), (Status::Running, None));
+        run(&mut old, vec![Observed::Ordered, way()]);
+        assert_eq!((old.status, old.end_reason), (Status::Done, Some(EndReason::Stopped)));
     }
 
     #[test]
@@ -357,6 +406,7 @@ mod tests {
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),
+            (0i32..200).prop_map(|status| Observed::MadeWay { status, because: "n".into() }),
             Just(Observed::Explained {
                 because: Cause { reason: EndReason::LimitExceeded, said: "it was killed".into() },
             }),
@@ -367,13 +417,14 @@ mod tests {
         #[test]
         fn the_end_is_final_and_comes_once(
             resurrect: bool,
+            on_trial: bool,
             all in prop::collection::vec(observed(), 0..20),
         ) {
             let mut job = job(resurrect);
             let mut ends = 0;
             for one in all {
                 let before = job.clone();
-                let event = after(&mut job, one, Timestamp::UNIX_EPOCH);
+                let event = after(&mut job, one, on_trial, Timestamp::UNIX_EPOCH);
                 if !before.status.is_active() {
                     // Only why is said again.
                     prop_assert!(event.is_none_or(|event| event == EventKind::Error));

@@ -64,6 +64,8 @@ pub(crate) struct Health {
     start_timeout: Duration,
     pause: Duration,
     was_up: bool,
+    /// It has been up before: what it needed for that is not asked again.
+    has_begun: bool,
     /// Why it ends if it does not come up in time.
     too_late: EndReason,
     failures: u32,
@@ -108,6 +110,7 @@ impl Health {
             start_timeout,
             pause,
             was_up,
+            has_begun: was_up,
             too_late,
             failures: 0,
         }
@@ -132,6 +135,7 @@ impl Health {
             None => {
                 self.failures = 0;
                 self.pause = STEADY;
+                self.has_begun = true;
                 (!std::mem::replace(&mut self.was_up, true)).then_some(Verdict::Up)
             }
             Some((seen, kill)) if self.was_up => {
@@ -189,7 +193,8 @@ impl Health {
 
     async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), String> {
         self.tcp(port).await?;
-        let path = check.path.as_deref().unwrap_or("/");
+        let start_path = check.start_path.as_deref().filter(|_| !self.has_begun);
+        let path = start_path.or(check.path.as_deref()).unwrap_or("/");
         let url = format!("http://{}{path}", SocketAddr::new(self.ip, port));
         let answer = self.http.get(&url).timeout(ANSWER).send().await;
         let status = match answer {

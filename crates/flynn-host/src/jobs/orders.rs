@@ -15,6 +15,7 @@ use super::{
     life::{self, Origin},
     output::Output,
     registry::log_folder,
+    replace,
 };
 use crate::{
     backend::engine::EngineError,
@@ -116,6 +117,7 @@ async fn take(host: &Arc<Host>, term: Option<Term>, job: Job) -> Result<(), Orde
     if let Some(known) = host.registry.job(id) {
         return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
     }
+    replace::check(&host.registry, &job)?;
     let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
     if free < reserve && !job.resurrect {
         return Err(OrderError::NoDisk { free, reserve });

@@ -158,7 +158,7 @@ impl Observed {
         self.known().doubtful.extend(doubtful);
     }
 
-    fn has_listing(&self) -> bool {
+    pub fn has_listing(&self) -> bool {
         self.known().formations.is_some()
     }
 
