@@ -380,6 +380,9 @@ pub struct HostInfo {
     pub api: Option<String>,
     /// Whether it is there at present.
     pub up: bool,
+    /// Whether the leading host cannot reach it, although it is there: it is left out, and its jobs run elsewhere.
+    #[serde(default)]
+    pub unreachable: bool,
     /// Whether it leads.
     pub leader: bool,
     /// Whether it is being emptied.

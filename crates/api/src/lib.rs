@@ -9,5 +9,6 @@ pub mod expand;
 pub mod host;
 pub mod id;
 pub mod key;
+pub mod reserved;
 pub mod route;
 pub mod slug;

@@ -73,7 +73,7 @@ pub(crate) async fn register(
     Body(instance): Body<Instance>,
 ) -> Result<Json<Revision>, ApiError> {
     let service = writing(&service)?;
-    name::check(&instance, &id).map_err(Failure::from)?;
+    name::check(&service, &instance, &id).map_err(Failure::from)?;
     let hold = match headers.get("flynn-lease").map(|value| value.as_bytes()) {
         None => Hold::Heartbeat,
         Some(b"host") => Hold::Host,
