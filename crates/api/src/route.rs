@@ -91,6 +91,44 @@ impl From<Route> for Shown {
     }
 }
 
+/// What a router tells on `GET /events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterEvent {
+    /// What happened.
+    pub event: RouterEventKind,
+    /// The route that is served, or is no more; without its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
+    /// The backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<RouterBackend>,
+}
+
+/// What can happen at a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterEventKind {
+    /// It serves a route, or serves it otherwise.
+    Set,
+    /// It serves a route no more.
+    Remove,
+    /// It sends requests of a routed service to a backend.
+    BackendUp,
+    /// It sends no new ones.
+    BackendDown,
+    /// None is under way to a backend that is down.
+    BackendDrained,
+}
+
+/// A backend of a routed service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouterBackend {
+    /// The service.
+    pub service: String,
+    /// `ip:port`.
+    pub addr: String,
+}
+
 /// A route as a client gives it: flat, or with 2014's `config`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NewRoute {

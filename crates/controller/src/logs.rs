@@ -89,7 +89,7 @@ pub(crate) async fn collect(
     let most = usize::try_from(wanted.lines).unwrap_or(usize::MAX);
     let tail = Mutex::new(Tail::new(most, BYTES));
     let deadline = Instant::now() + TIMEOUT;
-    let all = stream::iter(jobs.to_vec().into_iter().enumerate()).map(|(log, job)| {
+    let all = stream::iter(jobs.iter().cloned().enumerate()).map(|(log, job)| {
         let tail = &tail;
         async move {
             let read = read_end(controller, wanted, log, &job, tail);

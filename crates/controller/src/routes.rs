@@ -72,6 +72,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/events/{event}", get(events::show));
     apps.merge(others)
         .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route("/ca-cert", get(app_routes::certificate))
         .method_not_allowed_fallback(daemon::serve::no_such_method)
         .layer(middleware::from_fn(cors::allow_all))
         .with_state(controller)

@@ -24,6 +24,9 @@ use crate::{
 pub(crate) struct Since {
     #[serde(default)]
     since: Option<String>,
+    /// Of those as they are now, only those with processes.
+    #[serde(default, deserialize_with = "flag")]
+    active: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,7 +39,7 @@ pub(crate) struct Expansion {
 /// All formations, expanded: as a stream that goes on, or as they are now.
 pub(crate) async fn all(
     State(controller): State<Controller>,
-    Query(Since { since }): Query<Since>,
+    Query(Since { since, active }): Query<Since>,
     headers: HeaderMap,
 ) -> Either {
     let parse = |text: String| {
@@ -50,7 +53,9 @@ pub(crate) async fn all(
     }
     let client = controller.db.client().await?;
     let keys = store::formations::keys(&client, since).await?;
-    Ok(Json(store::formations::expand_all(&client, &keys).await?).into_response())
+    let mut formations = store::formations::expand_all(&client, &keys).await?;
+    formations.retain(|formation| !active || !formation.processes.is_empty());
+    Ok(Json(formations).into_response())
 }
 
 pub(crate) async fn of_app(

@@ -7,8 +7,10 @@ use api::{
 use axum::{
     Json,
     extract::{Path, State},
+    response::{IntoResponse, Response},
 };
 use daemon::Query;
+use http::header;
 use serde::Deserialize;
 
 use super::{Answer, done, form::Formed};
@@ -17,6 +19,9 @@ use crate::{
     server::Controller,
     store::{self, Tx},
 };
+
+/// The service of the controllers.
+const SERVICE: &str = "controller";
 
 fn owner(app: &App) -> String {
     format!("controller/apps/{}", app.id)
@@ -192,6 +197,15 @@ async fn own(controller: &Controller, app: &App, kind: &str, id: &str) -> Result
     let id = format!("{kind}/{id}");
     let routes = controller.neighbours.routes(Some(&owner(app))).await?;
     routes.into_iter().find(|route| route.id == id).ok_or_else(|| Error::missing("route", id))
+}
+
+/// The certificate the controller is reached by, for who has no key yet.
+pub(crate) async fn certificate(State(controller): State<Controller>) -> Result<Response> {
+    let routes = controller.neighbours.routes(None).await?;
+    let own = routes.into_iter().filter(|route| route.kind == "http" && route.service == SERVICE);
+    let pem = own.filter_map(|route| route.tls_cert).next();
+    let pem = pem.ok_or_else(|| Error::missing("certificate of", SERVICE))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-x509-ca-cert")], pem).into_response())
 }
 
 /// Removes a route; answers when no router serves it.

@@ -9,7 +9,7 @@ use api::{
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::{KEY, World};
+use crate::world::{KEY, World, raw_http};
 
 struct Raw<'a> {
     http: reqwest::Client,
@@ -18,7 +18,7 @@ struct Raw<'a> {
 
 impl<'a> Raw<'a> {
     fn new(world: &'a World) -> Self {
-        Self { http: reqwest::Client::new(), world }
+        Self { http: raw_http(), world }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, pin_mut};
 
 use crate::{
     neighbours::{HOST, line},
-    world::{KEY, World},
+    world::{KEY, World, raw_http},
 };
 
 async fn job(world: &World, app: &App, release: &Release, state: JobState) -> Job {
@@ -110,7 +110,7 @@ async fn a_log_comes_as_events_to_who_accepts_those_and_of_the_streams_that_are_
     says(&world, &job, &[(1, "hello")]);
     let base = world.client.client().endpoint().to_string();
     let get = async |query: &str| {
-        let request = reqwest::Client::new().get(format!("{base}/apps/one/log{query}"));
+        let request = raw_http().get(format!("{base}/apps/one/log{query}"));
         let request = request.basic_auth("", Some(KEY)).header("Accept", "text/event-stream");
         request.send().await.unwrap().text().await.unwrap()
     };

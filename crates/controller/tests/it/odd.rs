@@ -1,7 +1,7 @@
 //! Bodies that nobody means.
 
 use api::{
-    controller::{JobState, NewFormation},
+    controller::{App, JobState, NewFormation, Release},
     id::JobId,
 };
 use proptest::{
@@ -12,7 +12,7 @@ use proptest::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{KEY, World};
+use crate::world::{KEY, World, raw_http};
 
 /// Bodies a place and form.
 const BODIES: usize = 60;
@@ -48,7 +48,9 @@ fn changed(mut body: Value, at: usize, odd: Value) -> Value {
     let pointer = &pointers[at % pointers.len()];
     let place = body.pointer_mut(pointer).unwrap();
     match place {
-        Value::Object(fields) if at % 2 == 0 => drop(fields.insert("odd\u{0}".into(), odd)),
+        Value::Object(fields) if at.is_multiple_of(2) => {
+            drop(fields.insert("odd\u{0}".into(), odd))
+        }
         place => *place = odd,
     }
     body
@@ -69,21 +71,27 @@ fn list(value: &Value, to: &str, pointers: &mut Vec<String>) {
     }
 }
 
-#[tokio::test]
-async fn no_body_and_no_path_makes_the_controller_fail() {
-    let world = World::start().await;
-    let client = &world.client;
-    let app = world.app("one").await;
-    let release = world.release(&app, &["web"], "serve").await;
-    let up = NewFormation { processes: [("web".to_owned(), 1)].into() };
-    client.put_formation("one", release.id, &up).await.unwrap();
+/// Whatever is asked, it is not the controller's failure; and what is refused is refused with a sentence.
+async fn check(request: reqwest::RequestBuilder, what: &str) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.text().await.unwrap();
+    assert!(status < 500, "{what}: {status} {text}");
+    if status == 400 {
+        let told: Value = serde_json::from_str(&text).unwrap();
+        assert!(told["message"].as_str().unwrap().len() > 10, "{what}: {text}");
+    }
+}
+
+/// Every place that takes a body, with one that it takes.
+fn places(app: &App, release: &Release) -> Vec<(Method, String, Value)> {
     let image = release.artifacts[0];
     let job = JobId::random();
     let process = json!({ "args": ["x"], "env": { "A": "1" }, "volumes": [{ "path": "/data" }],
         "ports": [{ "port": 80, "proto": "tcp", "service": { "name": "one-web", "check": { "type": "tcp" } } }],
         "limits": { "memory": 1_073_741_824 }, "stop_timeout_seconds": 5 });
     let state = serde_json::to_value(JobState::Up).unwrap();
-    let places = [
+    vec![
         (
             Method::POST,
             "/apps".to_owned(),
@@ -136,9 +144,20 @@ async fn no_body_and_no_path_makes_the_controller_fail() {
             "/sinks".into(),
             json!({ "kind": "syslog", "config": { "url": "syslog://h:1", "x": "y" } }),
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn no_body_and_no_path_makes_the_controller_fail() {
+    let world = World::start().await;
+    let client = &world.client;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let up = NewFormation { processes: [("web".to_owned(), 1)].into() };
+    client.put_formation("one", release.id, &up).await.unwrap();
+    let places = places(&app, &release);
     let base = client.client().endpoint().to_string();
-    let http = reqwest::Client::new();
+    let http = raw_http();
     let rng = TestRng::deterministic_rng(Config::default().rng_algorithm);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for (method, path, body) in places {
@@ -146,17 +165,11 @@ async fn no_body_and_no_path_makes_the_controller_fail() {
             let (at, odd) = (0usize..1000, odd()).new_tree(&mut runner).unwrap().current();
             let body = changed(body.clone(), at, odd);
             let request = http.request(method.clone(), format!("{base}{path}"));
-            let response = request.basic_auth("", Some(KEY)).json(&body).send().await.unwrap();
-            let status = response.status();
-            let text = response.text().await.unwrap();
-            assert!(status.as_u16() < 500, "{method} {path} {body}: {status} {text}");
-            if status.as_u16() == 400 {
-                let told: Value = serde_json::from_str(&text).unwrap();
-                assert!(
-                    told["message"].as_str().unwrap().len() > 10,
-                    "{method} {path} {body}: {text}"
-                );
-            }
+            check(
+                request.basic_auth("", Some(KEY)).json(&body),
+                &format!("{method} {path} {body}"),
+            )
+            .await;
         }
     }
     for path in [

@@ -95,6 +95,11 @@ impl World {
     }
 }
 
+/// HTTP as other clients speak it.
+pub(crate) fn raw_http() -> reqwest::Client {
+    reqwest::Client::builder().timeout(testkit::LIMIT).build().unwrap()
+}
+
 pub(crate) fn client(addr: std::net::SocketAddr) -> Controller {
     Controller::new(format!("http://{addr}"), Some(KEY.into()))
 }
