@@ -20,10 +20,12 @@ pub fn is_layer0_service(name: &str) -> bool {
 /// assert!(!api::reserved::is_reserved_service("postgresql-web"));
 /// ```
 pub fn is_reserved_service(name: &str) -> bool {
-    let continues = |family: &&str| {
-        name.strip_prefix(*family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    let continues = |family: &str| {
+        name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
-    is_layer0_service(name) || PLATFORM.contains(&name) || FAMILIES.iter().any(continues)
+    is_layer0_service(name)
+        || PLATFORM.contains(&name)
+        || FAMILIES.iter().any(|family| continues(family))
 }
 
 /// Whether a job or a release may offer a service. `of_platform`: it belongs to an app the platform consists of.

@@ -71,7 +71,10 @@ async fn round(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -
         .collect();
     let steps = stream::iter(work).map(|(mut progress, deletion)| async move {
         let step = timeout(STEP_TIMEOUT, step(controller, &deletion, &mut progress)).await;
-        if let Ok(Err(err)) = step {
+        // Missing: another controller has just deleted it.
+        if let Ok(Err(err)) = step
+            && !matches!(err, Error::Missing { .. })
+        {
             let error = &err as &dyn std::error::Error;
             warn!(error, app.id = %deletion.app.id, "the deletion of {} waits", deletion.app.name);
         }

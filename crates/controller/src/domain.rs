@@ -9,3 +9,4 @@ pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod release;
 pub(crate) mod tail;
+pub(crate) mod volumes;

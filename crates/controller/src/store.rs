@@ -12,6 +12,7 @@ pub(crate) mod releases;
 pub(crate) mod repositories;
 pub(crate) mod services;
 pub(crate) mod sinks;
+pub(crate) mod terms;
 mod tx;
 
 use std::collections::BTreeMap;

@@ -11,4 +11,4 @@ pub mod telemetry;
 
 pub use error::ApiError;
 pub use extract::{Body, Query};
-pub use lifetime::Lifetime;
+pub use lifetime::{Lifetime, WorkPanicked};

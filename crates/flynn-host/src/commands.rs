@@ -146,6 +146,7 @@ async fn list(client: &Client) -> anyhow::Result<()> {
         let addr = one.addr.map_or_else(|| "-".into(), |addr| addr.to_string());
         let state = match (one.up, one.draining, one.leader) {
             (false, ..) => "away",
+            _ if one.unreachable => "unreached",
             (true, true, _) => "draining",
             (true, false, _) if one.full => "full",
             (true, false, true) => "leads",

@@ -21,6 +21,7 @@ pub(crate) fn of_order(err: OrderError) -> ApiError {
             ApiError::new(ErrorCode::Ratelimited, message)
         }
         OrderError::NoDisk { .. } => ApiError::unavailable(message),
+        OrderError::Panicked(_) => ApiError::internal("taking the order", &err),
         OrderError::Journal(_) => ApiError::internal("writing the order down", &err),
         OrderError::Engine(_) => ApiError::internal("asking the container engine", &err),
     }

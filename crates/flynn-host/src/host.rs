@@ -45,7 +45,7 @@ pub(crate) struct Host {
     pub(crate) http: reqwest::Client,
     pub(crate) lifetime: Lifetime,
     /// Orders are accepted one by one, so that the same one twice at once is one.
-    pub(crate) accepting: tokio::sync::Mutex<()>,
+    pub(crate) accepting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What does not change while it runs.

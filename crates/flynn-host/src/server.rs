@@ -376,7 +376,7 @@ impl Parts<'_> {
             engine: self.engine.clone(),
             http: self.http.clone(),
             lifetime: lifetime.clone(),
-            accepting: tokio::sync::Mutex::default(),
+            accepting: Arc::default(),
         })
     }
 }

@@ -11,4 +11,5 @@ mod logs;
 mod neighbours;
 mod odd;
 mod scheduler;
+mod upgrade;
 mod world;

@@ -22,7 +22,9 @@ use crate::{
 
 /// Every host of the cluster, those that are away too.
 pub(crate) async fn list(State(app): State<App>) -> Json<Vec<HostInfo>> {
-    let state = app.leadership.state_of_leader().await.unwrap_or_default();
+    let state = app.leadership.state_of_leader().await;
+    let told = state.is_some();
+    let state = state.unwrap_or_default();
     let (present, leader) = app.leadership.known();
     let (records, members) = match &app.neighbours {
         Some(neighbours) => {
@@ -47,6 +49,7 @@ pub(crate) async fn list(State(app): State<App>) -> Json<Vec<HostInfo>> {
             },
             api: present.get(id).map(|instance| instance.addr.clone()),
             up: present.contains_key(id),
+            unreachable: told && placed.is_none() && present.contains_key(id),
             leader: leader.as_ref() == Some(id),
             draining: placed.is_some_and(|placed| placed.is_draining()),
             full: placed.is_some_and(|placed| placed.is_full()),

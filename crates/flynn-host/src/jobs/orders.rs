@@ -7,6 +7,7 @@ use api::{
     host::{ActiveJob, EventKind, Job, Status},
     id::JobId,
 };
+use daemon::WorkPanicked;
 use jiff::Timestamp;
 
 use super::{
@@ -76,6 +77,9 @@ pub(crate) enum OrderError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A bug of ours.
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
 }
 
 /// Promises a leader that no job is taken any more under an older term: what is listed from now on is all there is.
@@ -85,7 +89,8 @@ pub(crate) async fn promise(host: &Host, term: Term) -> Result<(), TermError> {
     host.terms.obey(term)
 }
 
-/// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon.
+/// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon. Once begun it is
+/// finished, also when whoever asked is gone.
 pub(crate) async fn accept(
     host: &Arc<Host>,
     term: Option<Term>,
@@ -93,7 +98,19 @@ pub(crate) async fn accept(
 ) -> Result<(), OrderError> {
     validate(&job)?;
     host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
-    let _one_by_one = host.accepting.lock().await;
+    let turn = host.accepting.clone().lock_owned().await;
+    // From here on it is this daemon's: half an order would be started at the next start, unknown to everybody until then.
+    let work = {
+        let host = host.clone();
+        async move {
+            let _one_by_one = turn;
+            take(&host, term, job).await
+        }
+    };
+    host.lifetime.carry_out(work).await?
+}
+
+async fn take(host: &Arc<Host>, term: Option<Term>, job: Job) -> Result<(), OrderError> {
     term.map_or(Ok(()), |term| host.terms.obey(term))?;
     let id = job.id;
     if let Some(known) = host.registry.job(id) {
