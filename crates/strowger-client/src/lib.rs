@@ -4,9 +4,10 @@ mod routers;
 
 use std::time::Duration;
 
-use api::route::{Drain, Drained, NewRoute, Route, Stored, Sync};
+use api::route::{Drain, Drained, NewRoute, Route, RouterEvent, Stored, Sync};
 pub use api_client::Error;
 use api_client::{Client, Endpoint};
+use futures_util::Stream;
 pub use routers::{Routers, Unanswered};
 use url::form_urlencoded::Serializer;
 
@@ -60,6 +61,13 @@ impl Strowger {
     /// `DELETE /routes/:type/:id`. The answer's revision is for [`Routers::sync`].
     pub async fn delete_route(&self, id: &str) -> Result<Stored, Error> {
         self.client.delete(&format!("/routes/{id}")).await
+    }
+
+    /// `GET /events`: all that this router serves, then every change.
+    pub async fn events(
+        &self,
+    ) -> Result<impl Stream<Item = Result<RouterEvent, Error>> + Send + use<>, Error> {
+        self.client.events("/events").await
     }
 
     /// `GET /sync`: waits until this router serves both revisions.

@@ -2,11 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apps;
+mod compat;
+mod deletions;
 mod deployments;
 mod events;
 mod in_place;
 mod jobs;
+mod logs;
 mod neighbours;
+mod odd;
 mod scheduler;
 mod upgrade;
 mod world;

@@ -56,6 +56,13 @@ impl World {
         Self { postgres: Mutex::new(postgres), neighbours, client, config, lifetime }
     }
 
+    /// Does something to the database that no controller does.
+    pub(crate) async fn sql(&self, sql: &str) {
+        let db = pg::Pool::new(self.config.database.clone(), 1);
+        db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+        db.client().await.unwrap().batch_execute(sql).await.unwrap();
+    }
+
     pub(crate) async fn app(&self, name: &str) -> App {
         let new = NewApp { name: Some(name.into()), ..NewApp::default() };
         self.client.create_app(&new).await.unwrap()
@@ -87,6 +94,11 @@ impl World {
         let deployment = self.client.deploy_release(&app.name, release.id).await.unwrap();
         self.client.wait_deployment(deployment.id, |_| {}).await.unwrap()
     }
+}
+
+/// HTTP as other clients speak it.
+pub(crate) fn raw_http() -> reqwest::Client {
+    reqwest::Client::builder().timeout(testkit::LIMIT).build().unwrap()
 }
 
 pub(crate) fn client(addr: std::net::SocketAddr) -> Controller {

@@ -123,7 +123,8 @@ impl Backend {
         self.gone.load(Ordering::SeqCst)
     }
 
-    fn in_flight(&self) -> u32 {
+    /// Requests and upgraded connections under way.
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::SeqCst)
     }
 
