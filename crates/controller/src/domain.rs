@@ -6,4 +6,5 @@ pub(crate) mod formation;
 pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
+pub(crate) mod refs;
 pub(crate) mod release;

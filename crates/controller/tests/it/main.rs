@@ -6,5 +6,6 @@ mod deployments;
 mod events;
 mod jobs;
 mod neighbours;
+mod repositories;
 mod scheduler;
 mod world;
