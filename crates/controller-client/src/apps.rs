@@ -8,7 +8,7 @@ use std::{
 use api::{
     controller::{
         App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, Release, Repository, RepositoryLease,
+        NewRelease, RefsChange, Release, Repository, RepositoryLease,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -155,6 +155,11 @@ impl Controller {
     /// The head and the packs of an app's repository.
     pub async fn repository(&self, app: &str) -> Result<Repository, Error> {
         self.client.get(&format!("/apps/{}/repository", escape(app))).await
+    }
+
+    /// Moves branches and tags that are kept and not deployed.
+    pub async fn change_refs(&self, app: &str, change: &RefsChange) -> Result<Repository, Error> {
+        self.client.put(&format!("/apps/{}/repository/refs", escape(app)), change).await
     }
 
     /// Takes or renews the right to push; a conflict while another holder has it.

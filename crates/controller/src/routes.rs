@@ -44,6 +44,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/apps/{app}/repository/lease",
             put(repositories::lease).delete(repositories::give_back),
         )
+        .route("/apps/{app}/repository/refs", put(repositories::change_refs))
         .route("/apps/{app}/push", post(repositories::push));
     let others = Router::new()
         .route("/releases", get(releases::list).post(releases::create))

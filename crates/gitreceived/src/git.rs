@@ -148,6 +148,8 @@ impl Git {
             "receive.unpackLimit=1".into(),
             "receive.autogc=false".into(),
             "receive.advertiseAtomic=false".into(),
+            // Our hook moves branches, for what is pushed to one may be a tag of a commit.
+            "receive.procReceiveRefs=refs/heads".into(),
         ];
         let tolerated = TOLERATED.map(|problem| format!("receive.fsck.{problem}=ignore"));
         let settings: Vec<String> = settings.into_iter().chain(tolerated).collect();

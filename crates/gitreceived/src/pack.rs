@@ -14,10 +14,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::{
-    domain::update::Update,
-    git::{Git, GitError, Group, STDERR_LEN_MAX, complaint, drain, spawn},
-};
+use crate::git::{Git, GitError, Group, STDERR_LEN_MAX, complaint, drain, spawn};
 
 /// Bytes read of git's output at a time.
 const READ_SIZE: usize = 128 << 10;
@@ -55,22 +52,19 @@ pub(crate) struct Pack {
 /// Environment git needs to see objects that are not accepted yet.
 pub(crate) type Quarantine = std::collections::BTreeMap<String, String>;
 
-/// Packs the objects of a push; those of the old head are left out, unless `whole`. `None` if it brought none.
+/// Packs what `wanted` reaches and `known` does not. `None` if that is nothing.
 pub(crate) async fn pack(
     git: &Git,
     repo: &Path,
     quarantine: &Quarantine,
-    update: &Update,
-    whole: bool,
+    wanted: &[String],
+    known: &[String],
 ) -> Result<Option<Pack>, PackError> {
-    let args =
-        ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--threads=1"];
+    let args = ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset"];
     let mut command = git.command(repo, &args);
     command.envs(quarantine);
-    let mut revisions = format!("{}\n", update.new);
-    if let Some(old) = update.old.as_ref().filter(|_| !whole) {
-        revisions.push_str(&format!("^{old}\n"));
-    }
+    let wanted = wanted.iter().map(|id| format!("{id}\n"));
+    let revisions = wanted.chain(known.iter().map(|id| format!("^{id}\n"))).collect();
     let (file, digest, head) =
         spool("pack-objects", command, Some(revisions), repo, PACK_LEN_MAX).await?;
     // "PACK", version, number of objects.
@@ -107,15 +101,20 @@ async fn spool(
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
     let mut child = spawn(&mut command).map_err(io)?;
     let _group = Group::of(&child);
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
-        // Shorter than a pipe's buffer, so this never waits for git.
-        pipe.write_all(text.as_bytes()).await.map_err(io)?;
-    }
+    let pipe = child.stdin.take();
+    let fed = async {
+        if let (Some(mut pipe), Some(text)) = (pipe, stdin) {
+            // git may end before it has read all; what it says then is what counts.
+            let _ = pipe.write_all(text.as_bytes()).await;
+        }
+        Ok(())
+    };
     let stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
-    // Both pipes at once: git that waits for room in one writes nothing to the other.
+    // All pipes at once: git that waits for room in one writes nothing to the other.
     let complaints = drain(child.stderr.take(), STDERR_LEN_MAX);
     let written = write_out(what, stdout, dir, limit);
-    let (written, stderr) = tokio::try_join!(written, async { Ok(complaints.await) })?;
+    let complaints = async { Ok(complaints.await) };
+    let ((), written, stderr) = tokio::try_join!(fed, written, complaints)?;
     if child.wait().await.map_err(io)?.success() {
         Ok(written)
     } else {

@@ -1,5 +1,4 @@
 //! flynn-key-check as it is run for strangers.
-#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
 
 use std::process::Command;
 

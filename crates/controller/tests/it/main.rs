@@ -11,6 +11,7 @@ mod jobs;
 mod logs;
 mod neighbours;
 mod odd;
+mod repositories;
 mod scheduler;
 mod upgrade;
 mod world;
