@@ -1,5 +1,6 @@
 //! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
 
+mod builds;
 mod jobs;
 mod resources;
 
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{jobs::*, resources::*};
+pub use self::{builds::*, jobs::*, resources::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},

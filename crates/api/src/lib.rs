@@ -10,4 +10,5 @@ pub mod host;
 pub mod id;
 pub mod key;
 pub mod route;
+pub mod size;
 pub mod slug;

@@ -8,8 +8,8 @@ use daemon::auth::{self, Keys};
 
 use crate::{
     handlers::{
-        apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run,
+        apps, artifacts, builds, deployments, events, formations, jobs, keys, log, providers,
+        releases, repositories, routes as app_routes, run,
     },
     server::Controller,
 };
@@ -59,6 +59,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/providers/{provider}/resources/{resource}",
             get(providers::resource).put(providers::put_resource),
         )
+        .route("/builds/{build}", put(builds::turn).delete(builds::end))
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show));
     apps.merge(others)

@@ -41,6 +41,7 @@ impl World {
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
             default_route_domain: Some("test.localhost".into()),
+            builds_at_once: 2,
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),
