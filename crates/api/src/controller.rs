@@ -1,5 +1,6 @@
 //! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
 
+mod builds;
 mod changes;
 mod jobs;
 mod resources;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{changes::*, jobs::*, resources::*};
+pub use self::{builds::*, changes::*, jobs::*, resources::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},

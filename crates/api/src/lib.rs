@@ -12,4 +12,5 @@ pub mod image;
 pub mod key;
 pub mod reserved;
 pub mod route;
+pub mod size;
 pub mod slug;

@@ -51,7 +51,8 @@ impl Controller {
         app: &str,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<App, Error> {
-        self.client.patch(&format!("/apps/{}/meta", escape(app)), changes).await
+        let body = serde_json::json!({ "meta": changes });
+        self.client.post(&format!("/apps/{}", escape(app)), &body).await
     }
 
     /// Deletes a release that runs nowhere and that nothing goes back to.

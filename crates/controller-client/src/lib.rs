@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod apps;
+mod builds;
 mod deployments;
 mod images;
 mod jobs;

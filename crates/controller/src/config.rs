@@ -28,6 +28,9 @@ pub struct Args {
     /// Apps get the route `<app>.<this>`; none if empty.
     #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
     default_route_domain: String,
+    /// Builds of the whole cluster that run at the same time; the others wait in line.
+    #[arg(long, env = "BUILDS_AT_ONCE", default_value_t = 3)]
+    builds_at_once: u32,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -65,6 +68,8 @@ pub struct Config {
     pub shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`.
     pub default_route_domain: Option<String>,
+    /// Builds that run at the same time.
+    pub builds_at_once: u32,
     /// discoverd.
     pub discoverd: String,
     /// The database.
@@ -82,6 +87,7 @@ impl From<Args> for Config {
             postgres_api_key: args.postgres_api_key,
             shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
+            builds_at_once: args.builds_at_once,
             discoverd: args.discoverd,
             database: pg::Config {
                 host: args.pg_host,

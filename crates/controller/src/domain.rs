@@ -11,3 +11,4 @@ pub(crate) mod refs;
 pub(crate) mod release;
 pub(crate) mod tail;
 pub(crate) mod volumes;
+pub(crate) mod turn;

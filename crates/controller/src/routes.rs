@@ -9,8 +9,8 @@ use daemon::auth::{self, Keys};
 use crate::{
     cors,
     handlers::{
-        apps, artifacts, deployments, events, formations, images, jobs, keys, log, providers,
-        releases, repositories, routes as app_routes, run, sinks,
+        apps, artifacts, builds, deployments, events, formations, images, jobs, keys, log,
+        providers, releases, repositories, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
@@ -70,6 +70,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/providers/{provider}/resources/{resource}",
             get(providers::resource).put(providers::put_resource),
         )
+        .route("/builds/{build}", put(builds::turn).delete(builds::end))
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show));
     apps.merge(others)

@@ -31,6 +31,7 @@ pub(crate) struct Controller {
     pub(crate) lifetime: Lifetime,
     /// Apps get the route `<app>.<this>`.
     pub(crate) default_route_domain: Option<String>,
+    pub(crate) builds_at_once: u32,
 }
 
 /// A controller that serves.
@@ -68,6 +69,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         neighbours: Neighbours::new(&config),
         lifetime: lifetime.clone(),
         default_route_domain: config.default_route_domain,
+        builds_at_once: config.builds_at_once,
     };
     lifetime.spawn("migrations", |stop| async move {
         let migrated =

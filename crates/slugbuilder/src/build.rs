@@ -357,10 +357,10 @@ async fn keep_cache(
     if cached.as_ref().map_or(items.is_empty(), |cached| *cached == fingerprint(&items)) {
         return Ok(());
     }
-    let packed = pack_to_disk(&shop.cache, &items, None, &config.work_dir, config.cache_limit);
-    let kept = match packed.await {
+    let limit = u64::MAX;
+    let kept = match pack_to_disk(&shop.cache, &items, None, &config.work_dir, limit).await {
         Ok(Some(packed)) => store.put("cache", url, &Arc::new(packed)).await,
-        Ok(None) => Err(BuildError::TooLarge { limit: config.cache_limit }),
+        Ok(None) => Err(BuildError::TooLarge { limit }),
         Err(err) => Err(pack_error("cache", err)),
     };
     if let Err(err) = kept {

@@ -9,7 +9,7 @@ use crate::{
     console::Console,
     domain::source::GitUrl,
     error::BuildError,
-    process::{HEARTBEAT, shown},
+    process::{HEARTBEAT, shown_without},
 };
 
 /// A helper as gitcredentials(7) wants one: what it says comes from its environment, so that it is in no argument.
@@ -39,7 +39,7 @@ pub async fn fetch(
     };
     let run = async |command: Command| {
         let program = || "git".to_owned();
-        shown(command, console, HEARTBEAT)
+        shown_without(command, console, HEARTBEAT, &url.secrets())
             .await
             .map_err(|source| BuildError::Program { program: program(), source })
     };

@@ -42,6 +42,7 @@ impl World {
             postgres_api_key: None,
             shelf_key: Some("shelf-key".into()),
             default_route_domain: Some("test.localhost".into()),
+            builds_at_once: 2,
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),

@@ -53,6 +53,11 @@ impl GitUrl {
         self.plain.split('?').next().unwrap_or_default()
     }
 
+    /// What programs must not be shown to say: a query may be a permission.
+    pub fn secrets(&self) -> Vec<String> {
+        self.plain.split_once('?').map(|(_, query)| query.to_owned()).into_iter().collect()
+    }
+
     /// Scheme and host: to whom the credentials may be told.
     pub fn origin(&self) -> &str {
         let host = self.plain.find("://").map_or(0, |at| at + 3);

@@ -31,7 +31,7 @@ read_env_dir() { # env_dir
         [[ -f $file ]] || continue
         name=${file##*/} value=''
         case $name in
-        PATH | HOME | PWD | OLDPWD | SHELL | USER | IFS | ENV | BASH_* | BASHOPTS | SHELLOPTS | PS4 | GIT_* | LD_* | CPATH | CPPATH | PYTHONHOME | PORT) continue ;;
+        PATH | HOME | PWD | OLDPWD | SHELL | USER | IFS | ENV | BASH_* | BASHOPTS | SHELLOPTS | PS4 | OPTIND | GIT_* | LD_* | CPATH | CPPATH | PYTHONHOME | PORT) continue ;;
         esac
         # Up to a NUL, of which there is none, so with the line ends at its end.
         IFS= read -r -d '' value <"$file" || true
