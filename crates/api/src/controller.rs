@@ -1,5 +1,6 @@
 //! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
 
+mod changes;
 mod jobs;
 mod resources;
 
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{jobs::*, resources::*};
+pub use self::{changes::*, jobs::*, resources::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},
@@ -368,7 +369,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
     /// `app app_deletion app_release deployment job scale_request release artifact key key_deletion route
-    /// route_deletion provider resource`.
+    /// route_deletion provider resource release_deletion sink sink_deletion`. An `app_deletion` whose data has an `error`
+    /// is one that was given up.
     pub object_type: String,
     /// Id of the object.
     pub object_id: String,

@@ -35,6 +35,8 @@ kinds! {
     ProviderKind ProviderId;
     /// Names a provisioned resource.
     ResourceKind ResourceId;
+    /// Names a place where logs go besides.
+    SinkKind SinkId;
 }
 
 impl<K> Id<K> {

@@ -53,6 +53,44 @@ fn is_zero(port: &u16) -> bool {
     *port == 0
 }
 
+/// A route as the controller answers it: flat, and once more in 2014's form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The flat fields.
+    #[serde(flatten)]
+    pub route: Route,
+    /// 2014's nesting.
+    pub config: ShownConfig,
+}
+
+/// What 2014's clients read of a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Route")]
+pub struct ShownConfig {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    pub service: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<String>,
+    #[serde(default)]
+    pub sticky: bool,
+}
+
+impl From<Route> for Shown {
+    fn from(route: Route) -> Self {
+        let config = ShownConfig {
+            domain: route.domain.clone(),
+            service: route.service.clone(),
+            port: route.port,
+            tls_cert: route.tls_cert.clone(),
+            sticky: route.sticky,
+        };
+        Self { route, config }
+    }
+}
+
 /// A route as a client gives it: flat, or with 2014's `config`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NewRoute {

@@ -1,6 +1,9 @@
 //! Apps, releases, artifacts, formations, repositories.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use api::{
     controller::{
@@ -13,8 +16,13 @@ use api_client::Error;
 
 use crate::{Controller, escape};
 
-/// Deleting an app ends when its routes are gone.
-const DELETE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);
+/// Longest wait for one answer about the deletion of an app.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest wait for the deletion: a process may have an hour to stop.
+const DELETE_LIMIT: Duration = Duration::from_secs(3900);
+
+/// Pause before it is asked again.
+const DELETE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// All apps, newest first.
@@ -52,10 +60,28 @@ impl Controller {
         self.client.delete::<serde_json::Value>(&path).await.map(drop)
     }
 
-    /// Deletes an app: its formations stop, its routes go, its name is free.
+    /// Deletes an app: its formations stop, its routes go, and when its processes have ended its name is free. The
+    /// deletion goes on by itself however long this waits.
     pub async fn delete_app(&self, app: &str) -> Result<(), Error> {
-        let client = self.client.with_timeout(DELETE_TIMEOUT);
-        client.delete::<serde_json::Value>(&format!("/apps/{}", escape(app))).await.map(drop)
+        let client = self.client.with_timeout(DELETE_TIMEOUT).without_retries();
+        let path = format!("/apps/{}", escape(app));
+        let begin = Instant::now();
+        let mut asked = false;
+        loop {
+            match client.delete::<serde_json::Value>(&path).await {
+                Ok(_) => return Ok(()),
+                Err(err) if err.is_not_found() && asked => return Ok(()),
+                Err(err) if err.is_retryable() && begin.elapsed() < DELETE_LIMIT => {
+                    // What certainly reached nobody, or nobody who could begin, is given up sooner.
+                    if !asked && begin.elapsed() > DELETE_TIMEOUT {
+                        return Err(err);
+                    }
+                    asked |= matches!(err, Error::Lost { .. } | Error::Api { .. });
+                    tokio::time::sleep(DELETE_PAUSE).await;
+                }
+                Err(err) => return Err(err),
+            }
+        }
     }
 
     /// The releases of an app, newest first.

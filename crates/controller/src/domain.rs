@@ -2,8 +2,10 @@
 
 pub(crate) mod app;
 pub(crate) mod deploy;
+pub(crate) mod form;
 pub(crate) mod formation;
 pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod release;
+pub(crate) mod tail;

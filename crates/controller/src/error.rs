@@ -31,6 +31,12 @@ pub(crate) enum Error {
     /// The request contradicts the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The body has not the form it must have.
+    #[error("{0}")]
+    Malformed(String),
+    /// Too much is asked at once.
+    #[error("{0}")]
+    Busy(String),
     /// Something this needs is away.
     #[error("{0}")]
     Away(String),
@@ -76,6 +82,8 @@ impl From<Error> for ApiError {
             Error::Invalid { field, message } => Self::invalid(field, message),
             Error::Exists(_) => Self::new(ErrorCode::ObjectExists, message),
             Error::Conflict(_) => Self::new(ErrorCode::Conflict, message),
+            Error::Malformed(_) => Self::new(ErrorCode::ValidationError, message),
+            Error::Busy(_) => Self::new(ErrorCode::Ratelimited, message),
             Error::Away(_) => Self::unavailable(message),
             Error::Neighbour { doing, source } => of_neighbour(doing, &source),
             Error::Db(err) if err.is_unavailable() => {

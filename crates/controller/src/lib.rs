@@ -2,10 +2,13 @@
 
 mod attached;
 mod config;
+mod cors;
+mod deletions;
 mod deployer;
 mod domain;
 mod error;
 mod events;
+mod formations;
 mod handlers;
 mod logs;
 mod neighbours;

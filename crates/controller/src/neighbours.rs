@@ -86,10 +86,10 @@ impl Neighbours {
         Client::with_http(self.http.clone(), endpoint, self.host_key.clone())
     }
 
-    /// The routes of an owner.
-    pub(crate) async fn routes(&self, parent_ref: &str) -> Result<Vec<Route>> {
+    /// The routes of an owner, or all.
+    pub(crate) async fn routes(&self, parent_ref: Option<&str>) -> Result<Vec<Route>> {
         let doing = "asking the router for routes";
-        self.strowger.routes(Some(parent_ref)).await.map_err(Error::neighbour(doing))
+        self.strowger.routes(parent_ref).await.map_err(Error::neighbour(doing))
     }
 
     /// Stores a route, in place of the owner's own for the same domain or port; then waits until every router serves it.
@@ -110,8 +110,7 @@ impl Neighbours {
 
     /// The route that has a route's place, whoever owns it.
     pub(crate) async fn route_at(&self, route: &Route) -> Result<Option<Route>> {
-        let all = self.strowger.routes(None).await;
-        let all = all.map_err(Error::neighbour("asking the router for routes"))?;
+        let all = self.routes(None).await?;
         Ok(all.into_iter().find(|there| same_place(there, route)))
     }
 

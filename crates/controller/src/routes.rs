@@ -2,14 +2,15 @@
 
 use axum::{
     Router, middleware,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use daemon::auth::{self, Keys};
 
 use crate::{
+    cors,
     handlers::{
         apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run,
+        repositories, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
@@ -18,6 +19,8 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
     let apps = Router::new()
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).post(apps::update).delete(apps::delete))
+        .route("/apps/{app}/meta", post(apps::set_meta))
+        .route("/apps/{app}/releases/{release}", delete(releases::delete))
         .route("/apps/{app}/release", get(releases::current).put(releases::set_current))
         .route("/apps/{app}/releases", get(releases::of_app))
         .route("/apps/{app}/formations", get(formations::of_app))
@@ -31,7 +34,10 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/apps/{app}/deploy", post(deployments::deploy))
         .route("/apps/{app}/deployments", get(deployments::of_app))
         .route("/apps/{app}/routes", get(app_routes::of_app).post(app_routes::create))
-        .route("/apps/{app}/routes/{type}/{id}", get(app_routes::show).delete(app_routes::delete))
+        .route(
+            "/apps/{app}/routes/{type}/{id}",
+            get(app_routes::show).put(app_routes::replace).delete(app_routes::delete),
+        )
         .route("/apps/{app}/resources", get(providers::resources_of_app))
         .route("/apps/{app}/repository", get(repositories::show))
         .route(
@@ -44,6 +50,9 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
         .route("/artifacts/{artifact}", get(artifacts::show))
+        .route("/routes", get(app_routes::list))
+        .route("/sinks", get(sinks::list).post(sinks::create))
+        .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
         .route("/deployments/{deployment}", get(deployments::show))
@@ -63,5 +72,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/events/{event}", get(events::show));
     apps.merge(others)
         .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .method_not_allowed_fallback(daemon::serve::no_such_method)
+        .layer(middleware::from_fn(cors::allow_all))
         .with_state(controller)
 }

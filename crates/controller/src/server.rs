@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::Config, deployer, events::Events, neighbours::Neighbours, routes::routes, store,
+    config::Config, deletions, deployer, events::Events, neighbours::Neighbours, routes::routes,
+    store,
 };
 
 /// Connections to the database.
@@ -72,7 +73,9 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
             stop.run_until_cancelled(db.migrate(store::migrations::migrations::runner()));
         let _ = migrated.await;
     });
-    lifetime.spawn("events", |_| events.keep_hearing());
+    lifetime.spawn("event nudges", |_| events.clone().keep_hearing());
+    lifetime.spawn("events", |_| events.keep_reading());
+    lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
     lifetime.serve(listener, routes(controller, config.keys));

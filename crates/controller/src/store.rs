@@ -11,6 +11,7 @@ pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
 pub(crate) mod services;
+pub(crate) mod sinks;
 mod tx;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use pg::types::Json;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::warn;
 pub(crate) use tx::Tx;
+use uuid::Uuid;
 
 /// The migrations of this daemon's database.
 pub(crate) mod migrations {
@@ -33,6 +35,15 @@ pub(crate) mod migrations {
 pub(crate) type Map = BTreeMap<String, String>;
 /// Counts of processes by type.
 pub(crate) type Counts = BTreeMap<String, u32>;
+
+/// A part of a list, newest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Only what is older than this one.
+    pub(crate) before: Option<Uuid>,
+    /// Most that are answered.
+    pub(crate) limit: i64,
+}
 
 /// A value of ours in a text column, as it is spelt on the wire.
 fn spelt<T: Serialize>(value: &T) -> String {

@@ -46,8 +46,10 @@ impl Lifetime {
     }
 }
 
-/// The body is an error as any other; the header `Allow` names the methods.
-async fn no_such_method(method: http::Method) -> Response {
+/// Answers a method that a path does not take. The body is an error as any other; the header `Allow` names the methods.
+///
+/// Every server has it; a router that puts a layer around it has to name it itself.
+pub async fn no_such_method(method: http::Method) -> Response {
     let message = format!("this path does not take {method}; the header Allow says what it takes");
     let ApiError(body) = ApiError::new(ErrorCode::ValidationError, message);
     (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()

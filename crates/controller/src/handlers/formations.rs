@@ -1,6 +1,6 @@
 //! `/formations`.
 
-use api::controller::{ExpandedFormation, Formation, NewFormation};
+use api::controller::{Formation, NewFormation};
 use axum::{
     Json,
     extract::{Path, State},
@@ -11,10 +11,11 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Answer, Either, done, id, releases::of_this_app};
+use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
 use crate::{
     domain::formation,
     error::{Error, Result},
+    formations,
     server::Controller,
     store::{self, Counts, Tx},
 };
@@ -23,6 +24,13 @@ use crate::{
 pub(crate) struct Since {
     #[serde(default)]
     since: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Expansion {
+    /// With the app, the release and its artifacts.
+    #[serde(default, deserialize_with = "flag")]
+    expand: bool,
 }
 
 /// All formations, expanded: as a stream that goes on, or as they are now.
@@ -37,14 +45,12 @@ pub(crate) async fn all(
     };
     let since = since.map(parse).transpose()?;
     if daemon::events::wanted(&headers) {
-        return Ok(daemon::events::response(controller.events.formations(since).await?));
+        let formations = formations::follow(&controller.events, since).await?;
+        return Ok(daemon::events::response(formations));
     }
     let client = controller.db.client().await?;
-    let mut formations: Vec<ExpandedFormation> = Vec::new();
-    for key in store::formations::keys(&client, since).await? {
-        formations.extend(store::formations::expand(&client, key).await?);
-    }
-    Ok(Json(formations).into_response())
+    let keys = store::formations::keys(&client, since).await?;
+    Ok(Json(store::formations::expand_all(&client, &keys).await?).into_response())
 }
 
 pub(crate) async fn of_app(
@@ -59,11 +65,18 @@ pub(crate) async fn of_app(
 pub(crate) async fn show(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
-) -> Answer<Formation> {
+    Query(Expansion { expand }): Query<Expansion>,
+) -> Either {
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
     let release = id("release", &release)?;
-    Ok(Json(store::formations::find(&client, app.id, release).await?))
+    let formation = store::formations::find(&client, app.id, release).await?;
+    if !expand {
+        return Ok(Json(formation).into_response());
+    }
+    let expanded = store::formations::expand(&client, (app.id, release)).await?;
+    let expanded = expanded.ok_or_else(|| Error::missing("formation of release", release))?;
+    Ok(Json(expanded).into_response())
 }
 
 /// Says how many shall run. What is being deployed gets another target instead.

@@ -9,26 +9,38 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
 
-use super::{Answer, done};
+use super::{
+    Answer, done,
+    page::{self, Paging},
+};
 use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx},
 };
 
+/// Jobs of a page of an app's, unless the request says otherwise.
+const JOBS: u32 = 2000;
+
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Job>> {
+    let page = paging.page(JOBS)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::jobs::of_app(&client, app.id).await?))
+    Ok(Json(store::jobs::of_app(&client, app.id, page).await?))
 }
 
-pub(crate) async fn active(State(controller): State<Controller>) -> Answer<Vec<Job>> {
-    Ok(Json(store::jobs::active(&controller.db.client().await?).await?))
+pub(crate) async fn active(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Job>> {
+    let page = paging.page(page::MOST)?;
+    Ok(Json(store::jobs::active(&controller.db.client().await?, page).await?))
 }
 
 pub(crate) async fn show(
@@ -69,10 +81,10 @@ pub(crate) async fn put(
     Ok(Json(job))
 }
 
-/// Stops a job. The scheduler starts another where the formation wants one.
 /// Asks a process to end.
 const SIGTERM: u32 = 15;
 
+/// Stops a job. The scheduler starts another where the formation wants one.
 pub(crate) async fn stop(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,

@@ -1,5 +1,7 @@
 //! Formations.
 
+use std::collections::BTreeMap;
+
 use api::{
     controller::{ExpandedFormation, Formation},
     id::{AppId, ReleaseId},
@@ -113,27 +115,47 @@ fn key(row: &Row) -> (AppId, ReleaseId) {
 /// A formation with all that is needed to run it. One that is deleted has no processes; none if there never was one.
 pub(crate) async fn expand(
     db: &impl GenericClient,
-    (app, release): (AppId, ReleaseId),
+    key: (AppId, ReleaseId),
 ) -> Result<Option<ExpandedFormation>> {
+    Ok(expand_all(db, &[key]).await?.pop())
+}
+
+/// The same for many, in the order of their keys, with three statements.
+pub(crate) async fn expand_all(
+    db: &impl GenericClient,
+    keys: &[(AppId, ReleaseId)],
+) -> Result<Vec<ExpandedFormation>> {
+    let apps: Vec<Uuid> = keys.iter().map(|(app, _)| app.uuid()).collect();
+    let releases: Vec<Uuid> = keys.iter().map(|(_, release)| release.uuid()).collect();
     let sql = "SELECT a.app_id, a.name, a.meta, a.strategy, a.deploy_timeout, a.release_id, \
-                      a.created_at, a.updated_at, f.processes, f.updated_at AS changed_at, \
+                      a.created_at, a.updated_at, f.release_id AS of_release, f.processes, \
+                      f.updated_at AS changed_at, \
                       f.deleted_at IS NULL AND a.deleted_at IS NULL AS live \
-               FROM formations f JOIN apps a USING (app_id) \
-               WHERE f.app_id = $1 AND f.release_id = $2";
-    let Some(row) = pg::row_opt(db, sql, &[&app.uuid(), &release.uuid()]).await? else {
-        return Ok(None);
-    };
-    let release = releases::find(db, release).await?;
-    let mut processes: Counts = json(&row, "processes");
-    processes.retain(|_, count| *count > 0);
-    if !row.get::<_, bool>("live") {
-        processes.clear();
-    }
-    Ok(Some(ExpandedFormation {
-        app: super::apps::of_row(&row),
-        artifacts: artifacts::in_order(db, &release.artifacts).await?,
-        release,
-        processes,
-        updated_at: row.get("changed_at"),
-    }))
+               FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS k (app_id, release_id, at) \
+               JOIN formations f USING (app_id, release_id) JOIN apps a USING (app_id) ORDER BY k.at";
+    let rows = pg::rows(db, sql, &[&apps, &releases]).await?;
+    let found = releases::find_all(db, &releases).await?;
+    let wanted: Vec<_> = found.values().flat_map(|release| release.artifacts.clone()).collect();
+    let artifacts = artifacts::in_order(db, &wanted).await?;
+    let artifacts: BTreeMap<_, _> = artifacts.iter().map(|one| (one.id, one)).collect();
+    let expanded = rows.iter().filter_map(|row| {
+        let release = found.get(&row.get::<_, Uuid>("of_release").into())?.clone();
+        let mut processes: Counts = json(row, "processes");
+        processes.retain(|_, count| *count > 0);
+        if !row.get::<_, bool>("live") {
+            processes.clear();
+        }
+        Some(ExpandedFormation {
+            app: super::apps::of_row(row),
+            artifacts: release
+                .artifacts
+                .iter()
+                .filter_map(|id| artifacts.get(id).map(|artifact| (*artifact).clone()))
+                .collect(),
+            release,
+            processes,
+            updated_at: row.get("changed_at"),
+        })
+    });
+    Ok(expanded.collect())
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pg::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Tx, int, kept, read, spelt};
+use super::{Page, Tx, int, kept, read, spelt};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "job_id, cluster_id, host_id, app_id, release_id, type, state, args, \
@@ -80,19 +80,46 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     }
 }
 
-/// The jobs of an app, newest first.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
+/// The jobs of an app: first those that have not ended, then those that have, each newest first. A page begins after a job
+/// of the one before.
+pub(crate) async fn of_app(db: &impl GenericClient, app: AppId, page: Page) -> Result<Vec<Job>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 ORDER BY created_at DESC, job_id LIMIT 2000"
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND ($2::uuid IS NULL OR \
+             (NOT {ENDED}, created_at, job_id) < \
+             (SELECT NOT {ENDED}, created_at, job_id FROM jobs WHERE job_id = $2)) \
+         ORDER BY NOT {ENDED} DESC, created_at DESC, job_id DESC LIMIT $3"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
-/// All jobs that have not ended.
-pub(crate) async fn active(db: &impl GenericClient) -> Result<Vec<Job>> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM jobs WHERE NOT {ENDED} ORDER BY created_at DESC, job_id");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+/// Jobs whose logs an app's log consists of: on a host, of one type or one job if asked, those that have not ended first.
+pub(crate) async fn logged(
+    db: &impl GenericClient,
+    app: AppId,
+    kind: Option<&str>,
+    job: Option<JobId>,
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND host_id IS NOT NULL \
+             AND ($2::text IS NULL OR type = $2) AND ($3::uuid IS NULL OR job_id = $3) \
+         ORDER BY NOT {ENDED} DESC, created_at DESC, job_id DESC LIMIT $4"
+    );
+    let job = job.map(JobId::uuid);
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &kind, &job, &limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// Jobs that have not ended, newest first.
+pub(crate) async fn active(db: &impl GenericClient, page: Page) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE NOT {ENDED} AND ($1::uuid IS NULL OR \
+             (created_at, job_id) < (SELECT created_at, job_id FROM jobs WHERE job_id = $1)) \
+         ORDER BY created_at DESC, job_id DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// The one-off jobs of an app that have not ended.

@@ -107,7 +107,9 @@ async fn the_log_of_an_app_is_that_of_its_jobs_oldest_line_first() {
     let lines: Vec<_> = client.log("one", &query).await.unwrap().try_collect().await.unwrap();
     assert_eq!((lines.len(), &lines[0].job_id), (1, &job.id));
     assert_eq!(lines[0].msg, "boom: no such module");
-    let follow = LogQuery { job_id: Some(job.id), follow: true, ..LogQuery::default() };
+    let follow = LogQuery { job_id: Some(job.id.clone()), follow: true, ..LogQuery::default() };
+    client.put_job(&Job { state: JobState::Down, ..job.clone() }).await.unwrap();
+    world.neighbours.stopped.send_modify(|stopped| stopped.push(job.uuid));
     let lines: Vec<_> = client.log("one", &follow).await.unwrap().try_collect().await.unwrap();
     assert_eq!(lines.len(), 2);
     let nobody =

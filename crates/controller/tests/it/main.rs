@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apps;
+mod compat;
+mod deletions;
 mod deployments;
 mod events;
 mod jobs;
+mod logs;
 mod neighbours;
+mod odd;
 mod scheduler;
 mod world;

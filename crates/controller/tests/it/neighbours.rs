@@ -39,6 +39,10 @@ pub(crate) struct Neighbours {
     pub(crate) synced: Mutex<Vec<u64>>,
     /// Jobs the host was given through sampi.
     pub(crate) jobs: watch::Sender<BTreeMap<JobId, Job>>,
+    /// What jobs have said.
+    pub(crate) logs: watch::Sender<BTreeMap<JobId, Vec<LogLine>>>,
+    /// Changes when whoever follows a log is cut off.
+    pub(crate) cuts: watch::Sender<u32>,
     /// Jobs it was told to stop.
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
 }
@@ -54,6 +58,8 @@ impl Neighbours {
             routes: Mutex::default(),
             synced: Mutex::default(),
             jobs: watch::Sender::default(),
+            logs: watch::Sender::default(),
+            cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
         });
         let router = Router::new()
@@ -183,17 +189,62 @@ async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
     Json(())
 }
 
-async fn log(Path(id): Path<JobId>) -> String {
-    let line = |second: i64, msg: &str| LogLine {
+/// A line of a job, at a second.
+pub(crate) fn line(job: JobId, second: i64, msg: &str) -> LogLine {
+    LogLine {
         host_id: HOST.into(),
-        job_id: format!("{HOST}-{id}"),
+        job_id: format!("{HOST}-{job}"),
         process_type: "web".into(),
         stream: "stdout".into(),
         msg: msg.into(),
         timestamp: Timestamp::from_second(second).unwrap(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct LogQuery {
+    lines: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The last lines, and with `follow` what comes, until the log is cut or the job was stopped. Jobs that the test said
+/// nothing of have said two lines.
+async fn log(
+    State(shared): Shared,
+    Path(id): Path<JobId>,
+    Query(LogQuery { lines, follow }): Query<LogQuery>,
+) -> Response {
+    let of = move |logs: &BTreeMap<JobId, Vec<LogLine>>| {
+        let said = || vec![line(id, 1, "starting"), line(id, 2, "boom: no such module")];
+        logs.get(&id).cloned().unwrap_or_else(said)
     };
-    let lines = [line(1, "starting"), line(2, "boom: no such module")];
-    lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect()
+    let logs = shared.logs.subscribe();
+    let sent = of(&logs.borrow()).len().saturating_sub(lines.unwrap_or(usize::MAX));
+    let cuts = shared.cuts.subscribe();
+    let state = (logs, cuts, shared.stopped.subscribe(), sent);
+    let stop = shared.lifetime.stop();
+    let lines = stream::unfold(state, move |(mut logs, mut cuts, mut stopped, sent)| async move {
+        loop {
+            let all = of(&logs.borrow_and_update());
+            if sent < all.len() {
+                let text =
+                    all[sent..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+                let text: String = text.collect();
+                return Some((Ok::<_, std::io::Error>(text), (logs, cuts, stopped, all.len())));
+            }
+            let over = stopped.borrow_and_update().contains(&id);
+            if !follow || over || cuts.has_changed().unwrap() {
+                return None;
+            }
+            tokio::select! {
+                _ = logs.changed() => {}
+                _ = cuts.changed() => return None,
+                _ = stopped.changed() => {}
+            }
+        }
+    });
+    axum::body::Body::from_stream(lines.take_until(stop.cancelled_owned())).into_response()
 }
 
 /// Says "waiting" until the job is committed; then sends back what comes on stdin, and ends with status 7 at its end.

@@ -55,6 +55,13 @@ impl World {
         Self { postgres: Mutex::new(postgres), neighbours, client, config, lifetime }
     }
 
+    /// Does something to the database that no controller does.
+    pub(crate) async fn sql(&self, sql: &str) {
+        let db = pg::Pool::new(self.config.database.clone(), 1);
+        db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+        db.client().await.unwrap().batch_execute(sql).await.unwrap();
+    }
+
     pub(crate) async fn app(&self, name: &str) -> App {
         let new = NewApp { name: Some(name.into()), ..NewApp::default() };
         self.client.create_app(&new).await.unwrap()
