@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    check, create, delete, env, events, help, keys, limit, log, meta, ps, releases, routes, run,
-    scale, servers,
+    check, create, delete, docker, env, events, help, keys, limit, log, meta, ps, releases, routes,
+    run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -109,6 +109,10 @@ pub(crate) enum Command {
     Releases(Listing),
     /// Show a release
     ReleaseShow(releases::ShowArgs),
+    /// Deploy an image of a registry
+    ReleaseAddDocker(docker::AddArgs),
+    /// Deploy an image of this machine
+    DockerPush(docker::PushArgs),
     /// Delete a release
     ReleaseDelete(releases::ReleaseDeleteArgs),
     /// Go back to an earlier release

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod help;
@@ -49,6 +50,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::EnvSet(args) => env::set(session, &args).await?,
         Command::EnvGet(args) => env::get(session, &args).await?,
         Command::EnvUnset(args) => env::unset(session, &args).await?,
+        Command::DockerPush(args) => docker::push(session, &args).await?,
+        Command::ReleaseAddDocker(args) => docker::add_docker(session, &args).await?,
         Command::Limit(args) => limit::list(session, &args).await?,
         Command::LimitSet(args) => limit::set(session, &args).await?,
         Command::Check(args) => check::list(session, &args).await?,

@@ -2,6 +2,7 @@
 
 pub(crate) mod argv;
 pub(crate) mod checks;
+pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod flynnrc;
 pub(crate) mod jobs;

@@ -9,8 +9,8 @@ use daemon::auth::{self, Keys};
 use crate::{
     cors,
     handlers::{
-        apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run, sinks,
+        apps, artifacts, deployments, events, formations, images, jobs, keys, log, providers,
+        releases, repositories, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
@@ -53,6 +53,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/routes", get(app_routes::list))
         .route("/sinks", get(sinks::list).post(sinks::create))
         .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
+        .route("/images/{id}", get(images::show).put(images::put))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
         .route("/deployments/{deployment}", get(deployments::show))
