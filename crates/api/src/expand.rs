@@ -161,6 +161,7 @@ pub fn process_job(
         limits: process.limits.clone().unwrap_or_default(),
         resurrect: process.resurrect
             || app.meta.get(META_SYSTEM_CRITICAL).is_some_and(|v| v == "true"),
+        replaces: None,
         restarts: 0,
     })
 }
@@ -235,6 +236,7 @@ pub fn one_off_job(
         },
         limits: new.limits.clone().unwrap_or_default(),
         resurrect: false,
+        replaces: None,
         restarts: 0,
     })
 }

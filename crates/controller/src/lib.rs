@@ -7,6 +7,7 @@ mod domain;
 mod error;
 mod events;
 mod handlers;
+mod in_place;
 mod logs;
 mod neighbours;
 mod one_off;

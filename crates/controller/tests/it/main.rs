@@ -4,6 +4,7 @@
 mod apps;
 mod deployments;
 mod events;
+mod in_place;
 mod jobs;
 mod neighbours;
 mod scheduler;
