@@ -18,6 +18,9 @@ use crate::{
 pub const META_SYSTEM_APP: &str = "flynn-system-app";
 /// App meta key: `true` where the cluster cannot heal without the app; its jobs are resurrected.
 pub const META_SYSTEM_CRITICAL: &str = "flynn-system-critical";
+/// App meta key, which the controller alone sets: `true` where the volumes are named by the app's name, as all were before
+/// they were named by its id. The data that is there stays where it is.
+pub const META_VOLUMES_BY_NAME: &str = "flynn-volumes-by-name";
 /// Release meta key: the commit it was built from.
 pub const META_GIT_COMMIT: &str = "git.commit";
 
@@ -166,11 +169,22 @@ pub struct ProcessType {
     pub stop_timeout_seconds: Option<u32>,
 }
 
+impl ProcessType {
+    /// Whether only one process of the type can run at a time, because it alone writes to its volumes.
+    pub fn is_exclusive(&self) -> bool {
+        self.volumes.iter().any(|volume| !volume.shared)
+    }
+}
+
 /// A volume a process type asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeReq {
     /// Where the job sees it.
     pub path: String,
+    /// Whether several processes of the type may have it at once. If not, one process of the type runs at a time, and a
+    /// deployment stops it before its successor starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// What an artifact is.
@@ -213,6 +227,9 @@ pub struct NewArtifact {
     pub meta: BTreeMap<String, String>,
 }
 
+/// By process type, the tags that a host must have for its processes, each with its value.
+pub type Tags = BTreeMap<String, BTreeMap<String, String>>;
+
 /// How many processes of each type of a release shall run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formation {
@@ -223,6 +240,9 @@ pub struct Formation {
     /// Counts by type; never negative, never a type the release lacks.
     #[serde(default)]
     pub processes: BTreeMap<String, u32>,
+    /// Which hosts the processes may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: Tags,
     /// Made at.
     pub created_at: Timestamp,
     /// Changed at.
@@ -249,6 +269,9 @@ pub struct ExpandedFormation {
     pub artifacts: Vec<Artifact>,
     /// Counts by type.
     pub processes: BTreeMap<String, u32>,
+    /// Which hosts the processes may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: Tags,
     /// Changed at.
     pub updated_at: Timestamp,
 }

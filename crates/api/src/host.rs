@@ -17,6 +17,8 @@ pub const META_RELEASE: &str = "flynn-controller.release";
 pub const META_TYPE: &str = "flynn-controller.type";
 /// Metadata: there for a process of a type that runs on every host.
 pub const META_OMNI: &str = "flynn-controller.omni";
+/// What the keys of metadata that the controller and the scheduler read begin with: clients set none of them.
+pub const META_RESERVED: &str = "flynn-controller.";
 
 /// Metadata: the release whose process a job takes the place of on its host, be it that its own release is not to run yet.
 /// Until it is, the job counts as one of that release.
@@ -155,10 +157,13 @@ pub struct HealthCheck {
 /// A directory that outlives the container, on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Names the directory among the app's and type's volumes: the next job of that type on this host gets the same.
+    /// Names the directory on its host: the next job that names it gets the same.
     pub name: String,
     /// Where the job sees it.
     pub path: String,
+    /// Whether several jobs may have it at once; else a host refuses a job while another has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// What a job may use.

@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    domain::deploy::{self, DeployState, Failure, Step},
+    domain::{
+        deploy::{self, DeployState, Failure, Step},
+        volumes,
+    },
     error::{Error, Result},
     handlers::routes::ensure_default_route,
     in_place::{self, Outcome, Replacement},
@@ -233,7 +236,7 @@ impl Worker {
             None => Counts::new(),
         };
         let state = DeployState {
-            strategy: deployment.strategy,
+            strategy: volumes::strategy(deployment.strategy, old.as_ref(), &new),
             target: deployment.processes.clone(),
             old: old_counts,
             new: processes(tx, app.id, &new).await?,

@@ -7,3 +7,4 @@ pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod release;
+pub(crate) mod volumes;

@@ -11,6 +11,7 @@ pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
 pub(crate) mod services;
+pub(crate) mod terms;
 mod tx;
 
 use std::collections::BTreeMap;

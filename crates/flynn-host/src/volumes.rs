@@ -101,7 +101,7 @@ mod tests {
     use crate::grid::{Grid, Record};
 
     fn volume(name: &str) -> Vec<Volume> {
-        vec![Volume { name: name.into(), path: "/data".into() }]
+        vec![Volume { name: name.into(), path: "/data".into(), shared: false }]
     }
 
     #[tokio::test]

@@ -113,7 +113,7 @@ impl Cluster {
     /// The whole state.
     pub fn state(&self) -> State {
         let hosts = self.hosts.iter().map(|(id, host)| (id.clone(), host.state.clone()));
-        State { term: self.term, hosts: hosts.collect() }
+        State { term: self.term, hosts: hosts.collect(), volumes: BTreeMap::new() }
     }
 
     /// Adds a host or brings it up to date with its own listing.

@@ -1,6 +1,6 @@
 //! Where the parts are made and joined.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use api_client::Client;
 use axum::Router;
@@ -54,10 +54,10 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
 
     let discoverd = Discoverd::new(&discoverd, None);
     let hosts = discoverd.watch("flynn-host");
-    let client = Client::new(discoverd.watch("controller").endpoint(), Some(controller_key))
+    let to_controller = Client::new(discoverd.watch("controller").endpoint(), Some(controller_key))
         .without_retries()
         .with_timeout(ANSWER);
-    let controller = Controller::with_client(client);
+    let controller = Controller::with_client(to_controller.clone());
     let client = Client::new(hosts.leader_endpoint(), Some(host_key.clone()))
         .without_retries()
         .with_timeout(ANSWER);
@@ -69,22 +69,19 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         let (observed, cluster) = (observed.clone(), cluster.clone());
         move || health(observed.clone(), cluster.clone())
     });
-    let scheduler = Scheduler {
-        observed: observed.clone(),
-        leadership: Leadership::new(job_id, discoverd.watch(SERVICE)),
+    let scheduler = Scheduler::new(
+        observed.clone(),
+        Leadership::new(job_id, discoverd.watch(SERVICE)),
         cluster,
-        reports,
-        alarm,
-        foreign: BTreeSet::new(),
-        away: false,
-        short_rounds: 0,
-    };
+        (reports, alarm),
+        lifetime.clone(),
+    );
 
     let known = observed.clone();
-    lifetime.spawn("formations", |stop| keep_formations(controller.clone(), known, stop));
+    lifetime.spawn("formations", |stop| keep_formations(controller, known, stop));
     let (known, tasks) = (observed.clone(), lifetime.clone());
     lifetime.spawn("hosts", |stop| keep_hosts(hosts, host_key, known, tasks, stop));
-    lifetime.spawn("reports", |stop| keep_telling(controller, to_tell, stop));
+    lifetime.spawn("reports", |stop| keep_telling(to_controller, to_tell, stop));
     let known = observed.clone();
     lifetime.spawn("alarm", |stop| keep_alarm(alarms, known, stop));
     let (known, schedulers) = (observed.clone(), discoverd.watch(SERVICE));

@@ -99,7 +99,7 @@ async fn what_has_no_room_is_pending_with_the_reason_until_there_is_room() {
     cluster.controller.scale(2, 1);
     let pending = told(&cluster, "it waits", |job| job.state == JobState::Pending).await;
     let reason = pending.host_error.unwrap();
-    assert!(reason.contains("host0 has 0 MiB of memory free"), "{reason}");
+    assert!(reason.contains("host0 has less than the 1024 MiB of memory free"), "{reason}");
     cluster.controller.scale(1, 15);
     told(&cluster, "it is up", |job| job.uuid == pending.uuid && job.state == JobState::Up).await;
 }

@@ -164,6 +164,7 @@ impl World {
         let (Some(term), Some(leader)) = (self.planner_term(n), self.leading_host(n)) else {
             return;
         };
+        self.planners[n].observed.begin_look();
         let call = self.call(n, leader, Request::State, STATE_ANSWER);
         self.planners[n].round = Round::Asked { call, term };
     }

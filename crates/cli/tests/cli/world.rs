@@ -119,6 +119,7 @@ impl World {
         self.formations.retain(|f| f.release != release);
         let processes = wanted.clone();
         self.formations.push(Formation {
+            tags: BTreeMap::new(),
             app,
             release,
             processes,

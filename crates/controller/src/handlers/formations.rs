@@ -1,6 +1,6 @@
 //! `/formations`.
 
-use api::controller::{ExpandedFormation, Formation, NewFormation};
+use api::controller::{ExpandedFormation, Formation, NewFormation, Tags};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -23,6 +23,15 @@ use crate::{
 pub(crate) struct Since {
     #[serde(default)]
     since: Option<String>,
+}
+
+/// A formation, and which hosts the processes of some types may run on: no tags for any. A type left out keeps its own.
+#[derive(Debug, Deserialize)]
+pub(crate) struct NewTagged {
+    #[serde(flatten)]
+    formation: NewFormation,
+    #[serde(default)]
+    tags: Tags,
 }
 
 /// All formations, expanded: as a stream that goes on, or as they are now.
@@ -70,7 +79,7 @@ pub(crate) async fn show(
 pub(crate) async fn put(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
-    Body(NewFormation { mut processes }): Body<NewFormation>,
+    Body(NewTagged { formation: NewFormation { mut processes }, tags }): Body<NewTagged>,
 ) -> Answer<Formation> {
     let release = id("release", &release)?;
     let mut client = controller.db.client().await?;
@@ -80,6 +89,7 @@ pub(crate) async fn put(
     let before = store::formations::find_opt(&*tx, app.id, release.id).await?;
     let counts = before.as_ref().map(|before| before.processes.clone()).unwrap_or_default();
     formation::check(&app, &release, &counts, &processes)?;
+    formation::check_tags(&release, &tags)?;
     processes.retain(|_, count| *count > 0);
     let formation = match store::deployments::running(&tx, app.id).await? {
         Some(work) if concerns(&work.deployment, release.id) => {
@@ -87,10 +97,17 @@ pub(crate) async fn put(
             let now = Timestamp::now();
             let (created_at, updated_at) =
                 before.map_or((now, now), |before| (before.created_at, now));
-            Formation { app: app.id, release: release.id, processes, created_at, updated_at }
+            let tags = Tags::new();
+            Formation { app: app.id, release: release.id, processes, tags, created_at, updated_at }
         }
         _ => store::formations::put(&mut tx, app.id, release.id, &processes).await?,
     };
+    if !tags.is_empty() {
+        store::formations::set_tags(&mut tx, app.id, &tags).await?;
+    }
+    let now = store::formations::find_opt(&*tx, app.id, release.id).await?;
+    let tags = now.map(|now| now.tags).unwrap_or_default();
+    let formation = Formation { tags, ..formation };
     tx.commit().await?;
     Ok(Json(formation))
 }

@@ -2,7 +2,8 @@
 
 use api::{
     controller::{App, Job},
-    host::META_APP,
+    discoverd::Term,
+    host::{META_APP, TERM_HEADER},
     id::{AppId, ClusterJobId, JobId},
 };
 use axum::{
@@ -10,6 +11,7 @@ use axum::{
     extract::{Path, State},
 };
 use daemon::Body;
+use http::HeaderMap;
 
 use super::{Answer, done};
 use crate::{
@@ -46,10 +48,11 @@ pub(crate) fn job_part(id: &str) -> Result<JobId> {
     whole.or_else(|_| id.parse()).map_err(|_| Error::missing("job", id))
 }
 
-/// Records what the scheduler saw. Jobs of a deleted app end like any other.
+/// Records what the scheduler saw, unless it leads no more. Jobs of a deleted app end like any other.
 pub(crate) async fn put(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,
+    headers: HeaderMap,
     Body(job): Body<Job>,
 ) -> Answer<Job> {
     if job_part(&id)? != job.uuid || job_part(&job.id)? != job.uuid {
@@ -57,6 +60,10 @@ pub(crate) async fn put(
     }
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
+    let term = headers.get(TERM_HEADER).and_then(|term| Term::from_header(term.to_str().ok()?));
+    if let Some(term) = term {
+        store::terms::obey(&tx, term).await?;
+    }
     let known = match app.parse::<AppId>() {
         Ok(app) => app == job.app && store::apps::existed(&*tx, app).await?,
         Err(_) => store::apps::find(&*tx, &app).await?.id == job.app,

@@ -1,23 +1,27 @@
 //! Apps.
 
 use api::{
-    controller::{App, NewApp},
+    controller::{App, META_VOLUMES_BY_NAME, NewApp},
     id::{AppId, ReleaseId},
 };
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Tx, json, read, spelt};
+use super::{Map, Tx, json, read, spelt};
 use crate::error::{Error, Result};
 
-const COLUMNS: &str =
-    "app_id, name, meta, strategy, deploy_timeout, release_id, created_at, updated_at";
+const COLUMNS: &str = "app_id, name, meta, strategy, deploy_timeout, release_id, created_at, updated_at, volumes_by_name";
 
 pub(super) fn of_row(row: &Row) -> App {
+    let mut meta: Map = json(row, "meta");
+    meta.remove(META_VOLUMES_BY_NAME);
+    if row.get("volumes_by_name") {
+        meta.insert(META_VOLUMES_BY_NAME.into(), "true".into());
+    }
     App {
         id: row.get::<_, Uuid>("app_id").into(),
         name: row.get("name"),
-        meta: json(row, "meta"),
+        meta,
         strategy: read(row.get("strategy")),
         release: row.get::<_, Option<Uuid>>("release_id").map(Into::into),
         deploy_timeout: super::count(row, "deploy_timeout"),

@@ -35,7 +35,7 @@ fn of_row(row: &Row) -> Job {
     }
 }
 
-/// Records what a job does. What was known already makes no event.
+/// Records what a job does. What was known already makes no event, and what is known of another app's job stays.
 pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let sql = format!(
         "INSERT INTO jobs ({COLUMNS}) \
@@ -43,7 +43,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
          ON CONFLICT (job_id) DO UPDATE SET cluster_id = $2, host_id = $3, state = $7, \
              exit_status = $9, host_error = $10, run_at = $11, restarts = $12, updated_at = now(), \
              end_reason = $14 \
-         WHERE (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
+         WHERE jobs.app_id = $4 AND (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
                 jobs.run_at, jobs.restarts, jobs.end_reason) \
              IS DISTINCT FROM ($2, $3, $7, $9, $10, $11, $12, $14) \
          RETURNING {COLUMNS}"
@@ -77,6 +77,33 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
         }
         None => find(&**tx, job.app, job.uuid).await,
     }
+}
+
+/// Records a job that was just ordered, unless something is known of it: that is newer.
+pub(crate) async fn put_new(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
+    let sql = format!(
+        "INSERT INTO jobs (job_id, cluster_id, host_id, app_id, release_id, type, state, args) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job_id) DO NOTHING RETURNING {COLUMNS}"
+    );
+    let new = pg::row_opt(
+        &**tx,
+        &sql,
+        &[
+            &job.uuid.uuid(),
+            &job.id,
+            &job.host_id,
+            &job.app.uuid(),
+            &job.release.uuid(),
+            &job.kind,
+            &spelt(&job.state),
+            &job.args,
+        ],
+    )
+    .await?;
+    let Some(row) = new else { return find(&**tx, job.app, job.uuid).await };
+    let job = of_row(&row);
+    tx.event(job.app, "job", &job.id, &job);
+    Ok(job)
 }
 
 /// The jobs of an app, newest first.

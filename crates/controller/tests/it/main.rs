@@ -8,4 +8,5 @@ mod in_place;
 mod jobs;
 mod neighbours;
 mod scheduler;
+mod upgrade;
 mod world;

@@ -152,7 +152,7 @@ async fn cluster(State(shared): Shared) -> Json<Cluster> {
         jobs: BTreeMap::new(),
     };
     let term = Term { epoch: 1, revision: 1 };
-    Json(Cluster { term, hosts: [(HOST.to_owned(), Arc::new(host))].into() })
+    Json(Cluster { term, hosts: [(HOST.to_owned(), Arc::new(host))].into(), ..Cluster::default() })
 }
 
 async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{
     host::{
         ActiveJob, EndReason, Job, Limits, META_APP, META_IN_PLACE_OF, META_RELEASE, META_TYPE,
-        Status,
+        Status, Volume,
     },
     id::{AppId, JobId, ReleaseId},
 };
@@ -143,8 +143,8 @@ pub struct JobView {
     pub created_at: Option<Timestamp>,
     /// Its host restarts it.
     pub resurrect: bool,
-    /// It keeps data on its host, so that it cannot be started elsewhere.
-    pub bound: bool,
+    /// Its volumes: data on its host, so that it cannot be started elsewhere.
+    pub volumes: Vec<Volume>,
     /// Times its process was started again after crashes.
     pub restarts: u32,
     /// The ended job it replaces.
@@ -170,7 +170,7 @@ impl JobView {
             phase: Phase::Ordered,
             created_at: None,
             resurrect: false,
-            bound: false,
+            volumes: Vec::new(),
             restarts: 0,
             replaces: metadata.get(META_REPLACES).and_then(|id| id.parse().ok()),
             error: None,
@@ -191,7 +191,11 @@ impl JobView {
                 asked,
                 crashed: active.status != Status::Done && !asked,
                 forgotten: false,
-                reason: active.end_reason,
+                reason: active.end_reason.or(match active.status {
+                    // As hosts of the version before tell it.
+                    Status::Failed => Some(EndReason::NotStarted),
+                    _ => None,
+                }),
                 exit_status: active.exit_status,
                 error: active.error.clone(),
             }),
@@ -227,10 +231,20 @@ impl JobView {
     fn of_job(job: &Job, host_restarts: u32) -> Self {
         Self {
             resurrect: job.resurrect,
-            bound: !job.config.volumes.is_empty(),
+            volumes: job.config.volumes.clone(),
             restarts: job.restarts.saturating_add(host_restarts),
             ..Self::ordered(&job.metadata, &job.limits)
         }
+    }
+
+    /// A job whose order is under way.
+    pub fn under_way(job: &Job) -> Self {
+        Self { resurrect: false, ..Self::of_job(job, 0) }
+    }
+
+    /// Whether it keeps data on its host.
+    pub fn is_bound(&self) -> bool {
+        !self.volumes.is_empty()
     }
 
     /// Whether it is over.
@@ -239,6 +253,13 @@ impl JobView {
             Phase::Ended(ending) => Some(ending),
             _ => None,
         }
+    }
+
+    /// When its host, and not its release, kept it from running: it refused it, or could start no process.
+    pub fn failed_by_host(&self) -> Option<Timestamp> {
+        let ending = self.ending()?;
+        let by_host = matches!(ending.reason, Some(EndReason::Refused | EndReason::NotStarted));
+        by_host.then_some(ending.at)
     }
 
     /// The kind of process it is, if it is one of a formation's.

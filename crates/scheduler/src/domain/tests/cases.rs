@@ -145,7 +145,10 @@ fn what_finds_no_room_waits_under_one_id_and_says_why() {
     let first = plan(&full);
     assert_eq!(first.start["host0"].len(), 1);
     let reason = &first.waiting[0].reason;
-    assert!(reason.contains("host0 has 0 MiB of memory free of the 1024 needed"), "{reason}");
+    assert!(
+        reason.contains("host0 has less than the 1024 MiB of memory free that it needs"),
+        "{reason}"
+    );
     let after = full.apply(&first);
     assert_eq!(plan(&after).waiting, first.waiting);
     let report = reports(&after, &first)[&first.waiting[0].id].clone().unwrap();
@@ -194,7 +197,7 @@ fn what_runs_on_a_host_that_is_drained_stops_when_something_serves_in_its_place(
     assert!(alone.is_empty());
     assert!(alone.waiting[0].reason.contains("a is being drained"), "{alone:?}");
     // What keeps data stays where the data is.
-    let bound = (id(1), JobView { bound: true, ..job(kind(0, "web"), Phase::Up) });
+    let bound = (id(1), bound(kind(0, "web"), Phase::Up));
     let hosts = [("a".to_owned(), drained(vec![bound])), ("b".into(), host(5, [up(2)]))];
     assert!(plan(&snapshot(hosts, formation())).is_empty());
 }
