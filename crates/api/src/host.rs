@@ -227,7 +227,9 @@ impl EndReason {
     pub fn blames_release(self) -> bool {
         match self {
             Self::Exited | Self::LimitExceeded | Self::CheckNeverPassed | Self::CheckFailed => true,
-            Self::NotStarted | Self::HostLost | Self::Refused | Self::Stopped | Self::Unknown => false,
+            Self::NotStarted | Self::HostLost | Self::Refused | Self::Stopped | Self::Unknown => {
+                false
+            }
         }
     }
 }

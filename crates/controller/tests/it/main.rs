@@ -7,4 +7,5 @@ mod events;
 mod jobs;
 mod neighbours;
 mod scheduler;
+mod wishes;
 mod world;
