@@ -12,4 +12,5 @@ mod neighbours;
 mod odd;
 mod scheduler;
 mod upgrade;
+mod wishes;
 mod world;
