@@ -100,7 +100,7 @@ impl From<Error> for ApiError {
                 tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
                 Self::unavailable("the database is not available at the moment; try again")
             }
-            Error::Db(err) if err.is_unkeepable() => {
+            Error::Db(err) if err.is_input() => {
                 let message = "the request holds a value that cannot be stored: a NUL character, a number out of range, or a \
                                name that is too long";
                 Self::new(ErrorCode::ValidationError, message)

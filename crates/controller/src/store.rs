@@ -14,6 +14,7 @@ pub(crate) mod repositories;
 pub(crate) mod services;
 pub(crate) mod sinks;
 pub(crate) mod terms;
+mod text;
 mod tx;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use api::{
 };
 use pg::types::Json;
 use serde::{Serialize, de::DeserializeOwned};
+use text::{stored, stored_json};
 use tracing::warn;
 pub(crate) use tx::Tx;
 use uuid::Uuid;
@@ -90,11 +92,6 @@ fn read<T: Word>(text: String) -> T {
         );
         T::UNKNOWN
     })
-}
-
-/// A text that came from a process or a host, as Postgres can keep it: without NUL.
-fn kept(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 /// A JSON column.

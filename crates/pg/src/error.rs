@@ -22,9 +22,9 @@ impl Error {
         matches!(self, Self::Unavailable(_))
     }
 
-    /// Whether a value of the statement is one that the database cannot keep: a NUL character, a number out of range, a
-    /// text too long for an index.
-    pub fn is_unkeepable(&self) -> bool {
+    /// Whether a value of the statement is one that the database cannot hold: a NUL in a text, a number out of range, a text
+    /// too long for an index. The same would be refused again.
+    pub fn is_input(&self) -> bool {
         let Self::Refused(err) = self else { return false };
         // Classes: data exception; program limit exceeded.
         err.code()

@@ -1,6 +1,9 @@
 //! `/formations`.
 
-use api::controller::{Formation, NewFormation, Tags};
+use api::{
+    controller::{Formation, NewFormation, ScaleRequest, ScaleState, Tags},
+    id::ScaleRequestId,
+};
 use axum::{
     Json,
     extract::{Path, State},
@@ -13,11 +16,12 @@ use serde::Deserialize;
 
 use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
 use crate::{
-    domain::formation,
+    domain::{deploy::Change, formation},
     error::{Error, Result},
     formations,
     server::Controller,
     store::{self, Counts, Tx},
+    wishes,
 };
 
 #[derive(Debug, Deserialize)]
@@ -73,9 +77,12 @@ pub(crate) async fn of_app(
 ) -> Answer<Vec<Formation>> {
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::formations::of_app(&client, app.id).await?))
+    let formations = store::formations::of_app(&client, app.id).await?;
+    let running = store::deployments::running(&client, app.id).await?;
+    Ok(Json(formations.into_iter().map(|one| wishes::shown(one, running.as_ref())).collect()))
 }
 
+/// What shall run of a release; of one that is being replaced, what shall run when it has been.
 pub(crate) async fn show(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
@@ -85,6 +92,8 @@ pub(crate) async fn show(
     let app = store::apps::find(&client, &app).await?;
     let release = id("release", &release)?;
     let formation = store::formations::find(&client, app.id, release).await?;
+    let running = store::deployments::running(&client, app.id).await?;
+    let formation = wishes::shown(formation, running.as_ref());
     if !expand {
         return Ok(Json(formation).into_response());
     }
@@ -93,59 +102,65 @@ pub(crate) async fn show(
     Ok(Json(expanded).into_response())
 }
 
-/// Says how many shall run. What is being deployed gets another target instead.
+/// Says how many of each type shall run. What is being deployed gets another target instead.
 pub(crate) async fn put(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
-    Body(NewTagged { formation: NewFormation { mut processes }, tags }): Body<NewTagged>,
+    Body(NewTagged { formation: NewFormation { processes }, tags }): Body<NewTagged>,
 ) -> Answer<Formation> {
     let release = id("release", &release)?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let app = store::apps::lock(&tx, &app).await?;
     let release = of_this_app(&tx, app.id, release).await?;
-    let before = store::formations::find_opt(&*tx, app.id, release.id).await?;
-    let counts = before.as_ref().map(|before| before.processes.clone()).unwrap_or_default();
-    formation::check(&app, &release, &counts, &processes)?;
     formation::check_tags(&release, &tags)?;
-    processes.retain(|_, count| *count > 0);
-    let formation = match store::deployments::running(&tx, app.id).await? {
-        Some(work) if concerns(&work.deployment, release.id) => {
-            retarget(&mut tx, &work, &processes).await?;
-            let now = Timestamp::now();
-            let (created_at, updated_at) =
-                before.map_or((now, now), |before| (before.created_at, now));
-            let tags = Tags::new();
-            Formation { app: app.id, release: release.id, processes, tags, created_at, updated_at }
-        }
-        _ => store::formations::put(&mut tx, app.id, release.id, &processes).await?,
-    };
+    let scaled = wishes::scale(&mut tx, &app, &release, &Change::All(processes), None).await?;
     if !tags.is_empty() {
         store::formations::set_tags(&mut tx, app.id, &tags).await?;
     }
     let now = store::formations::find_opt(&*tx, app.id, release.id).await?;
     let tags = now.map(|now| now.tags).unwrap_or_default();
-    let formation = Formation { tags, ..formation };
+    let formation = Formation { tags, ..scaled.formation(app.id, release.id) };
     tx.commit().await?;
     Ok(Json(formation))
 }
 
-fn concerns(deployment: &api::controller::Deployment, release: api::id::ReleaseId) -> bool {
-    deployment.new_release == release || deployment.old_release == Some(release)
-}
-
-/// A scale during a deployment is for the new release, and for the old one should the deployment fail.
-async fn retarget(tx: &mut Tx<'_>, work: &store::deployments::Work, wanted: &Counts) -> Result<()> {
-    let of = |release: api::controller::Release| -> Counts {
-        let known = |(kind, _): &(&String, &u32)| release.processes.contains_key(*kind);
-        wanted.iter().filter(known).map(|(kind, count)| (kind.clone(), *count)).collect()
-    };
-    let target = of(store::releases::find(&**tx, work.deployment.new_release).await?);
-    let original = match work.deployment.old_release {
-        Some(old) => of(store::releases::find(&**tx, old).await?),
-        None => Counts::new(),
-    };
-    store::deployments::retarget(tx, work.deployment.id, &target, &original).await
+/// Changes how many of some types shall run; what is not named stays.
+pub(crate) async fn scale(
+    State(controller): State<Controller>,
+    Path((app, release)): Path<(String, String)>,
+    Body(request): Body<ScaleRequest>,
+) -> Answer<ScaleRequest> {
+    let release = id("release", &release)?;
+    if request.state != ScaleState::Pending {
+        let message =
+            "must be pending: a change is complete at once, so there is nothing to cancel";
+        return Err(Error::invalid("state", message));
+    }
+    if request.new_tags.is_some() {
+        let message = "cannot be changed here yet: leave it out";
+        return Err(Error::invalid("new_tags", message));
+    }
+    let change = Change::Some(request.new_processes.unwrap_or_default());
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    let release = of_this_app(&tx, app.id, release).await?;
+    let expected = request.old_processes.as_ref();
+    let scaled = wishes::scale(&mut tx, &app, &release, &change, expected).await?;
+    tx.commit().await?;
+    Ok(Json(ScaleRequest {
+        id: Some(request.id.unwrap_or_else(ScaleRequestId::random)),
+        app: Some(app.id),
+        release: Some(release.id),
+        state: ScaleState::Complete,
+        old_processes: Some(scaled.before),
+        new_processes: Some(scaled.after),
+        old_tags: None,
+        new_tags: None,
+        created_at: Some(scaled.updated_at),
+        updated_at: Some(scaled.updated_at),
+    }))
 }
 
 pub(crate) async fn delete(
@@ -159,6 +174,15 @@ pub(crate) async fn delete(
     let there = store::formations::find(&*tx, app.id, release).await?;
     let of_release = store::releases::find(&*tx, release).await?;
     formation::check(&app, &of_release, &there.processes, &Counts::new())?;
+    if let Some(work) = store::deployments::running(&*tx, app.id).await?
+        && wishes::concerns(&work.deployment, release)
+    {
+        return Err(Error::Conflict(format!(
+            "{} is being deployed, and release {release} is a part of it: wait until the \
+             deployment has ended, or cancel it (DELETE /deployments/{})",
+            app.name, work.deployment.id
+        )));
+    }
     store::formations::delete(&mut tx, app.id, release).await?;
     tx.commit().await?;
     done()

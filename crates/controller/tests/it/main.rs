@@ -15,4 +15,5 @@ mod odd;
 mod repositories;
 mod scheduler;
 mod upgrade;
+mod wishes;
 mod world;

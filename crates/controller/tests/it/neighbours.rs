@@ -47,6 +47,8 @@ pub(crate) struct Neighbours {
     pub(crate) cuts: watch::Sender<u32>,
     /// Jobs it was told to stop.
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
+    /// What every job wrote.
+    pub(crate) lines: Mutex<Vec<String>>,
 }
 
 type Shared = State<Arc<Neighbours>>;
@@ -64,6 +66,7 @@ impl Neighbours {
             logs: watch::Sender::default(),
             cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
+            lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
@@ -224,16 +227,19 @@ async fn log(
     Path(id): Path<JobId>,
     Query(LogQuery { lines, follow }): Query<LogQuery>,
 ) -> Response {
+    let said: Vec<_> =
+        (1..).zip(&*shared.lines.lock().unwrap()).map(|(second, msg)| line(id, second, msg)).collect();
     let of = move |logs: &BTreeMap<JobId, Vec<LogLine>>| {
-        let said = || vec![line(id, 1, "starting"), line(id, 2, "boom: no such module")];
-        logs.get(&id).cloned().unwrap_or_else(said)
+        logs.get(&id).cloned().unwrap_or_else(|| said.clone())
     };
     let logs = shared.logs.subscribe();
     let sent = of(&logs.borrow()).len().saturating_sub(lines.unwrap_or(usize::MAX));
     let cuts = shared.cuts.subscribe();
     let state = (logs, cuts, shared.stopped.subscribe(), sent);
     let stop = shared.lifetime.stop();
-    let lines = stream::unfold(state, move |(mut logs, mut cuts, mut stopped, sent)| async move {
+    let lines = stream::unfold(state, move |(mut logs, mut cuts, mut stopped, sent)| {
+        let of = of.clone();
+        async move {
         loop {
             let all = of(&logs.borrow_and_update());
             if sent < all.len() {
@@ -251,6 +257,7 @@ async fn log(
                 _ = cuts.changed() => return None,
                 _ = stopped.changed() => {}
             }
+        }
         }
     });
     axum::body::Body::from_stream(lines.take_until(stop.cancelled_owned())).into_response()
