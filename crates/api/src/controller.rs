@@ -2,13 +2,14 @@
 
 mod jobs;
 mod resources;
+mod wishes;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{jobs::*, resources::*};
+pub use self::{jobs::*, resources::*, wishes::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},
@@ -21,6 +22,10 @@ pub const META_SYSTEM_CRITICAL: &str = "flynn-system-critical";
 /// App meta key, which the controller alone sets: `true` where the volumes are named by the app's name, as all were before
 /// they were named by its id. The data that is there stays where it is.
 pub const META_VOLUMES_BY_NAME: &str = "flynn-volumes-by-name";
+/// App meta key: how many jobs `in-batches` replaces at a time; as many as there are hosts if absent.
+pub const META_BATCH_SIZE: &str = "flynn-deploy-batch-size";
+/// Release meta key: the build it came from. A push that is asked for again with the same build is the same push.
+pub const META_BUILD: &str = "build";
 /// Release meta key: the commit it was built from.
 pub const META_GIT_COMMIT: &str = "git.commit";
 
@@ -329,6 +334,19 @@ pub struct NewDeployment {
     /// Set by a push: the repository head that becomes current when the deployment completes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<NewHead>,
+    /// What the release was made from: 409 if something else serves or is being deployed. Not compared if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+    /// The id the deployment gets, drawn by who asks: asked again, because the answer was lost, it is the same one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentId>,
+}
+
+impl NewDeployment {
+    /// Deploys a release, whatever served before.
+    pub fn of(id: ReleaseId) -> Self {
+        Self { id, head: None, base: None, deployment: None }
+    }
 }
 
 /// Body of `POST /apps/:app/push`: step 3 of a push, one transaction. Answers the [`Deployment`].

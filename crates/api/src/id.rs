@@ -31,6 +31,8 @@ kinds! {
     JobKind JobId;
     /// Names a deployment.
     DeploymentKind DeploymentId;
+    /// Names a change of how many processes run.
+    ScaleRequestKind ScaleRequestId;
     /// Names a resource provider.
     ProviderKind ProviderId;
     /// Names a provisioned resource.

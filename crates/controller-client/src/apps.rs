@@ -3,7 +3,7 @@
 use api::{
     controller::{
         App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, Release, Repository, RepositoryLease,
+        NewRelease, Release, Repository, RepositoryLease, ScaleRequest,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -101,6 +101,17 @@ impl Controller {
         formation: &NewFormation,
     ) -> Result<Formation, Error> {
         self.client.put(&formation_path(app, release), formation).await
+    }
+
+    /// Changes how many processes of some types run; what is not named stays. A conflict if `old_processes` are no longer
+    /// what there is.
+    pub async fn scale(
+        &self,
+        app: &str,
+        release: ReleaseId,
+        change: &ScaleRequest,
+    ) -> Result<ScaleRequest, Error> {
+        self.client.put(&format!("/apps/{}/scale/{release}", escape(app)), change).await
     }
 
     /// Stops all processes of a release.

@@ -81,6 +81,10 @@ impl From<Error> for ApiError {
                 tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
                 Self::unavailable("the database is not available at the moment; try again")
             }
+            Error::Db(err) if err.is_input() => Self::new(
+                ErrorCode::ValidationError,
+                "the request has a character or a number that cannot be kept, like NUL: leave it out",
+            ),
             Error::Db(err) => Self::internal("asking the database", &err),
         }
     }

@@ -14,6 +14,7 @@ mod one_off;
 mod routes;
 mod server;
 mod store;
+mod wishes;
 
 pub use config::{Args, Config};
 pub use server::{Running, StartError, start};

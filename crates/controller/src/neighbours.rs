@@ -72,9 +72,10 @@ impl Neighbours {
         Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
     }
 
-    /// How many hosts there are.
-    pub(crate) fn host_count(&self) -> u32 {
-        u32::try_from(self.hosts.borrow().instances.len()).unwrap_or(u32::MAX)
+    /// How many hosts there are; nothing until discoverd has said so.
+    pub(crate) fn host_count(&self) -> Option<u32> {
+        let hosts = self.hosts.borrow();
+        hosts.current.then(|| u32::try_from(hosts.instances.len()).unwrap_or(u32::MAX))
     }
 
     /// sampi, on the leading host.

@@ -25,6 +25,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/apps/{app}/formations/{release}",
             get(formations::show).put(formations::put).delete(formations::delete),
         )
+        .route("/apps/{app}/scale/{release}", put(formations::scale))
         .route("/apps/{app}/jobs", get(jobs::of_app).post(run::run))
         .route("/apps/{app}/jobs/{job}", get(jobs::show).put(jobs::put).delete(jobs::stop))
         .route("/apps/{app}/log", get(log::log))
@@ -46,7 +47,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/artifacts/{artifact}", get(artifacts::show))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
-        .route("/deployments/{deployment}", get(deployments::show))
+        .route("/deployments/{deployment}", get(deployments::show).delete(deployments::cancel))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{fingerprint}", get(keys::show).delete(keys::delete))
         .route("/providers", get(providers::list).post(providers::create))

@@ -12,12 +12,14 @@ pub(crate) mod releases;
 pub(crate) mod repositories;
 pub(crate) mod services;
 pub(crate) mod terms;
+mod text;
 mod tx;
 
 use std::collections::BTreeMap;
 
 use pg::types::Json;
 use serde::{Serialize, de::DeserializeOwned};
+use text::{stored, stored_json};
 pub(crate) use tx::Tx;
 
 /// The migrations of this daemon's database.

@@ -22,6 +22,13 @@ impl Error {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether a value of the statement is one that the database cannot hold (class 22: NUL in a text, a number out of
+    /// range): the same would be refused again.
+    pub fn is_input(&self) -> bool {
+        let Self::Refused(err) = self else { return false };
+        err.code().is_some_and(|code| code.code().starts_with("22"))
+    }
+
     /// The unique constraint (or index) that the statement would have violated.
     pub fn violated(&self) -> Option<&str> {
         let Self::Refused(err) = self else { return None };

@@ -45,8 +45,8 @@ fn is_tag(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// Checks counts against the release, and against what runs now of an app the cluster cannot do without.
-pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Counts) -> Result<()> {
+/// Checks that these are types of the release, and counts that somebody can want.
+pub(crate) fn check_types(release: &Release, wanted: &Counts) -> Result<()> {
     for (kind, &count) in wanted {
         if !release.processes.contains_key(kind) {
             let types: Vec<_> = release.processes.keys().map(String::as_str).collect();
@@ -59,6 +59,12 @@ pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Coun
             return Err(Error::invalid("processes", format!("{kind} is more than {MOST}")));
         }
     }
+    Ok(())
+}
+
+/// Checks counts against the release, and against what runs now of an app the cluster cannot do without.
+pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Counts) -> Result<()> {
+    check_types(release, wanted)?;
     if app.meta.get(META_SYSTEM_CRITICAL).is_some_and(|critical| critical == "true") {
         let stops = |kind: &&String| wanted.get(*kind).copied().unwrap_or_default() == 0;
         if let Some(kind) = before.iter().filter(|(_, n)| **n > 0).map(|(kind, _)| kind).find(stops)

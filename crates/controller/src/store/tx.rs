@@ -48,7 +48,8 @@ impl<'a> Tx<'a> {
         data: &impl Serialize,
     ) {
         let data = serde_json::to_value(data).expect("wire types serialise");
-        let object_id = object_id.to_string();
+        let data = super::stored_json(data);
+        let object_id = super::stored(&object_id.to_string()).into_owned();
         self.events.push(NewEvent { app: app.into(), object_type, object_id, data });
     }
 

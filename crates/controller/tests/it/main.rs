@@ -9,4 +9,5 @@ mod jobs;
 mod neighbours;
 mod scheduler;
 mod upgrade;
+mod wishes;
 mod world;

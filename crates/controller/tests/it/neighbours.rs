@@ -43,6 +43,8 @@ pub(crate) struct Neighbours {
     pub(crate) ended: Mutex<BTreeMap<JobId, (Status, EndReason)>>,
     /// Jobs it was told to stop.
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
+    /// What every job wrote.
+    pub(crate) lines: Mutex<Vec<String>>,
 }
 
 type Shared = State<Arc<Neighbours>>;
@@ -58,6 +60,7 @@ impl Neighbours {
             jobs: watch::Sender::default(),
             ended: Mutex::default(),
             stopped: watch::Sender::default(),
+            lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
@@ -192,16 +195,16 @@ async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
     Json(())
 }
 
-async fn log(Path(id): Path<JobId>) -> String {
-    let line = |second: i64, msg: &str| LogLine {
+async fn log(State(shared): Shared, Path(id): Path<JobId>) -> String {
+    let line = |(second, msg): (i64, &String)| LogLine {
         host_id: HOST.into(),
         job_id: format!("{HOST}-{id}"),
         process_type: "web".into(),
         stream: "stdout".into(),
-        msg: msg.into(),
+        msg: msg.clone(),
         timestamp: Timestamp::from_second(second).unwrap(),
     };
-    let lines = [line(1, "starting"), line(2, "boom: no such module")];
+    let lines: Vec<_> = (1..).zip(&*shared.lines.lock().unwrap()).map(line).collect();
     lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect()
 }
 

@@ -62,6 +62,16 @@ impl World {
 
     /// A release with these process types. `behaviour` tells the fake scheduler what its jobs do.
     pub(crate) async fn release(&self, app: &App, types: &[&str], behaviour: &str) -> Release {
+        self.release_with(app, types, &[("behaviour", behaviour)]).await
+    }
+
+    /// A release with these process types and this meta.
+    pub(crate) async fn release_with(
+        &self,
+        app: &App,
+        types: &[&str],
+        meta: &[(&str, &str)],
+    ) -> Release {
         let image = NewArtifact {
             id: None,
             kind: ArtifactType::Docker,
@@ -74,7 +84,7 @@ impl World {
             app_id: Some(app.id),
             artifacts: vec![image.id],
             env: [("SECRET".to_owned(), "sesame".to_owned())].into(),
-            meta: [("behaviour".to_owned(), behaviour.to_owned())].into(),
+            meta: meta.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
             processes: types.iter().map(process).collect(),
             ..NewRelease::default()
         };
