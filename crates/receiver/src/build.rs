@@ -60,11 +60,7 @@ impl Build<'_> {
             .map_err(|_| Failure::Lost(format!("it did not start within {START_TIMEOUT:?}")))?
             .map_err(Failure::controller("Starting the build"))?;
         match self.follow(connection).await? {
-            0 => {
-                let result = self.result().await?;
-                self.keep_cache().await;
-                Ok(result)
-            }
+            0 => self.result().await,
             status @ 128.. => Err(Failure::Killed(status)),
             _ => Err(Failure::Build),
         }
@@ -72,11 +68,6 @@ impl Build<'_> {
 
     fn path(&self, name: &str) -> String {
         format!("/builds/{}/{name}", self.push.id)
-    }
-
-    /// Where the app's cache stays.
-    fn cache(&self) -> String {
-        format!("/cache/{}.tgz", self.app.id)
     }
 
     async fn job(&self) -> Result<NewJob, Failure> {
@@ -111,11 +102,11 @@ impl Build<'_> {
         let url = |method, path: &str, limit| {
             shelf.signed_url(&args.build_shelf_url, method, path, limit, URL_TTL)
         };
-        let cache = self.cache();
+        let cache = format!("/cache/{}.tgz", self.app.id);
         let env = [
             ("SOURCE_URL", url("GET", &self.path("source.tar"), 0)),
             ("CACHE_GET_URL", url("GET", &cache, 0)),
-            ("CACHE_PUT_URL", url("PUT", &self.path("cache.tgz"), CACHE_LEN_MAX)),
+            ("CACHE_PUT_URL", url("PUT", &cache, CACHE_LEN_MAX)),
             ("SLUG_PUT_URL", url("PUT", &self.path("slug.tgz"), SLUG_LEN_MAX)),
             ("RESULT_PUT_URL", url("PUT", &self.path("result.json"), RESULT_LEN_MAX)),
             ("BUILD_ENV", serde_json::json!(app_env).to_string()),
@@ -150,16 +141,6 @@ impl Build<'_> {
             }
         }
         Err(lost("its connection ended before it did".into()))
-    }
-
-    /// Puts the build's cache where the next build finds it. Only of a build that was followed to its end: one that
-    /// nobody waits for any longer replaces nothing. Without it the next build takes longer.
-    async fn keep_cache(&self) {
-        let shelf = &self.push.shelf;
-        let made = self.path("cache.tgz");
-        if let Ok(Some(_)) = shelf.head(&made).await {
-            let _ = shelf.copy(&made, &self.cache()).await;
-        }
     }
 
     /// Reads what the build made, and puts the slug where it stays.
