@@ -21,6 +21,7 @@ mod logs;
 mod neighbours;
 mod open_files;
 mod recovery;
+mod removal;
 mod routes;
 mod server;
 mod subnet;
