@@ -125,7 +125,8 @@ async fn forget(etcd: &Keyspace, id: &str, record: &Record) -> Result<(), ApiErr
     let key = format!("{HOSTS}{id}");
     let mut removal = Transaction::new().when_present(&key).delete(&key);
     if let Some(part) = record.subnet {
-        removal = removal.delete(subnet::key(part));
+        let (key, now) = subnet::freed(part);
+        removal = removal.delete(subnet::key(part)).put(key, now);
     }
     match etcd.commit(removal).await {
         Err(err) if !err.is_conflict() => {
