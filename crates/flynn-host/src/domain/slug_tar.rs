@@ -4,6 +4,8 @@
 //! Heads are rewritten where they stand and bodies pass unread. So only kinds of entries pass whose bodies cannot say
 //! anything about owner, size or rights: what slugbuilder writes, with GNU's long names. The records of PAX could.
 
+use super::slug_names::Names;
+
 /// The user and the group that run apps.
 pub(crate) const APP_USER: u32 = 1000;
 
@@ -28,6 +30,12 @@ pub(crate) enum BadTar {
     /// It ends in the middle.
     #[error("the slug's archive ends in the middle")]
     Truncated,
+    /// A name leads elsewhere.
+    #[error("the slug names a file outside its own folder; build it with slugbuilder")]
+    Outside,
+    /// A name leads through a link.
+    #[error("the slug holds a file behind one of its own links; build it with slugbuilder")]
+    BehindLink,
     /// It is larger than [`LIMIT`].
     #[error("the slug unpacks to more than 8 GiB")]
     TooLarge,
@@ -39,6 +47,7 @@ pub(crate) struct Chown {
     head: Vec<u8>,
     body: u64,
     total: u64,
+    names: Names,
 }
 
 impl Chown {
@@ -53,6 +62,7 @@ impl Chown {
             if self.body > 0 {
                 let take = usize::try_from(self.body).unwrap_or(usize::MAX).min(chunk.len());
                 let (body, rest) = chunk.split_at(take);
+                self.names.body(body);
                 out.extend_from_slice(body);
                 self.body -= take as u64;
                 chunk = rest;
@@ -63,7 +73,12 @@ impl Chown {
             chunk = rest;
             if self.head.len() == BLOCK {
                 let mut head = std::mem::take(&mut self.head);
-                self.body = rewrite(&mut head)?;
+                let size = rewrite(&mut head)?;
+                if head.iter().any(|&b| b != 0) {
+                    self.names.head(&head, size)?;
+                }
+                // Padding included.
+                self.body = size.div_ceil(BLOCK as u64) * BLOCK as u64;
                 out.extend_from_slice(&head);
             }
         }
@@ -78,12 +93,21 @@ impl Chown {
 
 /// An archive with nothing but the app's own folder, which the engine would otherwise leave as it is.
 pub(crate) fn app_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o755, APP_USER)
+}
+
+/// An archive with nothing but a folder for files of everybody.
+pub(crate) fn tmp_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o1777, 0)
+}
+
+fn folder(name: &str, mode: u64, owner: u32) -> Vec<u8> {
     let mut tar = vec![0; 3 * BLOCK];
     let head = &mut tar[..BLOCK];
     head[..name.len()].copy_from_slice(name.as_bytes());
-    octal(&mut head[100..108], 0o755);
-    octal(&mut head[108..116], APP_USER.into());
-    octal(&mut head[116..124], APP_USER.into());
+    octal(&mut head[100..108], mode);
+    octal(&mut head[108..116], owner.into());
+    octal(&mut head[116..124], owner.into());
     octal(&mut head[124..136], 0);
     octal(&mut head[136..148], 0);
     head[156] = b'5';
@@ -93,7 +117,7 @@ pub(crate) fn app_folder(name: &str) -> Vec<u8> {
     tar
 }
 
-/// Rewrites a head and answers how many bytes of body follow, padding included.
+/// Rewrites a head and answers how many bytes of body follow, without their padding.
 fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     if head.iter().all(|&b| b == 0) {
         return Ok(0);
@@ -114,8 +138,7 @@ fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     let sum = checksum(head);
     octal(&mut head[148..156], sum);
     // Links have no body, whatever their size field says.
-    let size = if matches!(head[156], b'1' | b'2') { 0 } else { size };
-    Ok(size.div_ceil(BLOCK as u64) * BLOCK as u64)
+    Ok(if matches!(head[156], b'1' | b'2') { 0 } else { size })
 }
 
 /// The sum of a head's bytes, with its checksum taken as spaces.
@@ -198,6 +221,14 @@ mod tests {
         let mut chown = Chown::default();
         chown.push(&archive(b'0')[..BLOCK * 2 + 100]).unwrap();
         assert_eq!(chown.finish(), Err(BadTar::Truncated));
+    }
+
+    #[test]
+    fn what_leads_out_of_the_folder_is_refused_whatever_names_it() {
+        let long =
+            [entry("././@LongLink", b'L', 0o644, b"../etc/passwd\0"), entry("x", b'0', 0o644, b"")];
+        assert_eq!(Chown::default().push(&long.concat()), Err(BadTar::Outside));
+        assert_eq!(Chown::default().push(&entry("/x", b'0', 0o644, b"y")), Err(BadTar::Outside));
     }
 
     proptest! {
