@@ -10,5 +10,5 @@ pub(crate) mod push;
 pub(crate) mod refs;
 pub(crate) mod release;
 pub(crate) mod tail;
-pub(crate) mod volumes;
 pub(crate) mod turn;
+pub(crate) mod volumes;

@@ -104,7 +104,7 @@ pub(crate) async fn replace(controller: &Controller, it: &Replacement<'_>) -> Re
     let jobs = store::jobs::of_releases(&client, it.app.id, &[it.old.id], it.began).await?;
     drop(client);
     let mut outcome = Outcome::Waits;
-    for old in jobs.iter().filter(|job| job.kind == it.kind) {
+    for old in jobs.iter().map(|reported| &reported.job).filter(|job| job.kind == it.kind) {
         let Some(host) = old.host_id.as_deref().and_then(|id| controller.neighbours.host(id).ok())
         else {
             continue;

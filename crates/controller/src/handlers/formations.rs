@@ -1,9 +1,7 @@
 //! `/formations`.
 
 use api::{
-    controller::{
-        ExpandedFormation, Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags,
-    },
+    controller::{Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags},
     id::{AppId, ScaleRequestId},
 };
 use axum::{

@@ -2,8 +2,7 @@
 
 use api::controller::{
     App, ArtifactType, Deployment, META_BUILD, NewDeployment, NewPush, RefsChange, Release,
-    Repository,
-    RepositoryLease,
+    Repository, RepositoryLease,
 };
 use axum::{
     Json,
