@@ -262,12 +262,21 @@ fn text(field: &[u8]) -> Vec<u8> {
 
 /// An archive with nothing but the app's own folder, which the engine would otherwise leave as it is.
 pub(crate) fn app_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o755, APP_USER)
+}
+
+/// An archive with nothing but a folder for files of everybody.
+pub(crate) fn tmp_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o1777, 0)
+}
+
+fn folder(name: &str, mode: u64, owner: u32) -> Vec<u8> {
     let mut tar = vec![0; 3 * BLOCK];
     let head = &mut tar[..BLOCK];
     head[..name.len()].copy_from_slice(name.as_bytes());
-    octal(&mut head[100..108], 0o755);
-    octal(&mut head[108..116], APP_USER.into());
-    octal(&mut head[116..124], APP_USER.into());
+    octal(&mut head[100..108], mode);
+    octal(&mut head[108..116], owner.into());
+    octal(&mut head[116..124], owner.into());
     octal(&mut head[124..136], 0);
     octal(&mut head[136..148], 0);
     head[156] = b'5';
