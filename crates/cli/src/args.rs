@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    create, delete, env, help, keys, log, ps, releases, routes, run, scale, servers,
+    config, create, delete, env, help, keys, log, ps, releases, routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Scale(scale::ScaleArgs),
     /// Run a command in a new job
     Run(run::RunArgs),
+    /// Show or change how the app is deployed: deploy-branch
+    Config(config::ConfigArgs),
     /// List the environment variables
     Env(env::EnvArgs),
     /// Set environment variables, and restart with them
