@@ -28,6 +28,12 @@ pub struct Args {
     /// Apps get the route `<app>.<this>`; none if empty.
     #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
     default_route_domain: String,
+    /// Seconds in which a removed resource can be restored; then its provider destroys it.
+    #[arg(long, env = "RESOURCE_GRACE_SECONDS", default_value_t = 86_400)]
+    resource_grace_seconds: u64,
+    /// Releases of each app that are kept, besides those that run.
+    #[arg(long, env = "KEEP_RELEASES", default_value_t = 10)]
+    keep_releases: usize,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -65,6 +71,10 @@ pub struct Config {
     pub shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`.
     pub default_route_domain: Option<String>,
+    /// How long a removed resource can be restored.
+    pub resource_grace: std::time::Duration,
+    /// How much of the past is kept.
+    pub retention: crate::Retention,
     /// discoverd.
     pub discoverd: String,
     /// The database.
@@ -82,6 +92,14 @@ impl From<Args> for Config {
             postgres_api_key: args.postgres_api_key,
             shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
+            // A longer time than a hundred years is none.
+            resource_grace: std::time::Duration::from_secs(
+                args.resource_grace_seconds.min(100 * 365 * 86_400),
+            ),
+            retention: crate::Retention {
+                releases: args.keep_releases.max(1),
+                ..crate::Retention::default()
+            },
             discoverd: args.discoverd,
             database: pg::Config {
                 host: args.pg_host,

@@ -8,4 +8,5 @@ pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod release;
+pub(crate) mod retention;
 pub(crate) mod tail;

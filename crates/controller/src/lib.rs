@@ -13,9 +13,12 @@ mod handlers;
 mod logs;
 mod neighbours;
 mod one_off;
+mod purges;
+mod retention;
 mod routes;
 mod server;
 mod store;
 
 pub use config::{Args, Config};
+pub use domain::retention::Policy as Retention;
 pub use server::{Running, StartError, start};

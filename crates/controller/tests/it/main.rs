@@ -10,5 +10,7 @@ mod jobs;
 mod logs;
 mod neighbours;
 mod odd;
+mod resources;
+mod retention;
 mod scheduler;
 mod world;
