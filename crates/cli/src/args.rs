@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     check, config, create, delete, docker, env, events, help, keys, limit, log, meta, ps,
-    releases, routes, run, scale, servers,
+    releases, resources, routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -131,6 +131,20 @@ pub(crate) enum Command {
     RouteUpdate(routes::UpdateArgs),
     /// Remove a route
     RouteRemove(routes::RemoveArgs),
+    /// List who makes resources: databases, and what else was added
+    Providers(Listing),
+    /// Make a provider of resources known
+    ProviderAdd(resources::AddProviderArgs),
+    /// List the app's resources
+    Resources(resources::ResourcesArgs),
+    /// Make a resource for the app, and restart with it
+    ResourceAdd(resources::AddArgs),
+    /// Restart without a resource, and remove it
+    ResourceRemove(resources::RemoveArgs),
+    /// Bring a removed resource back
+    ResourceRestore(resources::RestoreArgs),
+    /// Delete what is no longer kept of the app: old releases, and what only they need
+    Gc(Listing),
     /// List the SSH keys that may push
     Keys(Listing),
     /// Let SSH keys push

@@ -17,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod meta;
 pub(crate) mod ps;
 pub(crate) mod releases;
+pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod scale;
@@ -74,6 +75,13 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Routes(args) => routes::list(session, args).await?,
         Command::RouteAddHttp(args) => routes::add_http(session, &args).await?,
         Command::RouteRemove(args) => routes::remove(session, &args).await?,
+        Command::Providers(args) => resources::providers(session, args).await?,
+        Command::ProviderAdd(args) => resources::add_provider(session, &args).await?,
+        Command::Resources(args) => resources::list(session, &args).await?,
+        Command::ResourceAdd(args) => resources::add(session, &args).await?,
+        Command::ResourceRemove(args) => resources::remove(session, &args).await?,
+        Command::ResourceRestore(args) => resources::restore(session, &args).await?,
+        Command::Gc(args) => resources::collect(session, args).await?,
         Command::Keys(args) => keys::list(session, args).await?,
         Command::KeyAdd(args) => keys::add(session, &args).await?,
         Command::KeyRemove(args) => keys::remove(session, &args).await?,
