@@ -1,5 +1,6 @@
 //! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
 
+mod builds;
 mod changes;
 mod jobs;
 mod resources;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{changes::*, jobs::*, resources::*, wishes::*};
+pub use self::{builds::*, changes::*, jobs::*, resources::*, wishes::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},
@@ -18,6 +19,8 @@ use crate::{
 
 /// App meta key: `true` for parts of Flynn itself; no default route, and protected.
 pub const META_SYSTEM_APP: &str = "flynn-system-app";
+/// App meta key: the one branch that is deployed when it is pushed, instead of main and master.
+pub const META_DEPLOY_BRANCH: &str = "deploy-branch";
 /// App meta key: `true` where the cluster cannot heal without the app; its jobs are resurrected.
 pub const META_SYSTEM_CRITICAL: &str = "flynn-system-critical";
 /// App meta key, which the controller alone sets: `true` where the volumes are named by the app's name, as all were before
@@ -384,12 +387,35 @@ pub struct NewHead {
 /// Answer of `GET /apps/:app/repository`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repository {
-    /// The deployed commit of master.
+    /// The deployed commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
     /// Shelf paths of its packs, oldest first.
     #[serde(default)]
     pub packs: Vec<String>,
+    /// Branches and tags that are kept and not deployed, by their full names: the object each is at.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refs: BTreeMap<String, String>,
+}
+
+/// Body of `PUT /apps/:app/repository/refs`: a push of what is kept and not deployed. Answers the [`Repository`]. 409 if
+/// its packs are not what the caller saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefsChange {
+    /// Full names of branches and tags: the object each is at from now on, or nothing for one that goes.
+    pub refs: BTreeMap<String, Option<String>>,
+    /// What it does to the packs; absent if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packs: Option<PacksChange>,
+}
+
+/// A change of the packs of a repository, by compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacksChange {
+    /// Shelf paths of all its packs, as the caller saw them.
+    pub old: Vec<String>,
+    /// And as they are from now on.
+    pub new: Vec<String>,
 }
 
 /// Body of `PUT /apps/:app/repository/lease` and of its `DELETE`. 409 while another holder has it.

@@ -20,6 +20,10 @@ pub const META_OMNI: &str = "flynn-controller.omni";
 /// What the keys of metadata that the controller and the scheduler read begin with: clients set none of them.
 pub const META_RESERVED: &str = "flynn-controller.";
 
+/// Metadata: the release whose process a job takes the place of on its host, be it that its own release is not to run yet.
+/// Until it is, the job counts as one of that release.
+pub const META_IN_PLACE_OF: &str = "flynn-controller.in_place_of";
+
 /// A process to run in a container: all a host needs to know, with no choice left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -42,6 +46,10 @@ pub struct Job {
     /// The host restarts it by itself, with the same id, address and volumes: the cluster cannot heal without it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resurrect: bool,
+    /// The job on the same host whose place it takes. It is on trial until it is healthy: if it ends before, it is not
+    /// started again, and the other keeps the place. The two run beside each other, unless they share a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<JobId>,
     /// Times this job was started before, by the scheduler's count; only for display.
     #[serde(default)]
     pub restarts: u32,
@@ -131,6 +139,10 @@ pub struct HealthCheck {
     /// Path of an http check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Path that must be answered well once before `path` is asked: for what a process needs to start, and not to serve on.
+    /// What it answers later withdraws and kills nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_path: Option<String>,
     /// Status an http check must answer with; any below 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

@@ -250,6 +250,9 @@ pub struct Drain {
     /// Longest wait; 10,000 if absent.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
+    /// Wait for requests only, and close nothing: what was upgraded stays open, so that the backend can say goodbye.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_open: bool,
 }
 
 /// Answer of `GET /drain`.
@@ -257,4 +260,7 @@ pub struct Drain {
 pub struct Drained {
     /// Requests and upgraded connections the router closed when the time was over.
     pub closed: u32,
+    /// Those it left open.
+    #[serde(default)]
+    pub open: u32,
 }

@@ -1,11 +1,14 @@
 //! Apps, releases, artifacts, formations, repositories.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use api::{
     controller::{
         App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, Release, Repository, RepositoryLease, ScaleRequest,
+        NewRelease, RefsChange, Release, Repository, RepositoryLease, ScaleRequest,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -40,6 +43,22 @@ impl Controller {
     /// Changes meta, strategy or deploy timeout.
     pub async fn update_app(&self, app: &str, change: &NewApp) -> Result<App, Error> {
         self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Sets facts of an app's meta, and removes those that become `None`; the others stay. Answers the app.
+    pub async fn change_meta(
+        &self,
+        app: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<App, Error> {
+        let body = serde_json::json!({ "meta": changes });
+        self.client.post(&format!("/apps/{}", escape(app)), &body).await
+    }
+
+    /// Deletes a release that runs nowhere and that nothing goes back to.
+    pub async fn delete_release(&self, app: &str, release: ReleaseId) -> Result<(), Error> {
+        let path = format!("/apps/{}/releases/{release}", escape(app));
+        self.client.delete::<serde_json::Value>(&path).await.map(drop)
     }
 
     /// Deletes an app: its formations stop, its routes go, and when its processes have ended its name is free. The
@@ -148,6 +167,11 @@ impl Controller {
     /// The head and the packs of an app's repository.
     pub async fn repository(&self, app: &str) -> Result<Repository, Error> {
         self.client.get(&format!("/apps/{}/repository", escape(app))).await
+    }
+
+    /// Moves branches and tags that are kept and not deployed.
+    pub async fn change_refs(&self, app: &str, change: &RefsChange) -> Result<Repository, Error> {
+        self.client.put(&format!("/apps/{}/repository/refs", escape(app)), change).await
     }
 
     /// Takes or renews the right to push; a conflict while another holder has it.

@@ -22,9 +22,15 @@ pub struct Args {
     /// Key of the Postgres provider.
     #[arg(long, env = "POSTGRES_API_KEY", hide_env_values = true)]
     postgres_api_key: Option<String>,
+    /// Key of shelf.
+    #[arg(long, env = "SHELF_KEY", hide_env_values = true)]
+    shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`; none if empty.
     #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
     default_route_domain: String,
+    /// Builds of the whole cluster that run at the same time; the others wait in line.
+    #[arg(long, env = "BUILDS_AT_ONCE", default_value_t = 3)]
+    builds_at_once: u32,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -58,8 +64,12 @@ pub struct Config {
     pub strowger_key: Option<String>,
     /// Key of the Postgres provider.
     pub postgres_api_key: Option<String>,
+    /// Key of shelf.
+    pub shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`.
     pub default_route_domain: Option<String>,
+    /// Builds that run at the same time.
+    pub builds_at_once: u32,
     /// discoverd.
     pub discoverd: String,
     /// The database.
@@ -75,7 +85,9 @@ impl From<Args> for Config {
             host_key: args.host_key,
             strowger_key: args.strowger_key,
             postgres_api_key: args.postgres_api_key,
+            shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
+            builds_at_once: args.builds_at_once,
             discoverd: args.discoverd,
             database: pg::Config {
                 host: args.pg_host,

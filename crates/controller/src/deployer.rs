@@ -1,6 +1,6 @@
 //! Works deployments. All that matters is in the database: whoever holds the lease goes on where the last one was.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use api::{
     controller::{App, Deployment, DeploymentStatus, Job, Release},
@@ -21,6 +21,7 @@ use crate::{
     },
     error::{Error, Result},
     handlers::routes::ensure_default_route,
+    in_place::{self, Outcome, Replacement},
     server::Controller,
     store::{self, Counts, Tx, deployments::Work},
 };
@@ -194,16 +195,30 @@ struct Sight {
     state: DeployState,
 }
 
+impl Sight {
+    /// The types that are to be replaced in place.
+    fn in_place(&self) -> BTreeSet<String> {
+        let (running, target) = (&self.state.old, &self.state.target);
+        in_place::pending(&self.app, self.old.as_ref(), &self.new, running, target)
+    }
+}
+
 impl Worker {
     async fn step(&self) -> Result<Stepped> {
         let mut client = self.controller.db.client().await?;
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
-        let stepped = match deploy::next_step(&sight.state) {
+        let in_place = sight.in_place();
+        let stepped = match deploy::next_step(&in_place::without(&sight.state, &in_place)) {
             Step::Wait => Stepped::Wait,
             Step::Scale { old, new } => {
                 scale(&mut tx, &sight, &old, &new).await?;
                 Stepped::Again
+            }
+            Step::Complete if !in_place.is_empty() => {
+                tx.commit().await?;
+                drop(client);
+                return self.replace_in_place(&sight, &in_place).await;
             }
             Step::Complete => return self.complete(tx, &sight).await,
             Step::Fail(failure) => return Ok(Stepped::Failed(failure)),
@@ -277,6 +292,29 @@ impl Worker {
                 app.id = %sight.app.id,
                 "{} has no default route yet", sight.app.name
             );
+        }
+    }
+
+    /// Has hosts replace what this daemon stands on, one type after the other.
+    async fn replace_in_place(&self, sight: &Sight, kinds: &BTreeSet<String>) -> Result<Stepped> {
+        let (Some(kind), Some(old)) = (kinds.first(), &sight.old) else { return Ok(Stepped::Wait) };
+        let Sight { app, new, work, .. } = sight;
+        let (deployment, began) = (self.id, work.started_at);
+        let replacement = Replacement { app, old, new, kind, deployment, began };
+        match in_place::replace(&self.controller, &replacement).await? {
+            Outcome::Waits => Ok(Stepped::Wait),
+            Outcome::Failed(job) => Ok(Stepped::Failed(Failure::NeverServed(job))),
+            Outcome::Taken => {
+                let mut client = self.controller.db.client().await?;
+                let mut tx = Tx::begin(&mut client).await?;
+                let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
+                let (mut before, mut after) = (sight.state.old.clone(), sight.state.new.clone());
+                before.insert(kind.clone(), 0);
+                after.extend(sight.state.target.get_key_value(kind).map(|(k, n)| (k.clone(), *n)));
+                scale(&mut tx, &sight, &before, &after).await?;
+                tx.commit().await?;
+                Ok(Stepped::Again)
+            }
         }
     }
 

@@ -7,6 +7,8 @@ pub(crate) mod formation;
 pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
+pub(crate) mod refs;
 pub(crate) mod release;
 pub(crate) mod tail;
+pub(crate) mod turn;
 pub(crate) mod volumes;

@@ -2,10 +2,12 @@
 
 pub(crate) mod apps;
 pub(crate) mod artifacts;
+pub(crate) mod builds;
 pub(crate) mod deployments;
 pub(crate) mod events;
 mod form;
 pub(crate) mod formations;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod log;

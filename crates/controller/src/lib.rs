@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod formations;
 mod handlers;
+mod in_place;
 mod logs;
 mod neighbours;
 mod one_off;

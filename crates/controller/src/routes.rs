@@ -9,8 +9,8 @@ use daemon::auth::{self, Keys};
 use crate::{
     cors,
     handlers::{
-        apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run, sinks,
+        apps, artifacts, builds, deployments, events, formations, images, jobs, keys, log,
+        providers, releases, repositories, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
@@ -45,6 +45,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/apps/{app}/repository/lease",
             put(repositories::lease).delete(repositories::give_back),
         )
+        .route("/apps/{app}/repository/refs", put(repositories::change_refs))
         .route("/apps/{app}/push", post(repositories::push));
     apps.merge(others())
         .route_layer(middleware::from_fn_with_state(accepted, auth::require))
@@ -61,6 +62,7 @@ fn others() -> Router<Controller> {
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
         .route("/artifacts/{artifact}", get(artifacts::show))
+        .route("/images/{id}", get(images::show).put(images::put))
         .route("/routes", get(app_routes::list))
         .route("/sinks", get(sinks::list).post(sinks::create))
         .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
@@ -79,6 +81,7 @@ fn others() -> Router<Controller> {
             "/providers/{provider}/resources/{resource}",
             get(providers::resource).put(providers::put_resource),
         )
+        .route("/builds/{build}", put(builds::turn).delete(builds::end))
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show))
 }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use api::error::ErrorCode;
 use daemon::Lifetime;
 use tokio::{net::TcpListener, time::interval};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub(crate) struct Controller {
     pub(crate) lifetime: Lifetime,
     /// Apps get the route `<app>.<this>`.
     pub(crate) default_route_domain: Option<String>,
+    pub(crate) builds_at_once: u32,
 }
 
 /// A controller that serves.
@@ -67,6 +69,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         neighbours: Neighbours::new(&config),
         lifetime: lifetime.clone(),
         default_route_domain: config.default_route_domain,
+        builds_at_once: config.builds_at_once,
     };
     lifetime.spawn("migrations", |stop| async move {
         let migrated =
@@ -78,9 +81,26 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
-    lifetime.serve(listener, routes(controller, config.keys));
+    let status = daemon::status::status({
+        let controller = controller.clone();
+        move || health(controller.clone())
+    });
+    lifetime.serve_with_status(listener, routes(controller, config.keys), status);
     info!(%addr, "the controller listens on {addr}");
     Ok(Running { addr })
+}
+
+/// Whether it can do its work with the settings it has: the database answers, and the hosts take its key.
+async fn health(controller: Controller) -> Result<(), String> {
+    let asked = async { store::keys::list(&controller.db.client().await?).await };
+    asked.await.map_err(|err| format!("the database cannot be asked: {err}"))?;
+    match controller.neighbours.sampi().state().await {
+        Err(err) if err.code() == Some(ErrorCode::Unauthorized) => {
+            Err(format!("the hosts do not take HOST_KEY: {err}"))
+        }
+        // That no host leads at the moment is none of its settings.
+        _ => Ok(()),
+    }
 }
 
 async fn keep_tidy(db: pg::Pool, stop: CancellationToken) {

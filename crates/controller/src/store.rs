@@ -2,6 +2,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod artifacts;
+pub(crate) mod builds;
 pub(crate) mod deployments;
 pub(crate) mod events;
 pub(crate) mod formations;

@@ -7,6 +7,7 @@ pub mod extract;
 pub mod lifetime;
 pub mod reconcile;
 pub mod serve;
+pub mod status;
 pub mod telemetry;
 
 pub use error::ApiError;

@@ -35,9 +35,24 @@ impl Lifetime {
 
     /// The same for a server whose `GET /ping` must find out something first.
     pub fn serve_with_ping(&self, listener: TcpListener, router: Router, ping: MethodRouter) {
+        self.serve_all(listener, router, ping, get(status));
+    }
+
+    /// The same for a server that finds out whether it can do its work: see [`crate::status::status`].
+    pub fn serve_with_status(&self, listener: TcpListener, router: Router, status: MethodRouter) {
+        self.serve_all(listener, router, get(async || ""), status);
+    }
+
+    fn serve_all(
+        &self,
+        listener: TcpListener,
+        router: Router,
+        ping: MethodRouter,
+        status: MethodRouter,
+    ) {
         let router = router
             .route("/ping", ping)
-            .route("/.well-known/status", get(status))
+            .route("/.well-known/status", status)
             .fallback(async || ApiError::not_found("there is no such path").into_response())
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn(identify));

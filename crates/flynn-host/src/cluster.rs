@@ -55,6 +55,8 @@ pub(crate) struct Leadership {
     watch: ServiceWatch,
     state: Mutex<Option<Cluster>>,
     watched: Mutex<Watched>,
+    /// The host that has the data of each volume, while this one leads.
+    claims: Mutex<BTreeMap<String, String>>,
     /// To register at once.
     nudged: Notify,
     /// To look at every host at once.
@@ -85,8 +87,8 @@ pub(crate) enum CommitError {
 impl Leadership {
     pub(crate) fn new(host: Arc<Host>, addr: String, key: String) -> Self {
         let watch = host.announcer.discoverd.watch(SERVICE);
-        let (state, watched, nudged, to_sweep) = Default::default();
-        Self { host, addr, key, watch, state, watched, nudged, to_sweep }
+        let (state, watched, claims, nudged, to_sweep) = Default::default();
+        Self { host, addr, key, watch, state, watched, claims, nudged, to_sweep }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Cluster>> {
@@ -145,7 +147,9 @@ impl Leadership {
 
     /// The whole cluster.
     pub(crate) fn state(&self) -> Result<State, NotLeading> {
-        self.lock().as_ref().map(Cluster::state).ok_or_else(|| self.not_leading())
+        let state = self.lock().as_ref().map(Cluster::state);
+        let volumes = self.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        state.map(|state| State { volumes, ..state }).ok_or_else(|| self.not_leading())
     }
 
     /// Does a transaction, and tells every host its part. It is finished, also when whoever asked is gone: its jobs are in

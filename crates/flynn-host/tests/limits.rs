@@ -4,7 +4,7 @@
 
 mod support;
 
-use api::host::{ActiveJob, Job, Status};
+use api::host::{ActiveJob, EndReason, Job, Status};
 use serde_json::json;
 use support::{Fixture, LIMIT, ended, is, shell, shell_with};
 use testkit::wait_until_for;
@@ -52,6 +52,7 @@ async fn a_job_that_takes_too_much_memory_ends_with_that_reason() {
     let explained = |job: &ActiveJob| job.error.as_ref().is_some_and(|said| said.contains(why));
     let ended = host.run(&job, explained).await;
     assert_eq!((ended.status, ended.exit_status), (Status::Crashed, Some(137)));
+    assert_eq!(ended.end_reason, Some(EndReason::LimitExceeded));
     let log = host.log(job.id, None, true).await;
     assert_eq!(log.len(), 1, "it is said once: {log:?}");
     assert!(log[0].1.starts_with("flynn: a process was killed"), "{log:?}");
@@ -100,7 +101,10 @@ async fn a_job_that_writes_too_much_is_stopped_with_that_reason() {
     careful.limits.temp_disk = 2 << 20;
     host.run(&careful, is(Status::Running)).await;
     let stopped = host.run(&writer, ended).await;
-    assert_eq!(stopped.status, Status::Crashed);
+    assert_eq!(
+        (stopped.status, stopped.end_reason),
+        (Status::Crashed, Some(EndReason::LimitExceeded))
+    );
     let said = stopped.error.unwrap();
     assert!(said.contains("wrote 4 MiB") && said.contains("limit of 2 MiB"), "{said}");
     let log = host.log(writer.id, None, true).await;

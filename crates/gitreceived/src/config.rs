@@ -1,6 +1,8 @@
 //! What is configured, by flags or environment.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -17,13 +19,13 @@ pub struct Args {
     /// is asked if there is none.
     #[arg(default_value = "")]
     pub authchecker: String,
-    /// Command that deploys a push, run with the app and the commit, the tar on stdin: exit 0 takes the push.
-    #[arg(default_value = "flynn-receive")]
-    pub receiver: String,
+    /// Command that deploys a push, run with the app and the commit, the tar on stdin: exit 0 takes the push. In a
+    /// cluster it is flynn-receive if none is named.
+    pub receiver: Option<String>,
     /// Port to listen on.
     #[arg(short, long, env = "PORT", default_value_t = 22)]
     pub port: u16,
-    /// Directory of the copies of repositories; may be lost at any time.
+    /// Directory of the repositories; in a cluster they are copies that may be lost at any time.
     #[arg(short, long, env = "CACHE_DIR", default_value = "/tmp/repos")]
     pub repos: PathBuf,
     /// PEM file with the host's private keys, if they are not in the environment.
@@ -32,7 +34,7 @@ pub struct Args {
     /// The host's private keys, PEM, one or more.
     #[arg(long, env = "SSH_PRIVATE_KEYS", hide_env_values = true, default_value = "")]
     pub ssh_private_keys: String,
-    /// Key of the controller.
+    /// Key of the controller. Without it gitreceived belongs to no cluster.
     #[arg(long, env = "CONTROLLER_KEY", hide_env_values = true, default_value = "")]
     pub controller_key: String,
     /// Key of shelf.
@@ -53,6 +55,12 @@ pub struct Args {
     /// Seconds a push may take, its build and deployment included.
     #[arg(long, env = "PUSH_TIMEOUT", default_value_t = 3600)]
     pub push_timeout: u64,
+    /// Seconds a client may be silent before all of its push has arrived.
+    #[arg(long, env = "PUSH_IDLE_TIMEOUT", default_value_t = 600)]
+    pub push_idle_timeout: u64,
+    /// Bytes of all copies of repositories in a cluster, pushes under way included.
+    #[arg(long, env = "DISK_LEN_MAX", default_value_t = 24 << 30)]
+    pub disk_len_max: u64,
 }
 
 /// What gitreceived works with.
@@ -64,12 +72,29 @@ pub struct Config {
     pub authchecker: Vec<String>,
     /// Command that deploys.
     pub receiver: Vec<String>,
+    /// Environment of both.
+    pub receiver_env: BTreeMap<String, String>,
     /// This program, for the hook.
     pub hook: PathBuf,
-    /// Copies of repositories.
+    /// Repositories, or copies of them.
     pub cache_dir: PathBuf,
     /// The host's keys.
     pub host_keys: Vec<PrivateKey>,
+    /// The cluster it belongs to, if any.
+    pub cluster: Option<ClusterConfig>,
+    /// `PATH` of git.
+    pub path: String,
+    /// Longest time of a push.
+    pub push_timeout: Duration,
+    /// Longest silence of a client that has not sent all of its push.
+    pub push_idle_timeout: Duration,
+    /// Most bytes of all copies.
+    pub disk_len_max: u64,
+}
+
+/// A cluster, as gitreceived sees it.
+#[derive(Clone)]
+pub struct ClusterConfig {
     /// Key of the controller.
     pub controller_key: String,
     /// Key of shelf.
@@ -80,10 +105,22 @@ pub struct Config {
     pub controller_url: Option<String>,
     /// Where shelf is, if discoverd is not to be asked.
     pub shelf_url: Option<String>,
-    /// `PATH` of git and the receiver.
-    pub path: String,
-    /// Longest time of a push.
-    pub push_timeout: Duration,
+}
+
+impl ClusterConfig {
+    /// What a receiver needs to be part of it.
+    pub fn env(&self, path: &str) -> BTreeMap<String, String> {
+        let env = [
+            ("PATH", Some(path)),
+            ("CONTROLLER_KEY", Some(&self.controller_key)),
+            ("SHELF_KEY", Some(&self.shelf_key)),
+            ("DISCOVERD", Some(&self.discoverd)),
+            ("CONTROLLER_URL", self.controller_url.as_deref()),
+            ("SHELF_URL", self.shelf_url.as_deref()),
+        ];
+        let env = env.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
 }
 
 impl std::fmt::Debug for Config {
@@ -117,6 +154,12 @@ pub enum ConfigError {
     /// A command line with an open quote.
     #[error("the command {0:?} cannot be used: it must be words, quoted as in a shell")]
     CommandLine(String),
+    /// Neither a cluster nor the two commands.
+    #[error(
+        "without CONTROLLER_KEY gitreceived belongs to no cluster and needs two commands: gitreceived -p 2222 -k hostkey \
+         <authchecker> <receiver>"
+    )]
+    Alone,
     /// This program's own file.
     #[error("the path of this program cannot be found, which its hook needs")]
     Myself(#[source] std::io::Error),
@@ -131,26 +174,52 @@ impl TryFrom<Args> for Config {
                 .map_err(|source| ConfigError::KeyFile { path: path.clone(), source })?,
             _ => args.ssh_private_keys,
         };
-        let receiver = words(&args.receiver)?;
-        if receiver.is_empty() {
-            return Err(ConfigError::CommandLine(args.receiver));
-        }
-        Ok(Self {
-            listen: (Ipv4Addr::UNSPECIFIED, args.port).into(),
-            authchecker: words(&args.authchecker)?,
-            receiver,
-            hook: std::env::current_exe().map_err(ConfigError::Myself)?,
-            cache_dir: args.repos,
-            host_keys: host_keys(&pem)?,
+        let cluster = (!args.controller_key.is_empty()).then_some(ClusterConfig {
             controller_key: args.controller_key,
             shelf_key: args.shelf_key,
             discoverd: args.discoverd,
             controller_url: args.controller_url,
             shelf_url: args.shelf_url,
+        });
+        let authchecker = words(&args.authchecker)?;
+        let receiver = match (args.receiver, &cluster) {
+            (Some(receiver), _) => receiver,
+            (None, Some(_)) => "flynn-receive".into(),
+            (None, None) => return Err(ConfigError::Alone),
+        };
+        let words = words(&receiver)?;
+        if words.is_empty() {
+            return Err(ConfigError::CommandLine(receiver));
+        }
+        if cluster.is_none() && authchecker.is_empty() {
+            return Err(ConfigError::Alone);
+        }
+        Ok(Self {
+            listen: (Ipv4Addr::UNSPECIFIED, args.port).into(),
+            authchecker,
+            receiver: words,
+            receiver_env: match &cluster {
+                Some(cluster) => cluster.env(&args.path),
+                None => own_env(std::env::vars_os()),
+            },
+            hook: std::env::current_exe().map_err(ConfigError::Myself)?,
+            cache_dir: args.repos,
+            host_keys: host_keys(&pem)?,
+            cluster,
             path: args.path,
             push_timeout: Duration::from_secs(args.push_timeout),
+            push_idle_timeout: Duration::from_secs(args.push_idle_timeout),
+            disk_len_max: args.disk_len_max,
         })
     }
+}
+
+/// What commands get of an operator's own environment: all but the host's keys, and what cannot be text.
+fn own_env(env: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    env.filter_map(text).filter(|(name, _)| name != "SSH_PRIVATE_KEYS").collect()
 }
 
 fn words(command: &str) -> Result<Vec<String>, ConfigError> {

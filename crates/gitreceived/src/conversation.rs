@@ -1,8 +1,16 @@
 //! The daemon's side of the hook: judges the push, keeps its objects, has it deployed.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use api::{controller::Repository, id::AppId};
+use api::controller::{PacksChange, Repository};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
@@ -13,149 +21,297 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    domain::update::{UPDATES_LEN_MAX, Update, judge},
+    disk::{self, NoRoom},
+    domain::update::{Change, Plan, UPDATES_LEN_MAX, judge},
+    git::GitError,
     hook::{END, QUARANTINE, Question},
+    hosting::{Held, KeepError, Target},
     pack::{self, PACKS_MAX, PackError, Quarantine},
     push::{Pushes, Request},
     receiver::{self, Ended},
+    repos::Copy,
+    survey,
 };
 
 /// The hook asks at once.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A question is the list of refs in JSON.
 const QUESTION_LEN_MAX: u32 = 2 * UPDATES_LEN_MAX as u32;
+/// What the pusher of a clone is told whose history does not reach to what is here.
+const SHALLOW: &str = "Your clone is shallow: it lacks history that was never pushed here. Get it with `git fetch --unshallow` and push \
+     again (in a CI checkout: fetch-depth 0).";
 
 /// One push, as its hook's questions need it.
 pub(crate) struct Conversation<'a> {
     pub(crate) pushes: &'a Pushes,
     pub(crate) request: &'a Request,
-    pub(crate) app: AppId,
-    pub(crate) repo: &'a Path,
-    pub(crate) repository: &'a Repository,
+    pub(crate) target: &'a Target,
+    pub(crate) copy: &'a Copy,
+    /// Is cancelled when the hook has asked: all that the client sends has arrived.
+    pub(crate) asked: &'a CancellationToken,
+    /// Ends the push.
+    pub(crate) abort: &'a CancellationToken,
+    /// Whether it comes from a shallow clone.
+    pub(crate) shallow: &'a AtomicBool,
+    /// Where git keeps its objects until it is taken.
+    pub(crate) incoming: &'a OnceLock<PathBuf>,
 }
 
 /// Why the objects of a push could not be kept.
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+enum StepError {
     #[error(transparent)]
     Pack(#[from] PackError),
-    #[error("the pack could not be stored: {0}")]
-    Shelf(#[from] shelf_client::Error),
-    #[error("shelf stored something else than was sent")]
-    Damaged,
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 impl Conversation<'_> {
     /// Waits for the hook and answers it; `over` says that there will be none. Returns when the receiver it started, if
-    /// any, has ended.
+    /// any, has ended; the right to push is then still held, for git moves its refs now.
     pub(crate) async fn hold(
         &self,
         listener: UnixListener,
         over: &CancellationToken,
-        abort: &CancellationToken,
-    ) {
+    ) -> Option<Held> {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = over.cancelled() => return,
+            () = over.cancelled() => return None,
         };
-        let Ok((stream, _)) = accepted else { return };
-        let (stream, question) = match question(stream).await {
+        let (stream, question) = match question(accepted.ok()?.0).await {
             Ok(asked) => asked,
             Err(err) => {
                 warn!(error = %err, "a hook could not be understood");
-                return;
+                return None;
             }
         };
+        self.asked.cancel();
         let (mut from_hook, to_hook) = stream.into_split();
         let mut out = Frames(to_hook);
+        let mut held = None;
         let status = {
-            let answer = self.answer(question, &mut out, abort);
+            let answer = self.answer(question, &mut out, &mut held);
             tokio::pin!(answer);
             tokio::select! {
                 status = &mut answer => status,
                 // The hook says nothing more: it has ended, and git with it.
                 _ = from_hook.read_u8() => {
-                    abort.cancel();
+                    self.abort.cancel();
                     answer.await
                 }
             }
         };
         let _ = out.end(status).await;
+        held
     }
 
-    async fn answer(&self, question: Question, out: &mut Frames, abort: &CancellationToken) -> u8 {
-        let deploying = self.deploy(question, out, abort);
-        match deploying.await {
+    async fn answer(&self, question: Question, out: &mut Frames, held: &mut Option<Held>) -> u8 {
+        match self.decide(question, out, held).await {
             Ok(()) => 0,
             Err(why) => {
                 if !why.is_empty() {
-                    let _ = out.write_all(format!("{why}\n").as_bytes()).await;
+                    out.say(&why).await;
                 }
                 1
             }
         }
     }
 
-    /// Takes the push through all its steps, or says why not. An empty reason: it has been said.
-    async fn deploy(
+    /// Judges the push, and takes it through its steps with the right to it; or says why not. An empty reason: it has
+    /// been said.
+    async fn decide(
         &self,
         question: Question,
         out: &mut Frames,
-        abort: &CancellationToken,
+        held: &mut Option<Held>,
     ) -> Result<(), String> {
-        let update = judge(&question.updates).map_err(|refusal| refusal.to_string())?;
+        let plan = judge(&question.updates, &self.target.branches);
+        let plan = plan.map_err(|refusal| refusal.to_string())?;
         let quarantine: Quarantine = question
             .quarantine
             .into_iter()
             .filter(|(name, path)| {
-                QUARANTINE.contains(&name.as_str()) && Path::new(path).starts_with(self.repo)
+                QUARANTINE.contains(&name.as_str()) && Path::new(path).starts_with(&self.copy.path)
             })
             .collect();
-        let nothing_changed = |why: String| format!("{why} Nothing was changed; push again.");
-        let prepared = async {
-            let packs = self.keep(&quarantine, &update).await?;
-            let git = &self.pushes.git;
-            let tree = pack::tree(git, self.repo, &quarantine, &update.new).await?;
-            Ok::<_, KeepError>((packs, tree))
+        if let Some(dir) = quarantine.get(QUARANTINE[2]) {
+            let _ = self.incoming.set(dir.into());
+        }
+        let name = &self.target.name;
+        let busy = async || {
+            out.say(&format!(
+                "Another push to {name} is under way; waiting for it (a minute at most)..."
+            ))
+            .await;
         };
-        let (packs, tree) = tokio::select! {
-            prepared = prepared => prepared.map_err(|err| {
-                warn!(error = &err as &dyn std::error::Error, "a push to {} could not be kept", self.request.repo);
-                nothing_changed(format!("The push could not be stored: {err}."))
-            })?,
-            () = abort.cancelled() => return Err(String::new()),
+        let taken = tokio::select! {
+            taken = self.pushes.hosting.take(self.target, busy) => taken?,
+            () = self.abort.cancelled() => return Err(String::new()),
         };
-        let command = self.receiver(&update.new, update.old.as_deref(), &packs);
-        let file = tree.reopen().map_err(|err| nothing_changed(format!("{err}.")))?;
-        let program = &self.pushes.receiver[0];
-        match receiver::run(command, file, out, abort).await {
-            Ok(Ended::Exited(status)) if status.success() => {
-                info!(app.name = %self.request.repo, "{} was pushed to {}", update.new, self.request.repo);
-                Ok(())
+        let right = held.insert(taken);
+        let steps = self.steps(&plan, &quarantine, out);
+        tokio::pin!(steps);
+        tokio::select! {
+            done = &mut steps => done,
+            () = right.keep() => {
+                self.abort.cancel();
+                let _ = steps.await;
+                Err(format!("Another push to {name} took over. Push again."))
             }
-            Ok(Ended::Exited(status)) if status.code().is_some() => Err(String::new()),
-            Ok(Ended::Exited(status)) => Err(format!(
-                "{program} ended with {status}. Push again; `flynn ps` shows what runs."
-            )),
-            Ok(Ended::Stopped) => Err(String::new()),
-            Err(err) => Err(nothing_changed(format!("{program} could not be run: {err}."))),
         }
     }
 
-    /// Brings the push's objects to shelf; the paths of all packs the repository then has.
+    async fn steps(
+        &self,
+        plan: &Plan,
+        quarantine: &Quarantine,
+        out: &mut Frames,
+    ) -> Result<(), String> {
+        let preparing = self.prepare(plan, quarantine);
+        let prepared = tokio::select! {
+            prepared = preparing => prepared.map_err(|err| {
+                let name = &self.request.repo;
+                warn!(error = &err as &dyn std::error::Error, "a push to {name} could not be kept");
+                nothing_changed(&format!("The push could not be stored: {err}."))
+            })??,
+            () = self.abort.cancelled() => return Err(String::new()),
+        };
+        for remark in plan.remarks(&self.target.branches) {
+            out.say(&remark).await;
+        }
+        match prepared {
+            Prepared::Kept => Ok(()),
+            Prepared::Deployed(commit) => {
+                out.say(&format!("{commit} is what is deployed already.")).await;
+                Ok(())
+            }
+            Prepared::Deploy(deploy) => {
+                for remark in &deploy.remarks {
+                    out.say(&format!(" !     {remark}")).await;
+                }
+                self.deploy(&deploy, out).await?;
+                self.keep_refs(plan, out).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything up to the receiver; the inner error is a refusal.
+    async fn prepare(
+        &self,
+        plan: &Plan,
+        quarantine: &Quarantine,
+    ) -> Result<Result<Prepared, String>, StepError> {
+        let Pushes { git, hosting, .. } = self.pushes;
+        let branch = plan.deploy.as_ref().map(|change| change.name.as_str());
+        let repository = hosting.current(self.target, self.copy, branch).await?;
+        if let Some(change) = plan.kept.iter().find(|change| {
+            hosting.keeps_packs() && change.old.as_ref() != repository.refs.get(&change.name)
+        }) {
+            return Ok(Err(meanwhile(&change.name)));
+        }
+        if self.shallow.load(Ordering::Relaxed) && !self.is_connected(plan, quarantine).await {
+            return Ok(Err(SHALLOW.into()));
+        }
+        let Some(change) = &plan.deploy else {
+            let packs = self.keep(plan, None, quarantine, &repository).await?;
+            let packs = PacksChange { old: repository.packs.clone(), new: packs };
+            hosting.keep_refs(self.target, &plan.kept, Some(packs)).await?;
+            return Ok(Ok(Prepared::Kept));
+        };
+        let wanted = format!("{}^{{commit}}", change.new.as_deref().unwrap_or_default());
+        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
+        let Ok(commit) = self.git(&args, quarantine).await else {
+            return Ok(Err(format!("{} would be no commit. Nothing was changed.", change.name)));
+        };
+        let commit = String::from_utf8_lossy(&commit).trim().to_owned();
+        if repository.head.as_deref() == Some(&commit) {
+            let packs = self.keep(plan, None, quarantine, &repository).await?;
+            let packs = PacksChange { old: repository.packs.clone(), new: packs };
+            hosting.keep_refs(self.target, &plan.kept, Some(packs)).await?;
+            return Ok(Ok(Prepared::Deployed(commit)));
+        }
+        if !self.follows(&commit, change, &repository, quarantine).await {
+            return Ok(Err(meanwhile(&change.name)));
+        }
+        let survey = survey::survey(git, &self.copy.path, quarantine, &commit).await?;
+        let remarks = survey::remarks(git, &self.copy.path, quarantine, &survey).await?;
+        if let Some(disk) = &self.pushes.disk {
+            // The tree, and the pack once more.
+            let pack = match quarantine.get(QUARANTINE[2]) {
+                Some(dir) => disk::size(Path::new(dir)).await,
+                None => 0,
+            };
+            disk.make_room(survey.tar_len + pack).await?;
+        }
+        let packs = self.keep(plan, Some(&commit), quarantine, &repository).await?;
+        let tree = pack::tree(git, &self.copy.path, quarantine, &commit).await?;
+        let old = repository.head;
+        Ok(Ok(Prepared::Deploy(Deploy { commit, old, packs, tree, remarks })))
+    }
+
+    /// Whether a commit comes after what is deployed now: the pusher saw that, or it is among what is pushed.
+    async fn follows(
+        &self,
+        commit: &str,
+        change: &Change,
+        repository: &Repository,
+        quarantine: &Quarantine,
+    ) -> bool {
+        let Some(head) = repository.head.as_deref().filter(|_| change.old != repository.head)
+        else {
+            return true;
+        };
+        self.git(&["merge-base", "--is-ancestor", head, commit], quarantine).await.is_ok()
+    }
+
+    /// Whether all the history of a push is here.
+    async fn is_connected(&self, plan: &Plan, quarantine: &Quarantine) -> bool {
+        let new = plan.deploy.iter().chain(&plan.kept).filter_map(|change| change.new.as_deref());
+        let args: Vec<&str> = ["rev-list", "--quiet"].into_iter().chain(new).collect();
+        args.len() == 2 || self.git(&args, quarantine).await.is_ok()
+    }
+
+    async fn git(&self, args: &[&str], quarantine: &Quarantine) -> Result<Vec<u8>, GitError> {
+        let mut command = self.pushes.git.command(&self.copy.path, args);
+        command.envs(quarantine);
+        crate::git::output(args[0], &mut command, None).await
+    }
+
+    /// Keeps the push's objects where all find them; the paths of all packs the repository then has.
     async fn keep(
         &self,
+        plan: &Plan,
+        commit: Option<&str>,
         quarantine: &Quarantine,
-        update: &Update,
-    ) -> Result<Vec<String>, KeepError> {
-        let mut packs = self.repository.packs.clone();
+        repository: &Repository,
+    ) -> Result<Vec<String>, StepError> {
+        let Pushes { git, hosting, .. } = self.pushes;
+        let mut packs = repository.packs.clone();
+        if !hosting.keeps_packs() {
+            return Ok(packs);
+        }
+        let kept = plan.kept.iter().filter_map(|change| change.new.clone());
+        let mut wanted: Vec<String> = kept.chain(commit.map(str::to_owned)).collect();
+        if wanted.is_empty() {
+            return Ok(packs);
+        }
+        // What other packs hold, as far as it is here; all of it goes into one when there are many.
         let whole = packs.len() >= PACKS_MAX;
-        let git = &self.pushes.git;
-        if let Some(pack) = pack::pack(git, self.repo, quarantine, update, whole).await? {
-            let path = format!("/repos/{}/{}.pack", self.app, pack.sha256);
-            if self.pushes.shelf.put_file(&path, pack.file.path()).await? != pack.sha256 {
-                return Err(KeepError::Damaged);
-            }
+        let head = repository.head.iter().filter(|_| !whole || commit.is_none());
+        let known = head.chain(repository.refs.values());
+        let mut known = self.present(known.map(String::as_str).collect()).await?;
+        if whole {
+            wanted.append(&mut known);
+        }
+        let repo = &self.copy.path;
+        if let Some(pack) = pack::pack(git, repo, quarantine, &wanted, &known).await?
+            && let Some(path) = hosting.keep_pack(self.target, &pack).await?
+        {
             if whole {
                 packs.clear();
             }
@@ -166,8 +322,50 @@ impl Conversation<'_> {
         Ok(packs)
     }
 
+    /// Those of some objects that the local copy has.
+    async fn present(&self, ids: Vec<&str>) -> Result<Vec<String>, GitError> {
+        let asked: String = ids.iter().map(|id| format!("{id}\n")).collect();
+        let args = ["cat-file", "--batch-check=%(objectname)"];
+        let said = self.pushes.git.run_with(&self.copy.path, &args, Some(asked.as_bytes())).await?;
+        let said = String::from_utf8_lossy(&said);
+        Ok(said.lines().filter(|line| ids.contains(line)).map(str::to_owned).collect())
+    }
+
+    /// Runs the receiver to its end.
+    async fn deploy(&self, deploy: &Deploy, out: &mut Frames) -> Result<(), String> {
+        let command = self.receiver(deploy);
+        let file = deploy.tree.reopen().map_err(|err| nothing_changed(&format!("{err}.")))?;
+        let program = &self.pushes.receiver[0];
+        match receiver::run(command, file, out, self.abort).await {
+            Ok(Ended::Exited(status)) if status.success() => {
+                let (commit, name) = (&deploy.commit, &self.request.repo);
+                info!(app.name = %name, "{commit} was pushed to {name}");
+                Ok(())
+            }
+            Ok(Ended::Exited(status)) if status.code().is_some() => Err(String::new()),
+            Ok(Ended::Exited(status)) => Err(format!(
+                "{program} ended with {status}. Push again; `flynn ps` shows what runs."
+            )),
+            Ok(Ended::Stopped) => Err(String::new()),
+            Err(err) => Err(nothing_changed(&format!("{program} could not be run: {err}."))),
+        }
+    }
+
+    /// Keeps what was pushed along; that it cannot be is no failure of a deployment.
+    async fn keep_refs(&self, plan: &Plan, out: &mut Frames) {
+        let kept = self.pushes.hosting.keep_refs(self.target, &plan.kept, None).await;
+        if let Err(err) = kept {
+            warn!(
+                error = &err as &dyn std::error::Error,
+                "refs pushed to {} are not kept", self.request.repo
+            );
+            out.say(&format!("The other branches and tags were not kept: {err}. Push them again."))
+                .await;
+        }
+    }
+
     /// The receiver with the environment it is promised, and nothing else.
-    fn receiver(&self, commit: &str, old: Option<&str>, packs: &[String]) -> Command {
+    fn receiver(&self, deploy: &Deploy) -> Command {
         let [program, args @ ..] = &self.pushes.receiver[..] else {
             unreachable!("the configuration has at least one word")
         };
@@ -175,16 +373,46 @@ impl Conversation<'_> {
         let mut command = Command::new(program);
         command
             .args(args)
-            .args([repo.as_str(), commit])
+            .args([repo.as_str(), &deploy.commit])
             .env_clear()
             .envs(&self.pushes.receiver_env)
             .env("RECEIVE_USER", &pusher.user)
             .env("RECEIVE_REPO", repo.as_str())
             .env("RECEIVE_FINGERPRINT", &pusher.fingerprint)
-            .env("FLYNN_HEAD_OLD", old.unwrap_or_default())
-            .env("FLYNN_PACKS", packs.join(","));
+            .env("FLYNN_HEAD_OLD", deploy.old.as_deref().unwrap_or_default())
+            .env("FLYNN_PACKS", deploy.packs.join(","));
         command
     }
+}
+
+/// What a push comes to, before the receiver.
+enum Prepared {
+    /// There is nothing to deploy, and what there was is kept.
+    Kept,
+    /// It is deployed already.
+    Deployed(String),
+    Deploy(Deploy),
+}
+
+/// A commit that is to be deployed.
+struct Deploy {
+    commit: String,
+    /// What is deployed now.
+    old: Option<String>,
+    packs: Vec<String>,
+    tree: tempfile::NamedTempFile,
+    remarks: Vec<String>,
+}
+
+fn nothing_changed(why: &str) -> String {
+    format!("{why} Nothing was changed; push again.")
+}
+
+fn meanwhile(name: &str) -> String {
+    format!(
+        "Another push moved {name} meanwhile, and what it brought is not in yours. Nothing was changed; take it in, or push \
+         again with --force."
+    )
 }
 
 async fn question(mut stream: UnixStream) -> io::Result<(UnixStream, Question)> {
@@ -207,6 +435,11 @@ pub(crate) struct Frames(OwnedWriteHalf);
 impl Frames {
     async fn end(mut self, status: u8) -> io::Result<()> {
         self.0.write_all(&[&END.to_be_bytes()[..], &[status]].concat()).await
+    }
+
+    /// A line for the pusher. One who has gone is noticed elsewhere.
+    async fn say(&mut self, line: &str) {
+        let _ = self.write_all(format!("{line}\n").as_bytes()).await;
     }
 
     pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,14 +1,15 @@
 //! Running git, with nothing of our own environment.
 
 use std::{
+    io,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
     time::timeout,
 };
@@ -16,16 +17,39 @@ use tokio::{
 /// Longest time of one git command on a local repository, but for those that follow a push.
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// Most of git's complaints that is kept.
-const STDERR_LEN_MAX: usize = 2000;
+pub(crate) const STDERR_LEN_MAX: usize = 2000;
+/// Most of git's output that is kept; only lists of refs and objects come this way.
+const STDOUT_LEN_MAX: usize = 16 << 20;
+/// Memory one git process may have of its own (what it maps of packs is not counted). One that is made to want more
+/// fails alone, before the kernel has to choose among all pushes of this server.
+const GIT_MEMORY: u64 = 512 << 20;
+/// The name git knows a tree without any file by.
+const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 
-/// Problems of old repositories that are in many histories and harm nobody.
-const TOLERATED: [&str; 6] = [
+/// Problems of old repositories that are in many histories and harm nobody: all are in who wrote a commit, and when.
+const TOLERATED: [&str; 12] = [
     "zeroPaddedFilemode",
+    "zeroPaddedDate",
     "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
     "missingNameBeforeEmail",
     "missingEmail",
+    "badEmail",
+    "badName",
+    "badDate",
     "badTimezone",
     "badDateOverflow",
+    "multipleAuthors",
+];
+
+/// Settings every git of ours has, so that no file or history makes it take memory by the gigabyte.
+const SETTINGS: [(&str, &str); 6] = [
+    ("core.bigFileThreshold", "32m"),
+    ("core.deltaBaseCacheLimit", "32m"),
+    ("pack.windowMemory", "64m"),
+    ("pack.deltaCacheSize", "64m"),
+    ("pack.threads", "1"),
+    ("gc.auto", "0"),
 ];
 
 /// git failed.
@@ -73,6 +97,16 @@ impl Git {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
+            // What is pushed decides neither which object is meant nor how a file is written out.
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_ATTR_NOSYSTEM", "1")
+            .env("GIT_ATTR_SOURCE", EMPTY_TREE)
+            .env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
+        for (at, (key, value)) in SETTINGS.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{at}"), key);
+            command.env(format!("GIT_CONFIG_VALUE_{at}"), value);
+        }
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -114,7 +148,8 @@ impl Git {
             "receive.unpackLimit=1".into(),
             "receive.autogc=false".into(),
             "receive.advertiseAtomic=false".into(),
-            "gc.auto=0".into(),
+            // Our hook moves branches, for what is pushed to one may be a tag of a commit.
+            "receive.procReceiveRefs=refs/heads".into(),
         ];
         let tolerated = TOLERATED.map(|problem| format!("receive.fsck.{problem}=ignore"));
         let settings: Vec<String> = settings.into_iter().chain(tolerated).collect();
@@ -124,12 +159,8 @@ impl Git {
     }
 }
 
-/// Runs a command that has its stdin already to its end; its output.
-pub(crate) async fn finish(what: &str, command: &mut Command) -> Result<Vec<u8>, GitError> {
-    output(what, command, None).await
-}
-
-async fn output(
+/// Runs a command to its end, with something on its stdin or with what it has; the beginning of its output.
+pub(crate) async fn output(
     what: &str,
     command: &mut Command,
     stdin: Option<&[u8]>,
@@ -138,18 +169,22 @@ async fn output(
     if stdin.is_some() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command.spawn().map_err(failed_to_run)?;
+    let mut child = spawn(command).map_err(failed_to_run)?;
     let _group = Group::of(&child);
-    let writing = child.stdin.take();
+    let (writing, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let fed = async {
         if let (Some(mut pipe), Some(bytes)) = (writing, stdin) {
             // git may end before it has read all; what it says then is what counts.
             let _ = pipe.write_all(bytes).await;
         }
     };
-    let ran = timeout(TIMEOUT, async { tokio::join!(fed, child.wait_with_output()).1 }).await;
-    let Output { status, stdout, stderr } =
-        ran.map_err(|_| GitError::TooLong { what: what.into() })?.map_err(failed_to_run)?;
+    let (stdout, stderr) = (drain(out, STDOUT_LEN_MAX), drain(err, STDERR_LEN_MAX));
+    let ran = timeout(TIMEOUT, async {
+        let ((), stdout, stderr) = tokio::join!(fed, stdout, stderr);
+        Ok((child.wait().await?, stdout, stderr))
+    });
+    let (status, stdout, stderr) =
+        ran.await.map_err(|_| GitError::TooLong { what: what.into() })?.map_err(failed_to_run)?;
     if status.success() {
         Ok(stdout)
     } else {
@@ -157,9 +192,31 @@ async fn output(
     }
 }
 
+/// Starts a git with bounded memory.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let child = command.spawn()?;
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+        let limit = Rlimit { current: Some(GIT_MEMORY), maximum: Some(GIT_MEMORY) };
+        // One that has ended already needs no limit. Processes it starts have the same one.
+        let _ = prlimit(Some(pid), Resource::Data, limit);
+    }
+    Ok(child)
+}
+
+/// Reads a pipe to its end, so that its writer never waits, and keeps the beginning.
+pub(crate) async fn drain(pipe: Option<impl AsyncRead + Unpin>, keep: usize) -> Vec<u8> {
+    let Some(mut pipe) = pipe else { return Vec::new() };
+    let (mut kept, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        let room = keep.saturating_sub(kept.len());
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+    kept
+}
+
 /// What git wrote to stderr, in one bounded line.
 pub(crate) fn complaint(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&stderr[..stderr.len().min(STDERR_LEN_MAX)]);
+    let text = String::from_utf8_lossy(stderr);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 

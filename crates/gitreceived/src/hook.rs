@@ -3,6 +3,9 @@
 //!
 //! The hook sends one `Question` as a frame; the daemon answers with frames of output and a last one that says how to
 //! exit. A frame is its length (32 bits, big-endian) and its bytes; the length `END` is followed by the exit status.
+//!
+//! When the daemon has taken the push, git has the same program move the branches (`proc-receive`): what is pushed to one
+//! may be a tag, and then the branch is set to its commit.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +18,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::update::UPDATES_LEN_MAX;
+use crate::{domain::update::UPDATES_LEN_MAX, moving};
 
-/// The hook's name.
-pub(crate) const NAME: &str = "pre-receive";
+/// The names git runs us under.
+pub(crate) const NAMES: [&str; 2] = [ASKING, MOVING];
+/// The hook that asks the daemon.
+const ASKING: &str = "pre-receive";
+/// The hook that moves branches.
+const MOVING: &str = "proc-receive";
 /// Length that announces the exit status instead of output.
 pub(crate) const END: u32 = u32::MAX;
 /// Variables by which git shows objects that it has not accepted yet.
@@ -37,16 +44,21 @@ pub(crate) struct Question {
 /// Names the socket of the push that a hook belongs to.
 pub(crate) const SOCKET_VARIABLE: &str = "GITRECEIVED_SOCKET";
 
-/// Whether this process was started as the hook: by the name git runs it under.
+/// Whether this process was started as a hook: by the name git runs it under.
 pub fn is_me(program: &OsStr) -> bool {
-    Path::new(program).file_name().is_some_and(|name| name == NAME)
+    Path::new(program).file_name().is_some_and(|name| NAMES.iter().any(|hook| name == *hook))
 }
 
-/// Runs the hook.
+/// Runs the hook this process was started as.
 #[expect(clippy::print_stderr, reason = "the hook's stderr is what the pusher sees")]
-pub fn run() -> ExitCode {
-    let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
-    match ask(Path::new(&socket)) {
+pub fn run(program: &OsStr) -> ExitCode {
+    let ran = if Path::new(program).ends_with(MOVING) {
+        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock())
+    } else {
+        let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
+        ask(Path::new(&socket))
+    };
+    match ran {
         Ok(status) => ExitCode::from(status),
         Err(err) => {
             eprintln!("The server broke off ({err}). Push again.");

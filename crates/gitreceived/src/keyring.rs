@@ -3,21 +3,29 @@
 use std::{
     collections::BTreeMap,
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use api::controller::Key;
 use controller_client::Controller;
-use tokio::{process::Command, sync::Mutex, time::timeout};
+use tokio::{
+    process::Command,
+    sync::Semaphore,
+    time::{sleep_until, timeout},
+};
 use tracing::warn;
 
-use crate::domain::key::Offered;
+use crate::domain::{key::Offered, user::is_plain};
 
 /// A key found in an answer this young is not asked for again.
 const FRESH: Duration = Duration::from_secs(5);
 /// While the controller is away, an answer counts for so long.
 const LAST_ANSWER: Duration = Duration::from_secs(60);
+/// Pause between two questions to the controller.
+const PACE: Duration = Duration::from_millis(200);
+/// Checkers of the operator's own that run at once.
+const CHECKERS_MAX: usize = 8;
 /// Longest time a checker of the operator's own may take.
 const CHECKER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -36,54 +44,138 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) enum Keyring {
     /// By the controller's list.
-    Controller { controller: Controller, last: Mutex<Option<Answer>> },
+    Controller(Listed),
     /// By a command of the operator's own.
-    Command { words: Vec<String>, env: BTreeMap<String, String> },
+    Command { words: Vec<String>, env: BTreeMap<String, String>, room: Semaphore },
 }
 
-/// The controller's list, and when it came.
+/// The keys the controller lists.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    at: Instant,
+pub(crate) struct Listed {
+    controller: Controller,
+    known: Mutex<Known>,
+    /// Held by the one who asks; the others wait for that answer.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// What the controller said last.
+#[derive(Debug, Default)]
+struct Known {
+    answer: Option<Answer>,
+    /// When it was asked last without an answer.
+    failed: Option<Instant>,
+}
+
+/// The controller's list, and when it was asked for.
+#[derive(Debug, Clone)]
+struct Answer {
+    asked: Instant,
     keys: Arc<[Key]>,
 }
 
+impl Answer {
+    fn knows(&self, offered: &Offered) -> bool {
+        self.keys.iter().any(|key| is(key, offered))
+    }
+}
+
 impl Keyring {
-    pub(crate) async fn check(&self, user: &str, offered: &Offered) -> Verdict {
+    pub(crate) fn by_controller(controller: Controller) -> Self {
+        Self::Controller(Listed {
+            controller,
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) fn by_command(words: Vec<String>, env: BTreeMap<String, String>) -> Self {
+        Self::Command { words, env, room: Semaphore::new(CHECKERS_MAX) }
+    }
+
+    /// What a key that is not known can do about it.
+    pub(crate) fn advice(&self) -> &'static str {
         match self {
-            Self::Controller { controller, last } => by_controller(controller, last, offered).await,
-            Self::Command { words, env } => by_command(words, env, user, offered).await,
+            Self::Controller { .. } => " To add it: flynn key-add",
+            Self::Command { .. } => "",
+        }
+    }
+
+    /// Decides about a key of a connection that has been open since `since`: that it is unknown must have been said
+    /// later than that, so that one just added is found, and a client with many keys costs one question.
+    pub(crate) async fn check(&self, user: &str, offered: &Offered, since: Instant) -> Verdict {
+        // A user is an argument of a program, and every program with options has one that ends well: `--help`.
+        if !is_plain(user) {
+            return Verdict::Unknown;
+        }
+        match self {
+            Self::Controller(listed) => listed.check(offered, since).await,
+            Self::Command { words, env, room } => match room.acquire().await {
+                Ok(_place) => by_command(words, env, user, offered).await,
+                Err(_) => Verdict::NoAnswer,
+            },
         }
     }
 }
 
-/// A key that was just added is found, because only a fresh "known" is taken from the last answer.
-async fn by_controller(
-    controller: &Controller,
-    last: &Mutex<Option<Answer>>,
-    offered: &Offered,
-) -> Verdict {
-    // One asks, the others wait for its answer.
-    let mut last = last.lock().await;
-    let known = |answer: &Answer| answer.keys.iter().any(|key| is(key, offered));
-    if last.as_ref().is_some_and(|answer| answer.at.elapsed() < FRESH && known(answer)) {
-        return Verdict::Known;
-    }
-    match controller.keys().await {
-        Ok(keys) => {
-            let answer = last.insert(Answer { at: Instant::now(), keys: keys.into() });
-            if known(answer) { Verdict::Known } else { Verdict::Unknown }
+impl Listed {
+    async fn check(&self, offered: &Offered, since: Instant) -> Verdict {
+        // Who is known waits for nobody.
+        if let Some(verdict) = self.decide(offered, since) {
+            return verdict;
         }
-        Err(err) => {
-            warn!(
-                error = &err as &dyn std::error::Error,
-                "the controller cannot be asked for keys"
-            );
-            match last.as_ref().filter(|answer| answer.at.elapsed() < LAST_ANSWER) {
-                Some(answer) if known(answer) => Verdict::Known,
-                _ => Verdict::NoAnswer,
+        let _turn = self.asking.lock().await;
+        if let Some(verdict) = self.decide(offered, since) {
+            return verdict;
+        }
+        let last = {
+            let known = self.known();
+            known.answer.as_ref().map(|answer| answer.asked).max(known.failed)
+        };
+        if let Some(last) = last {
+            // However many strangers come, the controller is not asked more often.
+            sleep_until((last + PACE).into()).await;
+        }
+        let asked = Instant::now();
+        let keys = self.controller.keys().await;
+        let mut known = self.known();
+        match keys {
+            Ok(keys) => known.answer = Some(Answer { asked, keys: keys.into() }),
+            Err(err) => {
+                warn!(
+                    error = &err as &dyn std::error::Error,
+                    "the controller cannot be asked for keys"
+                );
+                known.failed = Some(asked);
             }
         }
+        drop(known);
+        self.decide(offered, since).unwrap_or(Verdict::NoAnswer)
+    }
+
+    /// Decides by what the controller said last, if that is enough.
+    fn decide(&self, offered: &Offered, since: Instant) -> Option<Verdict> {
+        let known = self.known();
+        let answer = known.answer.as_ref();
+        if let Some(answer) = answer {
+            if answer.asked.elapsed() < FRESH && answer.knows(offered) {
+                return Some(Verdict::Known);
+            }
+            if answer.asked >= since {
+                let verdict = if answer.knows(offered) { Verdict::Known } else { Verdict::Unknown };
+                return Some(verdict);
+            }
+        }
+        // It was asked, and did not answer.
+        known.failed.filter(|failed| *failed >= since)?;
+        let last = answer.filter(|answer| answer.asked.elapsed() < LAST_ANSWER);
+        Some(match last {
+            Some(answer) if answer.knows(offered) => Verdict::Known,
+            _ => Verdict::NoAnswer,
+        })
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,12 +7,12 @@ use controller_client::Controller;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use crate::hosting::TURN_TIMEOUT;
+
 /// How long the controller keeps a lease that nobody renews: a gitreceived that dies blocks its app for so long.
 const TTL: Duration = Duration::from_secs(30);
 /// Pause between two tries while somebody else has it.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait for somebody else's push.
-const WAIT: Duration = Duration::from_secs(60);
 
 /// A lease that is held.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Lease {
     ) -> Result<Self, NoLease> {
         let holder = hex::encode(rand::random::<[u8; 16]>());
         let lease = RepositoryLease { holder, ttl_seconds: TTL.as_secs() as u32 };
-        let deadline = Instant::now() + WAIT;
+        let deadline = Instant::now() + TURN_TIMEOUT;
         let mut busy = Some(busy);
         loop {
             match controller.lease_repository(app, &lease).await {

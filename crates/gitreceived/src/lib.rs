@@ -1,18 +1,25 @@
 #![doc = include_str!("../README.md")]
 
+mod alone;
 mod config;
 mod conversation;
+mod disk;
 pub mod domain;
+mod door;
 mod git;
 pub mod hook;
+mod hosting;
 mod keyring;
 mod lease;
+mod moving;
 mod pack;
 mod push;
 mod receiver;
 mod repos;
 mod server;
+mod slots;
 mod ssh;
+mod survey;
 
-pub use config::{Args, Config, ConfigError};
+pub use config::{Args, ClusterConfig, Config, ConfigError};
 pub use server::{Running, StartError, start};

@@ -12,8 +12,8 @@ use tracing::info;
 const GRACE: Duration = Duration::from_secs(28);
 
 fn main() -> anyhow::Result<ExitCode> {
-    if std::env::args_os().next().is_some_and(|program| hook::is_me(&program)) {
-        return Ok(hook::run());
+    if let Some(program) = std::env::args_os().next().filter(|program| hook::is_me(program)) {
+        return Ok(hook::run(&program));
     }
     serve(Args::parse())
 }

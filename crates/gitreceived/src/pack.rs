@@ -10,14 +10,11 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
 };
 
-use crate::{
-    domain::update::Update,
-    git::{Git, GitError, Group, complaint},
-};
+use crate::git::{Git, GitError, Group, STDERR_LEN_MAX, complaint, drain, spawn};
 
 /// Bytes read of git's output at a time.
 const READ_SIZE: usize = 128 << 10;
@@ -41,6 +38,8 @@ pub(crate) enum PackError {
     },
     #[error("what git {what} makes of this push is larger than {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
+    #[error("its tree has more than {limit} files and folders")]
+    TooMany { limit: u64 },
 }
 
 /// A pack that is not in shelf yet.
@@ -53,22 +52,19 @@ pub(crate) struct Pack {
 /// Environment git needs to see objects that are not accepted yet.
 pub(crate) type Quarantine = std::collections::BTreeMap<String, String>;
 
-/// Packs the objects of a push; those of the old head are left out, unless `whole`. `None` if it brought none.
+/// Packs what `wanted` reaches and `known` does not. `None` if that is nothing.
 pub(crate) async fn pack(
     git: &Git,
     repo: &Path,
     quarantine: &Quarantine,
-    update: &Update,
-    whole: bool,
+    wanted: &[String],
+    known: &[String],
 ) -> Result<Option<Pack>, PackError> {
-    let args =
-        ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--threads=1"];
+    let args = ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset"];
     let mut command = git.command(repo, &args);
     command.envs(quarantine);
-    let mut revisions = format!("{}\n", update.new);
-    if let Some(old) = update.old.as_ref().filter(|_| !whole) {
-        revisions.push_str(&format!("^{old}\n"));
-    }
+    let wanted = wanted.iter().map(|id| format!("{id}\n"));
+    let revisions = wanted.chain(known.iter().map(|id| format!("^{id}\n"))).collect();
     let (file, digest, head) =
         spool("pack-objects", command, Some(revisions), repo, PACK_LEN_MAX).await?;
     // "PACK", version, number of objects.
@@ -78,14 +74,17 @@ pub(crate) async fn pack(
     Ok(Some(Pack { file, sha256: digest }))
 }
 
-/// The tree of a commit as a tar.
+/// The tree of a commit as a tar, every file as it was committed. (In a bare repository there is no work tree that
+/// `--worktree-attributes` could find attributes in; without it those of the commit would leave files out, write commit
+/// ids into them and change their line ends, and git would hold the whole tree in memory.)
 pub(crate) async fn tree(
     git: &Git,
     repo: &Path,
     quarantine: &Quarantine,
     commit: &str,
 ) -> Result<NamedTempFile, PackError> {
-    let mut command = git.command(repo, &["archive", "--format=tar", commit]);
+    let mut command =
+        git.command(repo, &["archive", "--worktree-attributes", "--format=tar", commit]);
     command.envs(quarantine);
     Ok(spool("archive", command, None, repo, TREE_LEN_MAX).await?.0)
 }
@@ -100,13 +99,37 @@ async fn spool(
 ) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
     let io = |source| PackError::Io { what, source };
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.spawn().map_err(io)?;
+    let mut child = spawn(&mut command).map_err(io)?;
     let _group = Group::of(&child);
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
-        // Shorter than a pipe's buffer, so this never waits for git.
-        pipe.write_all(text.as_bytes()).await.map_err(io)?;
+    let pipe = child.stdin.take();
+    let fed = async {
+        if let (Some(mut pipe), Some(text)) = (pipe, stdin) {
+            // git may end before it has read all; what it says then is what counts.
+            let _ = pipe.write_all(text.as_bytes()).await;
+        }
+        Ok(())
+    };
+    let stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+    // All pipes at once: git that waits for room in one writes nothing to the other.
+    let complaints = drain(child.stderr.take(), STDERR_LEN_MAX);
+    let written = write_out(what, stdout, dir, limit);
+    let complaints = async { Ok(complaints.await) };
+    let ((), written, stderr) = tokio::try_join!(fed, written, complaints)?;
+    if child.wait().await.map_err(io)?.success() {
+        Ok(written)
+    } else {
+        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) }.into())
     }
-    let mut stdout = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+}
+
+/// Writes what git says into a file, up to a limit.
+async fn write_out(
+    what: &'static str,
+    mut stdout: impl AsyncRead + Unpin,
+    dir: &Path,
+    limit: u64,
+) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
+    let io = |source| PackError::Io { what, source };
     let temp = tempfile::Builder::new().prefix("spool-").tempfile_in(dir).map_err(io)?;
     let mut file = tokio::fs::File::from_std(temp.reopen().map_err(io)?);
     let (mut digest, mut len, mut head) = (Sha256::new(), 0_u64, Vec::new());
@@ -128,11 +151,6 @@ async fn spool(
         file.write_all(chunk).await.map_err(io)?;
     }
     file.flush().await.map_err(io)?;
-    let ended = child.wait_with_output().await.map_err(io)?;
-    if !ended.status.success() {
-        let stderr = complaint(&ended.stderr);
-        return Err(GitError::Failed { what: what.into(), stderr }.into());
-    }
     Ok((temp, hex::encode(digest.finalize()), head))
 }
 

@@ -1,13 +1,19 @@
 //! One push, from the command to the exit status.
 
-use std::{collections::BTreeMap, io, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    process::Stdio,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use api::controller::{App, META_SYSTEM_APP, Repository};
 use bytes::Bytes;
-use controller_client::Controller;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, server::Msg};
 use rustix::process::Signal;
-use shelf_client::Shelf;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -17,15 +23,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     conversation::Conversation,
+    disk::Disk,
     domain::command::RepoName,
-    git::{Git, Group},
+    git::{self, Git, Group},
     hook::SOCKET_VARIABLE,
-    lease::Lease,
-    repos::{Copy, Repos},
+    hosting::{Held, Hosting, Target},
+    repos::Copy,
 };
 
 /// Most bytes one push may send.
@@ -42,15 +49,17 @@ const FAILED: u32 = 1;
 /// Everything pushes need.
 #[derive(Debug)]
 pub(crate) struct Pushes {
-    pub(crate) controller: Controller,
-    pub(crate) shelf: Shelf,
+    pub(crate) hosting: Hosting,
     pub(crate) git: Git,
-    pub(crate) repos: Repos,
+    /// The disk of the copies, where they are only that.
+    pub(crate) disk: Option<Disk>,
     /// Directory with our one hook, and of sockets.
     pub(crate) run_dir: TempDir,
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
+    /// A client that sends nothing so long, while it has something to send, is given up.
+    pub(crate) idle_timeout: Duration,
 }
 
 /// Who pushes.
@@ -117,122 +126,86 @@ impl Pushes {
         client: &Client,
         abort: &CancellationToken,
     ) -> u32 {
-        let name = &request.repo;
         let prepared = tokio::select! {
-            prepared = self.prepare(name, client) => prepared,
+            prepared = self.prepare(&request.repo) => prepared,
             () = abort.cancelled() => return FAILED,
         };
-        let (app, lease) = match prepared {
+        let (target, copy) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 client.say(&why).await;
                 return FAILED;
             }
         };
-        let received = async {
-            let (repository, copy) = tokio::select! {
-                restored = self.restore(&app) => restored?,
-                () = abort.cancelled() => return Ok(FAILED),
-            };
-            self.receive(request, &app, &repository, &copy, input, client, abort)
-                .await
-                .map_err(|err| format!("git could not be run: {err}. Nothing was changed."))
-        };
-        tokio::pin!(received);
-        let status = tokio::select! {
-            status = &mut received => status,
-            () = lease.keep() => {
-                abort.cancel();
-                let _ = received.await;
-                Err(format!("Another push to {name} took over. Push again."))
+        let received = self.receive(request, &target, &copy, input, client, abort).await;
+        // Whatever was broken off has left something.
+        copy.tidy().await;
+        let (status, held) = match received {
+            Ok(received) => received,
+            Err(err) => {
+                client
+                    .say(&format!("git could not be run: {err}. Nothing was changed; push again."))
+                    .await;
+                (FAILED, None)
             }
         };
-        lease.end().await;
-        match status {
-            Ok(status) => status,
-            Err(why) => {
-                client.say(&why).await;
-                FAILED
-            }
+        if let Some(held) = held {
+            held.end().await;
         }
+        status
     }
 
-    /// Finds the app and takes its lease; or the sentence that says why not.
-    async fn prepare(&self, name: &RepoName, client: &Client) -> Result<(App, Lease), String> {
-        let app = self.controller.app(name.as_str()).await.map_err(|err| {
-            if err.is_not_found() {
-                format!("There is no app {name}. To create it: flynn create {name}")
-            } else {
-                warn!(error = &err as &dyn std::error::Error, "app {name} could not be looked up");
-                format!("The controller could not be asked about {name}. Push again in a minute.")
-            }
-        })?;
-        if app.meta.get(META_SYSTEM_APP).is_some_and(|system| system == "true") {
-            return Err(format!(
-                "{name} is a part of Flynn itself and is not deployed by git push."
-            ));
+    /// Finds what is pushed to and brings it up to date; or the sentence that says why not.
+    async fn prepare(&self, name: &RepoName) -> Result<(Target, Copy), String> {
+        let target = self.hosting.find(name).await?;
+        if let Some(disk) = &self.disk {
+            let room = disk.make_room(INPUT_LEN_MAX).await;
+            room.map_err(|err| format!("Not now: {err}. Push again in a minute."))?;
         }
-        let busy = async || {
-            client
-                .say(&format!(
-                    "Another push to {name} is under way; waiting for it (a minute at most)..."
-                ))
-                .await;
-        };
-        let lease = Lease::take(&self.controller, name.as_str(), busy).await;
-        let lease = lease.map_err(|err| err.to_string())?;
-        Ok((app, lease))
+        let copy = self.hosting.prepare(&target).await?;
+        copy.tidy().await;
+        Ok((target, copy))
     }
 
-    /// Brings the local copy to where the controller says the repository is.
-    async fn restore(&self, app: &App) -> Result<(Repository, Copy), String> {
-        let failed = |err: &(dyn std::error::Error + 'static)| {
-            warn!(
-                error = err,
-                app.name = app.name,
-                "the repository of {} could not be restored",
-                app.name
-            );
-            format!(
-                "The repository of {} could not be fetched: {err}. Nothing was changed; push again in a minute.",
-                app.name
-            )
-        };
-        let repository = self.controller.repository(&app.name).await.map_err(|err| failed(&err))?;
-        let copy = self.repos.prepare(app.id, &repository).await.map_err(|err| failed(&err))?;
-        Ok((repository, copy))
-    }
-
-    /// Runs git between the client and the hook.
-    #[expect(clippy::too_many_arguments, reason = "what a push consists of")]
+    /// Runs git between the client and the hook; its exit status, and the right to push if it was taken.
     async fn receive(
         &self,
         request: &Request,
-        app: &App,
-        repository: &Repository,
+        target: &Target,
         copy: &Copy,
         input: mpsc::Receiver<Bytes>,
         client: &Client,
         abort: &CancellationToken,
-    ) -> io::Result<u32> {
+    ) -> io::Result<(u32, Option<Held>)> {
         let (listener, socket) = tempfile::Builder::new()
             .make_in(self.run_dir.path(), |path| UnixListener::bind(path))?
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
         command.env(SOCKET_VARIABLE, &socket).stdin(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
-        let over = CancellationToken::new();
-        let conversation =
-            Conversation { pushes: self, request, app: app.id, repo: &copy.path, repository };
-        let answering = conversation.hold(listener, &over, abort);
+        let (over, asked) = (CancellationToken::new(), CancellationToken::new());
+        let (shallow, incoming) = (AtomicBool::new(false), OnceLock::new());
+        let conversation = Conversation {
+            pushes: self,
+            request,
+            target,
+            copy,
+            asked: &asked,
+            abort,
+            shallow: &shallow,
+            incoming: &incoming,
+        };
+        let answering = conversation.hold(listener, &over);
+        let idle_timeout = self.idle_timeout;
+        let feed = Feed { asked: &asked, abort, idle_timeout, client, shallow: &shallow };
         let running = async {
-            let status = talk(&mut child, input, client, abort).await;
+            let status = talk(&mut child, input, client, feed).await;
             over.cancel();
             status
         };
-        let work = async { tokio::join!(running, answering).0 };
-        let limits = async {
+        let work = async { tokio::join!(running, answering) };
+        let ending = async {
             tokio::select! {
                 () = abort.cancelled() => {}
                 () = sleep(self.timeout) => {
@@ -243,10 +216,15 @@ impl Pushes {
             group.signal(Signal::KILL);
             std::future::pending().await
         };
-        tokio::select! {
-            status = work => status,
-            never = limits => never,
+        let (status, held) = tokio::select! {
+            ended = work => ended,
+            never = ending => never,
+        };
+        if let Some(incoming) = incoming.get() {
+            // git that was killed has left it.
+            let _ = tokio::fs::remove_dir_all(incoming).await;
         }
+        Ok((status?, held))
     }
 }
 
@@ -255,7 +233,7 @@ async fn talk(
     child: &mut Child,
     input: mpsc::Receiver<Bytes>,
     client: &Client,
-    abort: &CancellationToken,
+    feed: Feed<'_>,
 ) -> io::Result<u32> {
     let piped = || io::Error::from(io::ErrorKind::BrokenPipe);
     let stdin = child.stdin.take().ok_or_else(piped)?;
@@ -269,7 +247,7 @@ async fn talk(
         child.wait().await
     };
     let fed = async {
-        feed(stdin, input, abort).await;
+        feed.run(stdin, input).await;
         std::future::pending().await
     };
     let status = tokio::select! {
@@ -279,18 +257,46 @@ async fn talk(
     Ok(status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(FAILED))
 }
 
-async fn feed(
-    mut stdin: tokio::process::ChildStdin,
-    mut input: mpsc::Receiver<Bytes>,
-    abort: &CancellationToken,
-) {
-    while let Some(chunk) = input.recv().await {
-        match timeout(STALL_TIMEOUT, stdin.write_all(&chunk)).await {
-            Ok(Ok(())) => {}
-            // git has read all it wants; what comes still is dropped, so that the client's end is seen.
-            Ok(Err(_)) => while input.recv().await.is_some() {},
-            Err(_) => abort.cancel(),
+/// What a client sends, on its way to git.
+struct Feed<'a> {
+    asked: &'a CancellationToken,
+    abort: &'a CancellationToken,
+    idle_timeout: Duration,
+    client: &'a Client,
+    /// Whether it comes from a shallow clone.
+    shallow: &'a AtomicBool,
+}
+
+impl Feed<'_> {
+    async fn run(&self, mut stdin: tokio::process::ChildStdin, mut input: mpsc::Receiver<Bytes>) {
+        let mut is_first = true;
+        while let Some(chunk) = self.next(&mut input).await {
+            // A shallow clone says so before anything else: in a pkt-line, after its four digits of length.
+            if std::mem::take(&mut is_first) && chunk.get(4..12) == Some(b"shallow ") {
+                self.shallow.store(true, Ordering::Relaxed);
+            }
+            match timeout(STALL_TIMEOUT, stdin.write_all(&chunk)).await {
+                Ok(Ok(())) => {}
+                // git has read all it wants; what comes still is dropped, so that the client's end is seen.
+                Ok(Err(_)) => while input.recv().await.is_some() {},
+                Err(_) => self.abort.cancel(),
+            }
         }
+    }
+
+    /// The next that the client sends. When the hook has asked, it has sent all and may be silent.
+    async fn next(&self, input: &mut mpsc::Receiver<Bytes>) -> Option<Bytes> {
+        tokio::select! {
+            chunk = input.recv() => return chunk,
+            () = sleep(self.idle_timeout) => {}
+        }
+        if !self.asked.is_cancelled() {
+            let line =
+                format!("Nothing was sent for {:?}; the push was given up.", self.idle_timeout);
+            self.client.say(&line).await;
+            self.abort.cancel();
+        }
+        input.recv().await
     }
 }
 

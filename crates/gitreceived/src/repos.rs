@@ -2,7 +2,7 @@
 //! is brought up to date before every push.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,36 +13,82 @@ use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use shelf_client::Shelf;
 use tokio::{fs, io::AsyncWriteExt};
+use tracing::warn;
 
 use crate::{
-    domain::update::{MASTER, is_object_id},
+    disk,
+    domain::update::{DeployBranches, is_object_id},
     git::{Git, GitError},
 };
 
-/// Copies kept; the one used longest ago goes first.
-const COPIES_MAX: usize = 64;
 /// File in a copy that lists the packs of shelf it has.
 const IMPORTED: &str = "flynn-packs";
+/// Ending of a copy that is being removed.
+pub(crate) const GONE: &str = "gone";
 
-/// All copies of one cache directory.
+/// All copies of one directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Repos {
     dir: PathBuf,
     git: Git,
     shelf: Shelf,
-    in_use: Arc<Mutex<HashSet<PathBuf>>>,
+    uses: Uses,
 }
 
-/// A copy that is up to date, and stays while this lives.
+/// The copies that pushes use at the moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Uses(Arc<Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Uses {
+    /// Keeps a copy from being taken away.
+    pub(crate) fn begin(&self, path: &Path) -> Copy {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changing = uses.entry(path.into()).or_default().clone();
+        Copy { path: path.into(), changing, uses: self.clone() }
+    }
+
+    /// Moves a copy that no push uses out of the way; where to.
+    pub(crate) fn evict(&self, path: &Path) -> Option<PathBuf> {
+        // No push can begin to use it meanwhile.
+        let uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = path.with_extension(GONE);
+        let evicted = !uses.contains_key(path) && std::fs::rename(path, &gone).is_ok();
+        evicted.then_some(gone)
+    }
+}
+
+/// A copy that stays while this lives.
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) path: PathBuf,
-    in_use: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Held by whoever brings it up to date.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    uses: Uses,
+}
+
+impl Copy {
+    /// Whether no other push uses it.
+    fn is_ours_alone(&self) -> bool {
+        let _uses = self.uses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours.
+        Arc::strong_count(&self.changing) == 2
+    }
+
+    /// Removes what pushes that were broken off left in it, unless one goes on.
+    pub(crate) async fn tidy(&self) {
+        let _changing = self.changing.lock().await;
+        if self.is_ours_alone() {
+            disk::remove_leftovers(&self.path).await;
+        }
+    }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+        let mut uses = self.uses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&self.changing) == 2 {
+            uses.remove(&self.path);
+        }
     }
 }
 
@@ -68,60 +114,56 @@ pub(crate) enum RepoError {
 }
 
 impl Repos {
-    pub(crate) fn new(dir: PathBuf, git: Git, shelf: Shelf) -> Self {
-        Self { dir, git, shelf, in_use: Arc::default() }
+    pub(crate) fn new(dir: PathBuf, git: Git, shelf: Shelf, uses: Uses) -> Self {
+        Self { dir, git, shelf, uses }
     }
 
-    /// The copy of an app's repository, made to be what the controller says. The caller holds the app's lease.
+    /// The copy of an app's repository, made to be what the controller says.
     pub(crate) async fn prepare(
         &self,
         app: AppId,
         repository: &Repository,
+        branches: &DeployBranches,
     ) -> Result<Copy, RepoError> {
         if repository.head.as_ref().is_some_and(|head| !is_object_id(head)) {
             return Err(RepoError::BadHead);
         }
-        let path = self.dir.join(format!("{app}.git"));
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
-        let copy = Copy { path, in_use: self.in_use.clone() };
-        if !self.is_current(&copy.path, repository).await {
-            let updated = self.update(&copy.path, repository).await;
-            if updated.is_err() {
+        let copy = self.uses.begin(&self.dir.join(format!("{app}.git")));
+        let changing = copy.changing.lock().await;
+        let wanted = wanted(repository, branches);
+        if !self.is_current(&copy.path, &wanted).await {
+            let updated = self.update(&copy.path, repository, &wanted).await;
+            if let Err(err) = updated {
+                if !copy.is_ours_alone() {
+                    return Err(err);
+                }
                 // Whatever is wrong with what was here: once more from nothing.
-                self.start_over(&copy.path).await?;
-                self.update(&copy.path, repository).await?;
+                start_over(&copy.path).await?;
+                self.update(&copy.path, repository, &wanted).await?;
             }
         }
-        self.forget_oldest().await;
+        disk::mark_used(&copy.path).await;
+        drop(changing);
         Ok(copy)
     }
 
-    /// Whether the local master is the deployed commit and there is no other ref.
-    async fn is_current(&self, path: &Path, repository: &Repository) -> bool {
-        let format = "--format=%(refname) %(objectname)";
-        let Ok(refs) = self.git.run(path, &["for-each-ref", format]).await else { return false };
-        let refs = String::from_utf8_lossy(&refs);
-        match &repository.head {
-            Some(head) => refs.trim() == format!("{MASTER} {head}"),
-            None => refs.trim().is_empty(),
-        }
+    /// Whether the local refs are those that are wanted, and no other.
+    async fn is_current(&self, path: &Path, wanted: &BTreeMap<String, String>) -> bool {
+        self.refs(path).await.is_ok_and(|refs| refs == *wanted)
     }
 
-    async fn start_over(&self, path: &Path) -> Result<(), RepoError> {
-        match fs::remove_dir_all(path).await {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RepoError::Cache { dir: path.into(), source })
-            }
-            _ => Ok(()),
-        }
+    async fn refs(&self, path: &Path) -> Result<BTreeMap<String, String>, GitError> {
+        refs(&self.git, path).await
     }
 
-    async fn update(&self, path: &Path, repository: &Repository) -> Result<(), RepoError> {
-        let Some(head) = &repository.head else {
-            self.start_over(path).await?;
-            return Ok(self.git.init(path).await?);
-        };
+    async fn update(
+        &self,
+        path: &Path,
+        repository: &Repository,
+        wanted: &BTreeMap<String, String>,
+    ) -> Result<(), RepoError> {
         if !path.join("HEAD").exists() {
+            start_over(path).await?;
             self.git.init(path).await?;
         }
         let listed = path.join(IMPORTED);
@@ -136,11 +178,31 @@ impl Repos {
                     .map_err(|source| RepoError::Cache { dir: path.into(), source })?;
             }
         }
-        // Everything reachable must be there before the commit is offered as what need not be sent.
-        let connected = self.git.run(path, &["rev-list", "--objects", "--quiet", head, "--"]).await;
-        connected.map_err(|_| RepoError::Incomplete(head.clone()))?;
-        self.git.run(path, &["update-ref", MASTER, head]).await?;
+        // Everything reachable must be there before an object is offered as what need not be sent.
+        if let Some(head) = &repository.head {
+            let connected = self.is_connected(path, head).await;
+            connected.map_err(|_| RepoError::Incomplete(head.clone()))?;
+        }
+        let mut orders = String::new();
+        let here = self.refs(path).await?;
+        for gone in here.keys().filter(|name| !wanted.contains_key(*name)) {
+            orders.push_str(&format!("delete {gone}\n"));
+        }
+        for (name, id) in wanted.iter().filter(|(name, id)| here.get(*name) != Some(id)) {
+            let is_head = repository.head.as_ref() == Some(id);
+            if !is_head && self.is_connected(path, id).await.is_err() {
+                warn!(app.repository = %path.display(), "the objects of {name} are not there; it is left out");
+                continue;
+            }
+            orders.push_str(&format!("update {name} {id}\n"));
+        }
+        let args = ["update-ref", "--stdin"];
+        self.git.run_with(path, &args, Some(orders.as_bytes())).await?;
         Ok(())
+    }
+
+    async fn is_connected(&self, path: &Path, id: &str) -> Result<Vec<u8>, GitError> {
+        self.git.run(path, &["rev-list", "--objects", "--quiet", id, "--"]).await
     }
 
     /// Fetches one pack and has git index it.
@@ -168,29 +230,39 @@ impl Repos {
         let file = file.into_std().await;
         crate::pack::rewound(&file).map_err(cache)?;
         command.stdin(file);
-        crate::git::finish("index-pack", &mut command).await?;
+        crate::git::output("index-pack", &mut command, None).await?;
         drop(temp);
         Ok(())
     }
+}
 
-    /// Keeps the number of copies within its bound.
-    async fn forget_oldest(&self) {
-        let Ok(mut entries) = fs::read_dir(&self.dir).await else { return };
-        let mut copies = Vec::new();
-        while let Ok(Some(entry)) = entries.next_entry().await {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "git") {
-                let used = entry.metadata().await.and_then(|meta| meta.modified()).ok();
-                copies.push((used, path));
-            }
+/// The refs a copy shall have: all that are kept, and the deployed commit under each name it is deployed by.
+fn wanted(repository: &Repository, branches: &DeployBranches) -> BTreeMap<String, String> {
+    let kept = repository.refs.iter().filter(|(_, id)| is_object_id(id));
+    let mut wanted: BTreeMap<String, String> =
+        kept.map(|(name, id)| (name.clone(), id.clone())).collect();
+    for name in branches.names() {
+        wanted.remove(name);
+        if let Some(head) = &repository.head {
+            wanted.insert(name.clone(), head.clone());
         }
-        copies.sort();
-        let excess = copies.len().saturating_sub(COPIES_MAX);
-        for (_, path) in copies.into_iter().take(excess) {
-            let used = self.in_use.lock().unwrap_or_else(PoisonError::into_inner).contains(&path);
-            if !used {
-                let _ = fs::remove_dir_all(&path).await;
-            }
+    }
+    wanted
+}
+
+/// All refs of a repository.
+pub(crate) async fn refs(git: &Git, repo: &Path) -> Result<BTreeMap<String, String>, GitError> {
+    let refs = git.run(repo, &["for-each-ref", "--format=%(objectname) %(refname)"]).await?;
+    let refs = String::from_utf8_lossy(&refs);
+    let refs = refs.lines().filter_map(|line| line.split_once(' '));
+    Ok(refs.map(|(id, name)| (name.to_owned(), id.to_owned())).collect())
+}
+
+async fn start_over(path: &Path) -> Result<(), RepoError> {
+    match fs::remove_dir_all(path).await {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RepoError::Cache { dir: path.into(), source })
         }
+        _ => Ok(()),
     }
 }

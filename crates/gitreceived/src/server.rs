@@ -1,8 +1,8 @@
 //! Where the parts are joined.
 
 use std::{
-    borrow::Cow, collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc,
-    time::Duration,
+    borrow::Cow, collections::BTreeMap, future::pending, io, net::SocketAddr, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use api_client::{Client, Endpoint};
@@ -10,7 +10,7 @@ use controller_client::Controller;
 use daemon::Lifetime;
 use discoverd_client::Discoverd;
 use russh::{
-    MethodKind, MethodSet, Preferred, SshId, cipher,
+    MethodKind, MethodSet, Preferred, SshId, cipher, kex,
     keys::{Algorithm, EcdsaCurve, HashAlg},
     mac,
 };
@@ -26,17 +26,25 @@ use tracing::{debug, warn};
 
 use crate::{
     Config,
+    alone::Alone,
+    config::ClusterConfig,
+    disk::{self, Disk},
+    door::{Door, Place},
     git::Git,
     hook,
+    hosting::Hosting,
     keyring::Keyring,
     push::Pushes,
-    repos::Repos,
-    ssh::{Connection, Shared},
+    repos::{Repos, Uses},
+    slots::Slots,
+    ssh::{Connection, Progress, Shared},
 };
 
-/// Connections at once; more are closed at once.
-const CONNECTIONS_MAX: usize = 100;
-/// A client has this long to say what it wants.
+/// Connections at once; more are closed at once. Those that have not said who they are have a bound of their own.
+const CONNECTIONS_MAX: usize = 1000;
+/// A client has this long to say anything that SSH knows.
+const SPEAK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client has this long to say what it wants; a person may have to type a passphrase or touch a key.
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A client that is silent this long is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -46,6 +54,8 @@ const KEEP_ALIVE_MAX: usize = 3;
 const SILENCE: Duration = Duration::from_secs(120);
 /// Refusing a key takes this long, so that keys cannot be tried by the thousand.
 const REJECTION_TIME: Duration = Duration::from_millis(200);
+/// Keys a client may offer: agents hold many, and the right one may be the last.
+const AUTH_ATTEMPTS_MAX: usize = 40;
 /// Longest wait for one answer of the controller.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -91,6 +101,46 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
 }
 
 fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
+    let Config { authchecker, receiver, hook, cache_dir, path, .. } = config;
+    let unusable = |source| StartError::Dir { dir: cache_dir.clone(), source };
+    std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
+    let cache_dir = cache_dir.canonicalize().map_err(unusable)?;
+    let (git, uses) = (Git::new(&path, &cache_dir), Uses::default());
+    let (hosting, disk, keyring);
+    match &config.cluster {
+        Some(cluster) => {
+            let (controller, shelf) = neighbours(cluster);
+            keyring = Keyring::by_controller(controller.clone());
+            let repos = Repos::new(cache_dir.clone(), git.clone(), shelf.clone(), uses.clone());
+            hosting = Hosting::Cluster { controller, shelf, repos };
+            disk::remove_gone(&cache_dir).map_err(unusable)?;
+            disk = Some(Disk::new(cache_dir, config.disk_len_max, uses));
+        }
+        None => {
+            keyring = Keyring::by_command(Vec::new(), BTreeMap::new());
+            hosting = Hosting::Alone(Alone::new(cache_dir, git.clone(), uses));
+            disk = None;
+        }
+    }
+    let keyring = match authchecker.is_empty() {
+        true => keyring,
+        false => Keyring::by_command(authchecker, config.receiver_env.clone()),
+    };
+    let pushes = Pushes {
+        hosting,
+        git,
+        disk,
+        run_dir: run_dir(&hook)?,
+        receiver,
+        receiver_env: config.receiver_env,
+        timeout: config.push_timeout,
+        idle_timeout: config.push_idle_timeout,
+    };
+    let (pushes, slots) = (Arc::new(pushes), Slots::default());
+    Ok(Shared { keyring, pushes, slots, lifetime: lifetime.clone() })
+}
+
+fn neighbours(config: &ClusterConfig) -> (Controller, Shelf) {
     let discoverd = Discoverd::new(&config.discoverd, None);
     let find = |url: &Option<String>, service: &str| match url {
         Some(url) => Endpoint::from(url.as_str()),
@@ -101,50 +151,17 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         Some(config.controller_key.clone()),
     );
     let controller = Controller::with_client(controller.with_timeout(CONTROLLER_TIMEOUT));
-    let shelf = Shelf::new(find(&config.shelf_url, "shelf"), config.shelf_key.clone());
-    let receiver_env = receiver_env(&config);
-    let Config { authchecker, receiver, hook, cache_dir, path, push_timeout, .. } = config;
-    let unusable = |source| StartError::Dir { dir: cache_dir.clone(), source };
-    std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
-    let cache_dir = cache_dir.canonicalize().map_err(unusable)?;
-    let git = Git::new(&path, &cache_dir);
-    let keyring = if authchecker.is_empty() {
-        Keyring::Controller { controller: controller.clone(), last: tokio::sync::Mutex::default() }
-    } else {
-        Keyring::Command { words: authchecker, env: receiver_env.clone() }
-    };
-    let pushes = Pushes {
-        controller,
-        repos: Repos::new(cache_dir, git.clone(), shelf.clone()),
-        shelf,
-        git,
-        run_dir: run_dir(&hook)?,
-        receiver,
-        receiver_env,
-        timeout: push_timeout,
-    };
-    Ok(Shared { keyring, pushes: Arc::new(pushes), lifetime: lifetime.clone() })
+    (controller, Shelf::new(find(&config.shelf_url, "shelf"), config.shelf_key.clone()))
 }
 
-/// What every receiver is told, whatever is pushed.
-fn receiver_env(config: &Config) -> BTreeMap<String, String> {
-    let env = [
-        ("PATH", Some(&config.path)),
-        ("CONTROLLER_KEY", Some(&config.controller_key)),
-        ("SHELF_KEY", Some(&config.shelf_key)),
-        ("DISCOVERD", Some(&config.discoverd)),
-        ("CONTROLLER_URL", config.controller_url.as_ref()),
-        ("SHELF_URL", config.shelf_url.as_ref()),
-    ];
-    env.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
-}
-
-/// A private directory with the hook: this program under the hook's name. (Not a script, for programs may not be run
+/// A private directory with the hooks: this program under their names. (Not a script, for programs may not be run
 /// from a temporary directory everywhere, and a link to one may.)
 fn run_dir(program: &std::path::Path) -> Result<TempDir, StartError> {
     let failed = |source| StartError::Dir { dir: std::env::temp_dir(), source };
     let dir = tempfile::Builder::new().prefix("gitreceived-").tempdir().map_err(failed)?;
-    std::os::unix::fs::symlink(program, dir.path().join(hook::NAME)).map_err(failed)?;
+    for name in hook::NAMES {
+        std::os::unix::fs::symlink(program, dir.path().join(name)).map_err(failed)?;
+    }
     Ok(dir)
 }
 
@@ -159,7 +176,16 @@ fn ssh_config(config: &Config) -> russh::server::Config {
         auth_rejection_time: REJECTION_TIME,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: config.host_keys.clone(),
+        max_auth_attempts: AUTH_ATTEMPTS_MAX,
         preferred: Preferred {
+            // Elliptic curves, and the hybrid that a quantum computer would not break; every client since 2014 has one.
+            kex: Cow::Borrowed(&[
+                kex::MLKEM768X25519_SHA256,
+                kex::CURVE25519,
+                kex::CURVE25519_PRE_RFC_8731,
+                kex::EXTENSION_SUPPORT_AS_SERVER,
+                kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
+            ]),
             key: Cow::Owned(vec![
                 Algorithm::Ed25519,
                 rsa(HashAlg::Sha512),
@@ -192,7 +218,7 @@ async fn accept(
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (room, door) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Door::default());
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
@@ -201,8 +227,9 @@ async fn accept(
                     continue;
                 };
                 let (ssh, shared, stop) = (ssh.clone(), shared.clone(), stop.clone());
+                let stranger = door.enter(peer.ip());
                 shared.lifetime.clone().spawn_drained(async move {
-                    if let Err(err) = connection(stream, ssh, shared, stop).await {
+                    if let Err(err) = connection(stream, ssh, shared, stranger, stop).await {
                         debug!(%peer, error = %err, "a connection ended early");
                     }
                     drop(place);
@@ -222,14 +249,15 @@ async fn connection(
     stream: TcpStream,
     ssh: Arc<russh::server::Config>,
     shared: Arc<Shared>,
+    stranger: Place,
     stop: CancellationToken,
 ) -> Result<(), russh::Error> {
     stream.set_nodelay(true)?;
     let stream = stream.into_std()?;
     let cut = stream.try_clone()?;
     let cut = || cut.shutdown(std::net::Shutdown::Both);
-    let asked = CancellationToken::new();
-    let handler = Connection::new(shared.clone(), asked.clone());
+    let (progress, needed) = (Progress::default(), stranger.cut.clone());
+    let handler = Connection::new(shared.clone(), progress.clone(), stranger);
     let serving = async {
         russh::server::run_stream(ssh, TcpStream::from_std(stream)?, handler).await?.await
     };
@@ -238,11 +266,13 @@ async fn connection(
         tokio::select! {
             () = sleep(ASK_TIMEOUT) => {}
             () = stop.cancelled() => {}
-            () = asked.cancelled() => {}
+            () = needed.cancelled() => {}
+            () = progress.asked.cancelled() => {}
+            () = async { sleep(SPEAK_TIMEOUT).await; if progress.spoke.is_cancelled() { pending().await } } => {}
         }
         // Who has asked for something is served to the end: a push has limits of its own.
-        if asked.is_cancelled() {
-            std::future::pending::<()>().await;
+        if progress.asked.is_cancelled() {
+            pending::<()>().await;
         }
     };
     tokio::select! {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use russh::{
         Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
     },
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -22,11 +24,13 @@ use crate::{
         command::{GitCommand, Refusal},
         key::{self, Offered},
     },
+    door::Place,
     keyring::{Keyring, Verdict},
     push::{Pusher, Pushes, Request},
+    slots::Slots,
 };
 
-/// Channels a client may have open at once; git uses one.
+/// Channels a client may have open at once, pushes included; git uses one.
 const CHANNELS_MAX: usize = 4;
 
 /// What every connection shares.
@@ -34,48 +38,76 @@ const CHANNELS_MAX: usize = 4;
 pub(crate) struct Shared {
     pub(crate) keyring: Keyring,
     pub(crate) pushes: Arc<Pushes>,
+    pub(crate) slots: Slots,
     pub(crate) lifetime: Lifetime,
+}
+
+/// How far a client has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// Is cancelled when it has said who it wants to be: it speaks SSH.
+    pub(crate) spoke: CancellationToken,
+    /// Is cancelled when it has proved who it is and has said what it wants.
+    pub(crate) asked: CancellationToken,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    /// Is cancelled when the client has said what it wants.
-    asked: CancellationToken,
+    progress: Progress,
+    /// When it was made.
+    since: Instant,
+    /// Its place among those who have not said who they are.
+    stranger: Option<Place>,
     /// Why its keys were refused, if they were.
     refused: Option<String>,
-    pusher: Option<Pusher>,
-    channels: Arc<Mutex<HashMap<ChannelId, Channel<Msg>>>>,
+    pusher: Option<(Pusher, Offered)>,
+    channels: Arc<Mutex<HashMap<ChannelId, Open>>>,
+    /// Channels it may still open.
+    room: Arc<Semaphore>,
 }
 
+/// A channel on which nothing was asked for yet, and its place among the client's.
+type Open = (Channel<Msg>, OwnedSemaphorePermit);
+
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, asked: CancellationToken) -> Self {
-        Self { shared, asked, refused: None, pusher: None, channels: Arc::default() }
+    pub(crate) fn new(shared: Arc<Shared>, progress: Progress, stranger: Place) -> Self {
+        Self {
+            shared,
+            progress,
+            since: Instant::now(),
+            stranger: Some(stranger),
+            refused: None,
+            pusher: None,
+            channels: Arc::default(),
+            room: Arc::new(Semaphore::new(CHANNELS_MAX)),
+        }
     }
 
     /// Decides about a key, before and again after the client has proved that it holds it.
     async fn decide(&mut self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> Auth {
+        self.progress.spoke.cancel();
         if let Err(weak) = key::check(key, algorithm) {
             self.refused = Some(format!("This key is not taken: {weak}."));
             return Auth::reject();
         }
         let Some(offered) = Offered::of(key) else { return Auth::reject() };
-        match self.shared.keyring.check(user, &offered).await {
+        match self.shared.keyring.check(user, &offered, self.since).await {
             Verdict::Known => {
-                let fingerprint = offered.fingerprint;
-                self.pusher = Some(Pusher { user: user.into(), fingerprint });
+                let fingerprint = offered.fingerprint.clone();
+                self.pusher = Some((Pusher { user: user.into(), fingerprint }, offered));
                 return Auth::Accept;
             }
             Verdict::Unknown => {
                 let fingerprint = key.fingerprint(russh::keys::HashAlg::Sha256);
-                self.refused = Some(format!(
-                    "Your SSH key ({fingerprint}) is not known here. To add it: flynn key-add"
-                ));
+                let advice = self.shared.keyring.advice();
+                self.refused =
+                    Some(format!("Your SSH key ({fingerprint}) is not known here.{advice}"));
             }
             Verdict::NoAnswer => {
                 self.refused = Some(
-                    "Your SSH key cannot be checked now, because the controller does not answer. Try again in a minute."
+                    "Your SSH key cannot be checked now, because who decides about keys does not answer. Try again in a minute."
                         .into(),
                 );
             }
@@ -83,7 +115,7 @@ impl Connection {
         Auth::reject()
     }
 
-    fn take(&self, id: ChannelId) -> Option<Channel<Msg>> {
+    fn take(&self, id: ChannelId) -> Option<Open> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
@@ -94,7 +126,7 @@ impl Connection {
         line: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.asked.cancel();
+        self.progress.asked.cancel();
         session.channel_success(id)?;
         session.extended_data(id, 1, Bytes::from(format!("{line}\r\n")))?;
         session.exit_status_request(id, 1)?;
@@ -121,7 +153,17 @@ impl Handler for Connection {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        Ok(self.decide(user, key.public_key, key.algorithm).await)
+        let decided = self.decide(user, key.public_key, key.algorithm).await;
+        if matches!(decided, Auth::Accept) {
+            self.stranger = None;
+        }
+        Ok(decided)
+    }
+
+    /// What a client asks first, to hear what else there is.
+    async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
+        self.progress.spoke.cancel();
+        Ok(Auth::reject())
     }
 
     /// Nobody gets in this way: it is how an SSH client can be shown a sentence after its keys were refused. (A banner
@@ -132,6 +174,7 @@ impl Handler for Connection {
         _submethods: &str,
         response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
+        self.progress.spoke.cancel();
         if response.is_some() {
             // Said once is enough: without this the client would ask again.
             let proceed_with_methods = Some(MethodSet::from([MethodKind::PublicKey].as_slice()));
@@ -153,14 +196,12 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let room = {
+        let place = self.room.clone().try_acquire_owned();
+        let room = place.is_ok();
+        if let Ok(place) = place {
             let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = channels.len() < CHANNELS_MAX;
-            if room {
-                channels.insert(channel.id(), channel);
-            }
-            room
-        };
+            channels.insert(channel.id(), (channel, place));
+        }
         if room {
             reply.accept().await;
         } else {
@@ -179,15 +220,36 @@ impl Handler for Connection {
             Ok(GitCommand::ReceivePack(repo)) => repo,
             Err(refusal) => return self.turn_away(id, &refusal.to_string(), session),
         };
-        let (Some(channel), Some(pusher)) = (self.take(id), self.pusher.clone()) else {
+        let Some((pusher, offered)) = self.pusher.clone() else {
             return session.channel_failure(id);
         };
-        self.asked.cancel();
+        // A connection may be open for long: a key that was removed meanwhile does nothing more.
+        let verdict = self.shared.keyring.check(&pusher.user, &offered, Instant::now()).await;
+        match verdict {
+            Verdict::Known => {}
+            Verdict::Unknown => {
+                let line = "Your SSH key was removed here meanwhile.";
+                return self.turn_away(id, line, session);
+            }
+            Verdict::NoAnswer => {
+                let line = "Your SSH key cannot be checked now. Try again in a minute.";
+                return self.turn_away(id, line, session);
+            }
+        }
+        let slot = match self.shared.slots.take(&pusher.fingerprint) {
+            Ok(slot) => slot,
+            Err(full) => return self.turn_away(id, &full.to_string(), session),
+        };
+        let Some((channel, place)) = self.take(id) else {
+            return session.channel_failure(id);
+        };
+        self.progress.asked.cancel();
         session.channel_success(id)?;
         info!(app.name = %repo, key = pusher.fingerprint, "a push to {repo} begins");
         let (pushes, stop) = (self.shared.pushes.clone(), self.shared.lifetime.stop());
         self.shared.lifetime.spawn_drained(async move {
             pushes.serve(Request { repo, pusher }, channel, &stop).await;
+            drop((slot, place));
         });
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the two programs are given.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use api_client::Endpoint;
 use clap::{Args, Parser};
@@ -73,15 +73,52 @@ pub struct ReceiveArgs {
     pub pusher: String,
 }
 
-/// Exits 0 if the controller knows an SSH key.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "flynn-key-check", version, about)]
+/// What `flynn-key-check` is given. Its words come from a stranger, so none of them is ever an option.
+#[derive(Debug, Clone)]
 pub struct KeyCheckArgs {
-    /// The SSH user; not looked at, for a key is enough.
-    pub user: String,
     /// `<type> <base64>`.
     pub key: String,
     /// Where the services are.
-    #[command(flatten)]
     pub services: Services,
+}
+
+/// The environment of `flynn-key-check`.
+#[derive(Debug, Parser)]
+struct KeyCheckEnv {
+    #[command(flatten)]
+    services: Services,
+}
+
+impl KeyCheckArgs {
+    /// Understands `<user> "<type> <base64>"`, exactly these two; the user is not looked at, for a key is enough. The
+    /// services are configured by environment alone. `None` for anything else.
+    pub fn parse(mut words: impl Iterator<Item = OsString>) -> Option<Self> {
+        let (program, user, key) = (words.next()?, words.next()?, words.next()?);
+        let key = key.into_string().ok().filter(|key| !key.trim().is_empty())?;
+        if words.next().is_some() || user.is_empty() || user.as_encoded_bytes().starts_with(b"-") {
+            return None;
+        }
+        let KeyCheckEnv { services } = KeyCheckEnv::try_parse_from([program]).ok()?;
+        Some(Self { key, services })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_and_no_number_of_words_makes_an_option_of_the_key_check() {
+        let parse = |words: &[&str]| {
+            let words = ["flynn-key-check"].iter().chain(words).map(OsString::from);
+            KeyCheckArgs::parse(words.collect::<Vec<_>>().into_iter())
+        };
+        for user in
+            ["--help", "-h", "-V", "--version", "--", "-", "--controller-url=http://evil", ""]
+        {
+            assert!(parse(&[user, "ssh-ed25519 AAAA"]).is_none(), "{user:?}");
+        }
+        assert!(parse(&["git"]).is_none() && parse(&["git", "", ""]).is_none());
+        assert!(parse(&["git", "ssh-ed25519 AAAA", "--help"]).is_none());
+    }
 }

@@ -32,7 +32,11 @@ pub(crate) async fn deploy(
     let new = domain::push(result, head, &push.id, &push.args.pusher);
     push.taken.store(true, Ordering::SeqCst);
     let deployment = create(push, app, &new).await?;
-    console.step(&format!("Deploying: {}", domain::scale(&running, &deployment.processes)));
+    console.step(&match &domain::scale(&running, &deployment.processes)[..] {
+        // It waits for its turn, and what it is to reach is decided then.
+        "" => "Deploying...".to_owned(),
+        scale => format!("Deploying: {scale}"),
+    });
     let deployment = follow(push, &deployment).await?;
     match deployment.status {
         DeploymentStatus::Complete => {

@@ -64,10 +64,15 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let observed = Arc::new(Observed::new(uuid::Uuid::new_v4()));
     let (reports, to_tell) = watch::channel(None);
     let (alarm, alarms) = watch::channel(None);
+    let cluster = Cluster::with_client(client);
+    let status = daemon::status::status({
+        let (observed, cluster) = (observed.clone(), cluster.clone());
+        move || health(observed.clone(), cluster.clone())
+    });
     let scheduler = Scheduler::new(
         observed.clone(),
         Leadership::new(job_id, discoverd.watch(SERVICE)),
-        Cluster::with_client(client),
+        cluster,
         (reports, alarm),
         lifetime.clone(),
     );
@@ -82,8 +87,21 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let (known, schedulers) = (observed.clone(), discoverd.watch(SERVICE));
     lifetime.spawn("leadership", |stop| nudge_on_change(schedulers, known, stop));
     lifetime.spawn("loop", async move |stop| keep(scheduler, &observed.nudge, SWEEP, stop).await);
-    lifetime.serve(listener, Router::new());
+    lifetime.serve_with_status(listener, Router::new(), status);
     Ok(Running { addr })
+}
+
+/// Whether it can do its work with the settings it has: it has listed the formations, and the leading host takes its key.
+async fn health(observed: Arc<Observed>, cluster: Cluster) -> Result<(), String> {
+    if !observed.has_listing() {
+        return Err("the controller did not list the formations yet: is it there, and is \
+                    CONTROLLER_KEY one of its keys?"
+            .into());
+    }
+    match cluster.state().await {
+        Ok(_) => Ok(()),
+        Err(err) => Err(format!("the leading host cannot be asked: {err}")),
+    }
 }
 
 async fn nudge_on_change(

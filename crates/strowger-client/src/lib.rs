@@ -96,10 +96,13 @@ fn sync_path(sync: Sync) -> String {
 }
 
 fn drain_path(drain: &Drain) -> String {
-    let query = Serializer::new(String::new())
+    let mut query = Serializer::new(String::new());
+    query
         .append_pair("addr", &drain.addr)
         .append_pair("services", &drain.services.to_string())
-        .append_pair("timeout_ms", &drain.timeout_ms.to_string())
-        .finish();
-    format!("/drain?{query}")
+        .append_pair("timeout_ms", &drain.timeout_ms.to_string());
+    if drain.keep_open {
+        query.append_pair("keep_open", "true");
+    }
+    format!("/drain?{}", query.finish())
 }

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 const RECEIVER: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
 echo "$1 $2" >$dir/args
+env >$dir/env
 tar -x -C $dir/tree
 cp "$FLYNN_PACK_FILE" $dir/pack
 test "$1" != refused
@@ -73,10 +74,11 @@ impl World {
     fn args(&self, app: &str, branch: &str, rev: &str) -> Args {
         Args {
             app: app.into(),
-            repo: self.url.clone(),
-            branch: branch.into(),
-            rev: rev.into(),
+            repo: Some(self.url.clone()),
+            branch: Some(branch.into()),
+            rev: Some(rev.into()),
             receiver: self.dir.path().join("receiver").display().to_string(),
+            ..Args::default()
         }
     }
 }
@@ -109,7 +111,10 @@ async fn what_cannot_be_cloned_is_said_and_nothing_is_run() {
         (world.args("a", "no-such-branch", "x"), "cloning the branch no-such-branch"),
         (world.args("a", "trunk", "0123456789"), "has no commit 0123456789"),
         (world.args("a", "--upload-pack=id", "x"), "is not the name of a branch"),
-        (Args { repo: "ext::sh -c id".into(), ..world.args("a", "trunk", "trunk") }, "not the URL"),
+        (
+            Args { repo: Some("ext::sh -c id".into()), ..world.args("a", "trunk", "trunk") },
+            "not the URL",
+        ),
         (
             Args { receiver: "/nothing".into(), ..world.args("a", "trunk", "trunk") },
             "cannot be run",
@@ -119,4 +124,31 @@ async fn what_cannot_be_cloned_is_said_and_nothing_is_run() {
         assert!(err.contains(why), "{err}");
     }
     assert!(!world.dir.path().join("args").exists());
+}
+
+#[tokio::test]
+async fn url_ref_and_token_come_by_stdin_and_are_shown_nowhere() {
+    use tokio::io::AsyncWriteExt;
+    let world = World::new().await;
+    let run = async |said: String| {
+        let mut taffy = Command::new(env!("CARGO_BIN_EXE_taffy"));
+        taffy.args(["--stdin", "my-app"]).env("CONTROLLER_KEY", "cluster-key");
+        taffy.env("TAFFY_RECEIVER", world.dir.path().join("receiver"));
+        taffy.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = taffy.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(said.as_bytes()).await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (ok, said) = run(format!(r#"{{"url": "{}", "token": "s3cret-token"}}"#, world.url)).await;
+    assert!(ok, "{said}");
+    let env = fs::read_to_string(world.dir.path().join("env")).unwrap();
+    assert!(env.contains("cluster-key") && !env.contains("s3cret-token"), "{env}");
+    for url in ["https://me:s3cret-token@127.0.0.1:1/x", "ftp://me:s3cret-token@h/x"] {
+        let (ok, said) = run(format!(r#"{{"url": "{url}", "ref": "trunk"}}"#)).await;
+        assert!(!ok && !said.contains("s3cret-token"), "{said}");
+    }
+    let (ok, said) = run("s3cret-token".into()).await;
+    assert!(!ok && said.contains("stdin must be JSON") && !said.contains("s3cret"), "{said}");
 }

@@ -36,7 +36,7 @@ pub(crate) struct Fake {
     _runtime: tokio::runtime::Runtime,
 }
 
-type Shared = Arc<Mutex<World>>;
+pub(crate) type Shared = Arc<Mutex<World>>;
 
 impl Fake {
     pub(crate) fn start() -> Self {
@@ -98,6 +98,7 @@ fn router(world: Shared) -> Router {
         .route("/keys", get(keys).post(add_key))
         .route("/keys/{id}", delete(remove_key))
         .route("/events", get(events))
+        .merge(crate::words::routes())
         .layer(middleware::from_fn_with_state(world.clone(), guard))
         .with_state(world)
 }
@@ -115,11 +116,11 @@ pub(crate) fn error(code: ErrorCode, message: &str) -> Response {
 }
 
 /// As the controller's compatible 404: nothing in it.
-fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     StatusCode::NOT_FOUND.into_response()
 }
 
-fn found<T: serde::Serialize>(what: Option<T>) -> Response {
+pub(crate) fn found<T: serde::Serialize>(what: Option<T>) -> Response {
     what.map_or_else(not_found, |what| Json(what).into_response())
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use api::controller::{NewRelease, ProcessType};
+use api::{
+    controller::{NewRelease, ProcessType},
+    slug::check_type,
+};
 
 use crate::error::{Error, Result};
 
@@ -21,13 +24,7 @@ pub(crate) fn check(release: &NewRelease) -> Result<()> {
 const LONGEST_SERVICE: usize = 63;
 
 fn check_kind(kind: &str) -> Result<()> {
-    let usable = (1..=40).contains(&kind.len())
-        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if usable {
-        return Ok(());
-    }
-    let message = format!("has the type {kind:?}: use letters, digits, - and _, at most 40");
-    Err(Error::invalid("processes", message))
+    check_type(kind).map_err(|bad| Error::invalid("processes", bad.to_string()))
 }
 
 /// Checks the names of variables. Values are never repeated in a message.

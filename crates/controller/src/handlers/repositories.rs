@@ -1,8 +1,8 @@
 //! Repositories, and the push that changes one.
 
 use api::controller::{
-    App, ArtifactType, Deployment, META_BUILD, NewDeployment, NewPush, Release, Repository,
-    RepositoryLease,
+    App, ArtifactType, Deployment, META_BUILD, NewDeployment, NewPush, RefsChange, Release,
+    Repository, RepositoryLease,
 };
 use axum::{
     Json,
@@ -57,6 +57,21 @@ pub(crate) async fn give_back(
     let app = store::apps::find(&client, &app).await?;
     store::repositories::give_back(&client, app.id, &lease.holder).await?;
     done()
+}
+
+/// Branches and tags that are kept and not deployed.
+pub(crate) async fn change_refs(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+    Body(change): Body<RefsChange>,
+) -> Answer<Repository> {
+    let mut client = controller.db.client().await?;
+    let tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    store::repositories::change_refs(&tx, app.id, &change).await?;
+    let repository = store::repositories::find(&*tx, app.id).await?;
+    tx.commit().await?;
+    Ok(Json(repository))
 }
 
 /// Artifacts, release and deployment of a push: all of it or nothing.

@@ -1,28 +1,56 @@
 //! Heads of repositories, and the right to push to one.
 
 use api::{
-    controller::{NewHead, Repository, RepositoryLease},
+    controller::{NewHead, RefsChange, Repository, RepositoryLease},
     id::AppId,
 };
-use pg::GenericClient;
+use pg::{GenericClient, types::Json};
 
 use super::Tx;
-use crate::error::{Error, Result};
+use crate::{
+    domain::refs,
+    error::{Error, Result},
+};
 
 /// The head and the packs of an app's repository.
 pub(crate) async fn find(db: &impl GenericClient, app: AppId) -> Result<Repository> {
-    let sql = "SELECT head, packs FROM repositories WHERE app_id = $1";
+    let sql = "SELECT head, packs, refs FROM repositories WHERE app_id = $1";
     let row = pg::row_opt(db, sql, &[&app.uuid()]).await?;
     Ok(row
-        .map(|row| Repository { head: row.get("head"), packs: row.get("packs") })
+        .map(|row| Repository {
+            head: row.get("head"),
+            packs: row.get("packs"),
+            refs: row.get::<_, Json<_>>("refs").0,
+        })
         .unwrap_or_default())
+}
+
+/// Moves branches and tags that are kept and not deployed, with the packs that brought their objects.
+pub(crate) async fn change_refs(tx: &Tx<'_>, app: AppId, change: &RefsChange) -> Result<()> {
+    let sql = "INSERT INTO repositories (app_id) VALUES ($1) ON CONFLICT DO NOTHING";
+    pg::execute(&**tx, sql, &[&app.uuid()]).await?;
+    let old = find(&**tx, app).await?;
+    let packs = change.packs.as_ref();
+    if packs.is_some_and(|packs| packs.old != old.packs) {
+        return Err(Error::Conflict(
+            "another push changed the repository meanwhile: push again".into(),
+        ));
+    }
+    let refs = refs::changed(old.refs, &change.refs)?;
+    let packs = packs.map_or(old.packs, |packs| packs.new.clone());
+    let sql = "UPDATE repositories SET refs = $2, packs = $3 WHERE app_id = $1";
+    pg::execute(&**tx, sql, &[&app.uuid(), &Json(&refs), &packs]).await?;
+    Ok(())
 }
 
 /// Moves the head if it is where the pusher saw it. Answers whether it was.
 pub(crate) async fn move_head(tx: &Tx<'_>, app: AppId, head: &NewHead) -> Result<bool> {
     let sql = "INSERT INTO repositories (app_id) VALUES ($1) ON CONFLICT DO NOTHING";
     pg::execute(&**tx, sql, &[&app.uuid()]).await?;
-    let sql = "UPDATE repositories SET head = $3, packs = $4 \
+    // A pack that a branch or a tag brought while the deployment went on stays, unless all were joined.
+    let sql = "UPDATE repositories SET head = $3, packs = CASE WHEN packs[1] = ($4::text[])[1] \
+                   THEN $4 || ARRAY(SELECT pack FROM unnest(packs) pack WHERE pack <> ALL($4)) \
+                   ELSE $4 END \
                WHERE app_id = $1 AND head IS NOT DISTINCT FROM $2";
     let moved = pg::execute(&**tx, sql, &[&app.uuid(), &head.old, &head.new, &head.packs]).await?;
     Ok(moved == 1)

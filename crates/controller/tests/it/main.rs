@@ -2,14 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apps;
+mod builds;
 mod compat;
 mod deletions;
 mod deployments;
 mod events;
+mod in_place;
 mod jobs;
 mod logs;
 mod neighbours;
 mod odd;
+mod repositories;
 mod scheduler;
 mod upgrade;
 mod wishes;

@@ -11,7 +11,7 @@ use api::{
     controller::LogLine,
     discoverd::{Event, EventKind, Instance, Term},
     error::ErrorCode,
-    host::{ActiveJob, AttachRequest, Job, Status},
+    host::{ActiveJob, AttachRequest, EndReason, Job, Status},
     id::JobId,
     route::{NewRoute, Route, Stored},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Neighbours {
     pub(crate) synced: Mutex<Vec<u64>>,
     /// Jobs the host was given through sampi.
     pub(crate) jobs: watch::Sender<BTreeMap<JobId, Job>>,
+    /// Those of them that are over, and why.
+    pub(crate) ended: Mutex<BTreeMap<JobId, (Status, EndReason)>>,
     /// What jobs have said.
     pub(crate) logs: watch::Sender<BTreeMap<JobId, Vec<LogLine>>>,
     /// Changes when whoever follows a log is cut off.
@@ -60,6 +62,7 @@ impl Neighbours {
             routes: Mutex::default(),
             synced: Mutex::default(),
             jobs: watch::Sender::default(),
+            ended: Mutex::default(),
             logs: watch::Sender::default(),
             cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
@@ -72,7 +75,7 @@ impl Neighbours {
             .route("/sync", get(sync))
             .route("/cluster/state", get(cluster))
             .route("/cluster/commit", post(commit))
-            .route("/host/jobs/{job}", get(job).delete(stop))
+            .route("/host/jobs/{job}", get(job).put(order).delete(stop))
             .route("/host/jobs/{job}/log", get(log))
             .route("/attach", post(attached))
             .with_state(shared.clone());
@@ -171,20 +174,26 @@ async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
 async fn job(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<ActiveJob>, ApiError> {
     let known = shared.jobs.borrow().get(&id).cloned();
     let job = known.ok_or_else(|| ApiError::not_found("no such job"))?;
+    let ended = shared.ended.lock().unwrap().get(&id).copied();
     Ok(Json(ActiveJob {
         job,
         host_id: HOST.into(),
         container_id: String::new(),
         internal_ip: None,
-        status: Status::Running,
+        status: ended.map_or(Status::Running, |(status, _)| status),
         created_at: Timestamp::now(),
         started_at: None,
         ended_at: None,
         exit_status: None,
         error: None,
-        end_reason: None,
+        end_reason: ended.map(|(_, reason)| reason),
         host_restarts: 0,
     }))
+}
+
+async fn order(State(shared): Shared, Body(job): Body<Job>) -> Json<()> {
+    shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
+    Json(())
 }
 
 async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {

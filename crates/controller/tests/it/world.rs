@@ -40,7 +40,9 @@ impl World {
             host_key: Some("host-key".into()),
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
+            shelf_key: Some("shelf-key".into()),
             default_route_domain: Some("test.localhost".into()),
+            builds_at_once: 2,
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),

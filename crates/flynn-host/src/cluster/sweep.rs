@@ -21,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{ANSWER, Hosts, Leadership, SERVICE};
 use crate::jobs::orders;
@@ -77,7 +77,28 @@ impl Leadership {
                 () = watch.changed() => {}
                 () = self.to_sweep.notified() => {}
             }
+            self.look_at_claims().await;
             self.sweep().await;
+        }
+    }
+
+    /// Reads who has the data of each volume, if this host is to lead. While etcd is away its last word stands.
+    async fn look_at_claims(&self) {
+        let is_to_lead = {
+            let known = self.watch.borrow();
+            let leader =
+                known.leader.as_ref().map(|leader| leader.instance.meta.get("id").cloned());
+            leader.flatten().as_ref() == Some(&self.host.settings.id)
+        };
+        if !is_to_lead {
+            return;
+        }
+        match tokio::time::timeout(ANSWER, self.host.volumes.claims()).await {
+            Ok(Ok(claims)) => {
+                *self.claims.lock().unwrap_or_else(PoisonError::into_inner) = claims;
+            }
+            Ok(Err(err)) => debug!(error = &err as &dyn Error, "who has which volume is not known"),
+            Err(_) => debug!("who has which volume is not known: etcd does not answer"),
         }
     }
 

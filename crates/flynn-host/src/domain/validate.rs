@@ -110,11 +110,15 @@ fn ports(job: &Job) -> Result<(), Invalid> {
             );
             return bad("config.ports.service.name", problem);
         }
-        if let Some(HealthCheck { kind, path, .. }) = &service.check {
+        if let Some(HealthCheck { kind, path, start_path, .. }) = &service.check {
             if !matches!(kind.as_str(), "tcp" | "http") {
                 return bad("config.ports.service.check.type", "must be tcp or http".into());
             }
-            if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            if kind == "tcp" && start_path.is_some() {
+                let problem = "is asked by a check of type http only".into();
+                return bad("config.ports.service.check.start_path", problem);
+            }
+            if [path, start_path].into_iter().flatten().any(|path| !path.starts_with('/')) {
                 return bad("config.ports.service.check.path", "must begin with a slash".into());
             }
         }

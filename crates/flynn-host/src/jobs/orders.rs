@@ -15,6 +15,7 @@ use super::{
     life::{self, Origin},
     output::Output,
     registry::log_folder,
+    replace,
 };
 use crate::{
     backend::engine::EngineError,
@@ -25,7 +26,7 @@ use crate::{
     },
     host::Host,
     terms::TermError,
-    volumes::VolumeError,
+    volumes::{VolumeError, VolumeInUse, check_writers},
 };
 
 /// An order is not carried out.
@@ -63,6 +64,9 @@ pub(crate) enum OrderError {
     /// Its data is elsewhere.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// Its data is being written by another job.
+    #[error(transparent)]
+    VolumeInUse(#[from] VolumeInUse),
     /// Its limits do not fit beside those of the jobs that are there.
     #[error(
         "this host has no room for another job of {memory} MiB: stop jobs, lower their limits or add a host"
@@ -97,8 +101,15 @@ pub(crate) async fn accept(
     job: Job,
 ) -> Result<(), OrderError> {
     validate(&job)?;
-    host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
-    let turn = host.accepting.clone().lock_owned().await;
+    let turn = loop {
+        let seen = host.volumes.released();
+        host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
+        let turn = host.accepting.clone().lock_owned().await;
+        // What was given up meanwhile may be what was just found to be this host's.
+        if host.volumes.released() == seen {
+            break turn;
+        }
+    };
     // From here on it is this daemon's: half an order would be started at the next start, unknown to everybody until then.
     let work = {
         let host = host.clone();
@@ -116,6 +127,8 @@ async fn take(host: &Arc<Host>, term: Option<Term>, job: Job) -> Result<(), Orde
     if let Some(known) = host.registry.job(id) {
         return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
     }
+    replace::check(&host.registry, &job)?;
+    check_writers(&job, &host.registry.active())?;
     let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
     if free < reserve && !job.resurrect {
         return Err(OrderError::NoDisk { free, reserve });

@@ -52,6 +52,13 @@ pub enum Refusal {
         "This server only takes git push: an app cannot be cloned or fetched from it. Your own repository has everything."
     )]
     Fetch,
+    /// A client of Git LFS.
+    #[error(
+        "This server does not take Git LFS: files kept in LFS are deployed as their small pointers. Commit the files \
+         themselves (git lfs migrate export), or have the app fetch them when it is built. To push anyway: git push \
+         --no-verify"
+    )]
+    Lfs,
     /// No app can have that name.
     #[error(
         "{0:?} is not the name of an app. The remote's URL ends in /<app>.git: see `git remote -v`, and `flynn apps` for the \
@@ -75,6 +82,7 @@ impl GitCommand {
                 .ok_or_else(|| Refusal::BadName(repo.chars().take(60).collect())),
             ["git-upload-pack" | "git-upload-archive", ..]
             | ["git", "upload-pack" | "upload-archive", ..] => Err(Refusal::Fetch),
+            ["git-lfs-authenticate" | "git-lfs-transfer", ..] => Err(Refusal::Lfs),
             _ => Err(Refusal::NotGit),
         }
     }
@@ -132,6 +140,7 @@ mod tests {
         }
         assert!(matches!(parse("git-receive-pack '/../x.git'"), Err(Refusal::BadName(_))));
         assert_eq!(parse("git-upload-pack '/a.git'"), Err(Refusal::Fetch));
+        assert_eq!(parse("git-lfs-authenticate a.git upload"), Err(Refusal::Lfs));
         for command in [
             "",
             "sh",

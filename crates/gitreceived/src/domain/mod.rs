@@ -1,5 +1,7 @@
-//! Pure rules: what a client may ask for, which keys count, which pushes are taken.
+//! Pure rules: what a client may ask for, which keys and users count, which pushes are taken, what a tree holds.
 
 pub mod command;
 pub mod key;
+pub mod tree;
 pub mod update;
+pub mod user;

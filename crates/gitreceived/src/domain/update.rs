@@ -1,17 +1,68 @@
-//! Which pushes are taken: one update of `refs/heads/master` to a commit.
+//! What a push wants: one branch deployed, others and tags kept, or something that is refused.
 
-/// The only ref there is.
-pub const MASTER: &str = "refs/heads/master";
 /// Most text a hook may send about its refs.
 pub const UPDATES_LEN_MAX: usize = 1 << 20;
+/// Most branches and tags one push may bring.
+const CHANGES_MAX: usize = 500;
 
-/// A push that is taken.
+/// The branches whose push is a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Update {
-    /// What master is now, if there is one.
+pub struct DeployBranches(Vec<String>);
+
+impl Default for DeployBranches {
+    fn default() -> Self {
+        Self(vec!["refs/heads/master".into(), "refs/heads/main".into()])
+    }
+}
+
+impl DeployBranches {
+    /// The one branch an app names, or else main and master.
+    pub fn of_app(branch: Option<&str>) -> Self {
+        match branch.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name)) {
+            Some(name) if !name.is_empty() => Self(vec![format!("refs/heads/{name}")]),
+            _ => Self::default(),
+        }
+    }
+
+    /// Their full names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|branch| branch == name)
+    }
+
+    /// As a person types the first of them.
+    fn typed(&self) -> &str {
+        short(self.0.first().map_or("", String::as_str))
+    }
+
+    /// `only main and master are`, or `only <the one> is`.
+    fn told(&self) -> String {
+        let names: Vec<&str> = self.0.iter().rev().map(|name| short(name)).collect();
+        format!("only {} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" })
+    }
+}
+
+/// A ref that is to be moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its full name.
+    pub name: String,
+    /// The object the pusher saw it at, if it was there.
     pub old: Option<String>,
-    /// What it shall be.
-    pub new: String,
+    /// The object it shall be at; none if it goes.
+    pub new: Option<String>,
+}
+
+/// What a push wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The branch that is to be deployed; has a `new`.
+    pub deploy: Option<Change>,
+    /// What is kept only.
+    pub kept: Vec<Change>,
 }
 
 /// Why a push is not taken, as a sentence for the pusher.
@@ -20,60 +71,114 @@ pub enum Refusal {
     /// Other than what git sends.
     #[error("This push could not be understood: git sent no list of branches.")]
     Unreadable,
-    /// More than one ref.
+    /// Too many refs.
     #[error(
-        "Only master is deployed, and this push has {0} branches or tags. Push it alone: git push flynn master"
+        "This push has {0} branches and tags, and {CHANGES_MAX} are taken at once: push fewer."
     )]
-    Several(usize),
-    /// Another branch.
-    #[error("Only master is deployed. To deploy this branch: git push flynn {0}:master")]
-    Branch(String),
-    /// A tag or a ref of another kind.
+    TooMany(usize),
+    /// Two branches that are deployed, at different commits.
     #[error(
-        "Only master is deployed, and {0} is not a branch. To deploy that commit: git push flynn <commit>:refs/heads/master"
+        "This push has two branches that are deployed, and they differ. Push one: git push flynn {0}"
     )]
-    NotBranch(String),
-    /// The deletion of master.
+    TwoDeploys(String),
+    /// A ref of another kind.
     #[error(
-        "master cannot be deleted, for it is what the app runs. To remove the app: flynn delete"
+        "{0} is neither a branch nor a tag, and nothing else is kept here. To deploy that commit: git push flynn \
+         <commit>:refs/heads/{1}"
     )]
-    Deletion,
+    NotKept(String, String),
+    /// The deletion of what is deployed.
+    #[error("{0} cannot be deleted, for it is what the app runs. To remove the app: flynn delete")]
+    Deletion(String),
 }
 
 /// Decides about the lines a pre-receive hook gets: `<old> <new> <ref>`.
-pub fn judge(updates: &str) -> Result<Update, Refusal> {
+pub fn judge(updates: &str, branches: &DeployBranches) -> Result<Plan, Refusal> {
     let lines: Vec<&str> = updates.lines().collect();
-    let [line] = lines[..] else {
-        return Err(match lines.len() {
-            0 => Refusal::Unreadable,
-            several => Refusal::Several(several),
-        });
-    };
-    let mut parts = line.splitn(3, ' ');
-    let (Some(old), Some(new), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(Refusal::Unreadable);
-    };
-    if ![old, new].into_iter().all(is_object_id) {
-        return Err(Refusal::Unreadable);
+    match lines.len() {
+        0 => return Err(Refusal::Unreadable),
+        many if many > CHANGES_MAX => return Err(Refusal::TooMany(many)),
+        _ => {}
     }
-    let shown = |name: &str| name.chars().filter(|c| !c.is_control()).take(100).collect();
-    match name.strip_prefix("refs/heads/") {
-        Some("master") if is_zero(new) => Err(Refusal::Deletion),
-        Some("master") => {
-            Ok(Update { old: (!is_zero(old)).then(|| old.to_owned()), new: new.to_owned() })
+    let mut plan = Plan::default();
+    for line in lines {
+        let change = read(line).ok_or(Refusal::Unreadable)?;
+        if !branches.contains(&change.name) {
+            if !["refs/heads/", "refs/tags/"].iter().any(|kind| change.name.starts_with(kind)) {
+                let name = shown(change.name.strip_prefix("refs/").unwrap_or(&change.name));
+                return Err(Refusal::NotKept(name, branches.typed().into()));
+            }
+            plan.kept.push(change);
+            continue;
         }
-        Some(branch) => Err(Refusal::Branch(shown(branch))),
-        None => Err(Refusal::NotBranch(shown(name.strip_prefix("refs/").unwrap_or(name)))),
+        if change.new.is_none() {
+            return Err(Refusal::Deletion(short(&change.name).into()));
+        }
+        match &plan.deploy {
+            Some(other) if other.new != change.new => {
+                return Err(Refusal::TwoDeploys(branches.typed().into()));
+            }
+            // Both names of what is deployed, at the same commit.
+            Some(_) => {}
+            None => plan.deploy = Some(change),
+        }
     }
+    Ok(plan)
+}
+
+fn read(line: &str) -> Option<Change> {
+    let mut parts = line.splitn(3, ' ');
+    let (old, new, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let id = |id: &str| (!id.bytes().all(|b| b == b'0')).then(|| id.to_owned());
+    [old, new].into_iter().all(is_object_id).then(|| Change {
+        name: name.into(),
+        old: id(old),
+        new: id(new),
+    })
+}
+
+impl Plan {
+    /// What the pusher is told of refs that do not deploy, a line each.
+    pub fn remarks(&self, branches: &DeployBranches) -> Vec<String> {
+        const TOLD_MAX: usize = 5;
+        let told = branches.told();
+        let line = |change: &Change| match (&change.new, change.name.strip_prefix("refs/tags/")) {
+            (None, _) => format!("{} is deleted.", shown(short(&change.name))),
+            (Some(_), Some(tag)) if self.deploy.is_some() => {
+                format!("The tag {} is kept.", shown(tag))
+            }
+            (Some(_), Some(tag)) => format!(
+                "The tag {0} is kept and not deployed. To deploy it: git push flynn {0}^{{commit}}:refs/heads/{1}",
+                shown(tag),
+                branches.typed()
+            ),
+            (Some(_), None) => format!(
+                "{0} is kept and not deployed: {told}. To deploy it: git push flynn {0}:{1}, or for good: flynn config \
+                 deploy-branch={0}",
+                shown(short(&change.name)),
+                branches.typed()
+            ),
+        };
+        let mut lines: Vec<String> = self.kept.iter().take(TOLD_MAX).map(line).collect();
+        if self.kept.len() > TOLD_MAX {
+            lines.push(format!("{} more are kept and not deployed.", self.kept.len() - TOLD_MAX));
+        }
+        lines
+    }
+}
+
+fn short(name: &str) -> &str {
+    let name = name.strip_prefix("refs/heads/").unwrap_or(name);
+    name.strip_prefix("refs/tags/").unwrap_or(name)
+}
+
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// 40 hex digits, or 64 in a SHA-256 repository.
 pub fn is_object_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn is_zero(id: &str) -> bool {
-    id.bytes().all(|b| b == b'0')
 }
 
 #[cfg(test)]
@@ -86,28 +191,54 @@ mod tests {
     const ONE: &str = "1111111111111111111111111111111111111111";
     const TWO: &str = "2222222222222222222222222222222222222222";
 
+    fn judged(updates: &str, branch: Option<&str>) -> Result<Plan, Refusal> {
+        judge(updates, &DeployBranches::of_app(branch))
+    }
+
     #[test]
-    fn one_update_of_master_is_taken_and_everything_else_says_what_to_type() {
-        let first = judge(&format!("{ZERO} {ONE} {MASTER}\n"));
-        assert_eq!(first, Ok(Update { old: None, new: ONE.into() }));
-        let next = judge(&format!("{ONE} {TWO} {MASTER}"));
-        assert_eq!(next, Ok(Update { old: Some(ONE.into()), new: TWO.into() }));
-        assert_eq!(judge(&format!("{ONE} {ZERO} {MASTER}\n")), Err(Refusal::Deletion));
-        assert_eq!(judge(""), Err(Refusal::Unreadable));
-        assert_eq!(judge("x y refs/heads/master"), Err(Refusal::Unreadable));
-        let main = judge(&format!("{ZERO} {ONE} refs/heads/main\n")).unwrap_err();
-        assert!(main.to_string().ends_with("git push flynn main:master"), "{main}");
-        let tag = judge(&format!("{ZERO} {ONE} refs/tags/v1\n")).unwrap_err();
-        assert!(tag.to_string().contains("tags/v1 is not a branch"), "{tag}");
-        let two = format!("{ZERO} {ONE} {MASTER}\n{ZERO} {ONE} refs/heads/x\n");
-        assert_eq!(judge(&two), Err(Refusal::Several(2)));
+    fn main_and_master_are_deployed_unless_the_app_names_another() {
+        for branch in ["main", "master"] {
+            let line = format!("{ZERO} {ONE} refs/heads/{branch}\n");
+            let deploy = judged(&line, None).unwrap().deploy.unwrap();
+            assert_eq!((deploy.old, deploy.new.as_deref()), (None, Some(ONE)));
+            let plan = judged(&line, Some("live")).unwrap();
+            assert_eq!((plan.deploy.is_some(), plan.kept.len()), (false, 1));
+            let said = plan.remarks(&DeployBranches::of_app(Some("live"))).remove(0);
+            assert!(said.contains("not deployed: only live is."), "{said}");
+        }
+        let live = judged(&format!("{ONE} {TWO} refs/heads/live"), Some("live")).unwrap();
+        assert_eq!(live.deploy.unwrap().old.as_deref(), Some(ONE));
+        let both = format!("{ZERO} {ONE} refs/heads/main\n{ZERO} {ONE} refs/heads/master\n");
+        assert!(judged(&both, None).unwrap().deploy.is_some());
+        let differ =
+            both.replace(&format!("{ONE} refs/heads/main"), &format!("{TWO} refs/heads/main"));
+        assert_eq!(judged(&differ, None), Err(Refusal::TwoDeploys("master".into())));
+    }
+
+    #[test]
+    fn tags_and_other_branches_are_kept_and_the_rest_is_refused() {
+        let lines = format!("{ZERO} {ONE} refs/heads/master\n{ZERO} {TWO} refs/tags/v1\n");
+        let plan = judged(&lines, None).unwrap();
+        assert_eq!(plan.remarks(&DeployBranches::default()), ["The tag v1 is kept."]);
+        let branch = judged(&format!("{ZERO} {ONE} refs/heads/x\n{ONE} {ZERO} refs/heads/y"), None);
+        let said = branch.unwrap().remarks(&DeployBranches::default());
+        assert!(
+            said[0].contains("git push flynn x:master") && said[1] == "y is deleted.",
+            "{said:?}"
+        );
+        let note = judged(&format!("{ZERO} {ONE} refs/replace/x"), None).unwrap_err();
+        assert!(note.to_string().starts_with("replace/x is neither a branch nor a tag"), "{note}");
+        let gone = judged(&format!("{ONE} {ZERO} refs/heads/main\n"), None);
+        assert_eq!(gone, Err(Refusal::Deletion("main".into())));
+        assert_eq!(judged("", None), Err(Refusal::Unreadable));
+        assert_eq!(judged("x y refs/heads/master", None), Err(Refusal::Unreadable));
     }
 
     proptest! {
         #[test]
         fn judging_never_panics_and_passes_on_only_object_ids(updates in "([0-9a-f]{40} [0-9a-f]{40} refs/heads/master\n?|.{0,60})") {
-            if let Ok(Update { old, new }) = judge(&updates) {
-                prop_assert!(is_object_id(&new) && old.is_none_or(|old| is_object_id(&old)));
+            for change in judged(&updates, None).into_iter().flat_map(|plan| plan.kept.into_iter().chain(plan.deploy)) {
+                prop_assert!(change.new.iter().chain(&change.old).all(|id| is_object_id(id)));
             }
         }
     }

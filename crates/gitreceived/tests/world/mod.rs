@@ -2,6 +2,7 @@
 //! receiver that is a shell script.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -11,7 +12,9 @@ use std::{
 };
 
 use api::{
-    controller::{App, Key, META_SYSTEM_APP, Repository, RepositoryLease},
+    controller::{
+        App, Key, META_DEPLOY_BRANCH, META_SYSTEM_APP, RefsChange, Repository, RepositoryLease,
+    },
     id::AppId,
 };
 use axum::{
@@ -20,7 +23,7 @@ use axum::{
     routing::{get, put},
 };
 use daemon::{ApiError, Lifetime};
-use gitreceived::Config;
+use gitreceived::{ClusterConfig, Config};
 use jiff::Timestamp;
 use russh::keys::{Algorithm, PrivateKey};
 use tempfile::TempDir;
@@ -35,6 +38,7 @@ env >$world/env
 echo "-----> Building $app"
 if [ -e $world/fail ]; then echo "the build failed" >&2; exit 1; fi
 if [ -e $world/wait ]; then sleep 600 & wait; fi
+echo "$commit" >>$world/deployed
 printf '%s' "$commit" >$world/head
 printf '%s' "$FLYNN_PACKS" >$world/packs
 echo "=====> Application deployed"
@@ -52,6 +56,8 @@ pub(crate) struct World {
     host_key: PrivateKey,
     /// Decides about keys instead of the controller, if it is not empty.
     pub(crate) authchecker: Vec<String>,
+    /// How long a client may be silent.
+    pub(crate) idle_timeout: Duration,
 }
 
 /// The controller's answers; head and packs are files that the receiver writes.
@@ -62,6 +68,10 @@ pub(crate) struct Fake {
     pub(crate) keys: Arc<Mutex<Vec<Key>>>,
     pub(crate) lease: Arc<Mutex<Option<String>>>,
     pub(crate) away: Arc<Mutex<bool>>,
+    pub(crate) refs: Arc<Mutex<BTreeMap<String, String>>>,
+    pub(crate) deploy_branch: Arc<Mutex<Option<String>>>,
+    /// How often it was asked for keys.
+    pub(crate) asked: Arc<Mutex<u32>>,
 }
 
 impl World {
@@ -85,6 +95,9 @@ impl World {
             keys: Arc::default(),
             lease: Arc::default(),
             away: Arc::default(),
+            refs: Arc::default(),
+            deploy_branch: Arc::default(),
+            asked: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let controller_url = format!("http://{}", listener.local_addr().unwrap());
@@ -100,6 +113,7 @@ impl World {
             servers,
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
             authchecker: Vec::new(),
+            idle_timeout: Duration::from_secs(120),
         };
         world.start("cache").await;
         world.user("me").await;
@@ -109,6 +123,14 @@ impl World {
 
     /// Starts gitreceived with a cache directory.
     pub(crate) async fn start(&mut self, cache: &str) {
+        let cluster = ClusterConfig {
+            controller_key: "controller-key".into(),
+            shelf_key: "shelf-key".into(),
+            discoverd: "http://127.0.0.1:9".into(),
+            controller_url: Some(self.controller_url.clone()),
+            shelf_url: Some(self.shelf_url.clone()),
+        };
+        let path = "/usr/local/bin:/usr/bin:/bin";
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             authchecker: self.authchecker.clone(),
@@ -116,16 +138,15 @@ impl World {
                 self.path("receiver").display().to_string(),
                 self.path("").display().to_string(),
             ],
+            receiver_env: cluster.env(path),
             hook: env!("CARGO_BIN_EXE_gitreceived").into(),
             cache_dir: self.path(cache),
             host_keys: vec![self.host_key.clone()],
-            controller_key: "controller-key".into(),
-            shelf_key: "shelf-key".into(),
-            discoverd: "http://127.0.0.1:9".into(),
-            controller_url: Some(self.controller_url.clone()),
-            shelf_url: Some(self.shelf_url.clone()),
-            path: "/usr/local/bin:/usr/bin:/bin".into(),
+            cluster: Some(cluster),
+            path: path.into(),
             push_timeout: Duration::from_secs(120),
+            push_idle_timeout: self.idle_timeout,
+            disk_len_max: 24 << 30,
         };
         self.lifetime = Lifetime::default();
         self.port = gitreceived::start(config, &self.lifetime).await.unwrap().addr.port();
@@ -247,6 +268,7 @@ impl Fake {
             .route("/keys", get(keys))
             .route("/apps/{app}", get(app))
             .route("/apps/{app}/repository", get(repository))
+            .route("/apps/{app}/repository/refs", put(change_refs))
             .route("/apps/{app}/repository/lease", put(take_lease).delete(end_lease))
             .with_state(self)
     }
@@ -255,7 +277,7 @@ impl Fake {
         let read = |name| fs::read_to_string(self.dir.join(name)).ok();
         let packs = read("packs").unwrap_or_default();
         let packs = packs.split(',').filter(|pack| !pack.is_empty()).map(str::to_owned).collect();
-        Repository { head: read("head"), packs }
+        Repository { head: read("head"), packs, refs: self.refs.lock().unwrap().clone() }
     }
 
     fn is_here(&self) -> Result<(), ApiError> {
@@ -265,6 +287,7 @@ impl Fake {
 
 async fn keys(State(fake): State<Fake>) -> Result<Json<Vec<Key>>, ApiError> {
     fake.is_here()?;
+    *fake.asked.lock().unwrap() += 1;
     Ok(Json(fake.keys.lock().unwrap().clone()))
 }
 
@@ -276,11 +299,13 @@ async fn app(
     if name == "nobody" {
         return Err(ApiError::not_found("no such app"));
     }
-    let meta = (name == "controller").then(|| (META_SYSTEM_APP.to_owned(), "true".to_owned()));
+    let system = (name == "controller").then(|| (META_SYSTEM_APP.to_owned(), "true".to_owned()));
+    let branch = fake.deploy_branch.lock().unwrap().clone();
+    let meta = system.into_iter().chain(branch.map(|name| (META_DEPLOY_BRANCH.to_owned(), name)));
     Ok(Json(App {
         id: fake.app,
         name,
-        meta: meta.into_iter().collect(),
+        meta: meta.collect(),
         strategy: Default::default(),
         release: None,
         deploy_timeout: 120,
@@ -291,6 +316,24 @@ async fn app(
 
 async fn repository(State(fake): State<Fake>) -> Json<Repository> {
     Json(fake.repository())
+}
+
+async fn change_refs(
+    State(fake): State<Fake>,
+    Json(change): Json<RefsChange>,
+) -> Result<Json<Repository>, ApiError> {
+    if let Some(packs) = change.packs {
+        assert_eq!(packs.old, fake.repository().packs);
+        fs::write(fake.dir.join("packs"), packs.new.join(",")).unwrap();
+    }
+    for (name, id) in change.refs {
+        let mut refs = fake.refs.lock().unwrap();
+        match id {
+            Some(id) => drop(refs.insert(name, id)),
+            None => drop(refs.remove(&name)),
+        }
+    }
+    Ok(Json(fake.repository()))
 }
 
 async fn take_lease(

@@ -3,12 +3,17 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use receiver::{config::KeyCheckArgs, key_check::is_known};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match is_known(KeyCheckArgs::parse()).await {
+    let Some(args) = KeyCheckArgs::parse(std::env::args_os()) else {
+        eprintln!(
+            "It is run as: flynn-key-check <user> \"<type> <base64>\", with CONTROLLER_KEY in its environment."
+        );
+        return ExitCode::FAILURE;
+    };
+    match is_known(args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(err) => {

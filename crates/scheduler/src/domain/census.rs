@@ -13,7 +13,7 @@ use jiff::SignedDuration;
 use rustc_hash::FxHashMap;
 
 use super::{
-    job::{Ending, JobView, KindId, Phase},
+    job::{Ending, JobView, Kind, KindId, Phase},
     placement::{HostIndex, Tags, has_tags},
     snapshot::{HostView, Snapshot},
 };
@@ -91,6 +91,8 @@ pub(super) struct Census<'a> {
     /// Jobs that ended unasked, with their kinds' numbers.
     ended: Vec<(usize, Ended<'a>)>,
     replaced: BTreeSet<JobId>,
+    /// Jobs of kinds that are not wanted, in the place of kinds that are: those kinds' numbers.
+    in_place: Vec<(usize, Present<'a>)>,
     /// Jobs of apps that were never listed.
     pub(super) foreign: Vec<JobId>,
     /// Those of them that are to be stopped.
@@ -132,7 +134,30 @@ impl<'a> Census<'a> {
                 census.count(snapshot, (host, view), id, job);
             }
         }
+        census.fill_places();
         census
+    }
+
+    /// The number of the kind in whose place a job is, while its own kind is not wanted: its host is replacing one by it,
+    /// or has, and who ordered that will say so any moment.
+    fn in_place_of(&self, kind: &Kind, job: &JobView) -> Option<usize> {
+        let is_wanted = |number: &&usize| self.tallies[**number].wanted > 0;
+        let own = self.numbers.get(&kind.id()).filter(is_wanted);
+        job.in_place_of
+            .filter(|_| own.is_none())
+            .and_then(|other| self.numbers.get(&other).filter(is_wanted).copied())
+    }
+
+    /// Lets jobs count for the kinds in whose places they are, as far as those lack any: beside what they are to replace
+    /// they count for nothing, and nobody stops them.
+    fn fill_places(&mut self) {
+        for (number, present) in std::mem::take(&mut self.in_place) {
+            let tally = &mut self.tallies[number];
+            if tally.present < tally.wanted {
+                tally.present += 1;
+                self.present.push((number, present));
+            }
+        }
     }
 
     fn number(&mut self, id: KindId, key: Key<'a>) -> usize {
@@ -155,6 +180,11 @@ impl<'a> Census<'a> {
             self.volumes(snapshot, host, id, job);
         }
         let Some(kind) = job.kind() else { return };
+        if let Some(number) = self.in_place_of(kind, job) {
+            let lives = matches!(job.phase, Phase::Ordered | Phase::Starting | Phase::Up);
+            self.in_place.extend(lives.then_some((number, Present { host, id, job })));
+            return;
+        }
         let number = match self.numbers.get(&kind.id()) {
             Some(&number) => number,
             None if snapshot.formations.contains_key(&kind.app) => {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::{
-    host::{ActiveJob, EndReason, Job, Limits, META_APP, META_RELEASE, META_TYPE, Status, Volume},
+    host::{
+        ActiveJob, EndReason, Job, Limits, META_APP, META_IN_PLACE_OF, META_RELEASE, META_TYPE,
+        Status, Volume,
+    },
     id::{AppId, JobId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -84,6 +87,12 @@ impl Owner {
             _ => Self::Other,
         }
     }
+
+    fn in_place_of(&self, metadata: &BTreeMap<String, String>) -> Option<KindId> {
+        let Self::Process(kind) = self else { return None };
+        let release = metadata.get(META_IN_PLACE_OF)?.parse().ok()?;
+        Some(KindId::of(kind.app, release, &kind.name))
+    }
 }
 
 /// Where a job is in its life.
@@ -140,6 +149,9 @@ pub struct JobView {
     pub restarts: u32,
     /// The ended job it replaces.
     pub replaces: Option<JobId>,
+    /// The kind of the process whose place its host lets it take.
+    #[serde(skip)]
+    pub in_place_of: Option<KindId>,
     /// What the host says is wrong with it.
     pub error: Option<String>,
     /// Arguments, of a one-off job.
@@ -151,8 +163,10 @@ pub struct JobView {
 impl JobView {
     /// A job that is only in the cluster's state.
     pub fn ordered(metadata: &BTreeMap<String, String>, limits: &Limits) -> Self {
+        let owner = Owner::of(metadata);
         Self {
-            owner: Owner::of(metadata),
+            in_place_of: owner.in_place_of(metadata),
+            owner,
             phase: Phase::Ordered,
             created_at: None,
             resurrect: false,

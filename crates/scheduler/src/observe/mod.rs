@@ -208,7 +208,7 @@ impl Observed {
         known.doubtful.extend(jobs.iter().map(doubt));
     }
 
-    fn has_listing(&self) -> bool {
+    pub fn has_listing(&self) -> bool {
         self.known().formations.is_some()
     }
 

@@ -1,0 +1,185 @@
+//! The disk of the copies: what broken-off pushes left goes, and the copies used longest ago when it gets full.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use tokio::fs;
+
+use crate::repos::{GONE, Uses};
+
+/// Copies kept.
+const COPIES_MAX: usize = 64;
+/// Whose time of change says when a copy was used.
+const USED: &str = "flynn-used";
+/// What files and folders of pushes under way are named like: ours, and those git makes.
+const LEFTOVERS: [(&str, &[&str]); 3] = [
+    ("", &["spool-", "incoming-"]),
+    ("objects", &["tmp_objdir-", "incoming-", "tmp_"]),
+    ("objects/pack", &["tmp_", ".tmp-"]),
+];
+
+/// The directory of all copies, and how large it may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Disk {
+    dir: PathBuf,
+    /// Most bytes of all copies together, pushes under way included.
+    len_max: u64,
+    uses: Uses,
+}
+
+/// There is no room for a push.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this server has no room for a push of that size at the moment ({used} of {len_max} MiB are in use by pushes under way)"
+)]
+pub(crate) struct NoRoom {
+    used: u64,
+    len_max: u64,
+}
+
+impl Disk {
+    pub(crate) fn new(dir: PathBuf, len_max: u64, uses: Uses) -> Self {
+        Self { dir, len_max, uses }
+    }
+
+    /// Makes room for so many bytes; copies that no push uses go first, the one used longest ago before all.
+    pub(crate) async fn make_room(&self, len: u64) -> Result<(), NoRoom> {
+        let mut copies = copies(&self.dir).await;
+        copies.sort();
+        let mut used: u64 = copies.iter().map(|(_, _, len)| len).sum();
+        let mut count = copies.len();
+        for (_, path, size) in copies {
+            // Half of it is for pushes: copies that are only kept never fill it.
+            if used.saturating_add(len) <= self.len_max / 2 && count <= COPIES_MAX {
+                return Ok(());
+            }
+            if let Some(gone) = self.uses.evict(&path) {
+                let _ = fs::remove_dir_all(&gone).await;
+                used -= size;
+                count -= 1;
+            }
+        }
+        if used.saturating_add(len) <= self.len_max {
+            Ok(())
+        } else {
+            Err(NoRoom { used: used >> 20, len_max: self.len_max >> 20 })
+        }
+    }
+}
+
+/// Removes what was being removed when the last gitreceived here ended.
+pub(crate) fn remove_gone(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == GONE) {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes that a copy was used now.
+pub(crate) async fn mark_used(copy: &Path) {
+    let _ = fs::write(copy.join(USED), "").await;
+}
+
+/// Every copy: when it was used, where it is, how large it is.
+async fn copies(dir: &Path) -> Vec<(Option<SystemTime>, PathBuf, u64)> {
+    let mut copies = Vec::new();
+    let Ok(mut entries) = fs::read_dir(dir).await else { return copies };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "git") {
+            let used = fs::metadata(path.join(USED)).await.and_then(|meta| meta.modified()).ok();
+            let len = size(&path).await;
+            copies.push((used, path, len));
+        }
+    }
+    copies
+}
+
+/// Bytes of all files of a directory.
+pub(crate) async fn size(dir: &Path) -> u64 {
+    let (mut len, mut open) = (0, vec![dir.to_path_buf()]);
+    while let Some(dir) = open.pop() {
+        let Ok(mut entries) = fs::read_dir(&dir).await else { continue };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            match entry.metadata().await {
+                Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                Ok(meta) => len += meta.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    len
+}
+
+/// Removes from a copy what pushes that ended before their time left in it.
+pub(crate) async fn remove_leftovers(copy: &Path) {
+    for (dir, prefixes) in LEFTOVERS {
+        let Ok(mut entries) = fs::read_dir(copy.join(dir)).await else { continue };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                let _ = remove(&entry.path()).await;
+            }
+        }
+    }
+}
+
+async fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path).await {
+        Err(err) if err.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path).await,
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn copy(dir: &Path, name: &str, len: usize) -> PathBuf {
+        let path = dir.join(name);
+        fs::create_dir_all(path.join("objects/pack")).await.unwrap();
+        fs::write(path.join("objects/pack/pack-1.pack"), vec![0; len]).await.unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn copies_used_longest_ago_make_room_and_those_in_use_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let uses = Uses::default();
+        let disk = Disk::new(dir.path().into(), 4000, uses.clone());
+        // Never used, used, and in use.
+        let old = copy(dir.path(), "a.git", 900).await;
+        let young = copy(dir.path(), "b.git", 900).await;
+        mark_used(&young).await;
+        let busy = copy(dir.path(), "0.git", 900).await;
+        let held = uses.begin(&busy);
+        disk.make_room(100).await.unwrap();
+        assert!(!old.exists() && young.exists() && busy.exists());
+        disk.make_room(3000).await.unwrap();
+        assert!(!young.exists() && busy.exists());
+        assert!(disk.make_room(3200).await.is_err());
+        drop(held);
+        disk.make_room(3200).await.unwrap();
+        assert!(!busy.exists());
+    }
+
+    #[tokio::test]
+    async fn leftovers_go_and_packs_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = copy(dir.path(), "a.git", 10).await;
+        fs::create_dir(path.join("objects/tmp_objdir-incoming-x")).await.unwrap();
+        fs::write(path.join("objects/tmp_objdir-incoming-x/y"), "").await.unwrap();
+        fs::write(path.join("objects/pack/tmp_pack_z"), "").await.unwrap();
+        fs::write(path.join("spool-1"), "").await.unwrap();
+        remove_leftovers(&path).await;
+        assert_eq!(size(&path).await, 10);
+        assert!(!path.join("objects/tmp_objdir-incoming-x").exists());
+    }
+}

@@ -1,0 +1,146 @@
+//! The program by itself: two shell scripts, a folder, real git over real ssh, and nothing else.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use testkit::{free_port, wait_until};
+use tokio::process::{Child, Command};
+
+const CHECKER: &str = r#"#!/bin/sh
+# $1 is the SSH user, $2 "<type> <base64>".
+test "$1" = git && grep -qF "$2" "$(dirname "$0")/key.pub"
+"#;
+const RECEIVER: &str = r#"#!/bin/sh
+# $1 is the repository, $2 the commit; the tree is a tar on stdin.
+dir=$(dirname "$0")
+mkdir -p $dir/tree && tar -x -C $dir/tree
+echo "$1 at $2 for $RECEIVE_USER with $GREETING, after ${FLYNN_HEAD_OLD:-nothing}"
+test ! -e $dir/tree/refused
+"#;
+
+struct Lone {
+    dir: tempfile::TempDir,
+    port: u16,
+    server: Child,
+}
+
+impl Lone {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("checker", CHECKER), ("receiver", RECEIVER)] {
+            let file = dir.path().join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for name in ["hostkey", "key", "stranger"] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join(name));
+            assert!(keygen.status().await.unwrap().success());
+        }
+        let port = free_port();
+        let server = Command::new(env!("CARGO_BIN_EXE_gitreceived"))
+            .args(["-p", &port.to_string(), "-k", "hostkey", "-r", "repos"])
+            .args(["./checker", "./receiver"])
+            .current_dir(dir.path())
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("GREETING", "a word of the operator's")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        wait_until("it listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
+        })
+        .await;
+        let lone = Self { dir, port, server };
+        fs::create_dir(lone.path("work")).unwrap();
+        lone.git("key", &["init", "-q", "-b", "main"]).await;
+        lone
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn git(&self, key: &str, args: &[&str]) -> (bool, String) {
+        let ssh = format!(
+            "ssh -F none -p {} -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+            self.port,
+            self.path(key).display()
+        );
+        let mut git = Command::new("git");
+        git.args(args).current_dir(self.path("work")).env("GIT_SSH_COMMAND", ssh);
+        git.env("HOME", self.dir.path()).env("LC_ALL", "C").stdin(Stdio::null());
+        for role in ["AUTHOR", "COMMITTER"] {
+            git.env(format!("GIT_{role}_NAME"), "me").env(format!("GIT_{role}_EMAIL"), "me@home");
+        }
+        let output = git.output().await.unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    async fn commit(&self, file: &str) -> String {
+        fs::write(self.path("work").join(file), file).unwrap();
+        self.git("key", &["add", "."]).await;
+        assert!(self.git("key", &["commit", "-q", "-m", file]).await.0);
+        self.git("key", &["rev-parse", "HEAD"]).await.1.trim().to_owned()
+    }
+
+    async fn push(&self, key: &str, what: &str) -> (bool, String) {
+        self.git(key, &["push", "ssh://git@127.0.0.1/anything.git", what]).await
+    }
+
+    async fn kept(&self, name: &str) -> String {
+        let repo = self.path("repos/anything.git");
+        let repo = format!("--git-dir={}", repo.display());
+        self.git("key", &[&repo, "rev-parse", "--verify", "-q", name]).await.1.trim().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_push_is_decided_by_two_scripts_and_kept_in_a_folder() {
+    let mut lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    let (ok, said) = lone.push("stranger", "main").await;
+    assert!(!ok && said.contains("is not known here."), "{said}");
+    assert!(!said.contains("flynn key-add"), "{said}");
+    let (ok, said) = lone.push("key", "main").await;
+    let words =
+        format!("remote: anything at {first} for git with a word of the operator's, after nothing");
+    assert!(ok && said.contains(&words), "{said}");
+    assert_eq!(fs::read_to_string(lone.path("tree/one")).unwrap(), "one");
+    assert_eq!(lone.kept("main").await, first);
+    let second = lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains(&format!("at {second} for git")), "{said}");
+    assert!(said.contains(&format!("after {first}")), "{said}");
+    // A receiver that fails refuses the push, and nothing of it is kept.
+    lone.commit("refused").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("pre-receive hook declined"), "{said}");
+    assert_eq!(lone.kept("main").await, second);
+    // Other branches are kept and run nothing.
+    let (ok, said) = lone.push("key", "main:later").await;
+    assert!(ok && !said.contains("anything at"), "{said}");
+    assert_ne!(lone.kept("later").await, second);
+    lone.server.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_cluster_and_without_two_commands_it_says_how_it_is_run() {
+    let hostkey = Path::new("/nothing");
+    for args in [&[][..], &["true"], &["", "true"]] {
+        let mut server = Command::new(env!("CARGO_BIN_EXE_gitreceived"));
+        server.arg("-k").arg(hostkey).args(args).env_clear();
+        let output = server.env("SSH_PRIVATE_KEYS", "x").output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("<authchecker> <receiver>"), "{said}");
+    }
+}

@@ -1,0 +1,118 @@
+//! What clients cannot do to each other.
+#![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+#![expect(dead_code, reason = "the world of the other tests")]
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use testkit::wait_until;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use world::World;
+
+#[tokio::test]
+async fn idle_sockets_keep_no_one_from_pushing_and_are_cut() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let began = Instant::now();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(("127.0.0.1", world.port)).await.unwrap());
+    }
+    let (ok, said) = world.push("app").await;
+    assert!(ok, "{said}");
+    for mut socket in idle {
+        let mut said = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut said));
+        let _ = end.await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_push_that_sends_nothing_holds_no_lease_and_ends() {
+    let mut world = World::new().await;
+    world.idle_timeout = Duration::from_secs(3);
+    world.restart_elsewhere().await;
+    world.repository("app", "my-app").await;
+    let mut ssh = tokio::process::Command::new("sh");
+    let command =
+        format!("exec {} git@127.0.0.1 \"git-receive-pack '/my-app.git'\"", world.ssh("me"));
+    ssh.args(["-c", &command]).stdin(std::process::Stdio::piped()).kill_on_drop(true);
+    ssh.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut idle = ssh.spawn().unwrap();
+    let mut first = [0; 4];
+    idle.stdout.as_mut().unwrap().read_exact(&mut first).await.unwrap();
+    assert_eq!(*world.fake().lease.lock().unwrap(), None);
+    let (ok, said) = world.push("app").await;
+    assert!(ok && !said.contains("is under way"), "{said}");
+    let stdin = idle.stdin.take();
+    let output = idle.wait_with_output();
+    let output = tokio::time::timeout(Duration::from_secs(20), output).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Nothing was sent for 3s"), "{said}");
+    drop(stdin);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_removed_key_does_nothing_more_on_an_open_connection() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let master = format!(
+        "{} -o ControlMaster=auto -o ControlPersist=yes -o ControlPath={}",
+        world.ssh("me"),
+        world.path("control").display()
+    );
+    let push = async || {
+        let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
+        let output = git.env("GIT_SSH_COMMAND", &master).output().await.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (ok, said) = push().await;
+    assert!(ok, "{said}");
+    world.fake().keys.lock().unwrap().clear();
+    world.commit("app", "more", b"more").await;
+    // Within seconds its last answer still counts.
+    wait_until("the key is refused", async || {
+        let (_, said) = push().await;
+        if said.contains("Your SSH key was removed") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let exit = format!("{master} -O exit git@127.0.0.1");
+    let mut ssh = tokio::process::Command::new("sh");
+    assert!(ssh.args(["-c", &exit]).output().await.unwrap().status.success());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_full_of_strangers_costs_the_controller_one_question() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let mut ssh = world.ssh("stranger-0");
+    for n in 0..6 {
+        world.user(&format!("stranger-{n}")).await;
+        ssh = format!("{ssh} -i {}", world.path(&format!("stranger-{n}")).display());
+    }
+    let before = *world.fake().asked.lock().unwrap();
+    let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
+    let output = git.env("GIT_SSH_COMMAND", ssh).output().await.unwrap();
+    assert!(!output.status.success());
+    assert_eq!(*world.fake().asked.lock().unwrap() - before, 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_talks_nonsense_is_closed() {
+    let world = World::new().await;
+    let mut socket = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(15), socket.read_to_end(&mut said));
+    let _ = end.await.unwrap();
+    world.end().await;
+}
