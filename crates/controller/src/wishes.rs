@@ -29,9 +29,9 @@ pub(crate) struct Scaled {
 
 impl Scaled {
     /// As a formation.
-    pub(crate) fn formation(self, app: AppId, release: ReleaseId) -> Formation {
+    pub(crate) fn formation(self, app: AppId, release: ReleaseId, tags: Tags) -> Formation {
         let Self { after, created_at, updated_at, .. } = self;
-        Formation { app, release, processes: after, tags: Tags::new(), created_at, updated_at }
+        Formation { app, release, processes: after, tags, created_at, updated_at }
     }
 }
 

@@ -23,7 +23,11 @@ async fn a_controller_that_nobody_starts_again_is_started_by_the_leading_host() 
     let host = Fixture::start().await;
     let etcd = host.keyspace().await;
     let (controller, mut other) = (serving("controller"), serving("controller-scheduler"));
-    other.config.volumes.push(Volume { name: "critical-test".into(), path: "/data".into() });
+    other.config.volumes.push(Volume {
+        name: "critical-test".into(),
+        path: "/data".into(),
+        shared: false,
+    });
     host.run(&controller, is(Status::Running)).await;
     host.run(&other, is(Status::Running)).await;
     let kept = wait_until_for(LIMIT, "the controller's spec is kept", || async {

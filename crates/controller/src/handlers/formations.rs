@@ -1,8 +1,10 @@
 //! `/formations`.
 
 use api::{
-    controller::{Formation, NewFormation, ScaleRequest, ScaleState, Tags},
-    id::ScaleRequestId,
+    controller::{
+        ExpandedFormation, Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags,
+    },
+    id::{AppId, ScaleRequestId},
 };
 use axum::{
     Json,
@@ -113,16 +115,10 @@ pub(crate) async fn put(
     let mut tx = Tx::begin(&mut client).await?;
     let app = store::apps::lock(&tx, &app).await?;
     let release = of_this_app(&tx, app.id, release).await?;
-    formation::check_tags(&release, &tags)?;
     let scaled = wishes::scale(&mut tx, &app, &release, &Change::All(processes), None).await?;
-    if !tags.is_empty() {
-        store::formations::set_tags(&mut tx, app.id, &tags).await?;
-    }
-    let now = store::formations::find_opt(&*tx, app.id, release.id).await?;
-    let tags = now.map(|now| now.tags).unwrap_or_default();
-    let formation = Formation { tags, ..scaled.formation(app.id, release.id) };
+    let tags = retag(&mut tx, app.id, &release, &tags, None).await?;
     tx.commit().await?;
-    Ok(Json(formation))
+    Ok(Json(scaled.formation(app.id, release.id, tags.after)))
 }
 
 /// Changes how many of some types shall run; what is not named stays.
@@ -137,10 +133,6 @@ pub(crate) async fn scale(
             "must be pending: a change is complete at once, so there is nothing to cancel";
         return Err(Error::invalid("state", message));
     }
-    if request.new_tags.is_some() {
-        let message = "cannot be changed here yet: leave it out";
-        return Err(Error::invalid("new_tags", message));
-    }
     let change = Change::Some(request.new_processes.unwrap_or_default());
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
@@ -148,6 +140,8 @@ pub(crate) async fn scale(
     let release = of_this_app(&tx, app.id, release).await?;
     let expected = request.old_processes.as_ref();
     let scaled = wishes::scale(&mut tx, &app, &release, &change, expected).await?;
+    let (new, expected) = (request.new_tags.unwrap_or_default(), request.old_tags.as_ref());
+    let tags = retag(&mut tx, app.id, &release, &new, expected).await?;
     tx.commit().await?;
     Ok(Json(ScaleRequest {
         id: Some(request.id.unwrap_or_else(ScaleRequestId::random)),
@@ -156,11 +150,41 @@ pub(crate) async fn scale(
         state: ScaleState::Complete,
         old_processes: Some(scaled.before),
         new_processes: Some(scaled.after),
-        old_tags: None,
-        new_tags: None,
+        old_tags: Some(tags.before),
+        new_tags: Some(tags.after),
         created_at: Some(scaled.updated_at),
         updated_at: Some(scaled.updated_at),
     }))
+}
+
+/// Which hosts the processes of an app's types may run on.
+struct Retagged {
+    before: Tags,
+    after: Tags,
+}
+
+/// Changes it for some types. A change that was made from other tags than these would undo somebody else's.
+async fn retag(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    release: &Release,
+    tags: &Tags,
+    expected: Option<&Tags>,
+) -> Result<Retagged> {
+    formation::check_tags(release, tags)?;
+    let before = store::formations::tags(&**tx, app).await?;
+    let of = |kind: &String| before.get(kind).cloned().unwrap_or_default();
+    if let Some((kind, _)) = expected.into_iter().flatten().find(|(kind, tags)| of(kind) != **tags)
+    {
+        let message = format!("{kind} has other tags now: look again and repeat the change");
+        return Err(Error::Conflict(message));
+    }
+    if tags.is_empty() {
+        return Ok(Retagged { after: before.clone(), before });
+    }
+    store::formations::set_tags(tx, app, tags).await?;
+    let after = store::formations::tags(&**tx, app).await?;
+    Ok(Retagged { before, after })
 }
 
 pub(crate) async fn delete(

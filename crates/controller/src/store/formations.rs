@@ -86,6 +86,14 @@ pub(crate) async fn put(
     Ok(formation)
 }
 
+/// On hosts with which tags the processes of an app's types may run.
+pub(crate) async fn tags(db: &impl GenericClient, app: AppId) -> Result<Tags> {
+    let sql = "SELECT tags FROM formations WHERE app_id = $1 AND deleted_at IS NULL \
+               ORDER BY updated_at DESC LIMIT 1";
+    let row = pg::row_opt(db, sql, &[&app.uuid()]).await?;
+    Ok(row.map(|row| json(&row, "tags")).unwrap_or_default())
+}
+
 /// Says on hosts with which tags the processes of these types may run; of all other types it stays as it is. It holds for
 /// all formations of the app, so that a deployment under way takes it over.
 pub(crate) async fn set_tags(tx: &mut Tx<'_>, app: AppId, tags: &Tags) -> Result<()> {

@@ -39,8 +39,7 @@ fn of_row(row: &Row) -> Job {
 }
 
 /// Records what a job does. What was known already makes no event, and what was told late is not recorded: a job that
-/// ended is only there again if its host started it again, or was thought lost.
-/// What is known of another app's job stays.
+/// ended is only there again if its host started it again, or was thought lost. What is known of another app's job stays.
 pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let sql = format!(
         "INSERT INTO jobs ({COLUMNS}, first_restarts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, \

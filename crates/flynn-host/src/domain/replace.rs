@@ -2,11 +2,10 @@
 
 use api::host::Job;
 
-/// Whether both would write to one folder.
+/// Whether both would write to one folder that is made for one writer.
 pub(crate) fn shares_volume(one: &Job, other: &Job) -> bool {
-    let names = |job: &'_ Job| {
-        job.config.volumes.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>()
-    };
-    let of_other = names(other);
-    names(one).iter().any(|name| of_other.contains(name))
+    one.config.volumes.iter().any(|volume| {
+        let same = other.config.volumes.iter().find(|other| other.name == volume.name);
+        same.is_some_and(|other| !(volume.shared && other.shared))
+    })
 }

@@ -142,10 +142,10 @@ impl<'a> Census<'a> {
     /// or has, and who ordered that will say so any moment.
     fn in_place_of(&self, kind: &Kind, job: &JobView) -> Option<usize> {
         let is_wanted = |number: &&usize| self.tallies[**number].wanted > 0;
-        let own = self.numbers.get(&kind.id()).filter(is_wanted);
-        job.in_place_of
-            .filter(|_| own.is_none())
-            .and_then(|other| self.numbers.get(&other).filter(is_wanted).copied())
+        if self.numbers.get(&kind.id()).filter(is_wanted).is_some() {
+            return None;
+        }
+        self.numbers.get(&job.in_place_of?).filter(is_wanted).copied()
     }
 
     /// Lets jobs count for the kinds in whose places they are, as far as those lack any: beside what they are to replace

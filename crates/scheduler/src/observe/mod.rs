@@ -208,6 +208,7 @@ impl Observed {
         known.doubtful.extend(jobs.iter().map(doubt));
     }
 
+    /// Whether all formations were listed once.
     pub fn has_listing(&self) -> bool {
         self.known().formations.is_some()
     }
