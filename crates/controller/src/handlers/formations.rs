@@ -1,9 +1,7 @@
 //! `/formations`.
 
 use api::{
-    controller::{
-        ExpandedFormation, Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags,
-    },
+    controller::{Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags},
     id::{AppId, ScaleRequestId},
 };
 use axum::{
@@ -19,7 +17,7 @@ use serde::Deserialize;
 use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
 use crate::{
     domain::{deploy::Change, formation},
-    error::Error,
+    error::{Error, Result},
     formations,
     server::Controller,
     store::{self, Counts, Tx},
