@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    check, create, delete, docker, env, events, help, keys, limit, log, meta, ps, releases, routes,
-    run, scale, servers,
+    check, config, create, delete, docker, env, events, help, keys, limit, log, meta, ps, releases,
+    routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Scale(scale::ScaleArgs),
     /// Run a command in a new job
     Run(run::RunArgs),
+    /// Show or change how the app is deployed: deploy-branch
+    Config(config::ConfigArgs),
     /// List the environment variables
     Env(env::EnvArgs),
     /// Set environment variables, and restart with them

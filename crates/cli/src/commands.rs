@@ -3,6 +3,7 @@
 pub(crate) mod apps;
 pub(crate) mod change;
 pub(crate) mod check;
+pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod deploy;
@@ -46,6 +47,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Log(args) => log::log(session, &args).await?,
         Command::Scale(args) => scale::scale(session, &args).await?,
         Command::Run(args) => return run::run(session, &args).await,
+        Command::Config(args) => config::config(session, &args).await?,
         Command::Env(args) => env::list(session, &args).await?,
         Command::EnvSet(args) => env::set(session, &args).await?,
         Command::EnvGet(args) => env::get(session, &args).await?,
