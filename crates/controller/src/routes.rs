@@ -48,7 +48,17 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         )
         .route("/apps/{app}/repository/refs", put(repositories::change_refs))
         .route("/apps/{app}/push", post(repositories::push));
-    let others = Router::new()
+    apps.merge(others())
+        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route("/ca-cert", get(app_routes::certificate))
+        .method_not_allowed_fallback(daemon::serve::no_such_method)
+        .layer(middleware::from_fn(cors::allow_all))
+        .with_state(controller)
+}
+
+/// What belongs to no app.
+fn others() -> Router<Controller> {
+    Router::new()
         .route("/releases", get(releases::list).post(releases::create))
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
@@ -80,11 +90,5 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         )
         .route("/resources", get(resources::list))
         .route("/events", get(events::list))
-        .route("/events/{event}", get(events::show));
-    apps.merge(others)
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
-        .route("/ca-cert", get(app_routes::certificate))
-        .method_not_allowed_fallback(daemon::serve::no_such_method)
-        .layer(middleware::from_fn(cors::allow_all))
-        .with_state(controller)
+        .route("/events/{event}", get(events::show))
 }
