@@ -122,6 +122,15 @@ impl Client {
         self.json(Method::PUT, path, Some(body)).await
     }
 
+    /// `PATCH`, answer parsed.
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.json(Method::PATCH, path, Some(body)).await
+    }
+
     /// `DELETE`, answer parsed.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         self.json(Method::DELETE, path, None::<&()>).await

@@ -42,7 +42,8 @@ pub enum ExpandError {
     ReservedMeta(String),
 }
 
-/// The image name an artifact's URI stands for: `docker:///flynn/x` is `flynn/x`, `docker://r/x?tag=1` is `r/x:1`.
+/// The image name an artifact's URI stands for: `docker:///flynn/x` is `flynn/x`, `docker://r/x?tag=1` is `r/x:1`, and
+/// `docker:///x?id=sha256:…`, an image that was pushed to the cluster, its id.
 pub fn image_of(uri: &str) -> Result<String, ExpandError> {
     let bad = || ExpandError::BadUri(uri.into());
     let rest = uri.strip_prefix("docker://").ok_or_else(bad)?;
@@ -50,6 +51,10 @@ pub fn image_of(uri: &str) -> Result<String, ExpandError> {
     let name = name.strip_prefix('/').unwrap_or(name);
     if name.is_empty() || name.starts_with('-') || name.contains(char::is_whitespace) {
         return Err(bad());
+    }
+    if let Some(id) = query.split('&').find_map(|pair| pair.strip_prefix("id=")) {
+        let id: crate::image::ImageId = id.parse().map_err(|_| bad())?;
+        return Ok(id.to_string());
     }
     Ok(match query.split('&').find_map(|pair| pair.strip_prefix("tag=")) {
         Some(tag) => format!("{name}:{tag}"),

@@ -8,6 +8,7 @@ pub mod error;
 pub mod expand;
 pub mod host;
 pub mod id;
+pub mod image;
 pub mod key;
 pub mod reserved;
 pub mod route;

@@ -1,11 +1,14 @@
 //! Apps, releases, artifacts, formations, repositories.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use api::{
     controller::{
-        App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, Release, Repository, RepositoryLease, ScaleRequest,
+        App, AppChange, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation,
+        NewPush, NewRelease, Release, Repository, RepositoryLease, ScaleRequest,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -40,6 +43,27 @@ impl Controller {
     /// Changes meta, strategy or deploy timeout.
     pub async fn update_app(&self, app: &str, change: &NewApp) -> Result<App, Error> {
         self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Changes settings of an app one by one; what is absent stays, and a fact of its meta that becomes `None` goes.
+    pub async fn change_app(&self, app: &str, change: &AppChange) -> Result<App, Error> {
+        self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Sets facts of an app's meta, and removes those that become `None`; the others stay. Answers the app.
+    pub async fn change_meta(
+        &self,
+        app: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<App, Error> {
+        let meta = Some(changes.clone());
+        self.change_app(app, &AppChange { meta, ..AppChange::default() }).await
+    }
+
+    /// Deletes a release that runs nowhere and that nothing goes back to.
+    pub async fn delete_release(&self, app: &str, release: ReleaseId) -> Result<(), Error> {
+        let path = format!("/apps/{}/releases/{release}", escape(app));
+        self.client.delete::<serde_json::Value>(&path).await.map(drop)
     }
 
     /// Deletes an app: its formations stop, its routes go, and when its processes have ended its name is free. The

@@ -2,6 +2,7 @@
 
 mod apps;
 mod deployments;
+mod images;
 mod jobs;
 mod lines;
 mod path;

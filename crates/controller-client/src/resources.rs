@@ -90,6 +90,16 @@ impl Controller {
         self.client.get(&route_path(app, id)).await
     }
 
+    /// Changes a route; a certificate that is left out stays. Answers when every router serves it.
+    pub async fn update_route(
+        &self,
+        app: &str,
+        id: &str,
+        route: &NewRoute,
+    ) -> Result<Route, Error> {
+        self.client.put(&route_path(app, id), route).await
+    }
+
     /// Removes a route. Answers when no router serves it.
     pub async fn delete_route(&self, app: &str, id: &str) -> Result<(), Error> {
         self.client.delete::<serde_json::Value>(&route_path(app, id)).await.map(drop)

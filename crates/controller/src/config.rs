@@ -22,6 +22,9 @@ pub struct Args {
     /// Key of the Postgres provider.
     #[arg(long, env = "POSTGRES_API_KEY", hide_env_values = true)]
     postgres_api_key: Option<String>,
+    /// Key of shelf.
+    #[arg(long, env = "SHELF_KEY", hide_env_values = true)]
+    shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`; none if empty.
     #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
     default_route_domain: String,
@@ -58,6 +61,8 @@ pub struct Config {
     pub strowger_key: Option<String>,
     /// Key of the Postgres provider.
     pub postgres_api_key: Option<String>,
+    /// Key of shelf.
+    pub shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`.
     pub default_route_domain: Option<String>,
     /// discoverd.
@@ -75,6 +80,7 @@ impl From<Args> for Config {
             host_key: args.host_key,
             strowger_key: args.strowger_key,
             postgres_api_key: args.postgres_api_key,
+            shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
             discoverd: args.discoverd,
             database: pg::Config {

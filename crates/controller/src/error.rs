@@ -49,6 +49,9 @@ pub(crate) enum Error {
         #[source]
         source: api_client::Error,
     },
+    /// shelf refused.
+    #[error("asking shelf failed")]
+    Shelf(#[source] shelf_client::Error),
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] pg::Error),
@@ -86,6 +89,13 @@ impl From<Error> for ApiError {
             Error::Busy(_) => Self::new(ErrorCode::Ratelimited, message),
             Error::Away(_) => Self::unavailable(message),
             Error::Neighbour { doing, source } => of_neighbour(doing, &source),
+            Error::Shelf(shelf_client::Error::Http(source)) => {
+                of_neighbour("asking shelf", &source)
+            }
+            Error::Shelf(source) => {
+                tracing::warn!(error = &source as &dyn std::error::Error, "shelf did not do it");
+                Self::unavailable(format!("asking shelf failed: {source}; try again"))
+            }
             Error::Db(err) if err.is_unavailable() => {
                 tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
                 Self::unavailable("the database is not available at the moment; try again")

@@ -6,6 +6,7 @@ pub(crate) mod deployments;
 pub(crate) mod events;
 mod form;
 pub(crate) mod formations;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod log;

@@ -10,6 +10,7 @@ use api::{
 use api_client::{Client, Endpoint};
 use discoverd_client::{Discoverd, ServiceWatch};
 use host_client::{Cluster, Host};
+use shelf_client::Shelf;
 use strowger_client::{Routers, Strowger};
 use tracing::warn;
 
@@ -31,6 +32,7 @@ pub(crate) struct Neighbours {
     http: reqwest::Client,
     host_key: Option<String>,
     postgres_api_key: Option<String>,
+    shelf: Option<Shelf>,
     strowger: Strowger,
     routers: Routers,
 }
@@ -49,12 +51,17 @@ impl Neighbours {
             .expect("the options of the HTTP client are valid");
         Self {
             hosts: discoverd.watch("flynn-host"),
-            discoverd,
             http,
             host_key: config.host_key.clone(),
             postgres_api_key: config.postgres_api_key.clone(),
+            shelf: config.shelf_key.as_ref().map(|key| {
+                // Of several keys, separated by commas, the first is the one in use.
+                let key = key.split(',').next().unwrap_or_default();
+                Shelf::new(discoverd.watch("shelf").endpoint(), key)
+            }),
             strowger: Strowger::new(routers.clone(), config.strowger_key.clone()),
             routers: Routers::new(routers, config.strowger_key.clone()),
+            discoverd,
         }
     }
 
@@ -70,6 +77,13 @@ impl Neighbours {
             Error::Away(format!("the host {id} is not in the cluster at the moment"))
         })?;
         Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
+    }
+
+    /// shelf.
+    pub(crate) fn shelf(&self) -> Result<&Shelf> {
+        self.shelf.as_ref().ok_or_else(|| {
+            Error::Away("this controller was given no key of shelf (SHELF_KEY)".into())
+        })
     }
 
     /// How many hosts there are; nothing until discoverd has said so.

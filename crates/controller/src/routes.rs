@@ -9,14 +9,25 @@ use daemon::auth::{self, Keys};
 use crate::{
     cors,
     handlers::{
-        apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
-        repositories, routes as app_routes, run, sinks,
+        apps, artifacts, deployments, events, formations, images, jobs, keys, log, providers,
+        releases, repositories, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
 
 pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
-    let apps = Router::new()
+    of_an_app()
+        .merge(others())
+        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route("/ca-cert", get(app_routes::certificate))
+        .method_not_allowed_fallback(daemon::serve::no_such_method)
+        .layer(middleware::from_fn(cors::allow_all))
+        .with_state(controller)
+}
+
+/// Apps, and what belongs to one.
+fn of_an_app() -> Router<Controller> {
+    Router::new()
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).post(apps::update).delete(apps::delete))
         .route("/apps/{app}/meta", post(apps::set_meta))
@@ -45,8 +56,11 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/apps/{app}/repository/lease",
             put(repositories::lease).delete(repositories::give_back),
         )
-        .route("/apps/{app}/push", post(repositories::push));
-    let others = Router::new()
+        .route("/apps/{app}/push", post(repositories::push))
+}
+
+fn others() -> Router<Controller> {
+    Router::new()
         .route("/releases", get(releases::list).post(releases::create))
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
@@ -54,6 +68,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/routes", get(app_routes::list))
         .route("/sinks", get(sinks::list).post(sinks::create))
         .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
+        .route("/images/{id}", get(images::show).put(images::put))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
         .route("/deployments/{deployment}", get(deployments::show).delete(deployments::cancel))
@@ -70,11 +85,5 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             get(providers::resource).put(providers::put_resource),
         )
         .route("/events", get(events::list))
-        .route("/events/{event}", get(events::show));
-    apps.merge(others)
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
-        .route("/ca-cert", get(app_routes::certificate))
-        .method_not_allowed_fallback(daemon::serve::no_such_method)
-        .layer(middleware::from_fn(cors::allow_all))
-        .with_state(controller)
+        .route("/events/{event}", get(events::show))
 }

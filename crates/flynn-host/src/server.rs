@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     backend::{
+        archive::Archives,
         engine::Engine,
         network::{JobNetwork, NetworkError, Overlay},
         peers::Peers,
@@ -364,6 +365,7 @@ impl Parts<'_> {
                 &self.file.id,
                 several.map(|(neighbours, etcd)| (etcd.clone(), neighbours.grid.clone())),
             ),
+            archives: Archives::new(self.engine.clone(), shelf.clone()),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,
             exports: Arc::new(Semaphore::new(EXPORTS)),

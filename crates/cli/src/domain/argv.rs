@@ -6,6 +6,8 @@ use std::ffi::OsString;
 /// What people who know the later `flynn` type, and our name for it. Longer spellings come before what they begin with.
 const SPELLINGS: &[(&[&str], &str)] = &[
     (&["route", "add", "http"], "route-add-http"),
+    (&["route", "add", "tcp"], "route-add-tcp"),
+    (&["route", "update"], "route-update"),
     (&["route", "remove"], "route-remove"),
     (&["route"], "routes"),
     (&["env", "set"], "env-set"),
@@ -23,9 +25,29 @@ const SPELLINGS: &[(&[&str], &str)] = &[
     (&["server", "default"], "server-default"),
     (&["server"], "servers"),
     (&["release", "rollback"], "rollback"),
+    (&["release", "add", "docker"], "release-add-docker"),
+    (&["release", "show"], "release-show"),
+    (&["docker", "push"], "docker-push"),
+    (&["release", "delete"], "release-delete"),
+    (&["limit", "set"], "limit-set"),
+    (&["check", "set"], "check-set"),
+    (&["check", "unset"], "check-unset"),
+    (&["meta", "set"], "meta-set"),
+    (&["meta", "unset"], "meta-unset"),
     (&["release"], "releases"),
+    (&["deployment", "list"], "deployments"),
+    (&["deployment", "cancel"], "deployment-cancel"),
+    (&["deployment", "strategy"], "deployment-strategy"),
+    (&["deployment", "timeout"], "deployment-timeout"),
+    (&["deployment", "batch-size"], "deployment-batch-size"),
     (&["deployment"], "deployments"),
 ];
+
+/// What to say to a command line whose command is one of the later `flynn` that does not exist here.
+pub(crate) fn way_instead(args: &[OsString]) -> Option<String> {
+    let words: Option<Vec<&str>> = words(args).into_iter().map(|at| args[at].to_str()).collect();
+    super::later::way_instead(&words?)
+}
 
 /// Rewrites a command line; the first argument is the program.
 pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
@@ -72,7 +94,7 @@ fn words(args: &[OsString]) -> Vec<usize> {
 }
 
 /// `-a` is the app everywhere, but in `ps` and `scale`, with no app after it, it is "all"; `-c` is the cluster
-/// everywhere but in `route-add-http`, where it is the certificate.
+/// everywhere but in `route-add-http` and `route-update`, where it is the certificate.
 fn own_meanings(args: &mut [OsString], command: usize) {
     let name = args[command].clone();
     for at in command + 1..args.len() {
@@ -84,7 +106,7 @@ fn own_meanings(args: &mut [OsString], command: usize) {
             if next.is_none_or(|next| next.starts_with('-') || next.contains('=')) {
                 args[at] = "--all".into();
             }
-        } else if args[at] == "-c" && name == "route-add-http" {
+        } else if args[at] == "-c" && (name == "route-add-http" || name == "route-update") {
             args[at] = "--tls-cert".into();
         }
     }

@@ -218,8 +218,10 @@ async fn log(
     Path(id): Path<JobId>,
     Query(LogQuery { lines, follow }): Query<LogQuery>,
 ) -> Response {
-    let said: Vec<_> =
-        (1..).zip(&*shared.lines.lock().unwrap()).map(|(second, msg)| line(id, second, msg)).collect();
+    let said: Vec<_> = (1..)
+        .zip(&*shared.lines.lock().unwrap())
+        .map(|(second, msg)| line(id, second, msg))
+        .collect();
     let of = move |logs: &BTreeMap<JobId, Vec<LogLine>>| {
         logs.get(&id).cloned().unwrap_or_else(|| said.clone())
     };
@@ -231,24 +233,24 @@ async fn log(
     let lines = stream::unfold(state, move |(mut logs, mut cuts, mut stopped, sent)| {
         let of = of.clone();
         async move {
-        loop {
-            let all = of(&logs.borrow_and_update());
-            if sent < all.len() {
-                let text =
-                    all[sent..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
-                let text: String = text.collect();
-                return Some((Ok::<_, std::io::Error>(text), (logs, cuts, stopped, all.len())));
+            loop {
+                let all = of(&logs.borrow_and_update());
+                if sent < all.len() {
+                    let text =
+                        all[sent..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+                    let text: String = text.collect();
+                    return Some((Ok::<_, std::io::Error>(text), (logs, cuts, stopped, all.len())));
+                }
+                let over = stopped.borrow_and_update().contains(&id);
+                if !follow || over || cuts.has_changed().unwrap() {
+                    return None;
+                }
+                tokio::select! {
+                    _ = logs.changed() => {}
+                    _ = cuts.changed() => return None,
+                    _ = stopped.changed() => {}
+                }
             }
-            let over = stopped.borrow_and_update().contains(&id);
-            if !follow || over || cuts.has_changed().unwrap() {
-                return None;
-            }
-            tokio::select! {
-                _ = logs.changed() => {}
-                _ = cuts.changed() => return None,
-                _ = stopped.changed() => {}
-            }
-        }
         }
     });
     axum::body::Body::from_stream(lines.take_until(stop.cancelled_owned())).into_response()

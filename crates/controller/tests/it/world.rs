@@ -40,6 +40,7 @@ impl World {
             host_key: Some("host-key".into()),
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
+            shelf_key: Some("shelf-key".into()),
             default_route_domain: Some("test.localhost".into()),
             discoverd: neighbours.url(),
             database: pg::Config {

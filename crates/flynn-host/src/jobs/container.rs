@@ -12,6 +12,7 @@ use futures_util::TryStreamExt;
 use super::registry::own_address;
 use crate::{
     backend::{
+        archive::ArchiveError,
         engine::{Engine, EngineError, Image, of},
         slug::SlugError,
     },
@@ -32,6 +33,9 @@ pub(crate) enum StartError {
     /// Its slug.
     #[error(transparent)]
     Slug(#[from] SlugError),
+    /// Its image, which was pushed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A volume.
     #[error("the folder of volume {volume} could not be made")]
     Volume {
@@ -55,6 +59,10 @@ pub(crate) fn name(host: &Host, id: JobId) -> String {
 pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, StartError> {
     let job = &active.job;
     let image = match host.peers.image(&job.image).await {
+        Err(err @ EngineError::NoImage(_)) if job.image.starts_with("sha256:") => {
+            let id = job.image.parse().map_err(|_| err)?;
+            host.archives.load(&id).await?
+        }
         Err(EngineError::NoImage(_)) if names_registry(&job.image) => {
             pull(&host.engine, &job.image).await?;
             host.engine.image(&job.image).await?
