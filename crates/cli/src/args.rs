@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    check, config, create, delete, docker, env, events, help, keys, limit, log, meta, ps,
-    releases, resources, routes, run, scale, servers,
+    check, config, create, delete, deployment, docker, env, events, help, keys, limit, log, meta,
+    ps, releases, resources, routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -121,6 +121,14 @@ pub(crate) enum Command {
     Rollback(releases::RollbackArgs),
     /// List the deployments
     Deployments(Listing),
+    /// Take a deployment back
+    DeploymentCancel(deployment::CancelArgs),
+    /// Show or change how deployments replace jobs
+    DeploymentStrategy(deployment::StrategyArgs),
+    /// Show or change how long a step of a deployment may take
+    DeploymentTimeout(deployment::TimeoutArgs),
+    /// Show or change how many jobs are replaced at a time, in batches
+    DeploymentBatchSize(deployment::BatchSizeArgs),
     /// List the routes
     Routes(Listing),
     /// Send a domain to the app

@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod deployment;
 pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod events;
@@ -72,6 +73,10 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Releases(args) => releases::list(session, args).await?,
         Command::Rollback(args) => releases::rollback(session, &args).await?,
         Command::Deployments(args) => releases::deployments(session, args).await?,
+        Command::DeploymentCancel(args) => deployment::cancel(session, &args).await?,
+        Command::DeploymentStrategy(args) => deployment::strategy(session, &args).await?,
+        Command::DeploymentTimeout(args) => deployment::timeout(session, &args).await?,
+        Command::DeploymentBatchSize(args) => deployment::batch_size(session, &args).await?,
         Command::Routes(args) => routes::list(session, args).await?,
         Command::RouteAddHttp(args) => routes::add_http(session, &args).await?,
         Command::RouteRemove(args) => routes::remove(session, &args).await?,

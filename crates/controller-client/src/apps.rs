@@ -7,8 +7,8 @@ use std::{
 
 use api::{
     controller::{
-        App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, RefsChange, Release, Repository, RepositoryLease, ScaleRequest,
+        App, AppChange, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation,
+        NewPush, NewRelease, RefsChange, Release, Repository, RepositoryLease, ScaleRequest,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -45,14 +45,19 @@ impl Controller {
         self.client.post(&format!("/apps/{}", escape(app)), change).await
     }
 
+    /// Changes settings of an app one by one; what is absent stays, and a fact of its meta that becomes `None` goes.
+    pub async fn change_app(&self, app: &str, change: &AppChange) -> Result<App, Error> {
+        self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
     /// Sets facts of an app's meta, and removes those that become `None`; the others stay. Answers the app.
     pub async fn change_meta(
         &self,
         app: &str,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<App, Error> {
-        let body = serde_json::json!({ "meta": changes });
-        self.client.post(&format!("/apps/{}", escape(app)), &body).await
+        let meta = Some(changes.clone());
+        self.change_app(app, &AppChange { meta, ..AppChange::default() }).await
     }
 
     /// Deletes a release that runs nowhere and that nothing goes back to.

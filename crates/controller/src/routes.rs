@@ -16,7 +16,18 @@ use crate::{
 };
 
 pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
-    let apps = Router::new()
+    of_an_app()
+        .merge(others())
+        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route("/ca-cert", get(app_routes::certificate))
+        .method_not_allowed_fallback(daemon::serve::no_such_method)
+        .layer(middleware::from_fn(cors::allow_all))
+        .with_state(controller)
+}
+
+/// Apps, and what belongs to one.
+fn of_an_app() -> Router<Controller> {
+    Router::new()
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).post(apps::update).delete(apps::delete))
         .route("/apps/{app}/meta", post(apps::set_meta))
@@ -47,13 +58,7 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             put(repositories::lease).delete(repositories::give_back),
         )
         .route("/apps/{app}/repository/refs", put(repositories::change_refs))
-        .route("/apps/{app}/push", post(repositories::push));
-    apps.merge(others())
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
-        .route("/ca-cert", get(app_routes::certificate))
-        .method_not_allowed_fallback(daemon::serve::no_such_method)
-        .layer(middleware::from_fn(cors::allow_all))
-        .with_state(controller)
+        .route("/apps/{app}/push", post(repositories::push))
 }
 
 /// What belongs to no app.

@@ -27,17 +27,19 @@ pub(crate) async fn change_release(
     target: &AppSession,
     edit: impl Fn(&mut NewRelease) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    deploy::settle(target).await?;
-    let (_, current) = target.release().await?;
-    let mut new = copy_of(&current);
-    edit(&mut new)?;
-    if new == copy_of(&current) {
-        output::say("Nothing changes: it is so already.");
-        return Ok(());
-    }
-    let made = target.controller.create_release(&new).await?;
-    output::say(&format!("Created release {}.", made.id));
-    deploy::deploy(target, made.id).await
+    deploy::change(target, async |app, current| {
+        let current = current.with_context(|| crate::session::no_release(&app.name))?;
+        let mut new = copy_of(&current);
+        edit(&mut new)?;
+        if new == copy_of(&current) {
+            output::say("Nothing changes: it is so already.");
+            return Ok(None);
+        }
+        let made = target.controller.create_release(&new).await?;
+        output::say(&format!("Created release {}.", made.id));
+        Ok(Some(made.id))
+    })
+    .await
 }
 
 /// The process type of a release, or a sentence with the nearest there is.

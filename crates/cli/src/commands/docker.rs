@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use api::{
-    controller::{ArtifactType, NewArtifact, Release},
+    controller::{App, ArtifactType, NewArtifact, Release},
     id::ArtifactId,
 };
 use clap::Args;
@@ -54,36 +54,38 @@ pub(crate) async fn push(session: &Session, args: &PushArgs) -> anyhow::Result<(
         send(&target, &id).await?;
     }
     let artifact = pushed_artifact(&id, &args.image);
-    let release = add(&target, &artifact, args.port.or(inspected.port())).await?;
-    deploy::deploy(&target, release.id).await
+    let port = args.port.or(inspected.port());
+    deploy::change(&target, async |app, current| {
+        Ok(Some(add(&target, app, current.as_ref(), &artifact, port).await?.id))
+    })
+    .await
 }
 
 pub(crate) async fn add_docker(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
     let artifact = registry_artifact(&args.image, args.tag.as_deref())?;
     let target = session.app()?;
-    let release = add(&target, &artifact, args.port).await?;
-    if args.json {
-        output::json(&release)?;
-    }
-    deploy::deploy(&target, release.id).await
+    deploy::change(&target, async |app, current| {
+        let release = add(&target, app, current.as_ref(), &artifact, args.port).await?;
+        if args.json {
+            output::json(&release)?;
+        }
+        Ok(Some(release.id))
+    })
+    .await
 }
 
 /// Makes the release that runs the image.
 async fn add(
     target: &AppSession,
+    app: &App,
+    current: Option<&Release>,
     artifact: &NewArtifact,
     port: Option<u16>,
 ) -> anyhow::Result<Release> {
-    deploy::settle(target).await?;
-    let app = target.app().await?;
-    let current = match app.release {
-        Some(id) => Some(target.controller.release(id).await?),
-        None => None,
-    };
     let slugs = current.iter().flat_map(|release| release.artifacts.iter().copied());
     let was_image = current.is_some() && !any_is_slug(target, slugs).await?;
     let stored = target.controller.create_artifact(artifact).await?;
-    let mut new = release_of(&app.name, current.as_ref(), was_image, port);
+    let mut new = release_of(&app.name, current, was_image, port);
     (new.app_id, new.artifacts) = (Some(app.id), vec![stored.id]);
     let made = target.controller.create_release(&new).await?;
     output::say(&format!("Created release {}.", made.id));

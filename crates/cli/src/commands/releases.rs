@@ -111,26 +111,28 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
 
 pub(crate) async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::settle(&target).await?;
-    let (app, current) = target.release().await?;
-    let wanted = if let Some(id) = args.release {
-        target.release_or_current(Some(id)).await?.1
-    } else {
-        let releases = target.controller.releases(&target.name).await?;
-        let deployments = target.controller.deployments(&target.name).await?;
-        previous(&current, &releases, &deployments).cloned().with_context(|| {
-            format!(
-                "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
-                app.name, current.id
-            )
-        })?
-    };
-    if wanted.id == current.id {
-        output::say(&format!("Release {} serves already.", current.id));
-        return Ok(());
-    }
-    output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
-    deploy::deploy(&target, wanted.id).await
+    deploy::change(&target, async |app, current| {
+        let current = current.with_context(|| crate::session::no_release(&app.name))?;
+        let wanted = if let Some(id) = args.release {
+            target.release_or_current(Some(id)).await?.1
+        } else {
+            let releases = target.controller.releases(&target.name).await?;
+            let deployments = target.controller.deployments(&target.name).await?;
+            previous(&current, &releases, &deployments).cloned().with_context(|| {
+                format!(
+                    "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
+                    app.name, current.id
+                )
+            })?
+        };
+        if wanted.id == current.id {
+            output::say(&format!("Release {} serves already.", current.id));
+            return Ok(None);
+        }
+        output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
+        Ok(Some(wanted.id))
+    })
+    .await
 }
 
 pub(crate) async fn deployments(session: &Session, args: Listing) -> anyhow::Result<()> {

@@ -41,6 +41,11 @@ const SPELLINGS: &[(&[&str], &str)] = &[
     (&["meta", "set"], "meta-set"),
     (&["meta", "unset"], "meta-unset"),
     (&["release"], "releases"),
+    (&["deployment", "list"], "deployments"),
+    (&["deployment", "cancel"], "deployment-cancel"),
+    (&["deployment", "strategy"], "deployment-strategy"),
+    (&["deployment", "timeout"], "deployment-timeout"),
+    (&["deployment", "batch-size"], "deployment-batch-size"),
     (&["deployment"], "deployments"),
 ];
 

@@ -11,7 +11,7 @@ use axum::{
     Json, Router,
     extract::{Path, State},
     response::Response,
-    routing::{delete, post, put},
+    routing::{delete, put},
 };
 
 use crate::{
@@ -22,25 +22,8 @@ use crate::{
 /// What the fake answers beside the rest.
 pub(crate) fn routes() -> Router<Shared> {
     Router::new()
-        .route("/apps/{app}", post(change_meta))
         .route("/apps/{app}/releases/{release}", delete(delete_release))
         .route("/apps/{app}/routes/{kind}/{id}", put(update_route).get(one_route))
-}
-
-async fn change_meta(
-    State(world): State<Shared>,
-    Path(app): Path<String>,
-    Json(change): Json<BTreeMap<String, BTreeMap<String, Option<String>>>>,
-) -> Response {
-    let mut world = world.lock().unwrap();
-    let Some(app) = world.apps.iter_mut().find(|one| one.name == app) else { return not_found() };
-    for (name, value) in change.into_iter().flat_map(|(_, changes)| changes) {
-        match value {
-            Some(value) => app.meta.insert(name, value),
-            None => app.meta.remove(&name),
-        };
-    }
-    found(Some(app))
 }
 
 async fn delete_release(

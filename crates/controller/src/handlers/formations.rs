@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
 use crate::{
     domain::{deploy::Change, formation},
-    error::{Error, Result},
+    error::Error,
     formations,
     server::Controller,
     store::{self, Counts, Tx},
