@@ -14,6 +14,7 @@ mod neighbours;
 mod odd;
 mod repositories;
 mod scheduler;
+mod tags;
 mod upgrade;
 mod wishes;
 mod world;

@@ -94,7 +94,7 @@ async fn a_scale_says_what_it_cannot_do() {
     let app = world.app("one").await;
     let release = world.release(&app, &["web"], "serve").await;
     world.deploy(&app, &release).await;
-    let tags = Some([("web".to_owned(), BTreeMap::new())].into());
+    let tags = Some([("nope".to_owned(), BTreeMap::new())].into());
     for wrong in [
         change([("nope", 0)]),
         change([("web", 10_001)]),
