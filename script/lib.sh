@@ -149,7 +149,7 @@ start_daemon() {
     docker rm -f flynn-host >/dev/null 2>&1 || true
     docker run -d --name flynn-host --restart always --network host --pid host \
       --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_PTRACE --security-opt apparmor=unconfined \
-      -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
+      --ulimit nofile=524288:524288 -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
       -e FLYNN_DATA_DIR -e "FLYNN_PUBLIC_PORTS=$HTTP_PORT,$HTTPS_PORT,$GIT_PORT" flynn/host daemon >/dev/null
   fi
   local tries

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    check, create, delete, docker, env, events, help, keys, limit, log, meta, ps, releases, routes,
-    run, scale, servers,
+    check, config, create, delete, docker, env, events, help, keys, limit, log, meta, ps,
+    releases, resources, routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Scale(scale::ScaleArgs),
     /// Run a command in a new job
     Run(run::RunArgs),
+    /// Show or change how the app is deployed: deploy-branch
+    Config(config::ConfigArgs),
     /// List the environment variables
     Env(env::EnvArgs),
     /// Set environment variables, and restart with them
@@ -129,6 +131,20 @@ pub(crate) enum Command {
     RouteUpdate(routes::UpdateArgs),
     /// Remove a route
     RouteRemove(routes::RemoveArgs),
+    /// List who makes resources: databases, and what else was added
+    Providers(Listing),
+    /// Make a provider of resources known
+    ProviderAdd(resources::AddProviderArgs),
+    /// List the app's resources
+    Resources(resources::ResourcesArgs),
+    /// Make a resource for the app, and restart with it
+    ResourceAdd(resources::AddArgs),
+    /// Restart without a resource, and remove it
+    ResourceRemove(resources::RemoveArgs),
+    /// Bring a removed resource back
+    ResourceRestore(resources::RestoreArgs),
+    /// Delete what is no longer kept of the app: old releases, and what only they need
+    Gc(Listing),
     /// List the SSH keys that may push
     Keys(Listing),
     /// Let SSH keys push

@@ -3,6 +3,7 @@
 pub(crate) mod apps;
 pub(crate) mod change;
 pub(crate) mod check;
+pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod deploy;
@@ -16,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod meta;
 pub(crate) mod ps;
 pub(crate) mod releases;
+pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod scale;
@@ -46,6 +48,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Log(args) => log::log(session, &args).await?,
         Command::Scale(args) => scale::scale(session, &args).await?,
         Command::Run(args) => return run::run(session, &args).await,
+        Command::Config(args) => config::config(session, &args).await?,
         Command::Env(args) => env::list(session, &args).await?,
         Command::EnvSet(args) => env::set(session, &args).await?,
         Command::EnvGet(args) => env::get(session, &args).await?,
@@ -72,6 +75,13 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Routes(args) => routes::list(session, args).await?,
         Command::RouteAddHttp(args) => routes::add_http(session, &args).await?,
         Command::RouteRemove(args) => routes::remove(session, &args).await?,
+        Command::Providers(args) => resources::providers(session, args).await?,
+        Command::ProviderAdd(args) => resources::add_provider(session, &args).await?,
+        Command::Resources(args) => resources::list(session, &args).await?,
+        Command::ResourceAdd(args) => resources::add(session, &args).await?,
+        Command::ResourceRemove(args) => resources::remove(session, &args).await?,
+        Command::ResourceRestore(args) => resources::restore(session, &args).await?,
+        Command::Gc(args) => resources::collect(session, args).await?,
         Command::Keys(args) => keys::list(session, args).await?,
         Command::KeyAdd(args) => keys::add(session, &args).await?,
         Command::KeyRemove(args) => keys::remove(session, &args).await?,

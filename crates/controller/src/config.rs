@@ -31,6 +31,12 @@ pub struct Args {
     /// Builds of the whole cluster that run at the same time; the others wait in line.
     #[arg(long, env = "BUILDS_AT_ONCE", default_value_t = 3)]
     builds_at_once: u32,
+    /// Seconds in which a removed resource can be restored; then its provider destroys it.
+    #[arg(long, env = "RESOURCE_GRACE_SECONDS", default_value_t = 86_400)]
+    resource_grace_seconds: u64,
+    /// Releases of each app that are kept, besides those that run.
+    #[arg(long, env = "KEEP_RELEASES", default_value_t = 10)]
+    keep_releases: usize,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -70,6 +76,10 @@ pub struct Config {
     pub default_route_domain: Option<String>,
     /// Builds that run at the same time.
     pub builds_at_once: u32,
+    /// How long a removed resource can be restored.
+    pub resource_grace: std::time::Duration,
+    /// How much of the past is kept.
+    pub retention: crate::Retention,
     /// discoverd.
     pub discoverd: String,
     /// The database.
@@ -88,6 +98,14 @@ impl From<Args> for Config {
             shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
             builds_at_once: args.builds_at_once,
+            // A longer time than a hundred years is none.
+            resource_grace: std::time::Duration::from_secs(
+                args.resource_grace_seconds.min(100 * 365 * 86_400),
+            ),
+            retention: crate::Retention {
+                releases: args.keep_releases.max(1),
+                ..crate::Retention::default()
+            },
             discoverd: args.discoverd,
             database: pg::Config {
                 host: args.pg_host,

@@ -209,7 +209,7 @@ impl Worker {
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
         let in_place = sight.in_place();
-        let stepped = match deploy::next_step(&in_place::without(&sight.state, &in_place)) {
+        let stepped = match in_place::next_step(&sight.state, &in_place) {
             Step::Wait => Stepped::Wait,
             Step::Scale { old, new } => {
                 scale(&mut tx, &sight, &old, &new).await?;

@@ -9,6 +9,7 @@ pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod refs;
 pub(crate) mod release;
+pub(crate) mod retention;
 pub(crate) mod tail;
 pub(crate) mod turn;
 pub(crate) mod volumes;

@@ -71,6 +71,12 @@ impl Error {
         Self::Invalid { field, message: message.into() }
     }
 
+    /// Whether a neighbour understood what was asked and will not do it, so that it did nothing.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Neighbour { source, .. }
+            if matches!(source, api_client::Error::Api { .. }) && !source.is_retryable())
+    }
+
     /// A neighbour refused, or could not be asked.
     pub(crate) fn neighbour(doing: &'static str) -> impl Fn(api_client::Error) -> Self {
         move |source| Self::Neighbour { doing, source }

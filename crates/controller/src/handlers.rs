@@ -15,6 +15,7 @@ mod page;
 pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
+pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod sinks;

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tracing::{debug, info};
 
 use crate::{
-    domain::deploy::{DeployState, Seen},
+    domain::deploy::{self, DeployState, Seen, Step},
     error::{Error, Result},
     server::Controller,
     store::{self, Counts},
@@ -76,8 +76,22 @@ pub(crate) fn pending(
     kinds.cloned().collect()
 }
 
-/// The deployment as if these types were none of it.
-pub(crate) fn without(state: &DeployState, kinds: &BTreeSet<String>) -> DeployState {
+/// What is next of a deployment as if these types were none of it; their counts stay as they are.
+pub(crate) fn next_step(state: &DeployState, kinds: &BTreeSet<String>) -> Step {
+    let as_before = |mut counts: Counts, before: &Counts| {
+        let kept = before.iter().filter(|(kind, _)| kinds.contains(*kind));
+        counts.extend(kept.map(|(kind, count)| (kind.clone(), *count)));
+        counts
+    };
+    match deploy::next_step(&without(state, kinds)) {
+        Step::Scale { old, new } => {
+            Step::Scale { old: as_before(old, &state.old), new: as_before(new, &state.new) }
+        }
+        step => step,
+    }
+}
+
+fn without(state: &DeployState, kinds: &BTreeSet<String>) -> DeployState {
     let keep = |counts: &Counts| -> Counts {
         let kept = counts.iter().filter(|(kind, _)| !kinds.contains(*kind));
         kept.map(|(kind, count)| (kind.clone(), *count)).collect()

@@ -14,10 +14,13 @@ mod in_place;
 mod logs;
 mod neighbours;
 mod one_off;
+mod purges;
+mod retention;
 mod routes;
 mod server;
 mod store;
 mod wishes;
 
 pub use config::{Args, Config};
+pub use domain::retention::Policy as Retention;
 pub use server::{Running, StartError, start};

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use api::{
-    controller::{NewResource, Provider, Provisioned},
     error::ErrorCode,
     route::{NewRoute, Route, Stored, Sync},
 };
@@ -21,8 +20,7 @@ use crate::{
 
 /// Longest wait for all routers to know a route.
 const SYNC_MS: u64 = 10_000;
-/// Longest time a provider may take to make a resource.
-const PROVISION_TIMEOUT: Duration = Duration::from_secs(60);
+mod providers;
 
 /// Where everybody is.
 #[derive(Debug, Clone)]
@@ -147,41 +145,6 @@ impl Neighbours {
             Error::Away(format!("{doing} is stored, but {err}; it comes into force when they do"))
         })?;
         Ok(stored.route)
-    }
-
-    /// Has a provider make a resource.
-    pub(crate) async fn provision(
-        &self,
-        provider: &Provider,
-        new: &NewResource,
-    ) -> Result<Provisioned> {
-        let (base, path, key) = self.provider(provider).await?;
-        let config = if new.config.is_null() { serde_json::json!({}) } else { new.config.clone() };
-        let client = Client::with_http(self.http.clone(), base, key);
-        let answer = client.with_timeout(PROVISION_TIMEOUT).post(&path, &config).await;
-        answer.map_err(Error::neighbour("asking the provider for a resource"))
-    }
-
-    /// A provider's address, the path there, and the key it takes.
-    async fn provider(&self, provider: &Provider) -> Result<(String, String, Option<String>)> {
-        let url = url::Url::parse(provider.url.strip_prefix("discoverd+").unwrap_or(&provider.url))
-            .map_err(|_| Error::invalid("url", "of the provider is not a URL"))?;
-        let host = url.host_str().unwrap_or_default();
-        if !provider.url.starts_with("discoverd+") {
-            let base = url.origin().ascii_serialization();
-            return Ok((base, url.path().to_owned(), None));
-        }
-        let instances = self
-            .discoverd
-            .instances(host)
-            .await
-            .map_err(Error::neighbour("asking discoverd for the provider"))?;
-        let away =
-            || Error::Away(format!("the provider {} is not running at the moment", provider.name));
-        let pick = usize::try_from(rand::random::<u32>()).unwrap_or_default();
-        let instance = instances.get(pick % instances.len().max(1)).ok_or_else(away)?;
-        let key = self.postgres_api_key.clone().filter(|_| host == "postgres-api");
-        Ok((format!("http://{}", instance.addr), url.path().to_owned(), key))
     }
 }
 

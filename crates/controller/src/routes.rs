@@ -10,7 +10,7 @@ use crate::{
     cors,
     handlers::{
         apps, artifacts, builds, deployments, events, formations, images, jobs, keys, log,
-        providers, releases, repositories, routes as app_routes, run, sinks,
+        providers, releases, repositories, resources, routes as app_routes, run, sinks,
     },
     server::Controller,
 };
@@ -39,7 +39,8 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
             "/apps/{app}/routes/{type}/{id}",
             get(app_routes::show).put(app_routes::replace).delete(app_routes::delete),
         )
-        .route("/apps/{app}/resources", get(providers::resources_of_app))
+        .route("/apps/{app}/gc", post(apps::collect))
+        .route("/apps/{app}/resources", get(resources::of_app))
         .route("/apps/{app}/repository", get(repositories::show))
         .route(
             "/apps/{app}/repository/lease",
@@ -47,7 +48,17 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         )
         .route("/apps/{app}/repository/refs", put(repositories::change_refs))
         .route("/apps/{app}/push", post(repositories::push));
-    let others = Router::new()
+    apps.merge(others())
+        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route("/ca-cert", get(app_routes::certificate))
+        .method_not_allowed_fallback(daemon::serve::no_such_method)
+        .layer(middleware::from_fn(cors::allow_all))
+        .with_state(controller)
+}
+
+/// What belongs to no app.
+fn others() -> Router<Controller> {
+    Router::new()
         .route("/releases", get(releases::list).post(releases::create))
         .route("/releases/{release}", get(releases::show))
         .route("/artifacts", get(artifacts::list).post(artifacts::create))
@@ -65,19 +76,19 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/providers/{provider}", get(providers::show))
         .route(
             "/providers/{provider}/resources",
-            get(providers::resources).post(providers::provision),
+            get(resources::of_provider).post(resources::provision),
         )
         .route(
             "/providers/{provider}/resources/{resource}",
-            get(providers::resource).put(providers::put_resource),
+            get(resources::show).put(resources::put).delete(resources::remove),
         )
         .route("/builds/{build}", put(builds::turn).delete(builds::end))
+        .route("/providers/{provider}/resources/{resource}/restore", post(resources::restore))
+        .route(
+            "/providers/{provider}/resources/{resource}/apps/{app}",
+            put(resources::add_app).delete(resources::remove_app),
+        )
+        .route("/resources", get(resources::list))
         .route("/events", get(events::list))
-        .route("/events/{event}", get(events::show));
-    apps.merge(others)
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
-        .route("/ca-cert", get(app_routes::certificate))
-        .method_not_allowed_fallback(daemon::serve::no_such_method)
-        .layer(middleware::from_fn(cors::allow_all))
-        .with_state(controller)
+        .route("/events/{event}", get(events::show))
 }

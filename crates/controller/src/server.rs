@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::Config, deletions, deployer, events::Events, neighbours::Neighbours, routes::routes,
-    store,
+    config::Config, deletions, deployer, events::Events, neighbours::Neighbours, purges, retention,
+    routes::routes, store,
 };
 
 /// Connections to the database.
@@ -32,6 +32,10 @@ pub(crate) struct Controller {
     /// Apps get the route `<app>.<this>`.
     pub(crate) default_route_domain: Option<String>,
     pub(crate) builds_at_once: u32,
+    /// How long a removed resource can be restored.
+    pub(crate) resource_grace: Duration,
+    /// How much of the past is kept.
+    pub(crate) retention: crate::Retention,
 }
 
 /// A controller that serves.
@@ -70,6 +74,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         lifetime: lifetime.clone(),
         default_route_domain: config.default_route_domain,
         builds_at_once: config.builds_at_once,
+        resource_grace: config.resource_grace,
+        retention: config.retention,
     };
     lifetime.spawn("migrations", |stop| async move {
         let migrated =
@@ -79,6 +85,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("event nudges", |_| events.clone().keep_hearing());
     lifetime.spawn("events", |_| events.keep_reading());
     lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
+    lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
+    lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
     let status = daemon::status::status({

@@ -11,6 +11,8 @@ pub(crate) mod keys;
 pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
+pub(crate) mod resources;
+pub(crate) mod retention;
 pub(crate) mod services;
 pub(crate) mod sinks;
 pub(crate) mod terms;

@@ -1,6 +1,6 @@
 //! Serving HTTP.
 
-use std::time::Duration;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use api::error::ErrorCode;
 use axum::{
@@ -16,14 +16,22 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
-use crate::{ApiError, Lifetime};
+use crate::{ApiError, Lifetime, Sources};
 
 /// A client has this long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections at once: what a process has of files, and some for its other work.
+const CONNECTIONS: usize = 16_384;
+/// Connections at once from one source. A router brings all that come from outside.
+const CONNECTIONS_PER_SOURCE: usize = 2048;
 
 impl Lifetime {
     /// Serves a router until the daemon stops; then connections finish the request they are in.
@@ -81,15 +89,25 @@ async fn accept(
     lifetime: Lifetime,
     stop: CancellationToken,
 ) {
+    let (room, sources) =
+        (Arc::new(Semaphore::new(CONNECTIONS)), Sources::new(CONNECTIONS_PER_SOURCE));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = one(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer, permit)) => {
+                let Some(share) = sources.enter(peer.ip()) else {
+                    debug!(%peer, "{} has as many connections as it may have", peer.ip());
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
-                lifetime.spawn_drained(connection(stream, router.clone(), stop.clone()));
+                let served = connection(stream, router.clone(), stop.clone());
+                lifetime.spawn_drained(async move {
+                    served.await;
+                    drop((share, permit));
+                });
             }
             // Out of file descriptors, mostly: connections that end make room.
             Err(err) => {
@@ -100,7 +118,17 @@ async fn accept(
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, router: Router, stop: CancellationToken) {
+/// A connection, once there is room for one more.
+async fn one(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));

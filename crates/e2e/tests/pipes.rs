@@ -139,11 +139,14 @@ fn a_tree_goes_in_and_a_slug_comes_out_and_runs() {
     assert_eq!(folder.sh(&format!("docker stop {}", folder.name)).ok().trim(), folder.name);
 }
 
+/// What was PUT, by path.
+type Blobs = Mutex<HashMap<String, Vec<u8>>>;
+
 /// A store: what is PUT can be got.
-fn store() -> (String, Arc<Mutex<HashMap<String, Vec<u8>>>>) {
+fn store() -> (String, Arc<Blobs>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let blobs: Arc<Mutex<HashMap<String, Vec<u8>>>> = Arc::default();
+    let blobs: Arc<Blobs> = Arc::default();
     let kept = blobs.clone();
     std::thread::spawn(move || {
         for connection in listener.incoming() {
@@ -154,10 +157,7 @@ fn store() -> (String, Arc<Mutex<HashMap<String, Vec<u8>>>>) {
     (base, blobs)
 }
 
-fn answer(
-    mut connection: TcpStream,
-    blobs: &Mutex<HashMap<String, Vec<u8>>>,
-) -> std::io::Result<()> {
+fn answer(mut connection: TcpStream, blobs: &Blobs) -> std::io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
     let (mut first, mut length) = (String::new(), 0);
     reader.read_line(&mut first)?;

@@ -293,6 +293,11 @@ impl Leadership {
         self.at(&format!("{gateway}:{port}"))
     }
 
+    /// A host that discoverd names.
+    pub(crate) fn host_of(&self, instance: &Instance) -> host_client::Host {
+        self.at(&instance.addr)
+    }
+
     fn at(&self, addr: &str) -> host_client::Host {
         host_client::Host::new(format!("http://{addr}"), Some(self.key.clone()))
     }

@@ -54,6 +54,7 @@ use crate::{
     layer0::{Layer0, Layer0Error},
     logs,
     neighbours::{Neighbours, Place},
+    recovery,
     routes::{Alone, App, router},
     subnet::subnet,
     terms::Terms,
@@ -492,6 +493,7 @@ async fn serve(
     for listener in [local, gateway] {
         lifetime.serve(listener, router(app.clone(), &key));
     }
+    lifetime.spawn("recovery", move |stop| recovery::finish(app, stop));
     lifetime.spawn("leadership", move |stop| leadership.keep(stop));
     info!("host {} serves on {local_addr} and {gateway_addr}", host.settings.id);
     let (id, engine) = (host.settings.id.clone(), host.engine.clone());

@@ -173,6 +173,9 @@ async fn a_job_reaches_the_host_only_where_it_may() {
     let log = host.log(job.id, None, true).await;
     let log: Vec<&str> = log.iter().map(|(_, msg)| msg.as_str()).collect();
     assert_eq!(log, ["yes", "no"]);
+    let rules = support::run("iptables", &["-w", "10", "-S", &host.config.chain]);
+    let limited = format!("--dport {port} -m connlimit");
+    assert!(rules.contains(&limited), "{rules}");
     let text = support::run("ip", &["route", "show", "type", "blackhole"]);
     let range = &host.client().status().await.unwrap().subnet;
     let range = range.split('/').next().unwrap();

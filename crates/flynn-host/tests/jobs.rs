@@ -311,6 +311,28 @@ async fn nothing_stops_when_the_daemon_does_and_no_line_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_its_daemon_did_not_live_to_see_is_known_to_the_next() {
+    let mut host = Fixture::start().await;
+    let job = shell("sleep 1000");
+    let before = host.run(&job, is(Status::Running)).await;
+    host.stop_daemon().await;
+    // As the journal was before the engine had started it.
+    let path = host.dir.path().join(format!("host/jobs/{}.json", job.id));
+    let mut entry: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let of_job = entry["job"].as_object_mut().unwrap();
+    of_job.insert("status".into(), json!("starting"));
+    of_job.remove("started_at").unwrap();
+    of_job.remove("container_id").unwrap();
+    std::fs::write(&path, entry.to_string()).unwrap();
+    host.start_daemon().await;
+    let after = host.wait(job.id, is(Status::Running)).await;
+    assert_eq!(after.container_id, before.container_id);
+    let late = before.started_at.unwrap().duration_since(after.started_at.unwrap());
+    assert!(late.as_secs().abs() < 2, "the engine knows when: {late:?}");
+    host.client().signal(job.id, 18).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_died_while_the_daemon_was_away_is_reported_or_resurrected() {
     let mut host = Fixture::start().await;
     let plain = shell("echo begun; sleep 1000");

@@ -98,7 +98,8 @@ async fn one(client: &Controller, number: usize) -> anyhow::Result<(App, Release
         ..NewRelease::default()
     };
     let release = client.create_release(&new).await?;
-    let formation = NewFormation { processes: [("web".to_owned(), 1)].into() };
+    let formation =
+        NewFormation { processes: [("web".to_owned(), 1)].into(), ..NewFormation::default() };
     client.put_formation(&app.name, release.id, &formation).await?;
     Ok((app, release))
 }

@@ -107,7 +107,7 @@ async fn current(target: &AppSession) -> anyhow::Result<Option<Release>> {
     Ok(Some(target.controller.release(id).await?))
 }
 
-fn empty() -> Release {
+pub(super) fn empty() -> Release {
     Release {
         id: api::id::ReleaseId::random(),
         app_id: None,

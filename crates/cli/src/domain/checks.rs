@@ -51,6 +51,7 @@ pub(crate) fn change(
     let mut check = service.check.clone().unwrap_or_else(|| HealthCheck {
         kind: "tcp".into(),
         path: None,
+        start_path: None,
         status: None,
         kill_down: false,
         start_timeout: 0,

@@ -1,6 +1,6 @@
 //! `/apps`.
 
-use api::controller::{App, AppChange, META_SYSTEM_APP, NewApp};
+use api::controller::{App, AppChange, Collected, META_SYSTEM_APP, NewApp};
 use axum::{
     Json,
     extract::{Path, State},
@@ -17,6 +17,7 @@ use crate::{
     deletions,
     domain::{app, release},
     error::{Error, Result},
+    retention,
     server::Controller,
     store::{self, Tx},
 };
@@ -154,4 +155,13 @@ pub(crate) async fn delete(
     drop(client);
     deletions::wait(&controller, &app).await?;
     done()
+}
+
+/// Deletes what is no longer kept of an app, and what in shelf nothing needs, now.
+pub(crate) async fn collect(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+) -> Answer<Collected> {
+    let app = store::apps::find(&controller.db.client().await?, &app).await?;
+    Ok(Json(retention::collect(&controller, Some(app.id)).await?))
 }

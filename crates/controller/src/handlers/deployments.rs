@@ -5,9 +5,13 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
 
-use super::{Answer, id, releases::of_this_app};
+use super::{
+    Answer, id,
+    page::{self, Paging},
+    releases::of_this_app,
+};
 use crate::{
     error::Error,
     server::Controller,
@@ -26,10 +30,12 @@ pub(crate) async fn show(
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Deployment>> {
+    let page = paging.page(page::HISTORY)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::deployments::of_app(&client, app.id).await?))
+    Ok(Json(store::deployments::of_app(&client, app.id, page).await?))
 }
 
 /// Queues a deployment; the worker hears of it by its event.

@@ -142,7 +142,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, app: &App) -> Result<()> {
     let sql = "UPDATE apps SET deleted_at = now(), updated_at = now() WHERE app_id = $1";
     pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
     pg::execute(&**tx, "DELETE FROM repositories WHERE app_id = $1", &[&app.id.uuid()]).await?;
-    pg::execute(&**tx, "DELETE FROM app_resources WHERE app_id = $1", &[&app.id.uuid()]).await?;
+    super::resources::remove_of_app(tx, app.id).await?;
     super::services::free(&**tx, app.id).await?;
     tx.event(app.id, "app_deletion", app.id, app);
     Ok(())

@@ -68,7 +68,10 @@ pub(crate) async fn put(tx: &mut Tx<'_>, new: &NewArtifact) -> Result<Artifact> 
         tx.event(None, "artifact", artifact.id, &artifact);
         return Ok(artifact);
     }
-    let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE type = $1 AND uri = $2");
+    // Whoever wants it now names it in a release in a moment.
+    let sql = format!(
+        "UPDATE artifacts SET used_at = now() WHERE type = $1 AND uri = $2 RETURNING {COLUMNS}"
+    );
     let there = of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?);
     let digests = (there.meta.get("sha256"), new.meta.get("sha256"));
     if let (Some(known), Some(given)) = digests

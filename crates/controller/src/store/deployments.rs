@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Counts, Tx, json, read, spelt, stored};
+use super::{Counts, Page, Tx, json, read, spelt, stored};
 use crate::error::{Error, Result};
 
 /// A worker that has not renewed its lease for so long has lost it.
@@ -85,12 +85,24 @@ pub(crate) async fn find(db: &impl GenericClient, id: DeploymentId) -> Result<De
 }
 
 /// The deployments of an app, newest first.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Deployment>> {
+pub(crate) async fn of_app(
+    db: &impl GenericClient,
+    app: AppId,
+    page: Page,
+) -> Result<Vec<Deployment>> {
+    // An error may hold the last words of a job; the list has their beginning, the deployment itself has all.
+    let columns = COLUMNS.replace(" error,", " left(error, 1000) AS error,");
     let sql = format!(
-        "SELECT {COLUMNS} FROM deployments WHERE app_id = $1 \
-         ORDER BY created_at DESC, deployment_id LIMIT 1000"
+        "SELECT {columns} FROM deployments WHERE app_id = $1 \
+         AND ($2::uuid IS NULL OR (created_at, deployment_id) < \
+             (SELECT created_at, deployment_id FROM deployments WHERE deployment_id = $2)) \
+         ORDER BY created_at DESC, deployment_id DESC LIMIT $3"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+    Ok(pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit])
+        .await?
+        .iter()
+        .map(of_row)
+        .collect())
 }
 
 /// The deployment of an app with this id, if there is one.

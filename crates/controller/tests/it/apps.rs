@@ -128,7 +128,7 @@ async fn what_cannot_be_used_is_refused_with_the_field_and_nothing_is_stored() {
     let bad = NewArtifact { id: None, kind, uri: "ftp://x".into(), meta: [].into() };
     assert_eq!(field(&client.create_artifact(&bad).await.unwrap_err()), Some("uri"));
     assert_eq!(field(&client.add_key("nonsense").await.unwrap_err()), Some("key"));
-    let bad = NewProvider { url: "postgres".into(), name: "pg".into() };
+    let bad = NewProvider { url: "postgres".into(), name: "pg".into(), key: None };
     assert_eq!(field(&client.create_provider(&bad).await.unwrap_err()), Some("url"));
 }
 

@@ -2,8 +2,8 @@
 
 use api::{
     controller::{
-        App, ArtifactType, DeploymentStatus, META_SYSTEM_CRITICAL, NewApp, NewArtifact, NewRelease,
-        ProcessType, Release,
+        App, ArtifactType, DeploymentStatus, JobState, META_SYSTEM_CRITICAL, NewApp, NewArtifact,
+        NewFormation, NewRelease, ProcessType, Release, Strategy,
     },
     host::{EndReason, Job, META_IN_PLACE_OF, Status},
     id::JobId,
@@ -21,7 +21,7 @@ async fn release(world: &World, app: &App) -> Release {
     let new = NewRelease {
         app_id: Some(app.id),
         artifacts: vec![image.id],
-        processes: [("web".to_owned(), keeper)].into(),
+        processes: [("db".to_owned(), keeper), ("web".to_owned(), ProcessType::default())].into(),
         ..NewRelease::default()
     };
     world.client.create_release(&new).await.unwrap()
@@ -30,7 +30,8 @@ async fn release(world: &World, app: &App) -> Release {
 /// The host runs what serves.
 async fn adopted(world: &World, app: &App) -> JobId {
     let jobs = world.client.jobs(&app.name).await.unwrap();
-    let old = jobs.iter().find(|job| !job.state.is_over()).unwrap().uuid;
+    let serves = |job: &&api::controller::Job| job.kind == "db" && !job.state.is_over();
+    let old = jobs.iter().find(serves).unwrap().uuid;
     let job: Job = serde_json::from_value(json!({ "id": old, "image": "i" })).unwrap();
     world.neighbours.jobs.send_modify(|known| drop(known.insert(old, job)));
     old
@@ -51,10 +52,20 @@ async fn what_keeps_the_clusters_data_is_replaced_by_its_host_and_only_then_scal
     Scheduler::start(&world.lifetime, &world.client);
     let meta = [(META_SYSTEM_CRITICAL.to_owned(), "true".to_owned())];
     let meta = Some(meta.into());
-    let new = NewApp { name: Some("db".into()), meta, ..NewApp::default() };
+    let strategy = Some(Strategy::OneDownOneUp);
+    let new = NewApp { name: Some("db".into()), meta, strategy, ..NewApp::default() };
     let app = world.client.create_app(&new).await.unwrap();
     let first = release(&world, &app).await;
     assert_eq!(world.deploy(&app, &first).await.status, DeploymentStatus::Complete);
+    let both = [("db".to_owned(), 1), ("web".to_owned(), 1)].into();
+    let wanted = NewFormation { processes: both, ..NewFormation::default() };
+    world.client.put_formation("db", first.id, &wanted).await.unwrap();
+    testkit::wait_until("both serve", async || {
+        let jobs = world.client.jobs("db").await.unwrap();
+        let up = jobs.iter().filter(|job| job.state == JobState::Up).count();
+        if up == 2 { Ok(()) } else { Err(jobs) }
+    })
+    .await;
     let old = adopted(&world, &app).await;
     let end =
         |job, status, reason| world.neighbours.ended.lock().unwrap().insert(job, (status, reason));
@@ -63,12 +74,12 @@ async fn what_keeps_the_clusters_data_is_replaced_by_its_host_and_only_then_scal
     let deployment = world.client.deploy_release("db", bad.id).await.unwrap();
     let trial = ordered(&world, old).await;
     assert_eq!(trial.metadata[META_IN_PLACE_OF], first.id.to_string());
-    assert_eq!(world.client.formation("db", first.id).await.unwrap().processes["web"], 1);
+    assert_eq!(world.client.formation("db", first.id).await.unwrap().processes["db"], 1);
     end(trial.id, Status::Crashed, EndReason::CheckNeverPassed);
     let failed = world.client.wait_deployment(deployment.id, |_| {}).await.unwrap();
     assert_eq!(failed.status, DeploymentStatus::Failed);
     assert!(failed.error.unwrap().contains("did not come to serve"));
-    assert_eq!(world.client.formation("db", first.id).await.unwrap().processes["web"], 1);
+    assert_eq!(world.client.formation("db", first.id).await.unwrap().processes["db"], 1);
     assert!(
         world
             .client

@@ -13,6 +13,8 @@ mod logs;
 mod neighbours;
 mod odd;
 mod repositories;
+mod resources;
+mod retention;
 mod scheduler;
 mod tags;
 mod upgrade;

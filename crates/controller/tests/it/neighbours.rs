@@ -7,6 +7,7 @@ use std::{
 };
 
 use api::{
+    blob::Blob,
     cluster::{Capacity, Committed, HostState, State as Cluster, Tx},
     controller::LogLine,
     discoverd::{Event, EventKind, Instance, Term},
@@ -49,6 +50,8 @@ pub(crate) struct Neighbours {
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
     /// What every job wrote.
     pub(crate) lines: Mutex<Vec<String>>,
+    /// What is in shelf, by path.
+    pub(crate) blobs: Mutex<BTreeMap<String, Blob>>,
 }
 
 type Shared = State<Arc<Neighbours>>;
@@ -67,6 +70,7 @@ impl Neighbours {
             cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
             lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
+            blobs: Mutex::default(),
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
@@ -78,6 +82,8 @@ impl Neighbours {
             .route("/host/jobs/{job}", get(job).put(order).delete(stop))
             .route("/host/jobs/{job}/log", get(log))
             .route("/attach", post(attached))
+            .route("/", get(blobs))
+            .route("/slugs/{name}", delete(delete_slug))
             .with_state(shared.clone());
         lifetime.serve(listener, router);
         shared
@@ -293,4 +299,18 @@ async fn attached(State(shared): Shared, mut request: Request) -> Response {
     });
     let headers = [("connection", "Upgrade"), ("upgrade", attach::PROTOCOL)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn blobs(
+    State(shared): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Json<Vec<Blob>> {
+    let blobs = shared.blobs.lock().unwrap();
+    let listed = blobs.values().filter(|blob| blob.path.starts_with(&query["prefix"]));
+    Json(listed.cloned().collect())
+}
+
+async fn delete_slug(State(shared): Shared, Path(name): Path<String>) -> Json<()> {
+    shared.blobs.lock().unwrap().remove(&format!("/slugs/{name}"));
+    Json(())
 }

@@ -41,6 +41,8 @@ impl World {
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
             shelf_key: Some("shelf-key".into()),
+            resource_grace: std::time::Duration::from_secs(86_400),
+            retention: controller::Retention::default(),
             default_route_domain: Some("test.localhost".into()),
             builds_at_once: 2,
             discoverd: neighbours.url(),

@@ -31,6 +31,8 @@ pub(crate) enum Observed {
     Started {
         /// The engine's id.
         container: String,
+        /// When, if that was before it was observed.
+        at: Option<Timestamp>,
     },
     /// It passes its checks, and nobody can be told so yet.
     NotAnnounced {
@@ -122,9 +124,9 @@ fn after_while_it_lives(
     now: Timestamp,
 ) -> Option<EventKind> {
     match (job.status, observed) {
-        (Status::Starting | Status::Stopping, Observed::Started { container }) => {
+        (Status::Starting | Status::Stopping, Observed::Started { container, at }) => {
             job.container_id = container;
-            job.started_at = Some(now);
+            job.started_at = Some(at.unwrap_or(now));
             (job.status == Status::Starting).then_some(EventKind::Start)
         }
         (Status::Starting, Observed::NotAnnounced { because }) => {
@@ -259,7 +261,7 @@ mod tests {
     }
 
     fn started() -> Observed {
-        Observed::Started { container: "c".into() }
+        Observed::Started { container: "c".into(), at: None }
     }
 
     fn ended(status: i32) -> Observed {

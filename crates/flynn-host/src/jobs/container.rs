@@ -6,7 +6,10 @@ use api::{
     host::{ActiveJob, Slug},
     id::JobId,
 };
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::{
+    body_full,
+    query_parameters::{CreateImageOptionsBuilder, UploadToContainerOptionsBuilder},
+};
 use futures_util::TryStreamExt;
 
 use super::registry::own_address;
@@ -18,7 +21,7 @@ use crate::{
     },
     disk,
     domain::{
-        slug_tar::APP_USER,
+        slug_tar::{self, APP_USER},
         spec::{self, Place},
     },
     host::Host,
@@ -45,6 +48,11 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A name of its image's stands for root.
+    #[error(
+        "its image runs as root under another name, which no job does: have the image name a user by a number above 0"
+    )]
+    Root,
     /// It was told to stop first.
     #[error("it was told to stop before it was started")]
     Stopped,
@@ -135,14 +143,27 @@ pub(crate) async fn create(
     };
     let name = name(host, job.id);
     let spec = spec::container(job, &place);
-    match host.engine.create(&name, spec.clone()).await {
+    let container = match host.engine.create(&name, spec.clone()).await {
         // One of an earlier process of this job, which did not get as far as being removed.
         Err(err) if err.is_conflict() => {
             host.engine.remove(&name).await?;
-            Ok(host.engine.create(&name, spec).await?)
+            host.engine.create(&name, spec).await?
         }
-        created => Ok(created?),
+        created => created?,
+    };
+    if spec::lacks_tmp(job) {
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        let body = body_full(slug_tar::tmp_folder("tmp/").into());
+        let made = host.engine.docker().upload_to_container(&container, Some(options), body).await;
+        made.map_err(of(|| "make a folder for temporary files".into()))?;
     }
+    Ok(container)
+}
+
+/// Whether a process that was just started is root. One that is over already is not asked.
+pub(super) fn is_root(pid: i64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    pid > 0 && status.is_ok_and(|status| spec::is_root(&status))
 }
 
 /// This process's own limit, which it has from the same engine.

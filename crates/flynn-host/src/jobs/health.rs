@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    error::Error,
+    fs, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -12,6 +13,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+
+use tracing::warn;
 
 use crate::domain::sockets;
 
@@ -185,9 +188,13 @@ impl Health {
     }
 
     async fn tcp(&self, port: u16) -> Result<(), String> {
-        match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(self.explain(port)),
+        loop {
+            match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
+                Ok(Ok(_)) => return Ok(()),
+                // Nothing is known of the job then, neither good nor bad.
+                Ok(Err(err)) if is_ours(&err) => unknown(&err).await,
+                Ok(Err(_)) | Err(_) => return Err(self.explain(port)),
+            }
         }
     }
 
@@ -196,7 +203,12 @@ impl Health {
         let start_path = check.start_path.as_deref().filter(|_| !self.has_begun);
         let path = start_path.or(check.path.as_deref()).unwrap_or("/");
         let url = format!("http://{}{path}", SocketAddr::new(self.ip, port));
-        let answer = self.http.get(&url).timeout(ANSWER).send().await;
+        let answer = loop {
+            match self.http.get(&url).timeout(ANSWER).send().await {
+                Err(err) if err.is_connect() && is_ours(&err) => unknown(&err).await,
+                answer => break answer,
+            }
+        };
         let status = match answer {
             Ok(answer) => answer.status().as_u16(),
             Err(err) if err.is_timeout() => {
@@ -224,6 +236,34 @@ impl Health {
     }
 }
 
+/// Whether a connection failed for want of something on our side, as open files, and not for what it should lead to.
+fn is_ours(err: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    let found = std::iter::successors(Some(err), |&err| err.source())
+        .find_map(|err| err.downcast_ref::<io::Error>());
+    let theirs = |kind| {
+        matches!(
+            kind,
+            ConnectionAborted
+                | ConnectionRefused
+                | ConnectionReset
+                | HostUnreachable
+                | NetworkUnreachable
+                | TimedOut
+        )
+    };
+    found.is_some_and(|err| err.raw_os_error().is_some() && !theirs(err.kind()))
+}
+
+/// A check that could not be made is made again.
+async fn unknown(err: &(dyn Error + Send + Sync + 'static)) {
+    warn!(error = err as &dyn Error, "a job cannot be checked; trying again");
+    sleep(SLOWEST).await;
+}
+
 /// The HTTP client of checks.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
@@ -242,6 +282,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn what_is_full_on_our_side_is_no_failed_check() {
+        let is_ours = |errno| is_ours(&io::Error::from_raw_os_error(errno));
+        // Too many open files, of the process and of the system; no buffers; no free port.
+        assert!([24, 23, 105, 99].into_iter().all(is_ours));
+        // Refused, reset, no route, timed out.
+        assert!(![111, 104, 113, 110].into_iter().any(is_ours));
+    }
 
     fn health(port: u16, timeout: Duration) -> Health {
         let job = serde_json::json!({

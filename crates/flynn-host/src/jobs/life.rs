@@ -216,8 +216,12 @@ impl Life {
         let attached = engine.attach(container, active.job.config.stdin).await?;
         engine.start(container).await?;
         let pid = engine.container(container).await?.map_or(0, |container| container.pid);
+        if container::is_root(pid) {
+            return Err(StartError::Root);
+        }
         let pumped = self.pump(container, active, &death, Some(attached));
-        self.host.registry.observe(self.id, Observed::Started { container: container.into() });
+        let started = Observed::Started { container: container.into(), at: None };
+        self.host.registry.observe(self.id, started);
         Ok(Process {
             container: container.into(),
             pid,
@@ -262,6 +266,12 @@ impl Life {
         if !container.running {
             deaths.tell(&container.id, container.exit_status);
         }
+        // A start that the daemon before this one did not live to see.
+        if active.as_ref().is_some_and(|active| active.started_at.is_none()) {
+            let (at, container) = (container.started_at, container.id.clone());
+            self.host.registry.observe(self.id, Observed::Started { container, at });
+        }
+        let active = self.active();
         let pumped =
             active.as_ref().and_then(|active| self.pump(&container.id, active, &death, None));
         let since = active.and_then(|active| active.started_at).unwrap_or_else(Timestamp::now);
