@@ -16,6 +16,7 @@ mod repositories;
 mod resources;
 mod retention;
 mod scheduler;
+mod tags;
 mod upgrade;
 mod wishes;
 mod world;
