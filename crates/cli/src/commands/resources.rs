@@ -154,17 +154,15 @@ async fn change_env(
     target: &AppSession,
     change: impl Fn(&Release) -> EnvChange,
 ) -> anyhow::Result<()> {
-    deploy::settle(target).await?;
-    let app = target.app().await?;
-    let current = match app.release {
-        Some(id) => target.controller.release(id).await?,
-        None => super::env::empty(),
-    };
-    let Some(new) = changed(&current, None, &change(&current))? else { return Ok(()) };
-    let new = NewRelease { app_id: Some(app.id), ..new };
-    let made = target.controller.create_release(&new).await?;
-    output::say(&format!("Created release {}.", made.id));
-    deploy::deploy(target, made.id).await
+    deploy::change(target, async |app, current| {
+        let current = current.unwrap_or_else(super::env::empty);
+        let Some(new) = changed(&current, None, &change(&current))? else { return Ok(None) };
+        let new = NewRelease { app_id: Some(app.id), ..new };
+        let made = target.controller.create_release(&new).await?;
+        output::say(&format!("Created release {}.", made.id));
+        Ok(Some(made.id))
+    })
+    .await
 }
 
 /// Deploys the app without a resource, and removes it.

@@ -168,7 +168,7 @@ async fn retag(
     release: &Release,
     tags: &Tags,
     expected: Option<&Tags>,
-) -> Result<Retagged> {
+) -> Result<Retagged, Error> {
     formation::check_tags(release, tags)?;
     let before = store::formations::tags(&**tx, app).await?;
     let of = |kind: &String| before.get(kind).cloned().unwrap_or_default();
