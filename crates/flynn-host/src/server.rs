@@ -337,8 +337,8 @@ impl Parts<'_> {
         let external_ip = config
             .external_ip
             .or(several.map(|(neighbours, _)| IpAddr::V4(neighbours.addr)))
-            .unwrap_or(gateway.into());
-        let external_ip = external_ip.to_string();
+            .unwrap_or(gateway.into())
+            .to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
         let others = discoverd.watch(SERVICE);
         let key = self.key("flynn-host");
