@@ -34,6 +34,7 @@ use crate::{args::Command, output, session::Session};
 pub(crate) struct Usage(pub(crate) String);
 
 /// Carries a command out.
+#[expect(clippy::too_many_lines, reason = "a table: a line a command")]
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<ExitCode> {
     match command {
         Command::ServerAdd(args) => servers::add(session, &args)?,

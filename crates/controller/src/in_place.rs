@@ -104,6 +104,7 @@ fn without(state: &DeployState, kinds: &BTreeSet<String>) -> DeployState {
     };
     DeployState {
         target: keep(&state.target),
+        original: keep(&state.original),
         old: keep(&state.old),
         new: keep(&state.new),
         seen,

@@ -85,7 +85,7 @@ async fn the_main_job_works_from_every_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_host_is_done_without_and_comes_back_at_another_address() {
     whole(&ALL, 3).await;
-    let (victim, survivors) = bystander(round() % 2 == 0).await;
+    let (victim, survivors) = bystander(round().is_multiple_of(2)).await;
     let app = app(survivors[0], "lost", 6).await;
     let load = Load::at(router(survivors[0]), &app.name);
     let (died, since) = (load.age(), Instant::now());
@@ -112,7 +112,7 @@ async fn without_the_host_of_the_data_traffic_goes_on_and_writes_say_why_they_fa
     whole(&ALL, 3).await;
     let victim = hosts_of(&ALL, "postgres", "postgres").await.pop_first().expect("it runs");
     let survivors = others(victim);
-    lead(&ALL, if round() % 2 == 0 { victim } else { survivors[0] }).await;
+    lead(&ALL, if round().is_multiple_of(2) { victim } else { survivors[0] }).await;
     let app = app(survivors[0], "data", 6).await;
     let load = Load::at(router(survivors[0]), &app.name);
     let died = load.age();
@@ -257,7 +257,7 @@ async fn after_a_power_failure_of_all_hosts_everything_serves_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_come_and_go_under_load_and_no_request_fails() {
     whole(&ALL, 3).await;
-    let (leaving, staying) = bystander(round() % 2 == 0).await;
+    let (leaving, staying) = bystander(round().is_multiple_of(2)).await;
     let stays = staying[0];
     let app = app(stays, "moves", 6).await;
     let load = Load::at(router(stays), &app.name);

@@ -60,7 +60,7 @@ pub(crate) enum Leading {
     No,
     /// It hears every host first.
     Takeover {
-        takeover: Takeover,
+        takeover: Box<Takeover>,
         waiting: BTreeSet<u64>,
     },
     Yes(Box<Cluster>),

@@ -58,6 +58,7 @@ impl World {
     fn take_over(&mut self, host: usize, term: Term) {
         self.say(|| format!("host{host} is to lead under {term:?}"));
         let takeover = self.fresh_takeover(term);
+        let takeover = Box::new(takeover);
         self.hosts[host].leading = Leading::Takeover { takeover, waiting: BTreeSet::new() };
         self.list_all(host);
     }
@@ -77,7 +78,7 @@ impl World {
         self.note_silence(host);
         let fresh = self.fresh_takeover(term);
         if let Leading::Takeover { takeover, .. } = &mut self.hosts[host].leading {
-            *takeover = fresh;
+            **takeover = fresh;
         }
         let named = self.hosts[host].named();
         self.hosts[host].asking =
@@ -363,7 +364,7 @@ impl World {
                 self.check(verdict);
             }
             Err(takeover) => {
-                let (takeover, waiting) = (*takeover, BTreeSet::new());
+                let waiting = BTreeSet::new();
                 self.hosts[host].leading = Leading::Takeover { takeover, waiting };
             }
         }

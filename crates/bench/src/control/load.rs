@@ -53,8 +53,7 @@ pub(super) async fn write(world: &World, number: usize) -> anyhow::Result<()> {
     let (app, release) = &world.apps[number % world.apps.len()];
     if number.is_multiple_of(4) {
         let web = 1 + u32::try_from(number % 7)?;
-        let formation =
-            NewFormation { processes: [("web".to_owned(), web)].into(), ..NewFormation::default() };
+        let formation = NewFormation { processes: [("web".to_owned(), web)].into() };
         world.client.put_formation(&app.name, release.id, &formation).await?;
         return Ok(());
     }

@@ -98,8 +98,7 @@ async fn one(client: &Controller, number: usize) -> anyhow::Result<(App, Release
         ..NewRelease::default()
     };
     let release = client.create_release(&new).await?;
-    let formation =
-        NewFormation { processes: [("web".to_owned(), 1)].into(), ..NewFormation::default() };
+    let formation = NewFormation { processes: [("web".to_owned(), 1)].into() };
     client.put_formation(&app.name, release.id, &formation).await?;
     Ok((app, release))
 }

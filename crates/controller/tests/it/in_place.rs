@@ -58,7 +58,7 @@ async fn what_keeps_the_clusters_data_is_replaced_by_its_host_and_only_then_scal
     let first = release(&world, &app).await;
     assert_eq!(world.deploy(&app, &first).await.status, DeploymentStatus::Complete);
     let both = [("db".to_owned(), 1), ("web".to_owned(), 1)].into();
-    let wanted = NewFormation { processes: both, ..NewFormation::default() };
+    let wanted = NewFormation { processes: both };
     world.client.put_formation("db", first.id, &wanted).await.unwrap();
     testkit::wait_until("both serve", async || {
         let jobs = world.client.jobs("db").await.unwrap();
