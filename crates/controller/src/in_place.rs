@@ -104,6 +104,8 @@ fn without(state: &DeployState, kinds: &BTreeSet<String>) -> DeployState {
     };
     DeployState {
         target: keep(&state.target),
+        // Else the way back would never have what it goes back to.
+        original: keep(&state.original),
         old: keep(&state.old),
         new: keep(&state.new),
         seen,
