@@ -33,7 +33,6 @@ async fn bystander(leads: bool) -> (u8, Vec<u8>) {
     let free = free.unwrap_or_else(|| panic!("three hosts have data of two: {data:?}"));
     let survivors = others(free);
     lead(&ALL, if leads { free } else { survivors[round() % 2] }).await;
-    println!("data is on {data:?}; the bystander is {free}, and it leads: {leads}");
     (free, survivors)
 }
 

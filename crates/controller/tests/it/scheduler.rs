@@ -113,6 +113,7 @@ fn ended(job: Job, host_error: Option<String>, end_reason: Option<EndReason>) ->
     Job { state: JobState::Crashed, host_error, end_reason, ..job }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: an arm a behaviour")]
 async fn start(
     controller: &Controller,
     (app, release, kind): &Kind,
