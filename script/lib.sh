@@ -140,6 +140,14 @@ daemon_is_current() {
     [ "$(docker inspect -f '{{.Image}}' flynn-host)" = "$(docker image inspect -f '{{.Id}}' flynn/host)" ]
 }
 
+# Open files for flynn-host: each connection of its tunnel is one. No more than this machine lets anybody have.
+open_files() {
+  local most
+  most=$(ulimit -H -n)
+  if [ "$most" = unlimited ] || [ "$most" -gt 524288 ]; then most=524288; fi
+  printf '%s' "$most"
+}
+
 # Starts flynn-host, which uses the engine of that socket, and waits until it answers. One of an older image is replaced;
 # the jobs go on running.
 start_daemon() {
@@ -149,7 +157,7 @@ start_daemon() {
     docker rm -f flynn-host >/dev/null 2>&1 || true
     docker run -d --name flynn-host --restart always --network host --pid host \
       --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_PTRACE --security-opt apparmor=unconfined \
-      --ulimit nofile=524288:524288 -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
+      --ulimit "nofile=$(open_files):$(open_files)" -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
       -e FLYNN_DATA_DIR -e "FLYNN_PUBLIC_PORTS=$HTTP_PORT,$HTTPS_PORT,$GIT_PORT" flynn/host daemon >/dev/null
   fi
   local tries
