@@ -106,8 +106,10 @@ async fn a_worker_that_crashes_at_start_is_refused_and_no_request_fails() {
 #[tokio::test]
 async fn wrong_places_to_push_are_refused_with_what_to_do() {
     let app = App::node("place");
-    let told = run(app.path(), &["git", "push", "flynn", "master:feature"]).refused();
-    assert!(told.contains("master"), "{told}");
+    let kept = run(app.path(), &["git", "push", "flynn", "master:feature"]);
+    assert_eq!(kept.status, 0, "a branch that does not deploy is kept: {kept:?}");
+    assert!(kept.err.contains("not deployed: only"), "{kept:?}");
+    assert!(app.get().await.is_err(), "nothing was deployed");
 
     let there = run(app.path(), &["git", "remote", "get-url", "flynn"]).ok();
     let nowhere = there.trim().replace(&app.name, "no-such-app");
