@@ -11,6 +11,7 @@ mod logs;
 mod neighbours;
 mod one_off;
 mod routes;
+mod scope;
 mod server;
 mod store;
 

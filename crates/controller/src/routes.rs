@@ -4,17 +4,17 @@ use axum::{
     Router, middleware,
     routing::{get, post, put},
 };
-use daemon::auth::{self, Keys};
 
 use crate::{
     handlers::{
         apps, artifacts, deployments, events, formations, jobs, keys, log, providers, releases,
         repositories, routes as app_routes, run,
     },
+    scope::{self, Scopes},
     server::Controller,
 };
 
-pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
+pub(crate) fn routes(controller: Controller, accepted: Scopes) -> Router {
     let apps = Router::new()
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).post(apps::update).delete(apps::delete))
@@ -63,6 +63,6 @@ pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show));
     apps.merge(others)
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route_layer(middleware::from_fn_with_state(accepted, scope::require))
         .with_state(controller)
 }

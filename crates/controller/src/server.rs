@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::Config, deployer, events::Events, neighbours::Neighbours, routes::routes, store,
+    config::Config, deployer, events::Events, neighbours::Neighbours, routes::routes,
+    scope::Scopes, store,
 };
 
 /// Connections to the database.
@@ -75,7 +76,12 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("events", |_| events.keep_hearing());
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
-    lifetime.serve(listener, routes(controller, config.keys));
+    let scopes = Scopes {
+        controller: controller.clone(),
+        people: config.keys,
+        pushes: config.gitreceive_keys,
+    };
+    lifetime.serve(listener, routes(controller, scopes));
     info!(%addr, "the controller listens on {addr}");
     Ok(Running { addr })
 }
