@@ -59,7 +59,7 @@ fn changes(assignments: &[String]) -> Result<Vec<(String, Option<String>)>, Usag
             ))
         })?;
         if !SETTINGS.contains(&name) {
-            let near = nearest(name, SETTINGS.into_iter()).unwrap_or(SETTINGS[0]);
+            let near = nearest(name, SETTINGS).unwrap_or(SETTINGS[0]);
             return Err(Usage(format!("there is no setting {name:?} (did you mean {near}?)")));
         }
         let value = value.strip_prefix("refs/heads/").unwrap_or(value);
