@@ -3,19 +3,49 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Everything a person may choose.
-export FLYNN_DATA_DIR=${FLYNN_DATA_DIR:-/var/lib/flynn}
-export CLUSTER_DOMAIN=${CLUSTER_DOMAIN:-localhost}
-export HTTP_PORT=${HTTP_PORT:-80}
-export HTTPS_PORT=${HTTPS_PORT:-443}
-export GIT_PORT=${GIT_PORT:-2222}
-profile=${FLYNN_PROFILE:-release}
-bin=$top/target/$profile
-
 say() { printf '%s\n' "==> $*"; }
 die() {
   printf '%s\n' "$(basename "$0"): $*" >&2
   exit 1
+}
+
+# Everything a person may choose. What was chosen once is kept beside the data: a cluster cannot change it, and nobody has
+# to type it again.
+export FLYNN_DATA_DIR=${FLYNN_DATA_DIR:-/var/lib/flynn}
+choices=$FLYNN_DATA_DIR/choices
+choose() { # name, default
+  local name=$1 kept
+  kept=$(sed -n "s/^$name=//p" "$choices" 2>/dev/null | tail -n 1) || true
+  [ -z "$kept" ] || [ -z "${!name:-}" ] || [ "${!name}" = "$kept" ] ||
+    die "this cluster was set up with $name=$kept, which cannot be changed to ${!name}. Leave $name out,
+or set up another cluster with another FLYNN_DATA_DIR."
+  printf -v "$name" '%s' "${!name:-${kept:-$2}}"
+  export "${name?}"
+}
+choose CLUSTER_DOMAIN localhost
+choose HTTP_PORT 80
+choose HTTPS_PORT 443
+choose GIT_PORT 2222
+profile=${FLYNN_PROFILE:-release}
+bin=$top/target/$profile
+
+# Lies in the data folder of a cluster that the tests made.
+tests_mark=$FLYNN_DATA_DIR/made-by-script-test
+
+# Removes what earlier tests left; refuses a machine that holds a cluster of somebody's own.
+take_machine_for_tests() {
+  if [ -f "$FLYNN_DATA_DIR/host/host.json" ] && [ ! -f "$tests_mark" ]; then
+    die "this machine holds a cluster in $FLYNN_DATA_DIR, and the tests would use and remove it. Run them elsewhere, or
+remove the cluster with all its data first: script/down --purge"
+  fi
+  [ ! -f "$tests_mark" ] || "$top/script/down" --purge
+}
+
+keep_choices() {
+  [ ! -f "$choices" ] || return 0
+  printf '%s\n' "CLUSTER_DOMAIN=$CLUSTER_DOMAIN" "HTTP_PORT=$HTTP_PORT" "HTTPS_PORT=$HTTPS_PORT" "GIT_PORT=$GIT_PORT" \
+    >"$choices.new"
+  mv "$choices.new" "$choices"
 }
 
 need_root() {
@@ -119,7 +149,7 @@ start_daemon() {
     docker rm -f flynn-host >/dev/null 2>&1 || true
     docker run -d --name flynn-host --restart always --network host --pid host \
       --cap-add NET_ADMIN --cap-add NET_RAW --cap-add SYS_PTRACE --security-opt apparmor=unconfined \
-      -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
+      --ulimit nofile=524288:524288 -v "$socket:/var/run/docker.sock" -v "$FLYNN_DATA_DIR:$FLYNN_DATA_DIR" \
       -e FLYNN_DATA_DIR -e "FLYNN_PUBLIC_PORTS=$HTTP_PORT,$HTTPS_PORT,$GIT_PORT" flynn/host daemon >/dev/null
   fi
   local tries

@@ -97,6 +97,11 @@ impl Error {
         matches!(self.code(), Some(ErrorCode::NotFound | ErrorCode::ObjectNotFound))
     }
 
+    /// Whether things are not as the request supposes.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::Conflict))
+    }
+
     /// Whether what was to be made exists already.
     pub fn is_exists(&self) -> bool {
         matches!(self.code(), Some(ErrorCode::ObjectExists))

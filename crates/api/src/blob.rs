@@ -8,6 +8,9 @@ use sha2::Sha256;
 /// Header of a `PUT` that copies another blob instead of sending one: its path.
 pub const COPY_FROM: &str = "blobstore-copy-from";
 
+/// Parameter of a `DELETE`: nanoseconds of Unix time; a blob that was stored later stays.
+pub const NOT_AFTER: &str = "not_after";
+
 /// One blob in the answer of `GET /?prefix=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {

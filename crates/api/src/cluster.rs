@@ -75,6 +75,10 @@ pub struct State {
     pub term: Term,
     /// Hosts by id. Shared, so that a look at a large cluster copies none of its jobs.
     pub hosts: BTreeMap<String, Arc<HostState>>,
+    /// The host that has the data of each volume, also where it is away. Of a host that was taken out of the cluster none
+    /// are named, and none at all by one that is alone: it has them all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, String>,
 }
 
 /// A transaction: all of it happens, or nothing.

@@ -1,14 +1,17 @@
 //! The controller: apps, releases, formations, jobs, deployments, keys, resources, events.
 
+mod builds;
+mod changes;
 mod jobs;
 mod resources;
+mod wishes;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{jobs::*, resources::*};
+pub use self::{builds::*, changes::*, jobs::*, resources::*, wishes::*};
 use crate::{
     host,
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},
@@ -20,6 +23,13 @@ pub const META_SYSTEM_APP: &str = "flynn-system-app";
 pub const META_DEPLOY_BRANCH: &str = "deploy-branch";
 /// App meta key: `true` where the cluster cannot heal without the app; its jobs are resurrected.
 pub const META_SYSTEM_CRITICAL: &str = "flynn-system-critical";
+/// App meta key, which the controller alone sets: `true` where the volumes are named by the app's name, as all were before
+/// they were named by its id. The data that is there stays where it is.
+pub const META_VOLUMES_BY_NAME: &str = "flynn-volumes-by-name";
+/// App meta key: how many jobs `in-batches` replaces at a time; as many as there are hosts if absent.
+pub const META_BATCH_SIZE: &str = "flynn-deploy-batch-size";
+/// Release meta key: the build it came from. A push that is asked for again with the same build is the same push.
+pub const META_BUILD: &str = "build";
 /// Release meta key: the commit it was built from.
 pub const META_GIT_COMMIT: &str = "git.commit";
 
@@ -168,11 +178,22 @@ pub struct ProcessType {
     pub stop_timeout_seconds: Option<u32>,
 }
 
+impl ProcessType {
+    /// Whether only one process of the type can run at a time, because it alone writes to its volumes.
+    pub fn is_exclusive(&self) -> bool {
+        self.volumes.iter().any(|volume| !volume.shared)
+    }
+}
+
 /// A volume a process type asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeReq {
     /// Where the job sees it.
     pub path: String,
+    /// Whether several processes of the type may have it at once. If not, one process of the type runs at a time, and a
+    /// deployment stops it before its successor starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// What an artifact is.
@@ -215,6 +236,9 @@ pub struct NewArtifact {
     pub meta: BTreeMap<String, String>,
 }
 
+/// By process type, the tags that a host must have for its processes, each with its value.
+pub type Tags = BTreeMap<String, BTreeMap<String, String>>;
+
 /// How many processes of each type of a release shall run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formation {
@@ -225,6 +249,9 @@ pub struct Formation {
     /// Counts by type; never negative, never a type the release lacks.
     #[serde(default)]
     pub processes: BTreeMap<String, u32>,
+    /// Which hosts the processes may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: Tags,
     /// Made at.
     pub created_at: Timestamp,
     /// Changed at.
@@ -251,6 +278,9 @@ pub struct ExpandedFormation {
     pub artifacts: Vec<Artifact>,
     /// Counts by type.
     pub processes: BTreeMap<String, u32>,
+    /// Which hosts the processes may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: Tags,
     /// Changed at.
     pub updated_at: Timestamp,
 }
@@ -308,6 +338,19 @@ pub struct NewDeployment {
     /// Set by a push: the repository head that becomes current when the deployment completes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<NewHead>,
+    /// What the release was made from: 409 if something else serves or is being deployed. Not compared if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+    /// The id the deployment gets, drawn by who asks: asked again, because the answer was lost, it is the same one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentId>,
+}
+
+impl NewDeployment {
+    /// Deploys a release, whatever served before.
+    pub fn of(id: ReleaseId) -> Self {
+        Self { id, head: None, base: None, deployment: None }
+    }
 }
 
 /// Body of `POST /apps/:app/push`: step 3 of a push, one transaction. Answers the [`Deployment`].
@@ -393,7 +436,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
     /// `app app_deletion app_release deployment job scale_request release artifact key key_deletion route
-    /// route_deletion provider resource`.
+    /// route_deletion provider resource release_deletion sink sink_deletion`. An `app_deletion` whose data has an `error`
+    /// is one that was given up.
     pub object_type: String,
     /// Id of the object.
     pub object_id: String,

@@ -17,6 +17,12 @@ pub const META_RELEASE: &str = "flynn-controller.release";
 pub const META_TYPE: &str = "flynn-controller.type";
 /// Metadata: there for a process of a type that runs on every host.
 pub const META_OMNI: &str = "flynn-controller.omni";
+/// What the keys of metadata that the controller and the scheduler read begin with: clients set none of them.
+pub const META_RESERVED: &str = "flynn-controller.";
+
+/// Metadata: the release whose process a job takes the place of on its host, be it that its own release is not to run yet.
+/// Until it is, the job counts as one of that release.
+pub const META_IN_PLACE_OF: &str = "flynn-controller.in_place_of";
 
 /// A process to run in a container: all a host needs to know, with no choice left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,10 @@ pub struct Job {
     /// The host restarts it by itself, with the same id, address and volumes: the cluster cannot heal without it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resurrect: bool,
+    /// The job on the same host whose place it takes. It is on trial until it is healthy: if it ends before, it is not
+    /// started again, and the other keeps the place. The two run beside each other, unless they share a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<JobId>,
     /// Times this job was started before, by the scheduler's count; only for display.
     #[serde(default)]
     pub restarts: u32,
@@ -129,6 +139,10 @@ pub struct HealthCheck {
     /// Path of an http check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Path that must be answered well once before `path` is asked: for what a process needs to start, and not to serve on.
+    /// What it answers later withdraws and kills nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_path: Option<String>,
     /// Status an http check must answer with; any below 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -143,10 +157,13 @@ pub struct HealthCheck {
 /// A directory that outlives the container, on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Names the directory among the app's and type's volumes: the next job of that type on this host gets the same.
+    /// Names the directory on its host: the next job that names it gets the same.
     pub name: String,
     /// Where the job sees it.
     pub path: String,
+    /// Whether several jobs may have it at once; else a host refuses a job while another has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// What a job may use.
@@ -375,6 +392,9 @@ pub struct HostInfo {
     pub api: Option<String>,
     /// Whether it is there at present.
     pub up: bool,
+    /// Whether the leading host cannot reach it, although it is there: it is left out, and its jobs run elsewhere.
+    #[serde(default)]
+    pub unreachable: bool,
     /// Whether it leads.
     pub leader: bool,
     /// Whether it is being emptied.

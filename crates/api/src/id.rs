@@ -31,10 +31,14 @@ kinds! {
     JobKind JobId;
     /// Names a deployment.
     DeploymentKind DeploymentId;
+    /// Names a change of how many processes run.
+    ScaleRequestKind ScaleRequestId;
     /// Names a resource provider.
     ProviderKind ProviderId;
     /// Names a provisioned resource.
     ResourceKind ResourceId;
+    /// Names a place where logs go besides.
+    SinkKind SinkId;
 }
 
 impl<K> Id<K> {

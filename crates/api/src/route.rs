@@ -53,6 +53,82 @@ fn is_zero(port: &u16) -> bool {
     *port == 0
 }
 
+/// A route as the controller answers it: flat, and once more in 2014's form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The flat fields.
+    #[serde(flatten)]
+    pub route: Route,
+    /// 2014's nesting.
+    pub config: ShownConfig,
+}
+
+/// What 2014's clients read of a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of Route")]
+pub struct ShownConfig {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    pub service: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<String>,
+    #[serde(default)]
+    pub sticky: bool,
+}
+
+impl From<Route> for Shown {
+    fn from(route: Route) -> Self {
+        let config = ShownConfig {
+            domain: route.domain.clone(),
+            service: route.service.clone(),
+            port: route.port,
+            tls_cert: route.tls_cert.clone(),
+            sticky: route.sticky,
+        };
+        Self { route, config }
+    }
+}
+
+/// What a router tells on `GET /events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterEvent {
+    /// What happened.
+    pub event: RouterEventKind,
+    /// The route that is served, or is no more; without its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
+    /// The backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<RouterBackend>,
+}
+
+/// What can happen at a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterEventKind {
+    /// It serves a route, or serves it otherwise.
+    Set,
+    /// It serves a route no more.
+    Remove,
+    /// It sends requests of a routed service to a backend.
+    BackendUp,
+    /// It sends no new ones.
+    BackendDown,
+    /// None is under way to a backend that is down.
+    BackendDrained,
+}
+
+/// A backend of a routed service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouterBackend {
+    /// The service.
+    pub service: String,
+    /// `ip:port`.
+    pub addr: String,
+}
+
 /// A route as a client gives it: flat, or with 2014's `config`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NewRoute {
@@ -174,6 +250,9 @@ pub struct Drain {
     /// Longest wait; 10,000 if absent.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
+    /// Wait for requests only, and close nothing: what was upgraded stays open, so that the backend can say goodbye.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_open: bool,
 }
 
 /// Answer of `GET /drain`.
@@ -181,4 +260,7 @@ pub struct Drain {
 pub struct Drained {
     /// Requests and upgraded connections the router closed when the time was over.
     pub closed: u32,
+    /// Those it left open.
+    #[serde(default)]
+    pub open: u32,
 }

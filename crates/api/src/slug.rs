@@ -1,6 +1,6 @@
 //! Slugs: what a build leaves behind, and how a slug says what it can run.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,8 @@ pub struct Procfile {
     pub types: BTreeMap<String, String>,
     /// Numbers, from 1, of lines that are neither empty, nor a comment, nor `type: command`.
     pub bad_lines: Vec<usize>,
+    /// Lines whose type no process can have, with their numbers, and why. They are no types here.
+    pub bad_types: Vec<(usize, BadType)>,
 }
 
 impl Procfile {
@@ -69,8 +71,13 @@ impl Procfile {
                 continue;
             }
             match line.split_once(':') {
-                Some((kind, command)) if is_type(kind.trim()) && !command.trim().is_empty() => {
-                    procfile.types.insert(kind.trim().into(), command.trim().into());
+                Some((kind, command)) if is_word(kind.trim()) && !command.trim().is_empty() => {
+                    match check_type(kind.trim()) {
+                        Ok(()) => {
+                            procfile.types.insert(kind.trim().into(), command.trim().into());
+                        }
+                        Err(bad) => procfile.bad_types.push((at + 1, bad)),
+                    }
                 }
                 _ => procfile.bad_lines.push(at + 1),
             }
@@ -79,10 +86,60 @@ impl Procfile {
     }
 }
 
-/// Whether a process type may have this name: letters, digits, `-` and `_`, at most 63 of them.
-pub fn is_type(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+/// Longest name of a process type.
+const TYPE_LEN_MAX: usize = 40;
+
+/// Why no process type can have a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadType {
+    /// It has no characters, or others than letters, digits, `-` and `_`.
+    Characters(String),
+    /// It is too long.
+    Length(String),
+    /// It is served over HTTP, so its name becomes part of a host name.
+    Served(String),
+}
+
+impl std::error::Error for BadType {}
+
+impl fmt::Display for BadType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Characters(name) => {
+                write!(f, "the type {name:?} may have letters, digits, - and _ only")
+            }
+            Self::Length(name) => write!(
+                f,
+                "the type {name:?} has {} characters; at most {TYPE_LEN_MAX} are possible",
+                name.chars().count()
+            ),
+            Self::Served(name) => write!(
+                f,
+                "the type {name:?} is served over HTTP, as all that end in -web are: it may have lower-case letters, \
+                 digits and - only"
+            ),
+        }
+    }
+}
+
+/// The one rule for names of process types: 1 to 40 letters, digits, `-` and `_`; of those that end in `-web`, which are
+/// routed, lower-case letters, digits and `-` only.
+pub fn check_type(name: &str) -> Result<(), BadType> {
+    if !is_word(name) {
+        return Err(BadType::Characters(name.chars().take(100).collect()));
+    }
+    if name.len() > TYPE_LEN_MAX {
+        return Err(BadType::Length(name.chars().take(100).collect()));
+    }
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.ends_with("-web") && !name.bytes().all(plain) {
+        return Err(BadType::Served(name.into()));
+    }
+    Ok(())
+}
+
+fn is_word(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]
@@ -101,11 +158,24 @@ mod tests {
         assert_eq!(procfile.bad_lines, [5, 6, 7, 8]);
     }
 
+    #[test]
+    fn a_type_that_no_process_can_have_is_told_with_its_line() {
+        let long = "x".repeat(41);
+        let procfile = Procfile::parse(&format!("web: x\nApi_v2-web: y\n{long}: z\nApi_v2: a\n"));
+        assert_eq!(procfile.types.keys().collect::<Vec<_>>(), ["Api_v2", "web"]);
+        assert_eq!(
+            procfile.bad_types,
+            [(2, BadType::Served("Api_v2-web".into())), (3, BadType::Length(long))]
+        );
+        assert!(procfile.bad_types[0].1.to_string().contains("lower-case"));
+        assert!(check_type(&"x".repeat(40)).is_ok() && check_type("").is_err());
+    }
+
     proptest! {
         #[test]
         fn parsing_never_panics_and_keeps_only_usable_types(text in "\\PC*|(?s:.{0,80})") {
             for (kind, command) in Procfile::parse(&text).types {
-                prop_assert!(is_type(&kind) && !command.trim().is_empty() && !command.contains('\n'));
+                prop_assert!(check_type(&kind).is_ok() && !command.trim().is_empty() && !command.contains('\n'));
             }
         }
 

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod control;
 mod discoverd;
 mod figure;
 mod host;
@@ -20,6 +21,12 @@ enum Bench {
     },
     /// discoverd and etcd as processes of this run.
     Discoverd {
+        /// A look at whether it works, in seconds.
+        #[arg(long)]
+        small: bool,
+    },
+    /// The controller as a process of this run, on a Postgres of its own.
+    Control {
         /// A look at whether it works, in seconds.
         #[arg(long)]
         small: bool,
@@ -45,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
     match Bench::parse() {
         Bench::Sampi { small } => sampi::run(small),
         Bench::Discoverd { small } => discoverd::run(small).await,
+        Bench::Control { small } => control::run(small).await,
         Bench::Host { small, data_dir } => host::run(small, &data_dir).await,
         Bench::Watchers(watchers) => watchers.run().await,
     }

@@ -2,11 +2,12 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use api::{
-    cluster::{Committed, Refusal, State, Tx},
+    cluster::{Committed, HostState, Refusal, State, Tx},
     discoverd::{Instance, Leader},
     host::{ActiveJob, Job, META_TYPE, Status},
 };
@@ -96,6 +97,21 @@ impl Cluster {
         .await
     }
 
+    /// Refuses a cluster that has a controller already: a bootstrap that knows nothing of it would start a second
+    /// database and draw keys that do not fit. A cluster whose discovery does not answer yet has none either.
+    pub async fn refuse_second_bootstrap(&self) -> Result<(), StepError> {
+        let found: Result<Vec<Instance>, _> =
+            self.discoverd.get("/services/controller/instances").await;
+        match found {
+            Ok(instances) => match instances.first() {
+                Some(controller) => Err(StepError::HasController(controller.addr.clone())),
+                None => Ok(()),
+            },
+            Err(err) if err.is_not_found() => Ok(()),
+            Err(err) => Err(StepError::request("asking discoverd for a controller")(err)),
+        }
+    }
+
     /// The controller, once it has an instance.
     pub async fn controller(&self, key: &str) -> Result<Controller, StepError> {
         let base = self.until("the controller", || self.service("controller")).await?;
@@ -123,11 +139,11 @@ impl Cluster {
         if let Some(found) = holder(&state, job) {
             return Ok(found);
         }
-        let (id, host) = state
-            .hosts
-            .iter()
-            .min_by_key(|(_, host)| host.jobs.len())
-            .ok_or_else(|| Seen::NotYet("no host is in the cluster".into()))?;
+        let (id, host) = emptiest(&state).ok_or_else(|| {
+            Seen::NotYet(
+                "no host takes jobs: each is away, being emptied, or has a full disk".into(),
+            )
+        })?;
         let tx = Tx {
             term: state.term,
             based_on: [(id.clone(), host.version)].into(),
@@ -148,6 +164,13 @@ impl Cluster {
             Err(err) => Err(Seen::NotYet(err.to_string())),
         }
     }
+}
+
+/// The host with the fewest jobs among those that take any.
+fn emptiest(state: &State) -> Option<(&String, &Arc<HostState>)> {
+    let takes_jobs =
+        |(_, host): &(&String, &Arc<HostState>)| !host.is_draining() && !host.is_full();
+    state.hosts.iter().filter(takes_jobs).min_by_key(|(_, host)| host.jobs.len())
 }
 
 fn holder(state: &State, job: &Job) -> Option<(String, String)> {
@@ -222,5 +245,34 @@ mod tests {
         assert!(matches!(is_up(&ended(3, serde_json::json!({}))), Err(Seen::Never(_))));
         let process = serde_json::json!({ META_TYPE: "web" });
         assert!(matches!(is_up(&ended(0, process)), Err(Seen::Never(_))));
+    }
+
+    #[test]
+    fn a_job_goes_to_the_emptiest_host_that_takes_any() {
+        let host = |jobs: usize, tags: &[&str]| {
+            let placed = || serde_json::json!({ "limits": {} });
+            let jobs: serde_json::Map<_, _> =
+                (0..jobs).map(|_| (api::id::JobId::random().to_string(), placed())).collect();
+            let tags: serde_json::Map<_, _> =
+                tags.iter().map(|tag| ((*tag).to_owned(), "now".into())).collect();
+            serde_json::json!({
+                "version": 1, "addr": "h:1113", "tags": tags, "jobs": jobs,
+                "capacity": { "memory": 1, "cpu": 1, "addresses": 1 },
+            })
+        };
+        let state = |hosts: serde_json::Value| -> State {
+            let term = serde_json::to_value(api::discoverd::Term::default()).unwrap();
+            serde_json::from_value(serde_json::json!({ "term": term, "hosts": hosts })).unwrap()
+        };
+        let of = |state: &State| emptiest(state).map(|(id, _)| id.clone());
+        let all = serde_json::json!({
+            "busy": host(3, &[]),
+            "draining": host(0, &[api::cluster::TAG_DRAINING]),
+            "free": host(1, &[]),
+            "full": host(0, &[api::cluster::TAG_FULL]),
+        });
+        assert_eq!(of(&state(all)).as_deref(), Some("free"));
+        let none = serde_json::json!({ "full": host(0, &[api::cluster::TAG_FULL]) });
+        assert_eq!(of(&state(none)), None);
     }
 }

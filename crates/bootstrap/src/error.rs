@@ -19,6 +19,12 @@ pub enum StepError {
         #[source]
         source: std::io::Error,
     },
+    /// The cluster has a layer 1 that this data directory knows nothing of.
+    #[error(
+        "this cluster has a controller already (at {0}), and this host holds no bootstrap/state.json of it, so nothing \
+         was changed. A host that joined needs no bootstrap; to repeat one, run it on the host where it was run first"
+    )]
+    HasController(String),
     /// What is awaited did not come.
     #[error("waited too long for {what}; last seen: {seen}")]
     Timeout {

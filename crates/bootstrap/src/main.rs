@@ -40,6 +40,9 @@ async fn bootstrap(args: Args) -> anyhow::Result<()> {
     let mut state = State::open(&args.data_dir.join("bootstrap/state.json"))?;
     let mut reporter = Reporter { out: std::io::stdout(), json: args.json };
     cluster.until_hosts(args.min_hosts).await?;
+    if state.is_new() {
+        cluster.refuse_second_bootstrap().await?;
+    }
     let facts = Facts {
         steps: state.results(),
         env: config::environment(),

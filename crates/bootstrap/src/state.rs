@@ -79,6 +79,11 @@ impl State {
         self.steps.get(id).cloned().unwrap_or_default()
     }
 
+    /// Whether bootstrap has begun here before.
+    pub fn is_new(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// Results of all steps that have one.
     pub fn results(&self) -> BTreeMap<String, Value> {
         let results = self.steps.iter().filter(|(_, step)| !step.result.is_null());

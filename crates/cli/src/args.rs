@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    config, create, delete, env, help, keys, log, ps, releases, routes, run, scale, servers,
+    check, config, create, delete, deployment, docker, env, events, help, keys, limit, log, meta,
+    ps, releases, resources, routes, run, scale, servers,
 };
 
 const AFTER: &str = "\
@@ -88,24 +89,78 @@ pub(crate) enum Command {
     EnvGet(env::GetArgs),
     /// Remove environment variables, and restart without them
     EnvUnset(env::UnsetArgs),
+    /// Show the limits of the process types
+    Limit(limit::LimitArgs),
+    /// Set limits of a process type, and restart with them
+    LimitSet(limit::SetArgs),
+    /// Show how the processes are checked
+    Check(check::CheckArgs),
+    /// Set how the processes of a type are checked, and restart with it
+    CheckSet(check::SetArgs),
+    /// Send requests to the processes of a type without a check, and restart so
+    CheckUnset(check::UnsetArgs),
+    /// Replace all processes by new ones of the same release
+    Restart,
+    /// List the facts about the app
+    Meta(Listing),
+    /// Set facts about the app
+    MetaSet(meta::SetArgs),
+    /// Remove facts about the app
+    MetaUnset(meta::UnsetArgs),
     /// List the releases
     Releases(Listing),
+    /// Show a release
+    ReleaseShow(releases::ShowArgs),
+    /// Deploy an image of a registry
+    ReleaseAddDocker(docker::AddArgs),
+    /// Deploy an image of this machine
+    DockerPush(docker::PushArgs),
+    /// Delete a release
+    ReleaseDelete(releases::ReleaseDeleteArgs),
     /// Go back to an earlier release
     Rollback(releases::RollbackArgs),
     /// List the deployments
     Deployments(Listing),
+    /// Take a deployment back
+    DeploymentCancel(deployment::CancelArgs),
+    /// Show or change how deployments replace jobs
+    DeploymentStrategy(deployment::StrategyArgs),
+    /// Show or change how long a step of a deployment may take
+    DeploymentTimeout(deployment::TimeoutArgs),
+    /// Show or change how many jobs are replaced at a time, in batches
+    DeploymentBatchSize(deployment::BatchSizeArgs),
     /// List the routes
     Routes(Listing),
     /// Send a domain to the app
     RouteAddHttp(routes::AddHttpArgs),
+    /// Send a port of the routers to the app
+    RouteAddTcp(routes::AddTcpArgs),
+    /// Change a route
+    RouteUpdate(routes::UpdateArgs),
     /// Remove a route
     RouteRemove(routes::RemoveArgs),
+    /// List who makes resources: databases, and what else was added
+    Providers(Listing),
+    /// Make a provider of resources known
+    ProviderAdd(resources::AddProviderArgs),
+    /// List the app's resources
+    Resources(resources::ResourcesArgs),
+    /// Make a resource for the app, and restart with it
+    ResourceAdd(resources::AddArgs),
+    /// Restart without a resource, and remove it
+    ResourceRemove(resources::RemoveArgs),
+    /// Bring a removed resource back
+    ResourceRestore(resources::RestoreArgs),
+    /// Delete what is no longer kept of the app: old releases, and what only they need
+    Gc(Listing),
     /// List the SSH keys that may push
     Keys(Listing),
     /// Let SSH keys push
     KeyAdd(keys::AddArgs),
     /// Let an SSH key push no longer
     KeyRemove(keys::RemoveArgs),
+    /// List what happened
+    Events(events::EventsArgs),
     /// Show the version
     Version,
     /// Explain a command

@@ -1,10 +1,14 @@
 //! Decisions: no clock, no files, no network.
 
 pub(crate) mod argv;
+pub(crate) mod checks;
+pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod flynnrc;
 pub(crate) mod jobs;
 pub(crate) mod keys;
+pub(crate) mod later;
+pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod pem;
 pub(crate) mod pin;

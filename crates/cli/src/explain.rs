@@ -87,7 +87,7 @@ fn unconnected(source: &reqwest::Error, server: &Server) -> String {
     match tls_error(source) {
         Some(rustls::Error::InvalidCertificate(why)) => format!(
             "the certificate of {url} cannot be trusted ({why}). If it is self-signed, pin it: \
-             `flynn server-add -f -p <TLS pin> …` with the pin flynn-bootstrap printed"
+             `flynn server-add -f -p <TLS pin> …` with the pin in the line that `script/up` prints"
         ),
         Some(err) => {
             format!("no TLS connection to {url}: {err}. Is the URL of server {name:?} right?")

@@ -18,6 +18,10 @@ use session::Session;
 
 /// Parses the command line, carries it out, and answers with the status to exit with.
 pub fn main(argv: Vec<OsString>) -> ExitCode {
+    if let Some(way) = domain::argv::way_instead(&argv) {
+        output::say(&format!("flynn: {way}."));
+        return ExitCode::from(2);
+    }
     let cli = match args::Cli::try_parse_from(domain::argv::rewrite(argv)) {
         Ok(cli) => cli,
         Err(err) => {

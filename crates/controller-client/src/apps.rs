@@ -1,9 +1,14 @@
 //! Apps, releases, artifacts, formations, repositories.
 
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
 use api::{
     controller::{
-        App, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation, NewPush,
-        NewRelease, RefsChange, Release, Repository, RepositoryLease,
+        App, AppChange, Artifact, Deployment, Formation, NewApp, NewArtifact, NewFormation,
+        NewPush, NewRelease, RefsChange, Release, Repository, RepositoryLease, ScaleRequest,
     },
     id::{ArtifactId, ReleaseId},
 };
@@ -11,8 +16,13 @@ use api_client::Error;
 
 use crate::{Controller, escape};
 
-/// Deleting an app ends when its routes are gone.
-const DELETE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);
+/// Longest wait for one answer about the deletion of an app.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest wait for the deletion: a process may have an hour to stop.
+const DELETE_LIMIT: Duration = Duration::from_secs(3900);
+
+/// Pause before it is asked again.
+const DELETE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// All apps, newest first.
@@ -35,10 +45,49 @@ impl Controller {
         self.client.post(&format!("/apps/{}", escape(app)), change).await
     }
 
-    /// Deletes an app: its formations stop, its routes go, its name is free.
+    /// Changes settings of an app one by one; what is absent stays, and a fact of its meta that becomes `None` goes.
+    pub async fn change_app(&self, app: &str, change: &AppChange) -> Result<App, Error> {
+        self.client.post(&format!("/apps/{}", escape(app)), change).await
+    }
+
+    /// Sets facts of an app's meta, and removes those that become `None`; the others stay. Answers the app.
+    pub async fn change_meta(
+        &self,
+        app: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<App, Error> {
+        let meta = Some(changes.clone());
+        self.change_app(app, &AppChange { meta, ..AppChange::default() }).await
+    }
+
+    /// Deletes a release that runs nowhere and that nothing goes back to.
+    pub async fn delete_release(&self, app: &str, release: ReleaseId) -> Result<(), Error> {
+        let path = format!("/apps/{}/releases/{release}", escape(app));
+        self.client.delete::<serde_json::Value>(&path).await.map(drop)
+    }
+
+    /// Deletes an app: its formations stop, its routes go, and when its processes have ended its name is free. The
+    /// deletion goes on by itself however long this waits.
     pub async fn delete_app(&self, app: &str) -> Result<(), Error> {
-        let client = self.client.with_timeout(DELETE_TIMEOUT);
-        client.delete::<serde_json::Value>(&format!("/apps/{}", escape(app))).await.map(drop)
+        let client = self.client.with_timeout(DELETE_TIMEOUT).without_retries();
+        let path = format!("/apps/{}", escape(app));
+        let begin = Instant::now();
+        let mut asked = false;
+        loop {
+            match client.delete::<serde_json::Value>(&path).await {
+                Ok(_) => return Ok(()),
+                Err(err) if err.is_not_found() && asked => return Ok(()),
+                Err(err) if err.is_retryable() && begin.elapsed() < DELETE_LIMIT => {
+                    // What certainly reached nobody, or nobody who could begin, is given up sooner.
+                    if !asked && begin.elapsed() > DELETE_TIMEOUT {
+                        return Err(err);
+                    }
+                    asked |= matches!(err, Error::Lost { .. } | Error::Api { .. });
+                    tokio::time::sleep(DELETE_PAUSE).await;
+                }
+                Err(err) => return Err(err),
+            }
+        }
     }
 
     /// The releases of an app, newest first.
@@ -101,6 +150,17 @@ impl Controller {
         formation: &NewFormation,
     ) -> Result<Formation, Error> {
         self.client.put(&formation_path(app, release), formation).await
+    }
+
+    /// Changes how many processes of some types run; what is not named stays. A conflict if `old_processes` are no longer
+    /// what there is.
+    pub async fn scale(
+        &self,
+        app: &str,
+        release: ReleaseId,
+        change: &ScaleRequest,
+    ) -> Result<ScaleRequest, Error> {
+        self.client.put(&format!("/apps/{}/scale/{release}", escape(app)), change).await
     }
 
     /// Stops all processes of a release.

@@ -33,7 +33,7 @@ impl Controller {
 
     /// Deploys a release that moves no repository head.
     pub async fn deploy_release(&self, app: &str, id: ReleaseId) -> Result<Deployment, Error> {
-        self.deploy(app, &NewDeployment { id, head: None }).await
+        self.deploy(app, &NewDeployment::of(id)).await
     }
 
     /// A deployment.
@@ -41,12 +41,17 @@ impl Controller {
         self.client.get(&format!("/deployments/{id}")).await
     }
 
+    /// Takes a deployment back: one that waits never begins, one that runs goes back. A conflict if it is over.
+    pub async fn cancel_deployment(&self, id: DeploymentId) -> Result<Deployment, Error> {
+        self.client.delete(&format!("/deployments/{id}")).await
+    }
+
     /// The deployments of an app, newest first.
     pub async fn deployments(&self, app: &str) -> Result<Vec<Deployment>, Error> {
         self.client.get(&format!("/apps/{}/deployments", escape(app))).await
     }
 
-    /// Waits until a deployment is complete or has failed, and answers with it. `tell` hears of every change of it and of
+    /// Waits until a deployment is complete or has failed, and answers with it, log lines and all. `tell` hears of every change of it and of
     /// the app's jobs. Goes on through restarts of the controller; the controller itself bounds a deployment.
     pub async fn wait_deployment(
         &self,
@@ -56,12 +61,23 @@ impl Controller {
         let mut deployment = self.deployment(id).await?;
         let app = deployment.app.to_string();
         let mut since = None;
-        while !is_over(deployment.status) {
+        // Events do not tell what the failed job wrote.
+        let mut whole = true;
+        while !(is_over(deployment.status) && whole) {
+            if is_over(deployment.status) {
+                match self.deployment(id).await {
+                    Ok(end) => (deployment, whole) = (end, true),
+                    Err(err) if err.is_retryable() => tokio::time::sleep(PAUSE).await,
+                    Err(err) => return Err(err),
+                }
+                continue;
+            }
             let query = EventQuery { app: Some(app.clone()), types: &["deployment", "job"], since };
             match self.events(&query).await {
                 Ok(events) => {
                     // What changed before the stream began is not in it.
                     deployment = self.deployment(id).await?;
+                    whole = true;
                     pin_mut!(events);
                     while !is_over(deployment.status) {
                         match tokio::time::timeout(LOOK_AGAIN, events.next()).await {
@@ -71,6 +87,7 @@ impl Controller {
                                 if let Some(progress) = progress(event, id) {
                                     if let Progress::Deployment(changed) = &progress {
                                         deployment = changed.clone();
+                                        whole = false;
                                     }
                                     tell(progress);
                                 }

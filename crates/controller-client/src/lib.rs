@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod apps;
+mod builds;
 mod deployments;
+mod images;
 mod jobs;
 mod lines;
 mod path;

@@ -1,7 +1,7 @@
 //! Keys, providers, resources, routes.
 
 use api::{
-    controller::{Key, NewKey, NewProvider, NewResource, Provider, Resource},
+    controller::{Collected, Key, NewKey, NewProvider, NewResource, Provider, Resource},
     id::ResourceId,
     route::{NewRoute, Route},
 };
@@ -75,6 +75,57 @@ impl Controller {
         self.client.get(&format!("/apps/{}/resources", escape(app))).await
     }
 
+    /// Deletes what is no longer kept of an app, and what in shelf nothing needs.
+    pub async fn collect(&self, app: &str) -> Result<Collected, Error> {
+        self.client.post(&format!("/apps/{}/gc", escape(app)), &()).await
+    }
+
+    /// All resources, newest first, without their environments; with `removed` also those that can be restored.
+    pub async fn all_resources(&self, removed: bool) -> Result<Vec<Resource>, Error> {
+        self.client.get(&format!("/resources?count=10000&removed={removed}")).await
+    }
+
+    /// A resource, also one that was removed and can be restored.
+    pub async fn resource(&self, provider: &str, id: ResourceId) -> Result<Resource, Error> {
+        self.client.get(&resource_path(provider, id)).await
+    }
+
+    /// Removes a resource; until its `purge_at` it can be restored.
+    pub async fn remove_resource(&self, provider: &str, id: ResourceId) -> Result<Resource, Error> {
+        self.client.delete(&resource_path(provider, id)).await
+    }
+
+    /// Brings a removed resource back.
+    pub async fn restore_resource(
+        &self,
+        provider: &str,
+        id: ResourceId,
+    ) -> Result<Resource, Error> {
+        self.client.post(&format!("{}/restore", resource_path(provider, id)), &()).await
+    }
+
+    /// Lets an app use a resource.
+    pub async fn add_resource_app(
+        &self,
+        provider: &str,
+        id: ResourceId,
+        app: &str,
+    ) -> Result<Resource, Error> {
+        let path = format!("{}/apps/{}", resource_path(provider, id), escape(app));
+        self.client.put(&path, &()).await
+    }
+
+    /// Has an app use a resource no longer.
+    pub async fn remove_resource_app(
+        &self,
+        provider: &str,
+        id: ResourceId,
+        app: &str,
+    ) -> Result<Resource, Error> {
+        let path = format!("{}/apps/{}", resource_path(provider, id), escape(app));
+        self.client.delete(&path).await
+    }
+
     /// The routes to an app.
     pub async fn routes(&self, app: &str) -> Result<Vec<Route>, Error> {
         self.client.get(&format!("/apps/{}/routes", escape(app))).await
@@ -90,6 +141,16 @@ impl Controller {
         self.client.get(&route_path(app, id)).await
     }
 
+    /// Changes a route; a certificate that is left out stays. Answers when every router serves it.
+    pub async fn update_route(
+        &self,
+        app: &str,
+        id: &str,
+        route: &NewRoute,
+    ) -> Result<Route, Error> {
+        self.client.put(&route_path(app, id), route).await
+    }
+
     /// Removes a route. Answers when no router serves it.
     pub async fn delete_route(&self, app: &str, id: &str) -> Result<(), Error> {
         self.client.delete::<serde_json::Value>(&route_path(app, id)).await.map(drop)
@@ -103,4 +164,8 @@ fn key_path(fingerprint: &str) -> String {
 fn route_path(app: &str, id: &str) -> String {
     let (kind, hex) = id.split_once('/').unwrap_or((id, ""));
     format!("/apps/{}/routes/{}/{}", escape(app), escape(kind), escape(hex))
+}
+
+fn resource_path(provider: &str, id: ResourceId) -> String {
+    format!("/providers/{}/resources/{id}", escape(provider))
 }

@@ -4,7 +4,7 @@ use clap::Parser;
 use daemon::auth::Keys;
 
 /// Apps, releases, formations, deployments.
-#[derive(Debug, Clone, Parser)]
+#[derive(Clone, Parser)]
 #[command(version, about)]
 pub struct Args {
     /// Port of the API.
@@ -25,9 +25,21 @@ pub struct Args {
     /// Key of the Postgres provider.
     #[arg(long, env = "POSTGRES_API_KEY", hide_env_values = true)]
     postgres_api_key: Option<String>,
+    /// Key of shelf.
+    #[arg(long, env = "SHELF_KEY", hide_env_values = true)]
+    shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`; none if empty.
     #[arg(long, env = "DEFAULT_ROUTE_DOMAIN", default_value = "")]
     default_route_domain: String,
+    /// Builds of the whole cluster that run at the same time; the others wait in line.
+    #[arg(long, env = "BUILDS_AT_ONCE", default_value_t = 3)]
+    builds_at_once: u32,
+    /// Seconds in which a removed resource can be restored; then its provider destroys it.
+    #[arg(long, env = "RESOURCE_GRACE_SECONDS", default_value_t = 86_400)]
+    resource_grace_seconds: u64,
+    /// Releases of each app that are kept, besides those that run.
+    #[arg(long, env = "KEEP_RELEASES", default_value_t = 10)]
+    keep_releases: usize,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -49,7 +61,7 @@ pub struct Args {
 }
 
 /// What the daemon runs with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// Address of the API.
     pub listen: std::net::SocketAddr,
@@ -63,8 +75,16 @@ pub struct Config {
     pub strowger_key: Option<String>,
     /// Key of the Postgres provider.
     pub postgres_api_key: Option<String>,
+    /// Key of shelf.
+    pub shelf_key: Option<String>,
     /// Apps get the route `<app>.<this>`.
     pub default_route_domain: Option<String>,
+    /// Builds that run at the same time.
+    pub builds_at_once: u32,
+    /// How long a removed resource can be restored.
+    pub resource_grace: std::time::Duration,
+    /// How much of the past is kept.
+    pub retention: crate::Retention,
     /// discoverd.
     pub discoverd: String,
     /// The database.
@@ -81,7 +101,17 @@ impl From<Args> for Config {
             host_key: args.host_key,
             strowger_key: args.strowger_key,
             postgres_api_key: args.postgres_api_key,
+            shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
+            builds_at_once: args.builds_at_once,
+            // A longer time than a hundred years is none.
+            resource_grace: std::time::Duration::from_secs(
+                args.resource_grace_seconds.min(100 * 365 * 86_400),
+            ),
+            retention: crate::Retention {
+                releases: args.keep_releases.max(1),
+                ..crate::Retention::default()
+            },
             discoverd: args.discoverd,
             database: pg::Config {
                 host: args.pg_host,
@@ -92,5 +122,42 @@ impl From<Args> for Config {
                 application: "controller".into(),
             },
         }
+    }
+}
+
+impl std::fmt::Debug for Args {
+    /// Without the keys and the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Args")
+            .field("port", &self.port)
+            .field("discoverd", &self.discoverd)
+            .field("pg_host", &self.pg_host)
+            .field("pg_database", &self.pg_database)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the keys; [`pg::Config`] leaves out its password itself.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("default_route_domain", &self.default_route_domain)
+            .field("discoverd", &self.discoverd)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_shows_when_the_configuration_is_printed() {
+        let args = ["x", "--auth-key=sesame1", "--host-key=sesame2", "--pg-password=sesame3"];
+        let args = Args::parse_from(args);
+        let printed = format!("{args:?} {:?}", Config::from(args.clone()));
+        assert!(!printed.contains("sesame"), "{printed}");
     }
 }

@@ -1,39 +1,39 @@
 //! Works deployments. All that matters is in the database: whoever holds the lease goes on where the last one was.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use api::{
-    controller::{App, Job, Release},
+    controller::{App, Deployment, DeploymentStatus, Job, Release},
     id::{AppId, DeploymentId},
 };
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
-    domain::deploy::{self, DeployState, Failure, Step},
+    domain::{
+        deploy::{self, DeployState, Failure, Step},
+        volumes,
+    },
     error::{Error, Result},
     handlers::routes::ensure_default_route,
+    in_place::{self, Outcome, Replacement},
     server::Controller,
     store::{self, Counts, Tx, deployments::Work},
 };
 
 /// Even if nothing happens, there is a look this often; it also renews the lease.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Pause after a step that failed for the database's sake.
+/// Pause after a step that failed because the database was away.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Longest time a failed deployment's new release is kept for the old one to serve again: longer than any start takes.
-const GO_BACK: Duration = Duration::from_secs(60);
-/// Between two looks at whether it does.
-const LOOK: Duration = Duration::from_millis(200);
 /// Longest time the log of a failed job may take.
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
-/// Lines of it that are told.
-const LOG_LINES: u32 = 50;
+/// Steps the database may refuse before a deployment ends where it is.
+const REFUSALS: u32 = 3;
 
 /// Claims what nobody works and works it, until the daemon stops.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
@@ -53,16 +53,21 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
 async fn claim_all(controller: &Controller, stop: &CancellationToken) -> Result<()> {
     let unworked = store::deployments::unworked(&controller.db.client().await?).await?;
     for (id, app) in unworked {
-        if let Some(lease) = claim(controller, id, app).await? {
-            let worker = Arc::new(Worker {
-                controller: controller.clone(),
-                nudges: controller.events.nudges(),
-                id,
-                app,
-                lease,
-            });
-            controller.lifetime.spawn_drained(work(worker, stop.clone()));
-        }
+        let lease = match claim(controller, id, app).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => continue,
+            // One app that cannot be had keeps no other from its turn.
+            Err(err) => {
+                warn!(
+                    error = &err as &dyn std::error::Error,
+                    app.id = %app, deployment.id = %id, "deployment {id} waits for the database"
+                );
+                continue;
+            }
+        };
+        let nudges = controller.events.nudges();
+        let worker = Arc::new(Worker { controller: controller.clone(), nudges, id, app, lease });
+        controller.lifetime.spawn_drained(work(worker, stop.clone()));
     }
     Ok(())
 }
@@ -77,8 +82,19 @@ async fn claim(controller: &Controller, id: DeploymentId, app: AppId) -> Result<
         Err(Error::Missing { .. }) => return Ok(None),
         Err(err) => return Err(err),
     };
-    let Some(deployment) = store::deployments::claimable(&tx, id).await? else { return Ok(None) };
-    if deployment.status == api::controller::DeploymentStatus::Pending {
+    let Some((deployment, head)) = store::deployments::claimable(&tx, id).await? else {
+        return Ok(None);
+    };
+    if deployment.status == DeploymentStatus::Pending {
+        if let Some(head) = head
+            && store::repositories::find(&*tx, app.id).await?.head != head.old
+        {
+            // Nobody shall see a release come that has to go again.
+            let error = Failure::Overtaken.sentence(app.release.is_some());
+            store::deployments::finish(&mut tx, id, Some(&error)).await?;
+            tx.commit().await?;
+            return Ok(None);
+        }
         begin(&mut tx, &app, &deployment).await?;
         info!(app.id = %app.id, deployment.id = %id, "deployment {id} of {} begins", app.name);
     } else {
@@ -89,7 +105,7 @@ async fn claim(controller: &Controller, id: DeploymentId, app: AppId) -> Result<
     Ok(Some(lease))
 }
 
-async fn begin(tx: &mut Tx<'_>, app: &App, deployment: &api::controller::Deployment) -> Result<()> {
+async fn begin(tx: &mut Tx<'_>, app: &App, deployment: &Deployment) -> Result<()> {
     let new = store::releases::find(&**tx, deployment.new_release).await?;
     let old = match app.release {
         Some(release) => Some(store::releases::find(&**tx, release).await?),
@@ -131,10 +147,15 @@ enum Stepped {
 
 async fn work(worker: Arc<Worker>, stop: CancellationToken) {
     let mut nudges = worker.nudges.clone();
+    let mut refusals = 0;
     loop {
         nudges.mark_unchanged();
         let stepped = match worker.step().await {
-            Ok(Stepped::Failed(failure)) => worker.fail(&failure).await,
+            Ok(Stepped::Failed(failure)) => worker.turn_back(&failure).await,
+            Err(Error::Db(err)) if !err.is_unavailable() => {
+                refusals += 1;
+                worker.refused(&err, refusals).await
+            }
             stepped => stepped,
         };
         match stepped {
@@ -174,21 +195,41 @@ struct Sight {
     state: DeployState,
 }
 
+impl Sight {
+    /// The types that are to be replaced in place.
+    fn in_place(&self) -> BTreeSet<String> {
+        let (running, target) = (&self.state.old, &self.state.target);
+        in_place::pending(&self.app, self.old.as_ref(), &self.new, running, target)
+    }
+}
+
 impl Worker {
     async fn step(&self) -> Result<Stepped> {
         let mut client = self.controller.db.client().await?;
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
-        let stepped = match deploy::next_step(&sight.state) {
+        let in_place = sight.in_place();
+        let stepped = match in_place::next_step(&sight.state, &in_place) {
             Step::Wait => Stepped::Wait,
             Step::Scale { old, new } => {
                 scale(&mut tx, &sight, &old, &new).await?;
                 Stepped::Again
             }
+            Step::Complete if !in_place.is_empty() => {
+                tx.commit().await?;
+                drop(client);
+                return self.replace_in_place(&sight, &in_place).await;
+            }
             Step::Complete => return self.complete(tx, &sight).await,
             Step::Fail(failure) => return Ok(Stepped::Failed(failure)),
+            Step::WentBack => {
+                restore(&mut tx, &sight).await?;
+                let why = sight.work.going_back.as_deref().unwrap_or("it went back");
+                return self.finish(tx, &sight, Some(why)).await;
+            }
         };
         tx.commit().await?;
+        drop(client);
         if matches!(stepped, Stepped::Again) {
             self.first_steps(&sight).await;
         }
@@ -217,16 +258,24 @@ impl Worker {
             Some(old) => processes(tx, app.id, old).await?,
             None => Counts::new(),
         };
+        let hosts = self.controller.neighbours.host_count();
+        let target = &deployment.processes;
         let state = DeployState {
-            strategy: deployment.strategy,
-            target: deployment.processes.clone(),
+            strategy: volumes::strategy(deployment.strategy, old.as_ref(), &new),
+            target: target.clone(),
+            original: work.original.clone(),
+            has_old: old.is_some(),
+            over_itself: app.release == Some(new.id),
+            going_back: work.going_back.is_some(),
             old: old_counts,
             new: processes(tx, app.id, &new).await?,
-            seen: deploy::seen(&jobs, old.as_ref(), &new, work.stopped),
-            omni: omni(&new, old.as_ref()),
-            hosts: self.controller.neighbours.host_count(),
-            batch: deploy::batch(&app, self.controller.neighbours.host_count()),
-            waited: work.waited,
+            seen: deploy::seen(&jobs, (old.as_ref(), &new), work.started_at, work.stopped, target),
+            omni: DeployState::omni_of(&new, old.as_ref()),
+            hosts,
+            batch: deploy::batch(&app, hosts.unwrap_or(1)),
+            now: work.now,
+            began: work.started_at,
+            step_at: work.step_at,
             limit: Duration::from_secs(deployment.deploy_timeout.into()),
         };
         Ok(Some(Sight { app, work, old, new, state }))
@@ -246,14 +295,34 @@ impl Worker {
         }
     }
 
+    /// Has hosts replace what this daemon stands on, one type after the other.
+    async fn replace_in_place(&self, sight: &Sight, kinds: &BTreeSet<String>) -> Result<Stepped> {
+        let (Some(kind), Some(old)) = (kinds.first(), &sight.old) else { return Ok(Stepped::Wait) };
+        let Sight { app, new, work, .. } = sight;
+        let (deployment, began) = (self.id, work.started_at);
+        let replacement = Replacement { app, old, new, kind, deployment, began };
+        match in_place::replace(&self.controller, &replacement).await? {
+            Outcome::Waits => Ok(Stepped::Wait),
+            Outcome::Failed(job) => Ok(Stepped::Failed(Failure::NeverServed(job))),
+            Outcome::Taken => {
+                let mut client = self.controller.db.client().await?;
+                let mut tx = Tx::begin(&mut client).await?;
+                let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
+                let (mut before, mut after) = (sight.state.old.clone(), sight.state.new.clone());
+                before.insert(kind.clone(), 0);
+                after.extend(sight.state.target.get_key_value(kind).map(|(k, n)| (k.clone(), *n)));
+                scale(&mut tx, &sight, &before, &after).await?;
+                tx.commit().await?;
+                Ok(Stepped::Again)
+            }
+        }
+    }
+
     async fn complete(&self, mut tx: Tx<'_>, sight: &Sight) -> Result<Stepped> {
         if let Some(head) = &sight.work.head
             && !store::repositories::move_head(&tx, sight.app.id, head).await?
         {
-            let error = "another push changed the repository meanwhile; the old release keeps \
-                         serving: fetch, merge and push again";
-            restore(&mut tx, sight).await?;
-            return self.finish(tx, sight, Some(error)).await;
+            return Ok(Stepped::Failed(Failure::Overtaken));
         }
         if let Some(old) = &sight.old {
             store::formations::delete(&mut tx, sight.app.id, old.id).await?;
@@ -266,59 +335,39 @@ impl Worker {
         self.finish(tx, sight, None).await
     }
 
-    async fn fail(&self, failure: &Failure) -> Result<Stepped> {
+    /// Notes that the deployment goes back from here on, whoever works it, and why.
+    async fn turn_back(&self, failure: &Failure) -> Result<Stepped> {
         let log = match failure.job() {
-            Some(job) => self.last_lines(job).await,
-            None => Vec::new(),
+            Some(job) => deploy::last_lines(&self.last_lines(job).await),
+            None => None,
         };
-        self.go_back().await?;
-        self.take_away_new().await?;
         let mut client = self.controller.db.client().await?;
         let mut tx = Tx::begin(&mut client).await?;
         let Some(sight) = self.look(&tx).await? else { return Ok(Stepped::Over) };
-        restore(&mut tx, &sight).await?;
-        let error = failure.sentence(sight.old.is_some(), &log);
-        self.finish(tx, &sight, Some(&error)).await
+        let why = failure.sentence(sight.old.is_some());
+        store::deployments::go_back(&mut tx, self.id, &why, log.as_deref()).await?;
+        tx.commit().await?;
+        Ok(Stepped::Again)
     }
 
-    /// Lets the old release serve all it did while what is up of the new one serves on: types that were replaced already
-    /// would have nobody meanwhile. Whoever works the deployment next sees the same failure and does the same again.
-    async fn go_back(&self) -> Result<()> {
-        let end = Instant::now() + GO_BACK;
-        loop {
-            let mut client = self.controller.db.client().await?;
-            let mut tx = Tx::begin(&mut client).await?;
-            let Some(sight) = self.look(&tx).await? else { return Ok(()) };
-            let Some(old) = &sight.old else { return Ok(()) };
-            let original = &sight.work.original;
-            if sight.state.went_back(original) || Instant::now() >= end {
-                return Ok(());
-            }
-            if sight.state.old != *original {
-                store::formations::put(&mut tx, sight.app.id, old.id, original).await?;
-            }
-            tx.commit().await?;
-            drop(client);
-            sleep(LOOK).await;
+    /// What the database refuses once it refuses again: the deployment goes back, and if that is refused too, it ends.
+    async fn refused(&self, err: &pg::Error, times: u32) -> Result<Stepped> {
+        error!(
+            error = err as &dyn std::error::Error,
+            app.id = %self.app, deployment.id = %self.id,
+            "the database refuses a step of deployment {}", self.id
+        );
+        if times < REFUSALS {
+            return self.turn_back(&Failure::Refused).await;
         }
-    }
-
-    /// Takes the new release away, and waits until nobody is sent to it any more.
-    async fn take_away_new(&self) -> Result<()> {
-        let end = Instant::now() + deploy::LINGER;
-        loop {
-            let mut client = self.controller.db.client().await?;
-            let mut tx = Tx::begin(&mut client).await?;
-            let Some(sight) = self.look(&tx).await? else { return Ok(()) };
-            let stays = sight.app.release == Some(sight.new.id);
-            if stays || !sight.state.new_serves() || Instant::now() >= end {
-                return Ok(());
-            }
-            restore(&mut tx, &sight).await?;
+        let mut client = self.controller.db.client().await?;
+        let mut tx = Tx::begin(&mut client).await?;
+        if store::deployments::renew(&tx, self.id, self.lease).await?.is_some() {
+            let why = Failure::Refused.sentence(false);
+            store::deployments::finish(&mut tx, self.id, Some(&why)).await?;
             tx.commit().await?;
-            drop(client);
-            sleep(LOOK).await;
         }
+        Ok(Stepped::Over)
     }
 
     async fn finish(&self, mut tx: Tx<'_>, sight: &Sight, error: Option<&str>) -> Result<Stepped> {
@@ -340,7 +389,7 @@ impl Worker {
             let host = self.controller.neighbours.host(job.host_id.as_deref()?).ok()?;
             // A host says that a process ended a moment before it has written down the last of its words.
             let to_the_end = job.state.is_over();
-            let lines = host.log(job.uuid, Some(LOG_LINES), to_the_end).await.ok()?;
+            let lines = host.log(job.uuid, Some(deploy::LINES), to_the_end).await.ok()?;
             pin_mut!(lines);
             while let Some(line) = lines.try_next().await.ok()? {
                 told.push(line.msg);
@@ -362,11 +411,6 @@ impl Worker {
             warn!(error = &err as &dyn std::error::Error, "a deployment's lease was not given up");
         }
     }
-}
-
-fn omni(new: &Release, old: Option<&Release>) -> std::collections::BTreeSet<String> {
-    let processes = new.processes.iter().chain(old.iter().flat_map(|old| &old.processes));
-    processes.filter(|(_, process)| process.omni).map(|(kind, _)| kind.clone()).collect()
 }
 
 async fn scale(tx: &mut Tx<'_>, sight: &Sight, old: &Counts, new: &Counts) -> Result<()> {

@@ -2,9 +2,14 @@
 
 pub(crate) mod app;
 pub(crate) mod deploy;
+pub(crate) mod form;
 pub(crate) mod formation;
 pub(crate) mod key;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod refs;
 pub(crate) mod release;
+pub(crate) mod retention;
+pub(crate) mod tail;
+pub(crate) mod turn;
+pub(crate) mod volumes;

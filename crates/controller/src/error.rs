@@ -3,6 +3,7 @@
 use api::error::ErrorCode;
 use axum::response::{IntoResponse, Response};
 use daemon::ApiError;
+use http::StatusCode;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,12 @@ pub(crate) enum Error {
     /// The request contradicts the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The body has not the form it must have.
+    #[error("{0}")]
+    Malformed(String),
+    /// Too much is asked at once.
+    #[error("{0}")]
+    Busy(String),
     /// Something this needs is away.
     #[error("{0}")]
     Away(String),
@@ -42,6 +49,9 @@ pub(crate) enum Error {
         #[source]
         source: api_client::Error,
     },
+    /// shelf refused.
+    #[error("asking shelf failed")]
+    Shelf(#[source] shelf_client::Error),
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] pg::Error),
@@ -61,6 +71,12 @@ impl Error {
         Self::Invalid { field, message: message.into() }
     }
 
+    /// Whether a neighbour understood what was asked and will not do it, so that it did nothing.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Neighbour { source, .. }
+            if matches!(source, api_client::Error::Api { .. }) && !source.is_retryable())
+    }
+
     /// A neighbour refused, or could not be asked.
     pub(crate) fn neighbour(doing: &'static str) -> impl Fn(api_client::Error) -> Self {
         move |source| Self::Neighbour { doing, source }
@@ -75,11 +91,25 @@ impl From<Error> for ApiError {
             Error::Invalid { field, message } => Self::invalid(field, message),
             Error::Exists(_) => Self::new(ErrorCode::ObjectExists, message),
             Error::Conflict(_) => Self::new(ErrorCode::Conflict, message),
+            Error::Malformed(_) => Self::new(ErrorCode::ValidationError, message),
+            Error::Busy(_) => Self::new(ErrorCode::Ratelimited, message),
             Error::Away(_) => Self::unavailable(message),
             Error::Neighbour { doing, source } => of_neighbour(doing, &source),
+            Error::Shelf(shelf_client::Error::Http(source)) => {
+                of_neighbour("asking shelf", &source)
+            }
+            Error::Shelf(source) => {
+                tracing::warn!(error = &source as &dyn std::error::Error, "shelf did not do it");
+                Self::unavailable(format!("asking shelf failed: {source}; try again"))
+            }
             Error::Db(err) if err.is_unavailable() => {
                 tracing::warn!(error = &err as &dyn std::error::Error, "a request had no database");
                 Self::unavailable("the database is not available at the moment; try again")
+            }
+            Error::Db(err) if err.is_input() => {
+                let message = "the request holds a value that cannot be stored: a NUL character, a number out of range, or a \
+                               name that is too long";
+                Self::new(ErrorCode::ValidationError, message)
             }
             Error::Db(err) => Self::internal("asking the database", &err),
         }
@@ -103,7 +133,15 @@ fn of_neighbour(doing: &str, source: &api_client::Error) -> ApiError {
 }
 
 impl IntoResponse for Error {
+    /// What is not there is told as the original clients expect it of the controller: 404 with a sentence as plain text.
+    /// JSON would be some error to them, and not the one that means "there is none".
     fn into_response(self) -> Response {
-        ApiError::from(self).into_response()
+        let error = ApiError::from(self);
+        match error.0.code {
+            ErrorCode::NotFound | ErrorCode::ObjectNotFound => {
+                (StatusCode::NOT_FOUND, error.0.message).into_response()
+            }
+            _ => error.into_response(),
+        }
     }
 }

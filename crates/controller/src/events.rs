@@ -1,47 +1,84 @@
-//! What happened, as streams. NOTIFY is only a nudge: a reader selects what is newer than what it has, so nothing is lost,
-//! also when Postgres was away.
+//! What happened, as streams. One reader a controller selects what is newer than what it has and hands it to all who
+//! follow; NOTIFY is only a nudge to it, so nothing is lost, also when Postgres was away. Who fell behind reads what it
+//! missed by itself, a bounded piece at a time.
 
-use std::time::Duration;
-
-use api::{
-    controller::{Event, ExpandedFormation},
-    id::{AppId, ReleaseId},
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
+
+use api::controller::Event;
+use axum::body::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use jiff::Timestamp;
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     store::{self, events::Filter},
 };
 
 /// Channel of NOTIFY.
 const CHANNEL: &str = "events";
-/// A reader looks this often even if no nudge comes.
+/// The reader looks this often even if no nudge comes.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before the database is asked again.
 const PAUSE: Duration = Duration::from_millis(300);
 /// Events read at a time.
-const BATCH: i64 = 500;
+const BATCH: usize = 500;
+/// Events a follower may be behind before it reads by itself.
+const LIVE: usize = 2048;
+/// Ids looked through in one query: a filter that matches nothing costs so many rows at most.
+const WINDOW: i64 = 100_000;
+/// Most followers: each is a connection and a place in memory.
+const FOLLOWERS: usize = 2000;
+
+/// An event with its form on the wire, which is made once however many follow.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The event.
+    pub(crate) event: Event,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Told {
+    fn new(event: Event) -> Arc<Self> {
+        Arc::new(Self { event, encoded: OnceLock::new() })
+    }
+
+    /// As an event stream carries it.
+    pub(crate) fn encoded(&self) -> Bytes {
+        self.encoded.get_or_init(|| daemon::events::encode(&self.event)).clone()
+    }
+}
 
 /// All that happened and happens.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     db: pg::Pool,
     nudges: watch::Sender<u64>,
+    live: broadcast::Sender<Arc<Told>>,
+    /// The id up to which the reader has read; set before the event is handed out. `None` until it began.
+    read: watch::Sender<Option<i64>>,
+    places: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Events {
     /// Readers of one database; streams end with `stop`.
     pub(crate) fn new(db: pg::Pool, stop: CancellationToken) -> Self {
-        Self { db, nudges: watch::Sender::new(0), stop }
+        Self {
+            db,
+            nudges: watch::Sender::new(0),
+            live: broadcast::Sender::new(LIVE),
+            read: watch::Sender::new(None),
+            places: Arc::new(Semaphore::new(FOLLOWERS)),
+            stop,
+        }
     }
 
     /// Hears nudges until the daemon stops.
@@ -51,6 +88,49 @@ impl Events {
             () = self.stop.cancelled() => {}
             () = pg::keep_listening(self.db.config(), CHANNEL, nudge) => {}
         }
+    }
+
+    /// Hands what happens to all who follow, until the daemon stops.
+    pub(crate) async fn keep_reading(self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.read_on() => {}
+        }
+    }
+
+    async fn read_on(&self) {
+        let mut nudges = self.nudges();
+        let mut last = loop {
+            match self.last().await {
+                Ok(last) => break last,
+                Err(err) => pause(&err).await,
+            }
+        };
+        self.read.send_replace(Some(last));
+        loop {
+            // Before the read: a nudge during it leads to another.
+            nudges.mark_unchanged();
+            match self.select(last, i64::MAX, &Filter::default()).await {
+                Ok(events) if events.is_empty() => {
+                    let _ = timeout(SWEEP, nudges.changed()).await;
+                }
+                Ok(events) => {
+                    for event in events {
+                        last = event.id;
+                        self.read.send_replace(Some(last));
+                        // Nobody may follow.
+                        let _ = self.live.send(Told::new(event));
+                    }
+                }
+                Err(err) => pause(&err).await,
+            }
+        }
+    }
+
+    async fn select(&self, after: i64, to: i64, filter: &Filter) -> Result<Vec<Event>> {
+        let client = self.db.client().await?;
+        let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+        store::events::between(&client, after, to, filter, limit).await
     }
 
     /// Changes whenever something may have happened.
@@ -68,122 +148,110 @@ impl Events {
         &self,
         last: i64,
         filter: Filter,
-    ) -> impl Stream<Item = Event> + Send + use<> {
-        let batches = stream::unfold(self.reader(last, filter), async |mut reader| {
-            let (_, events) = reader.batch().await;
-            reader.past(&events);
-            Some((events, reader))
+    ) -> Result<impl Stream<Item = Arc<Told>> + Send + use<>> {
+        let batches = stream::unfold(self.follower(last, filter)?, async |mut follower| {
+            Some((follower.batch().await, follower))
         });
-        self.until_stop(batches.flat_map(stream::iter))
+        Ok(self.until_stop(batches.flat_map(stream::iter)))
     }
 
-    /// All formations changed since then, then `None`, then every change.
-    ///
-    /// What is sent of a formation is read after the event that announces its change, so it is never older than what was
-    /// sent before.
-    pub(crate) async fn formations(
-        &self,
-        since: Option<Timestamp>,
-    ) -> Result<impl Stream<Item = Option<ExpandedFormation>> + Send + use<>> {
-        let client = self.db.client().await?;
-        // What happens after this is followed, what happened before is in the backlog; both is harmless.
-        let last = store::events::last(&client).await?;
-        let keys = store::formations::keys(&client, since).await?;
-        let mut backlog: Vec<_> = expand(&client, &keys).await?.into_iter().map(Some).collect();
-        backlog.push(None);
-        drop(client);
-        let types = ["scale_request", "app", "app_release"].map(str::to_owned).into();
-        let reader = self.reader(last, Filter { types, ..Filter::default() });
-        let changes = stream::unfold(reader, async |mut reader| {
-            loop {
-                let (client, events) = reader.batch().await;
-                match changed(&client, &events).await {
-                    Ok(formations) => {
-                        reader.past(&events);
-                        return Some((formations, reader));
-                    }
-                    // The same events are read again.
-                    Err(err) => pause(&err).await,
-                }
-            }
-        });
-        let changes = changes.flat_map(stream::iter).map(Some);
-        Ok(self.until_stop(stream::iter(backlog).chain(changes)))
+    /// Follows after an event. Refused if too many do already.
+    pub(crate) fn follower(&self, last: i64, filter: Filter) -> Result<Follower> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            Error::Busy(format!("{FOLLOWERS} streams are open here already; try again later"))
+        })?;
+        let live = self.live.subscribe();
+        Ok(Follower { events: self.clone(), filter, last, live, behind: true, _place: place })
     }
 
-    fn reader(&self, last: i64, filter: Filter) -> Reader {
-        Reader { db: self.db.clone(), nudges: self.nudges(), last, filter }
+    /// The database that formations are read from.
+    pub(crate) fn db(&self) -> &pg::Pool {
+        &self.db
     }
 
-    fn until_stop<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
+    /// A stream that ends with the daemon.
+    pub(crate) fn until_stop<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
         stream.take_until(self.stop.clone().cancelled_owned())
     }
 }
 
-/// Reads events in order, and each until it has been dealt with.
-struct Reader {
-    db: pg::Pool,
-    nudges: watch::Receiver<u64>,
-    last: i64,
+/// Follows events in order.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    events: Events,
     filter: Filter,
+    /// All up to this one has been seen, whether it passed the filter or not.
+    last: i64,
+    live: broadcast::Receiver<Arc<Told>>,
+    /// What comes live does not join on to what was seen: the rest is read from the database first.
+    behind: bool,
+    _place: OwnedSemaphorePermit,
 }
 
-impl Reader {
-    /// Waits for events, and answers with a connection to look at what they are about.
-    async fn batch(&mut self) -> (pg::Client, Vec<Event>) {
+impl Follower {
+    /// Waits for events that pass the filter.
+    pub(crate) async fn batch(&mut self) -> Vec<Arc<Told>> {
         loop {
-            // Before the read: a nudge during it leads to another.
-            self.nudges.mark_unchanged();
-            match self.read().await {
-                Ok((client, events)) if !events.is_empty() => return (client, events),
-                Ok(_) => {
-                    let _ = timeout(SWEEP, self.nudges.changed()).await;
+            if self.behind {
+                match self.catch_up().await {
+                    Ok(events) if events.is_empty() => {}
+                    Ok(events) => return events.into_iter().map(Told::new).collect(),
+                    Err(err) => pause(&err).await,
                 }
-                Err(err) => pause(&err).await,
+                continue;
+            }
+            match self.live.recv().await {
+                Ok(told) => {
+                    let mut batch = Vec::new();
+                    self.take(told, &mut batch);
+                    while batch.len() < BATCH
+                        && let Ok(told) = self.live.try_recv()
+                    {
+                        self.take(told, &mut batch);
+                    }
+                    if !batch.is_empty() {
+                        return batch;
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => self.behind = true,
+                // The events hold the sender, and this holds the events.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
     }
 
-    async fn read(&self) -> Result<(pg::Client, Vec<Event>)> {
-        let client = self.db.client().await?;
-        let events = store::events::after(&client, self.last, &self.filter, BATCH).await?;
-        Ok((client, events))
-    }
-
-    fn past(&mut self, events: &[Event]) {
-        self.last = events.last().map_or(self.last, |event| event.id);
-    }
-}
-
-async fn pause(err: &crate::error::Error) {
-    debug!(error = err as &dyn std::error::Error, "a stream waits for the database");
-    sleep(PAUSE).await;
-}
-
-/// The formations that events are about, as they are now.
-async fn changed(client: &pg::Client, events: &[Event]) -> Result<Vec<ExpandedFormation>> {
-    let mut keys: Vec<(AppId, ReleaseId)> = Vec::new();
-    for event in events {
-        let Some(app) = event.app else { continue };
-        if event.object_type == "scale_request" {
-            keys.extend(event.object_id.parse().ok().map(|release| (app, release)));
-        } else {
-            let formations = store::formations::of_app(client, app).await?;
-            keys.extend(formations.iter().map(|formation| (app, formation.release)));
+    fn take(&mut self, told: Arc<Told>, batch: &mut Vec<Arc<Told>>) {
+        if told.event.id <= self.last {
+            return;
+        }
+        self.last = told.event.id;
+        if self.filter.includes(&told.event) {
+            batch.push(told);
         }
     }
-    keys.sort_unstable();
-    keys.dedup();
-    expand(client, &keys).await
+
+    /// A piece of what the reader has read and this has not seen.
+    async fn catch_up(&mut self) -> Result<Vec<Event>> {
+        let mut read = self.events.read.subscribe();
+        // The events hold the sender.
+        let to = read.wait_for(Option::is_some).await.ok().and_then(|read| *read);
+        let to = to.unwrap_or_default();
+        let end = to.min(self.last.saturating_add(WINDOW));
+        if self.last >= end {
+            self.behind = false;
+            return Ok(Vec::new());
+        }
+        let events = self.events.select(self.last, end, &self.filter).await?;
+        self.last = match events.last() {
+            Some(last) if events.len() >= BATCH => last.id,
+            _ => end,
+        };
+        Ok(events)
+    }
 }
 
-async fn expand(
-    client: &pg::Client,
-    keys: &[(AppId, ReleaseId)],
-) -> Result<Vec<ExpandedFormation>> {
-    let mut formations = Vec::with_capacity(keys.len());
-    for &key in keys {
-        formations.extend(store::formations::expand(client, key).await?);
-    }
-    Ok(formations)
+/// Waits before the database is asked again.
+pub(crate) async fn pause(err: &Error) {
+    debug!(error = err as &dyn std::error::Error, "a stream waits for the database");
+    sleep(PAUSE).await;
 }

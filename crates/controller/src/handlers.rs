@@ -2,17 +2,23 @@
 
 pub(crate) mod apps;
 pub(crate) mod artifacts;
+pub(crate) mod builds;
 pub(crate) mod deployments;
 pub(crate) mod events;
+mod form;
 pub(crate) mod formations;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod log;
+mod page;
 pub(crate) mod providers;
 pub(crate) mod releases;
 pub(crate) mod repositories;
+pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
+pub(crate) mod sinks;
 
 use std::str::FromStr;
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use api::{
-    controller::{NewResource, Provider, Provisioned},
     error::ErrorCode,
     route::{NewRoute, Route, Stored, Sync},
 };
 use api_client::{Client, Endpoint};
 use discoverd_client::{Discoverd, ServiceWatch};
 use host_client::{Cluster, Host};
+use shelf_client::Shelf;
 use strowger_client::{Routers, Strowger};
 use tracing::warn;
 
@@ -20,8 +20,7 @@ use crate::{
 
 /// Longest wait for all routers to know a route.
 const SYNC_MS: u64 = 10_000;
-/// Longest time a provider may take to make a resource.
-const PROVISION_TIMEOUT: Duration = Duration::from_secs(60);
+mod providers;
 
 /// Where everybody is.
 #[derive(Debug, Clone)]
@@ -31,6 +30,7 @@ pub(crate) struct Neighbours {
     http: reqwest::Client,
     host_key: Option<String>,
     postgres_api_key: Option<String>,
+    shelf: Option<Shelf>,
     strowger: Strowger,
     routers: Routers,
 }
@@ -49,12 +49,17 @@ impl Neighbours {
             .expect("the options of the HTTP client are valid");
         Self {
             hosts: discoverd.watch("flynn-host"),
-            discoverd,
             http,
             host_key: config.host_key.clone(),
             postgres_api_key: config.postgres_api_key.clone(),
+            shelf: config.shelf_key.as_ref().map(|key| {
+                // Of several keys, separated by commas, the first is the one in use.
+                let key = key.split(',').next().unwrap_or_default();
+                Shelf::new(discoverd.watch("shelf").endpoint(), key)
+            }),
             strowger: Strowger::new(routers.clone(), config.strowger_key.clone()),
             routers: Routers::new(routers, config.strowger_key.clone()),
+            discoverd,
         }
     }
 
@@ -72,9 +77,17 @@ impl Neighbours {
         Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
     }
 
-    /// How many hosts there are.
-    pub(crate) fn host_count(&self) -> u32 {
-        u32::try_from(self.hosts.borrow().instances.len()).unwrap_or(u32::MAX)
+    /// shelf.
+    pub(crate) fn shelf(&self) -> Result<&Shelf> {
+        self.shelf.as_ref().ok_or_else(|| {
+            Error::Away("this controller was given no key of shelf (SHELF_KEY)".into())
+        })
+    }
+
+    /// How many hosts there are; nothing until discoverd has said so.
+    pub(crate) fn host_count(&self) -> Option<u32> {
+        let hosts = self.hosts.borrow();
+        hosts.current.then(|| u32::try_from(hosts.instances.len()).unwrap_or(u32::MAX))
     }
 
     /// sampi, on the leading host.
@@ -86,10 +99,10 @@ impl Neighbours {
         Client::with_http(self.http.clone(), endpoint, self.host_key.clone())
     }
 
-    /// The routes of an owner.
-    pub(crate) async fn routes(&self, parent_ref: &str) -> Result<Vec<Route>> {
+    /// The routes of an owner, or all.
+    pub(crate) async fn routes(&self, parent_ref: Option<&str>) -> Result<Vec<Route>> {
         let doing = "asking the router for routes";
-        self.strowger.routes(Some(parent_ref)).await.map_err(Error::neighbour(doing))
+        self.strowger.routes(parent_ref).await.map_err(Error::neighbour(doing))
     }
 
     /// Stores a route, in place of the owner's own for the same domain or port; then waits until every router serves it.
@@ -110,8 +123,7 @@ impl Neighbours {
 
     /// The route that has a route's place, whoever owns it.
     pub(crate) async fn route_at(&self, route: &Route) -> Result<Option<Route>> {
-        let all = self.strowger.routes(None).await;
-        let all = all.map_err(Error::neighbour("asking the router for routes"))?;
+        let all = self.routes(None).await?;
         Ok(all.into_iter().find(|there| same_place(there, route)))
     }
 
@@ -133,41 +145,6 @@ impl Neighbours {
             Error::Away(format!("{doing} is stored, but {err}; it comes into force when they do"))
         })?;
         Ok(stored.route)
-    }
-
-    /// Has a provider make a resource.
-    pub(crate) async fn provision(
-        &self,
-        provider: &Provider,
-        new: &NewResource,
-    ) -> Result<Provisioned> {
-        let (base, path, key) = self.provider(provider).await?;
-        let config = if new.config.is_null() { serde_json::json!({}) } else { new.config.clone() };
-        let client = Client::with_http(self.http.clone(), base, key);
-        let answer = client.with_timeout(PROVISION_TIMEOUT).post(&path, &config).await;
-        answer.map_err(Error::neighbour("asking the provider for a resource"))
-    }
-
-    /// A provider's address, the path there, and the key it takes.
-    async fn provider(&self, provider: &Provider) -> Result<(String, String, Option<String>)> {
-        let url = url::Url::parse(provider.url.strip_prefix("discoverd+").unwrap_or(&provider.url))
-            .map_err(|_| Error::invalid("url", "of the provider is not a URL"))?;
-        let host = url.host_str().unwrap_or_default();
-        if !provider.url.starts_with("discoverd+") {
-            let base = url.origin().ascii_serialization();
-            return Ok((base, url.path().to_owned(), None));
-        }
-        let instances = self
-            .discoverd
-            .instances(host)
-            .await
-            .map_err(Error::neighbour("asking discoverd for the provider"))?;
-        let away =
-            || Error::Away(format!("the provider {} is not running at the moment", provider.name));
-        let pick = usize::try_from(rand::random::<u32>()).unwrap_or_default();
-        let instance = instances.get(pick % instances.len().max(1)).ok_or_else(away)?;
-        let key = self.postgres_api_key.clone().filter(|_| host == "postgres-api");
-        Ok((format!("http://{}", instance.addr), url.path().to_owned(), key))
     }
 }
 

@@ -6,7 +6,7 @@ use api::{
     cluster::Tx as ClusterTx,
     controller::{App, Artifact, Job, JobState, NewJob, Release},
     discoverd::Term,
-    expand::one_off_job,
+    expand::{ExpandError, one_off_job},
     host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest},
     id::{JobId, ReleaseId},
 };
@@ -55,8 +55,13 @@ pub(crate) async fn plan(
     if artifacts.len() != wanted.len() {
         return Err(Error::invalid("artifacts", "names an artifact that does not exist"));
     }
-    let job = one_off_job(JobId::random(), &app, &release, &artifacts, new, attached)
-        .map_err(|err| Error::invalid("artifacts", format!("cannot be run: {err}")))?;
+    let job =
+        one_off_job(JobId::random(), &app, &release, &artifacts, new, attached).map_err(|err| {
+            match err {
+                ExpandError::ReservedMeta(_) => Error::invalid("meta", err.to_string()),
+                _ => Error::invalid("artifacts", format!("cannot be run: {err}")),
+            }
+        })?;
     Ok(Planned { release: release.id, app, job })
 }
 
@@ -281,12 +286,7 @@ async fn record(controller: &Controller, planned: &Planned, host: &str) -> Resul
     };
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    // What the scheduler has told meanwhile is newer.
-    match store::jobs::find(&*tx, job.app, job.uuid).await {
-        Err(Error::Missing { .. }) => {}
-        known => return known,
-    }
-    let job = store::jobs::put(&mut tx, &job).await?;
+    let job = store::jobs::put_new(&mut tx, &job).await?;
     tx.commit().await?;
     Ok(job)
 }

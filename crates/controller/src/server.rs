@@ -2,14 +2,15 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use api::error::ErrorCode;
 use daemon::Lifetime;
 use tokio::{net::TcpListener, time::interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::Config, deployer, events::Events, neighbours::Neighbours, routes::routes,
-    scope::Scopes, store,
+    config::Config, deletions, deployer, events::Events, neighbours::Neighbours, purges, retention,
+    routes::routes, scope::Scopes, store,
 };
 
 /// Connections to the database.
@@ -30,6 +31,11 @@ pub(crate) struct Controller {
     pub(crate) lifetime: Lifetime,
     /// Apps get the route `<app>.<this>`.
     pub(crate) default_route_domain: Option<String>,
+    pub(crate) builds_at_once: u32,
+    /// How long a removed resource can be restored.
+    pub(crate) resource_grace: Duration,
+    /// How much of the past is kept.
+    pub(crate) retention: crate::Retention,
 }
 
 /// A controller that serves.
@@ -67,13 +73,20 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         neighbours: Neighbours::new(&config),
         lifetime: lifetime.clone(),
         default_route_domain: config.default_route_domain,
+        builds_at_once: config.builds_at_once,
+        resource_grace: config.resource_grace,
+        retention: config.retention,
     };
     lifetime.spawn("migrations", |stop| async move {
         let migrated =
             stop.run_until_cancelled(db.migrate(store::migrations::migrations::runner()));
         let _ = migrated.await;
     });
-    lifetime.spawn("events", |_| events.keep_hearing());
+    lifetime.spawn("event nudges", |_| events.clone().keep_hearing());
+    lifetime.spawn("events", |_| events.keep_reading());
+    lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
+    lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
+    lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
     let scopes = Scopes {
@@ -81,9 +94,26 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         people: config.keys,
         pushes: config.gitreceive_keys,
     };
-    lifetime.serve(listener, routes(controller, scopes));
+    let status = daemon::status::status({
+        let controller = controller.clone();
+        move || health(controller.clone())
+    });
+    lifetime.serve_with_status(listener, routes(controller, scopes), status);
     info!(%addr, "the controller listens on {addr}");
     Ok(Running { addr })
+}
+
+/// Whether it can do its work with the settings it has: the database answers, and the hosts take its key.
+async fn health(controller: Controller) -> Result<(), String> {
+    let asked = async { store::keys::list(&controller.db.client().await?).await };
+    asked.await.map_err(|err| format!("the database cannot be asked: {err}"))?;
+    match controller.neighbours.sampi().state().await {
+        Err(err) if err.code() == Some(ErrorCode::Unauthorized) => {
+            Err(format!("the hosts do not take HOST_KEY: {err}"))
+        }
+        // That no host leads at the moment is none of its settings.
+        _ => Ok(()),
+    }
 }
 
 async fn keep_tidy(db: pg::Pool, stop: CancellationToken) {

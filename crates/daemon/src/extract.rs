@@ -3,9 +3,10 @@
 use api::error::ErrorCode;
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
     response::IntoResponse,
 };
+use http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use crate::ApiError;
@@ -20,6 +21,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
         parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+    }
+}
+
+/// The query of a URL. Refusals are errors as any other.
+#[derive(Debug, Clone)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
+        query.map(|query| Self(query.0)).map_err(|rejection| {
+            let message = format!("the query cannot be used: {}", rejection.body_text());
+            ApiError::new(ErrorCode::ValidationError, message)
+        })
     }
 }
 

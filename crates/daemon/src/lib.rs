@@ -7,8 +7,11 @@ pub mod extract;
 pub mod lifetime;
 pub mod reconcile;
 pub mod serve;
+mod sources;
+pub mod status;
 pub mod telemetry;
 
 pub use error::ApiError;
-pub use extract::Body;
-pub use lifetime::Lifetime;
+pub use extract::{Body, Query};
+pub use lifetime::{Lifetime, WorkPanicked};
+pub use sources::{Share, Sources};

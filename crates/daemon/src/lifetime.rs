@@ -3,7 +3,10 @@
 use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
@@ -21,6 +24,11 @@ pub struct DrainTimeout {
     unfinished: usize,
     grace: Duration,
 }
+
+/// Accepted work came to no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what was accepted could not be finished because of an error in this daemon; see its log")]
+pub struct WorkPanicked;
 
 impl Lifetime {
     /// Is cancelled when the daemon shall stop.
@@ -67,6 +75,23 @@ impl Lifetime {
         });
     }
 
+    /// Carries out what was accepted and answers what came of it. The work is the daemon's, as with
+    /// [`Lifetime::spawn_drained`]: when whoever waits for the answer goes away it is finished all the same.
+    ///
+    /// # Errors
+    /// [`WorkPanicked`] when it came to no result.
+    pub async fn carry_out<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, WorkPanicked> {
+        let (answer, answered) = oneshot::channel();
+        self.spawn_drained(async move {
+            // The asker may be gone.
+            let _ = answer.send(work.await);
+        });
+        answered.await.map_err(|_| WorkPanicked)
+    }
+
     /// Waits for SIGTERM, SIGINT or [`Lifetime::end`].
     pub async fn until_signalled(&self) {
         let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
@@ -87,5 +112,44 @@ impl Lifetime {
             .map_err(|_| DrainTimeout { unfinished: self.tasks.len(), grace })?;
         info!("stopped");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_work_is_finished_when_its_asker_is_gone() {
+        let lifetime = Lifetime::default();
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (done, mut finished) = oneshot::channel();
+        let work = {
+            let (begun, go_on) = (begun.clone(), go_on.clone());
+            async move {
+                begun.notify_one();
+                go_on.notified().await;
+                let _ = done.send(());
+            }
+        };
+        tokio::select! {
+            _ = lifetime.carry_out(work) => panic!("it waits"),
+            () = begun.notified() => {}
+        }
+        assert!(finished.try_recv().is_err());
+        go_on.notify_one();
+        lifetime.drain(Duration::from_secs(10)).await.unwrap();
+        finished.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_told_to_its_asker() {
+        let lifetime = Lifetime::default();
+        let answer: Result<(), _> = lifetime.carry_out(async { panic!("as it should") }).await;
+        assert_eq!(answer, Err(WorkPanicked));
     }
 }

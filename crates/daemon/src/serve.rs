@@ -1,7 +1,8 @@
 //! Serving HTTP.
 
-use std::time::Duration;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use api::error::ErrorCode;
 use axum::{
     Router,
     extract::Request,
@@ -9,20 +10,28 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
-use crate::{ApiError, Lifetime};
+use crate::{ApiError, Lifetime, Sources};
 
 /// A client has this long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections at once: what a process has of files, and some for its other work.
+const CONNECTIONS: usize = 16_384;
+/// Connections at once from one source. A router brings all that come from outside.
+const CONNECTIONS_PER_SOURCE: usize = 2048;
 
 impl Lifetime {
     /// Serves a router until the daemon stops; then connections finish the request they are in.
@@ -34,14 +43,39 @@ impl Lifetime {
 
     /// The same for a server whose `GET /ping` must find out something first.
     pub fn serve_with_ping(&self, listener: TcpListener, router: Router, ping: MethodRouter) {
+        self.serve_all(listener, router, ping, get(status));
+    }
+
+    /// The same for a server that finds out whether it can do its work: see [`crate::status::status`].
+    pub fn serve_with_status(&self, listener: TcpListener, router: Router, status: MethodRouter) {
+        self.serve_all(listener, router, get(async || ""), status);
+    }
+
+    fn serve_all(
+        &self,
+        listener: TcpListener,
+        router: Router,
+        ping: MethodRouter,
+        status: MethodRouter,
+    ) {
         let router = router
             .route("/ping", ping)
-            .route("/.well-known/status", get(status))
+            .route("/.well-known/status", status)
             .fallback(async || ApiError::not_found("there is no such path").into_response())
+            .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn(identify));
         let lifetime = self.clone();
         self.spawn("accept", move |stop| accept(listener, router, lifetime, stop));
     }
+}
+
+/// Answers a method that a path does not take. The body is an error as any other; the header `Allow` names the methods.
+///
+/// Every server has it; a router that puts a layer around it has to name it itself.
+pub async fn no_such_method(method: http::Method) -> Response {
+    let message = format!("this path does not take {method}; the header Allow says what it takes");
+    let ApiError(body) = ApiError::new(ErrorCode::ValidationError, message);
+    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(body)).into_response()
 }
 
 async fn status() -> axum::Json<serde_json::Value> {
@@ -55,15 +89,25 @@ async fn accept(
     lifetime: Lifetime,
     stop: CancellationToken,
 ) {
+    let (room, sources) =
+        (Arc::new(Semaphore::new(CONNECTIONS)), Sources::new(CONNECTIONS_PER_SOURCE));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = one(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer, permit)) => {
+                let Some(share) = sources.enter(peer.ip()) else {
+                    debug!(%peer, "{} has as many connections as it may have", peer.ip());
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
-                lifetime.spawn_drained(connection(stream, router.clone(), stop.clone()));
+                let served = connection(stream, router.clone(), stop.clone());
+                lifetime.spawn_drained(async move {
+                    served.await;
+                    drop((share, permit));
+                });
             }
             // Out of file descriptors, mostly: connections that end make room.
             Err(err) => {
@@ -74,7 +118,17 @@ async fn accept(
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, router: Router, stop: CancellationToken) {
+/// A connection, once there is room for one more.
+async fn one(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));

@@ -142,7 +142,7 @@ pub(crate) fn response(
     let present = futures_util::stream::iter(present);
     let told = futures_util::stream::once(async move {
         drop(place);
-        Bytes::from_static(b":\n\n")
+        daemon::events::COMMENT
     });
     let news = futures_util::stream::unfold(telling, |mut telling| async move {
         let line = telling.next().await?;

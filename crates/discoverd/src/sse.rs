@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use api::discoverd::EventKind;
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use daemon::events::KEEP_ALIVE;
+use daemon::events::{COMMENT, KEEP_ALIVE};
 use http::{HeaderValue, header};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -15,8 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::mirror::{Line, Subscription};
 
-/// A comment that keeps a quiet stream open.
-const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 /// The last words to a watcher that did not keep up.
 const TOO_SLOW: Bytes =
     Bytes::from_static(b"event: error\ndata: this watcher is too slow; subscribe again\n\n");

@@ -72,10 +72,60 @@ pub fn up(host: u8, app: &str) -> Result<Vec<(String, u8)>, Said> {
     Ok(up.map(|id| (id.to_owned(), number(id))).collect())
 }
 
-/// The hosts that run an app.
-pub fn hosts_of(app: &str) -> BTreeSet<u8> {
-    let up = (1..=3).find_map(|host| up(host, app).ok()).unwrap_or_default();
-    up.into_iter().map(|(_, host)| host).collect()
+/// The hosts that run a process type of an app, once any does.
+pub async fn hosts_of(hosts: &[u8], app: &str, kind: &str) -> BTreeSet<u8> {
+    until(&format!("a {kind} process of {app}"), WHOLE, async || {
+        let ps = format!("flynn -a {app} ps --json");
+        let said = on(hosts[0], &ps);
+        let jobs: Vec<Value> = serde_json::from_str(&said.out).map_err(|_| said)?;
+        let up = jobs.iter().filter(|job| job["state"] == "up" && job["type"] == kind);
+        let on: BTreeSet<u8> = up.filter_map(|job| job["id"].as_str()).map(number).collect();
+        if on.is_empty() {
+            Err(Said { status: 0, out: format!("{jobs:?}"), err: String::new() })
+        } else {
+            Ok(on)
+        }
+    })
+    .await
+}
+
+/// The hosts that keep data the cluster cannot write without: that of Postgres and that of shelf. What only talks to them
+/// (Postgres' API, the controller) may be anywhere.
+pub async fn hosts_with_data(hosts: &[u8]) -> BTreeSet<u8> {
+    &hosts_of(hosts, "postgres", "postgres").await | &hosts_of(hosts, "shelf", "web").await
+}
+
+/// The host that leads, as one host sees it.
+///
+/// # Errors
+/// What was seen instead.
+pub fn leader(host: u8) -> Result<u8, String> {
+    let seen = list(host).map_err(|said| format!("{said:?}"))?;
+    let leads = seen.iter().find(|one| one["leader"] == true && one["jobs"].is_u64());
+    leads.and_then(|one| one["id"].as_str()).map(number).ok_or_else(|| format!("{seen:?}"))
+}
+
+/// Lets a host lead: whichever leads instead has its daemon restarted, and so comes last in the order of succession.
+pub async fn lead(hosts: &[u8], wanted: u8) {
+    until(&format!("host {wanted} to lead"), WHOLE, async || {
+        let leads = leader(wanted)?;
+        if leads == wanted {
+            return Ok(());
+        }
+        on(leads, "docker restart -t 3 flynn-host").ok();
+        Err(format!("host {leads} led"))
+    })
+    .await;
+    until("every host to see it", WHOLE, async || {
+        let seen: Vec<_> = hosts.iter().map(|host| leader(*host)).collect();
+        if seen.iter().all(|leads| *leads == Ok(wanted)) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+/// Which of several rounds of the stories this is; what may be chosen differs from round to round.
+pub fn round() -> usize {
+    std::env::var("FLYNN_ROUND").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// The processes of an app that really run on a host, by that host's word: which, and what they do.

@@ -8,8 +8,8 @@ use std::{
 use e2e::{
     app::App,
     hosts::{
-        WHOLE, address, cluster, count, hosts_of, list, number, on, order, router, running, up,
-        whole,
+        WHOLE, address, cluster, count, hosts_of, hosts_with_data, lead, list, number, on, order,
+        round, router, running, up, whole,
     },
     load::Load,
     shell::Said,
@@ -26,9 +26,14 @@ fn others(host: u8) -> Vec<u8> {
     ALL.into_iter().filter(|one| *one != host).collect()
 }
 
-/// The hosts whose loss stops writes.
-fn with_data() -> BTreeSet<u8> {
-    &hosts_of("postgres") | &hosts_of("shelf")
+/// A host whose loss stops no write, and the others. It leads, or one of the others does: both must end the same.
+async fn bystander(leads: bool) -> (u8, Vec<u8>) {
+    let data = hosts_with_data(&ALL).await;
+    let free = ALL.into_iter().find(|host| !data.contains(host));
+    let free = free.unwrap_or_else(|| panic!("three hosts have data of two: {data:?}"));
+    let survivors = others(free);
+    lead(&ALL, if leads { free } else { survivors[round() % 2] }).await;
+    (free, survivors)
 }
 
 /// An app of so many processes, used on a host.
@@ -52,8 +57,9 @@ async fn works(app: &App, words: &[&str], bound: Duration) {
 #[tokio::test]
 async fn the_main_job_works_from_every_host() {
     whole(&ALL, 3).await;
-    for app in ["controller", "scheduler", "strowger"] {
-        assert!(hosts_of(app).len() >= 2, "{app} is on one host: {:?}", hosts_of(app));
+    for (app, kind) in [("controller", "web"), ("scheduler", "scheduler"), ("strowger", "app")] {
+        let on = hosts_of(&ALL, app, kind).await;
+        assert!(on.len() >= 2, "{app} is on one host: {on:?}");
     }
     for host in ALL {
         let mut app = app(host, "everywhere", 3).await;
@@ -78,9 +84,7 @@ async fn the_main_job_works_from_every_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_host_is_done_without_and_comes_back_at_another_address() {
     whole(&ALL, 3).await;
-    let data = with_data();
-    let victim = ALL.into_iter().find(|host| !data.contains(host)).expect("a host without data");
-    let survivors = others(victim);
+    let (victim, survivors) = bystander(round().is_multiple_of(2)).await;
     let app = app(survivors[0], "lost", 6).await;
     let load = Load::at(router(survivors[0]), &app.name);
     let (died, since) = (load.age(), Instant::now());
@@ -105,8 +109,9 @@ async fn a_lost_host_is_done_without_and_comes_back_at_another_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_host_of_the_data_traffic_goes_on_and_writes_say_why_they_fail() {
     whole(&ALL, 3).await;
-    let victim = *hosts_of("postgres").first().expect("postgres runs");
+    let victim = hosts_of(&ALL, "postgres", "postgres").await.pop_first().expect("it runs");
     let survivors = others(victim);
+    lead(&ALL, if round().is_multiple_of(2) { victim } else { survivors[0] }).await;
     let app = app(survivors[0], "data", 6).await;
     let load = Load::at(router(survivors[0]), &app.name);
     let died = load.age();
@@ -128,9 +133,7 @@ async fn without_the_host_of_the_data_traffic_goes_on_and_writes_say_why_they_fa
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_cut_off_serves_its_side_and_is_one_of_all_again() {
     whole(&ALL, 3).await;
-    let data = with_data();
-    let victim = ALL.into_iter().find(|host| !data.contains(host)).expect("a host without data");
-    let survivors = others(victim);
+    let (victim, survivors) = bystander(round() % 2 == 1).await;
     let app = app(survivors[0], "cut", 6).await;
     let there = up(survivors[0], &app.name).unwrap();
     let cut: Vec<_> = there.iter().filter(|(_, host)| *host == victim).collect();
@@ -253,9 +256,8 @@ async fn after_a_power_failure_of_all_hosts_everything_serves_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_come_and_go_under_load_and_no_request_fails() {
     whole(&ALL, 3).await;
-    let data = with_data();
-    let leaving = ALL.into_iter().find(|host| !data.contains(host)).expect("a host without data");
-    let stays = others(leaving)[0];
+    let (leaving, staying) = bystander(round().is_multiple_of(2)).await;
+    let stays = staying[0];
     let app = app(stays, "moves", 6).await;
     let load = Load::at(router(stays), &app.name);
     cluster(&["add"]).ok();

@@ -3,34 +3,33 @@
 //! A new leader asks every host for its jobs under its own term before it takes a commit, so that no order of the old
 //! one can arrive after the listing. A committed job is acknowledged by its host or reported lost.
 
+mod sweep;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use api::{
-    cluster::{Committed, Placed, Rejected, State, TAG_FULL, Tx},
+    cluster::{Committed, Rejected, State, Tx},
     discoverd::{Instance, Term},
     host::{ActiveJob, Job},
     id::JobId,
 };
+use daemon::WorkPanicked;
 use discoverd_client::ServiceWatch;
 use futures_util::{
     StreamExt,
     future::join_all,
     stream::{self, FuturesUnordered},
 };
-use sampi::{Cluster, HostInfo, Orders, Takeover, placed};
-use tokio::{
-    sync::{Notify, broadcast::error::RecvError},
-    time::{MissedTickBehavior, interval},
-};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use sampi::{Cluster, Orders};
+use tokio::sync::Notify;
+use tracing::warn;
 
+use self::sweep::Watched;
 use crate::{
     host::Host,
     jobs::orders::{self, OrderError},
@@ -38,13 +37,11 @@ use crate::{
 
 /// The service of all hosts.
 pub(crate) const SERVICE: &str = "flynn-host";
-/// Heartbeat, and how often every host is listed again.
-const SWEEP: Duration = Duration::from_secs(3);
 /// Longest time another host may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Hosts that are listed at once.
-const LISTINGS: usize = 64;
+/// Stops that a host is told of at once.
+const STOPS: usize = 32;
 
 /// The hosts that discoverd names, by id.
 pub(crate) type Hosts = BTreeMap<String, Instance>;
@@ -57,7 +54,13 @@ pub(crate) struct Leadership {
     key: String,
     watch: ServiceWatch,
     state: Mutex<Option<Cluster>>,
+    watched: Mutex<Watched>,
+    /// The host that has the data of each volume, while this one leads.
+    claims: Mutex<BTreeMap<String, String>>,
+    /// To register at once.
     nudged: Notify,
+    /// To look at every host at once.
+    to_sweep: Notify,
 }
 
 /// Another host leads, or nobody.
@@ -76,12 +79,16 @@ pub(crate) enum CommitError {
     /// The state is another.
     #[error("the transaction was refused")]
     Rejected(Rejected),
+    /// A bug of ours.
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
 }
 
 impl Leadership {
     pub(crate) fn new(host: Arc<Host>, addr: String, key: String) -> Self {
         let watch = host.announcer.discoverd.watch(SERVICE);
-        Self { host, addr, key, watch, state: Mutex::default(), nudged: Notify::new() }
+        let (state, watched, claims, nudged, to_sweep) = Default::default();
+        Self { host, addr, key, watch, state, watched, claims, nudged, to_sweep }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Cluster>> {
@@ -115,7 +122,12 @@ impl Leadership {
         if let Ok(state) = self.state() {
             return Some(state);
         }
-        let addr = self.watch.borrow().leader.as_ref()?.instance.addr.clone();
+        let addr = {
+            let known = self.watch.borrow();
+            let leader = &known.leader.as_ref()?.instance;
+            // Only a host is given this key.
+            leader.meta.contains_key("id").then(|| leader.addr.clone())?
+        };
         let leader = host_client::Cluster::new(format!("http://{addr}"), Some(self.key.clone()));
         tokio::time::timeout(ANSWER, leader.state()).await.ok()?.ok()
     }
@@ -135,15 +147,24 @@ impl Leadership {
 
     /// The whole cluster.
     pub(crate) fn state(&self) -> Result<State, NotLeading> {
-        self.lock().as_ref().map(Cluster::state).ok_or_else(|| self.not_leading())
+        let state = self.lock().as_ref().map(Cluster::state);
+        let volumes = self.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        state.map(|state| State { volumes, ..state }).ok_or_else(|| self.not_leading())
     }
 
-    /// Does a transaction, and tells every host its part.
+    /// Does a transaction, and tells every host its part. It is finished, also when whoever asked is gone: its jobs are in
+    /// the state from the beginning.
     pub(crate) async fn commit(
-        &self,
+        self: &Arc<Self>,
         planner: Option<Term>,
         tx: Tx,
     ) -> Result<Committed, CommitError> {
+        let this = self.clone();
+        let work = async move { this.transact(planner, tx).await };
+        self.host.lifetime.carry_out(work).await?
+    }
+
+    async fn transact(&self, planner: Option<Term>, tx: Tx) -> Result<Committed, CommitError> {
         let (term, commit) = {
             let mut state = self.lock();
             let cluster = state.as_mut().ok_or_else(|| self.not_leading())?;
@@ -169,31 +190,50 @@ impl Leadership {
     /// Gives a host its orders. Answers why it did not take them all, if it did not.
     async fn dispatch(&self, term: Term, id: &str, orders: Orders) -> Option<String> {
         let Orders { addr, start, stop } = orders;
-        let mut lost = None;
-        for job in stop {
-            if let Err(reason) = self.stop(term, id, &addr, job).await {
-                // It stays in the state until its host says that it ended.
-                warn!(job.id = %job, reason, "a host did not take the order to stop a job");
-            }
-        }
+        self.stop_all(term, id, &addr, stop).await;
         let mut starting: FuturesUnordered<_> = start
             .iter()
             .map(|job| async { (job.id, self.start(term, id, &addr, job).await) })
             .collect();
+        let (mut lost, mut unwanted) = (None, Vec::new());
         while let Some((job, started)) = starting.next().await {
             let mut state = self.lock();
-            match (started, state.as_mut()) {
-                (Ok(()), Some(cluster)) => _ = cluster.taken(id, job),
+            // One that leads anew has asked the host itself.
+            let cluster = state.as_mut().filter(|cluster| cluster.term() == term);
+            match (started, cluster) {
+                (Ok(()), Some(cluster)) => {
+                    if !cluster.taken(id, job) {
+                        unwanted.push(job);
+                    }
+                }
+                (Ok(()), None) => {}
                 (Err(reason), cluster) => {
                     if let Some(cluster) = cluster {
                         cluster.job_ended(id, job);
                     }
                     lost = Some(reason);
                 }
-                (Ok(()), None) => {}
             }
         }
+        self.stop_all(term, id, &addr, unwanted).await;
         lost
+    }
+
+    /// Orders stops, together: a host that hangs is waited for once.
+    async fn stop_all(&self, term: Term, id: &str, addr: &str, jobs: Vec<JobId>) {
+        let stops = stream::iter(jobs)
+            .map(|job| async move { (job, self.stop(term, id, addr, job).await) })
+            .buffer_unordered(STOPS);
+        let told = stops.for_each(|(job, stopped)| {
+            if let Err(reason) = stopped {
+                // It stays in the state until its host says that it ended.
+                warn!(job.id = %job, reason, "a host did not take the order to stop a job");
+            }
+            std::future::ready(())
+        });
+        if tokio::time::timeout(ANSWER, told).await.is_err() {
+            warn!(host.id = id, "a host did not take every order to stop a job within {ANSWER:?}");
+        }
     }
 
     async fn start(&self, term: Term, id: &str, addr: &str, job: &Job) -> Result<(), String> {
@@ -253,183 +293,12 @@ impl Leadership {
         self.at(&format!("{gateway}:{port}"))
     }
 
+    /// A host that discoverd names.
+    pub(crate) fn host_of(&self, instance: &Instance) -> host_client::Host {
+        self.at(&instance.addr)
+    }
+
     fn at(&self, addr: &str) -> host_client::Host {
         host_client::Host::new(format!("http://{addr}"), Some(self.key.clone()))
-    }
-
-    /// Keeps this host registered, and the state while it leads.
-    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
-        let mut tick = interval(SWEEP);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = self.watch.clone();
-        let mut events = self.host.registry.subscribe().events;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                event = events.recv() => {
-                    match event {
-                        Ok(event) => self.note(event.job),
-                        Err(RecvError::Lagged(_)) => self.sweep().await,
-                        Err(RecvError::Closed) => return,
-                    }
-                    continue;
-                }
-                () = watch.changed() => {}
-                () = self.nudged.notified() => self.register().await,
-                _ = tick.tick() => self.register().await,
-            }
-            self.sweep().await;
-        }
-    }
-
-    /// A job of this host that ended holds no room any more.
-    fn note(&self, job: Option<ActiveJob>) {
-        if let (Some(job), Some(cluster)) = (job, self.lock().as_mut())
-            && !job.status.is_active()
-        {
-            cluster.job_ended(&self.host.settings.id, job.job.id);
-        }
-    }
-
-    async fn register(&self) {
-        let settings = &self.host.settings;
-        let mut tags = self.host.file.lock().unwrap_or_else(PoisonError::into_inner).tags.clone();
-        tags.remove(TAG_FULL);
-        if self.host.is_full() {
-            tags.insert(TAG_FULL.into(), "yes".into());
-        }
-        let mut meta: BTreeMap<String, String> =
-            tags.into_iter().map(|(name, value)| (format!("tag:{name}"), value)).collect();
-        meta.insert("id".into(), settings.id.clone());
-        meta.insert("BOOT_ID".into(), settings.boot_id.clone());
-        let instance = Instance::new("http", &self.addr, meta);
-        if let Err(err) = self.host.announcer.discoverd.register(SERVICE, &instance).await {
-            warn!(error = &err as &dyn Error, "this host could not be registered; trying again");
-        }
-    }
-
-    /// Makes the state be what the hosts say, if this host leads.
-    async fn sweep(&self) {
-        let known = self.watch.borrow();
-        let own = &self.host.settings.id;
-        let leader = known.leader.as_ref().filter(|l| l.instance.meta.get("id") == Some(own));
-        let Some(leader) = leader else {
-            // While discoverd is away its last word stands.
-            if !known.stale && self.lock().take().is_some() {
-                info!("this host leads no more");
-            }
-            return;
-        };
-        let term = leader.term;
-        let named = known.instances.values();
-        let hosts: Hosts = named
-            .filter_map(|instance| Some((instance.meta.get("id")?.clone(), instance.clone())))
-            .collect();
-        let as_of = match self.lock().as_ref() {
-            Some(cluster) if cluster.term() == term => Some(cluster.moment()),
-            _ => None,
-        };
-        let listings: Vec<_> = hosts
-            .iter()
-            .map(|(id, instance)| async move {
-                // One that died does not answer, and the others are not to wait for that.
-                let listed = tokio::select! {
-                    listed = self.listing(term, id, instance, as_of.unwrap_or(0)) => listed,
-                    () = self.until_gone(id) => Err("it is gone".into()),
-                };
-                (id.as_str(), listed)
-            })
-            .collect();
-        let listings: Vec<_> = stream::iter(listings).buffer_unordered(LISTINGS).collect().await;
-        let mut heard = Vec::new();
-        for (id, listing) in listings {
-            match listing {
-                Ok(info) => heard.push((id, info)),
-                Err(reason) => warn!(host.id = %id, reason, "a host cannot be listed"),
-            }
-        }
-        match as_of {
-            Some(_) => self.bring_up_to_date(&hosts, heard),
-            None => self.take_over(term, &hosts, heard),
-        }
-    }
-
-    /// Waits until discoverd names a host no more.
-    async fn until_gone(&self, id: &str) {
-        let mut watch = self.watch.clone();
-        let is_there = |watch: &ServiceWatch| {
-            let known = watch.borrow();
-            known
-                .instances
-                .values()
-                .any(|instance| instance.meta.get("id").is_some_and(|i| i == id))
-        };
-        while is_there(&watch) {
-            watch.changed().await;
-        }
-    }
-
-    /// Leads from now on, if every host was heard.
-    fn take_over(&self, term: Term, hosts: &Hosts, heard: Vec<(&str, HostInfo)>) {
-        let mut takeover = Takeover::new(term, u64::from(rand::random::<u32>()) << 20);
-        for (id, info) in heard {
-            doubled(&takeover.heard(id, info));
-        }
-        match takeover.finish(hosts.keys().map(String::as_str)) {
-            Ok(cluster) => {
-                *self.lock() = Some(cluster);
-                info!("this host leads, with term {}", term.to_header());
-            }
-            Err(takeover) => {
-                let missing = takeover.missing(hosts.keys().map(String::as_str)).join(", ");
-                warn!("this host is to lead, and waits until {missing} answered or is gone");
-            }
-        }
-    }
-
-    fn bring_up_to_date(&self, hosts: &Hosts, heard: Vec<(&str, HostInfo)>) {
-        let mut state = self.lock();
-        let Some(cluster) = state.as_mut() else { return };
-        for (id, info) in heard {
-            doubled(&cluster.upsert_host(id, info));
-        }
-        let known = cluster.state().hosts.into_keys();
-        for id in known.filter(|id| !hosts.contains_key(id)) {
-            cluster.remove_host(&id);
-        }
-    }
-
-    async fn listing(
-        &self,
-        term: Term,
-        id: &str,
-        instance: &Instance,
-        as_of: u64,
-    ) -> Result<HostInfo, String> {
-        let (capacity, jobs) = if id == self.host.settings.id {
-            orders::promise(&self.host, term).await.map_err(|err| err.to_string())?;
-            (self.host.capacity(), self.host.registry.active())
-        } else {
-            let other = self.at(&instance.addr).with_term(term);
-            let asked = async { tokio::try_join!(other.status(), other.jobs()) };
-            let answered = tokio::time::timeout(ANSWER, asked).await;
-            let answered = answered.map_err(|_| format!("no answer within {ANSWER:?}"))?;
-            let (status, jobs) = answered.map_err(|err| err.to_string())?;
-            (status.capacity, jobs.into_values().collect::<Vec<_>>())
-        };
-        let active = jobs.into_iter().filter(|job| job.status.is_active());
-        let jobs: BTreeMap<JobId, Placed> =
-            active.map(|job| (job.job.id, placed(&job.job))).collect();
-        let tags = instance.meta.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("tag:")?.to_owned(), value.clone()))
-        });
-        let (addr, tags) = (instance.addr.clone(), tags.collect());
-        Ok(HostInfo { addr, tags, capacity, jobs, as_of })
-    }
-}
-
-fn doubled(jobs: &[JobId]) {
-    for job in jobs {
-        warn!(job.id = %job, "a job runs on two hosts; both keep it until its scheduler decides");
     }
 }

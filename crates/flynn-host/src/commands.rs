@@ -1,6 +1,7 @@
 //! The commands that ask a host.
 
 mod drain;
+mod tags;
 
 use std::{
     io::{Write, stdout},
@@ -73,6 +74,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
         Command::Drain { id, deadline, undo, client } => {
             drain::drain(&id, deadline, undo, &client).await
         }
+        Command::Tags { change, client } => tags::tags(change, &client).await,
         Command::Remove { id, force, client } => {
             host(&client)?.remove_host(&id, force).await?;
             said(&client, &format!("{id} is not of this cluster any more"))
@@ -146,6 +148,7 @@ async fn list(client: &Client) -> anyhow::Result<()> {
         let addr = one.addr.map_or_else(|| "-".into(), |addr| addr.to_string());
         let state = match (one.up, one.draining, one.leader) {
             (false, ..) => "away",
+            _ if one.unreachable => "unreached",
             (true, true, _) => "draining",
             (true, false, _) if one.full => "full",
             (true, false, true) => "leads",

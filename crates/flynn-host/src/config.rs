@@ -45,6 +45,46 @@ pub struct Client {
     pub json: bool,
 }
 
+/// Changes to the tags of a host.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TagsChange {
+    /// Sets tags. What runs by a value that a tag has no more is started elsewhere first.
+    Set {
+        /// The host's id.
+        id: String,
+        /// Tags with their values, as disk=ssd.
+        #[arg(required = true, value_parser = tag)]
+        tags: Vec<(String, String)>,
+    },
+    /// Takes tags away.
+    Del {
+        /// The host's id.
+        id: String,
+        /// Names of tags.
+        #[arg(required = true, value_parser = tag_name)]
+        tags: Vec<String>,
+    },
+}
+
+fn tag_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if !(1..=63).contains(&text.len()) || !text.bytes().all(plain) {
+        return Err("use letters, digits, dots, - and _, at most 63".into());
+    }
+    match text.starts_with("flynn-") {
+        true => {
+            Err("names that begin with flynn- are Flynn's own; to empty a host: flynn-host drain"
+                .into())
+        }
+        false => Ok(text.into()),
+    }
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected a name and a value, as disk=ssd")?;
+    Ok((tag_name(name)?, tag_name(value)?))
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -68,6 +108,15 @@ pub enum Command {
         /// Let it be used again.
         #[arg(long)]
         undo: bool,
+        /// The host that is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Shows the tags of the hosts, or changes those of one: processes are placed by them (flynn scale web=3,disk=ssd).
+    Tags {
+        /// What to change.
+        #[command(subcommand)]
+        change: Option<TagsChange>,
         /// The host that is asked.
         #[command(flatten)]
         client: Client,

@@ -17,10 +17,12 @@ pub(crate) fn of_order(err: OrderError) -> ApiError {
             ApiError::new(ErrorCode::Conflict, message)
         }
         OrderError::Unknown(_) => ApiError::not_found(message),
-        OrderError::NoRoom(_) | OrderError::Full { .. } | OrderError::Volume(_) => {
-            ApiError::new(ErrorCode::Ratelimited, message)
-        }
+        OrderError::NoRoom(_)
+        | OrderError::Full { .. }
+        | OrderError::Volume(_)
+        | OrderError::VolumeInUse(_) => ApiError::new(ErrorCode::Ratelimited, message),
         OrderError::NoDisk { .. } => ApiError::unavailable(message),
+        OrderError::Panicked(_) => ApiError::internal("taking the order", &err),
         OrderError::Journal(_) => ApiError::internal("writing the order down", &err),
         OrderError::Engine(_) => ApiError::internal("asking the container engine", &err),
     }

@@ -236,13 +236,19 @@ impl Keeper {
     }
 
     async fn round(&mut self, present: &BTreeSet<String>) -> Result<(), keyspace::Error> {
+        // Read first: what a leader that was paused wants to write over a newer list is refused.
+        let at = self.etcd.get(MEMBERS).await?.map_or(0, |entry| entry.mod_revision);
         let members = self.etcd.members().await?;
         let grid = self.grid.now().clone();
         let of = |member: &keyspace::Member| self.host_of(member, &grid);
         let told: Vec<Member> = members.iter().filter_map(|m| told(m, of(m)?)).collect();
         if told != grid.members && !told.is_empty() {
             let value = serde_json::to_vec(&told).expect("members serialise");
-            self.etcd.commit(Transaction::new().put(MEMBERS, value)).await?;
+            let unchanged = match at {
+                0 => Transaction::new().when_absent(MEMBERS),
+                at => Transaction::new().when_unchanged(MEMBERS, at),
+            };
+            self.etcd.commit(unchanged.put(MEMBERS, value)).await?;
         }
         let now = Instant::now();
         self.away.retain(|id, _| !present.contains(id));
@@ -308,12 +314,18 @@ fn candidates(grid: &Grid, present: &BTreeSet<String>) -> Vec<Candidate> {
     hosts.into_iter().map(candidate).collect()
 }
 
-/// The folder of a member's data that is of no use any more.
+/// Puts a member's data aside that is of no use any more. The last such folder is kept: should the list of members have
+/// been wrong, nothing is lost yet.
 pub(crate) fn forget(data: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(data) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
+    if !data.try_exists()? {
+        return Ok(());
     }
+    let aside = data.with_extension("aside");
+    match fs::remove_dir_all(&aside) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        done => done?,
+    }
+    fs::rename(data, aside)
 }
 
 #[cfg(test)]
@@ -327,6 +339,22 @@ mod tests {
             learner: false,
         };
         Grid { members: members.iter().map(member).collect(), ..Grid::default() }
+    }
+
+    #[test]
+    fn data_of_a_member_that_goes_is_put_aside_and_the_last_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("etcd");
+        for n in ["first", "second"] {
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join(n), n).unwrap();
+            forget(&data).unwrap();
+            assert!(!data.exists());
+        }
+        forget(&data).unwrap();
+        let kept = fs::read_dir(dir.path().join("etcd.aside")).unwrap();
+        let kept: Vec<_> = kept.map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(kept, ["second"]);
     }
 
     #[test]

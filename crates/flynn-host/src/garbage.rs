@@ -129,6 +129,10 @@ impl Garbage {
                 let aside = folder.join(format!("{GOING}{name}"));
                 fs::rename(folder.join(name), &aside)?;
                 gone.push(aside);
+                if let Err(err) = self.host.volumes.release(name).await {
+                    let error = &err as &dyn Error;
+                    warn!(error, volume = %name, "a volume that is gone still counts as this host's");
+                }
             }
         }
         blocking(move || gone.iter().try_for_each(fs::remove_dir_all)).await

@@ -13,7 +13,7 @@ use daemon::Lifetime;
 use tokio::sync::Semaphore;
 
 use crate::{
-    backend::{engine::Engine, peers::Peers, slug::Slugs},
+    backend::{archive::Archives, engine::Engine, peers::Peers, slug::Slugs},
     domain::net::Cidr,
     identity::{Folders, HostFile},
     jobs::{
@@ -33,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) slugs: Slugs,
     pub(crate) peers: Peers,
+    /// Images that were pushed.
+    pub(crate) archives: Archives,
     pub(crate) volumes: Volumes,
     /// Turns of the hosts that are given images.
     pub(crate) exports: Arc<Semaphore>,
@@ -45,7 +47,7 @@ pub(crate) struct Host {
     pub(crate) http: reqwest::Client,
     pub(crate) lifetime: Lifetime,
     /// Orders are accepted one by one, so that the same one twice at once is one.
-    pub(crate) accepting: tokio::sync::Mutex<()>,
+    pub(crate) accepting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What does not change while it runs.

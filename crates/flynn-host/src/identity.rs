@@ -81,6 +81,11 @@ impl Folders {
         self.host().join("etcd.json")
     }
 
+    /// What a recovery of etcd has still to do.
+    pub(crate) fn recovery_file(&self) -> PathBuf {
+        self.host().join("recovery.json")
+    }
+
     pub(crate) fn grid_file(&self) -> PathBuf {
         self.host().join("grid.json")
     }

@@ -43,6 +43,7 @@ fn init(options: &Init) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init("flynn-host");
+    flynn_host::raise_file_limit();
     let lifetime = Lifetime::default();
     let started = tokio::select! {
         started = flynn_host::start(config, &lifetime) => Some(started?),

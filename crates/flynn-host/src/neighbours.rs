@@ -52,6 +52,8 @@ pub(crate) struct Neighbours {
     authority: Authority,
     fixed_addr: bool,
     joining: std::sync::Mutex<Option<TcpListener>>,
+    /// Held while etcd is recovered: once at a time.
+    pub(crate) recovering: tokio::sync::Mutex<()>,
 }
 
 /// The host cannot be one of them any more.
@@ -127,6 +129,7 @@ impl Neighbours {
             authority,
             fixed_addr: file.addr.is_some(),
             joining: std::sync::Mutex::new(Some(joining)),
+            recovering: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     backend::{
+        archive::Archives,
         engine::Engine,
         network::{JobNetwork, NetworkError, Overlay},
         peers::Peers,
@@ -53,6 +54,7 @@ use crate::{
     layer0::{Layer0, Layer0Error},
     logs,
     neighbours::{Neighbours, Place},
+    recovery,
     routes::{Alone, App, router},
     subnet::subnet,
     terms::Terms,
@@ -335,8 +337,8 @@ impl Parts<'_> {
         let external_ip = config
             .external_ip
             .or(several.map(|(neighbours, _)| IpAddr::V4(neighbours.addr)))
-            .unwrap_or(gateway.into());
-        let external_ip = external_ip.to_string();
+            .unwrap_or(gateway.into())
+            .to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
         let others = discoverd.watch(SERVICE);
         let key = self.key("flynn-host");
@@ -364,6 +366,7 @@ impl Parts<'_> {
                 &self.file.id,
                 several.map(|(neighbours, etcd)| (etcd.clone(), neighbours.grid.clone())),
             ),
+            archives: Archives::new(self.engine.clone(), shelf.clone()),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,
             exports: Arc::new(Semaphore::new(EXPORTS)),
@@ -376,7 +379,7 @@ impl Parts<'_> {
             engine: self.engine.clone(),
             http: self.http.clone(),
             lifetime: lifetime.clone(),
-            accepting: tokio::sync::Mutex::default(),
+            accepting: Arc::default(),
         })
     }
 }
@@ -490,6 +493,7 @@ async fn serve(
     for listener in [local, gateway] {
         lifetime.serve(listener, router(app.clone(), &key));
     }
+    lifetime.spawn("recovery", move |stop| recovery::finish(app, stop));
     lifetime.spawn("leadership", move |stop| leadership.keep(stop));
     info!("host {} serves on {local_addr} and {gateway_addr}", host.settings.id);
     let (id, engine) = (host.settings.id.clone(), host.engine.clone());

@@ -1,7 +1,8 @@
 //! This host's part of the cluster's range: claimed once in etcd, kept on disk, so that the host comes up without etcd.
 
-use std::{error::Error, time::Duration};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
+use jiff::Timestamp;
 use keyspace::{Keyspace, Transaction};
 use tracing::{info, warn};
 
@@ -12,6 +13,8 @@ use crate::{
 
 /// Below it: a key a subnet, `100.64.0.0-23`, whose value is the host's id.
 const PREFIX: &str = "/flynn/subnets/";
+/// Below it: a key a subnet whose host was removed, and when.
+const FREED: &str = "/flynn/freed-subnets/";
 /// Length of a host's subnet.
 pub(crate) const LENGTH: u8 = 23;
 /// Pause before etcd is asked again.
@@ -45,6 +48,12 @@ pub(crate) enum SubnetError {
 /// The key that says whose a subnet is.
 pub(crate) fn key(subnet: Cidr) -> String {
     format!("{PREFIX}{}", key_of(subnet))
+}
+
+/// The key that says when a subnet became free, and that it did now. Routers may still know jobs at its addresses: the one
+/// that is free the longest is given next, and those that nobody ever had before it.
+pub(crate) fn freed(subnet: Cidr) -> (String, String) {
+    (format!("{FREED}{}", key_of(subnet)), Timestamp::now().as_second().to_string())
 }
 
 fn key_of(subnet: Cidr) -> String {
@@ -93,7 +102,18 @@ async fn claim(etcd: &Keyspace, host: &HostFile) -> Result<Cidr, SubnetError> {
     if let Some(own) = parts.find(|part| owner(*part).is_some_and(|id| id == host.id.as_bytes())) {
         return Ok(own);
     }
-    for part in host.range.parts(LENGTH).filter(|part| owner(*part).is_none()) {
+    let freed: BTreeMap<String, i64> = {
+        let listed = etcd.list(FREED).await.map_err(SubnetError::Etcd)?.entries;
+        let at = |entry: keyspace::Entry| {
+            let second = std::str::from_utf8(&entry.value).ok()?.parse().ok()?;
+            Some((entry.key.strip_prefix(FREED)?.to_owned(), second))
+        };
+        listed.into_iter().filter_map(at).collect()
+    };
+    let mut free: Vec<Cidr> =
+        host.range.parts(LENGTH).filter(|part| owner(*part).is_none()).collect();
+    free.sort_by_key(|part| freed.get(&key_of(*part)).copied().unwrap_or(i64::MIN));
+    for part in free {
         if take(etcd, part, &host.id).await.map_err(SubnetError::Etcd)?.is_none() {
             return Ok(part);
         }
@@ -117,8 +137,6 @@ async fn take(etcd: &Keyspace, subnet: Cidr, id: &str) -> Result<Option<String>,
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn host(id: &str) -> HostFile {
@@ -138,6 +156,15 @@ mod tests {
             subnet(&etcd, &folders, &mut host).await.map(|subnet| subnet.to_string())
         };
         assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
+        assert_eq!(of("b").await.unwrap(), "10.9.2.0/23");
+        assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
+        // Removed one after the other: the one that is free the longest comes first.
+        for (subnet, second) in [("10.9.2.0/23", 5), ("10.9.0.0/23", 9)] {
+            let subnet = subnet.parse().unwrap();
+            let (at, _) = freed(subnet);
+            let removal = Transaction::new().delete(key(subnet)).put(at, second.to_string());
+            etcd.commit(removal).await.unwrap();
+        }
         assert_eq!(of("b").await.unwrap(), "10.9.2.0/23");
         assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
         assert!(matches!(of("c").await, Err(SubnetError::Full(_))));

@@ -9,11 +9,12 @@
 use std::{
     error::Error,
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use daemon::Sources;
 use rand::seq::SliceRandom;
 use rustix::net::sockopt::ip_original_dst;
 use tokio::{
@@ -30,6 +31,8 @@ use crate::grid::GridStore;
 
 /// Connections at once, of each way.
 const CONNECTIONS: usize = 8192;
+/// Of these, from one source: a job, or a machine that is no host we know.
+const CONNECTIONS_PER_SOURCE: usize = 256;
 /// Longest time until a service on this host takes a connection.
 const LOCAL: Duration = Duration::from_secs(2);
 /// Pause when no connection can be accepted: those that end make room.
@@ -228,6 +231,11 @@ impl Tunnel {
         Ok(())
     }
 
+    /// Whether that is the address of a host: its connections are those of all that runs there.
+    fn is_host(&self, peer: SocketAddr) -> bool {
+        self.grid.now().hosts.values().any(|record| IpAddr::V4(record.addr) == peer.ip())
+    }
+
     /// Takes what enters there.
     pub(crate) async fn serve(
         self: Arc<Self>,
@@ -236,6 +244,7 @@ impl Tunnel {
         stop: CancellationToken,
     ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let sources = Sources::new(CONNECTIONS_PER_SOURCE);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -243,6 +252,12 @@ impl Tunnel {
             };
             match accepted {
                 Ok((stream, peer, permit)) => {
+                    let of_host = self.is_host(peer);
+                    let share = if of_host { None } else { sources.enter(peer.ip()) };
+                    if share.is_none() && !of_host {
+                        debug!(%peer, "{} has as many connections as it may have", peer.ip());
+                        continue;
+                    }
                     let (this, stop) = (self.clone(), stop.clone());
                     self.tasks.spawn(async move {
                         tokio::select! {
@@ -251,7 +266,7 @@ impl Tunnel {
                                 debug!(error = &err as &dyn Error, %peer, "a connection leads nowhere");
                             },
                         }
-                        drop(permit);
+                        drop((share, permit));
                     });
                 }
                 Err(err) => {

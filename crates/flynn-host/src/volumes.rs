@@ -2,12 +2,22 @@
 //!
 //! Without it, what keeps data on a host that is away would be started elsewhere with nothing, and be taken for the whole.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use api::host::Volume;
+use api::{
+    host::{ActiveJob, Job, Volume},
+    id::JobId,
+};
 use keyspace::{Keyspace, Transaction};
 
-use crate::grid::GridStore;
+use crate::{domain::validate::is_volume_name, grid::GridStore};
 
 /// Below it: a key a volume, whose value is the host's id.
 const VOLUMES: &str = "/flynn/volumes/";
@@ -37,16 +47,43 @@ pub(crate) enum VolumeError {
     },
 }
 
+/// Another job has a volume that has one writer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its volume {path} is in use by job {by} on this host, which has to end first: one job writes to a volume at a time"
+)]
+pub(crate) struct VolumeInUse {
+    path: String,
+    by: JobId,
+}
+
+/// Whether a job may have its volumes beside those that are there. The one it takes the place of makes way for it.
+pub(crate) fn check_writers(job: &Job, active: &[ActiveJob]) -> Result<(), VolumeInUse> {
+    let others = active.iter().filter(|other| job.replaces != Some(other.job.id));
+    for other in others {
+        for volume in &job.config.volumes {
+            let mut theirs = other.job.config.volumes.iter();
+            let held = theirs.find(|held| held.name == volume.name);
+            if held.is_some_and(|held| !(held.shared && volume.shared)) {
+                return Err(VolumeInUse { path: volume.path.clone(), by: other.job.id });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The volumes of the cluster, as one host of several claims them; a host that is alone has all.
 #[derive(Debug)]
 pub(crate) struct Volumes {
     id: String,
     several: Option<(Keyspace, Arc<GridStore>)>,
+    /// How often one was given up.
+    released: AtomicU64,
 }
 
 impl Volumes {
     pub(crate) fn new(id: &str, several: Option<(Keyspace, Arc<GridStore>)>) -> Self {
-        Self { id: id.into(), several }
+        Self { id: id.into(), several, released: AtomicU64::new(0) }
     }
 
     /// Makes these volumes be this host's. What it has already is: the host comes up without etcd.
@@ -81,10 +118,47 @@ impl Volumes {
         Ok(())
     }
 
+    /// The host that has the data of each volume of the cluster, as far as it is one of the cluster's. A host that is alone
+    /// has all and names none.
+    pub(crate) async fn claims(&self) -> Result<BTreeMap<String, String>, keyspace::Error> {
+        let Some((etcd, grid)) = &self.several else { return Ok(BTreeMap::new()) };
+        let hosts = grid.now().hosts.clone();
+        let listed = etcd.list(VOLUMES).await?.entries.into_iter();
+        let claims = listed.filter_map(|entry| {
+            let host = String::from_utf8_lossy(&entry.value).into_owned();
+            let name = entry.key.strip_prefix(VOLUMES)?.to_owned();
+            hosts.contains_key(&host).then_some((name, host))
+        });
+        Ok(claims.collect())
+    }
+
+    /// How often one was given up: what was claimed before may have been among them.
+    pub(crate) fn released(&self) -> u64 {
+        self.released.load(Ordering::SeqCst)
+    }
+
+    /// Gives up a volume whose folder is gone, so that the next job with it may run anywhere.
+    pub(crate) async fn release(&self, name: &str) -> Result<(), keyspace::Error> {
+        self.released.fetch_add(1, Ordering::SeqCst);
+        let Some((etcd, _)) = &self.several else { return Ok(()) };
+        let key = format!("{VOLUMES}{name}");
+        let Some(found) = etcd.get(&key).await? else { return Ok(()) };
+        if *found.value != *self.id.as_bytes() {
+            return Ok(());
+        }
+        match etcd.delete_if(&key, found.mod_revision).await {
+            // Somebody else changed it meanwhile: it is theirs.
+            Err(err) if err.is_conflict() => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
     /// Claims what this host had before it was one of several.
     pub(crate) async fn claim_all(&self, folder: &Path) -> Result<(), VolumeError> {
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        // What begins with a dot is on its way out.
+        for name in names.filter(|name| is_volume_name(name)) {
             match self.claim_one(&name).await {
                 // An old copy: the data that counts is elsewhere.
                 Err(VolumeError::Elsewhere { .. }) => {}
@@ -101,7 +175,7 @@ mod tests {
     use crate::grid::{Grid, Record};
 
     fn volume(name: &str) -> Vec<Volume> {
-        vec![Volume { name: name.into(), path: "/data".into() }]
+        vec![Volume { name: name.into(), path: "/data".into(), shared: false }]
     }
 
     #[tokio::test]
@@ -132,10 +206,45 @@ mod tests {
             "{refused}"
         );
         of("b", &["b"]).claim(&b, &volume("db")).await.unwrap();
+        let claims = of("a", &["a", "b"]).claims().await.unwrap();
+        assert_eq!(claims, [("db".to_owned(), "b".to_owned())].into());
+        assert!(of("a", &["a"]).claims().await.unwrap().is_empty(), "b is no host any more");
+        of("a", &["a", "b"]).release("db").await.unwrap();
+        assert_eq!(of("a", &["a", "b"]).claims().await.unwrap(), claims, "it is another's");
         // What is here needs no etcd, and a copy that was left behind takes nothing back.
         std::fs::create_dir_all(a.join("db")).unwrap();
         of("a", &["a", "b"]).claim_all(&a).await.unwrap();
         assert!(of("a", &["a", "b"]).claim_one("db").await.is_err());
+        of("b", &["a", "b"]).release("db").await.unwrap();
+        assert!(of("a", &["a", "b"]).claims().await.unwrap().is_empty());
+        of("a", &["a", "b"]).claim_one("db").await.unwrap();
+        std::fs::create_dir_all(b.join(".going-db")).unwrap();
+        of("b", &["a", "b"]).claim_all(&b).await.unwrap();
+        assert_eq!(of("b", &["a", "b"]).claims().await.unwrap().len(), 1);
         assert!(Volumes::new("c", None).claim(&b, &volume("db")).await.is_ok());
+    }
+
+    #[test]
+    fn a_volume_has_one_writer_unless_all_share_it() {
+        let job = |shared: bool| -> Job {
+            serde_json::from_value(serde_json::json!({
+                "id": JobId::random(), "image": "i",
+                "config": { "volumes": [{ "name": "db", "path": "/data", "shared": shared }] },
+            }))
+            .unwrap()
+        };
+        let active = |job: &Job| -> ActiveJob {
+            serde_json::from_value(serde_json::json!({
+                "job": job, "host_id": "a", "status": "stopping", "created_at": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap()
+        };
+        let (alone, shared) = (job(false), job(true));
+        let refused = check_writers(&job(false), &[active(&alone)]).unwrap_err();
+        assert!(refused.to_string().contains(&alone.id.to_string()), "{refused}");
+        assert!(check_writers(&job(false), &[active(&shared)]).is_err());
+        assert!(check_writers(&job(true), &[active(&shared)]).is_ok());
+        let instead = Job { replaces: Some(alone.id), ..job(false) };
+        assert!(check_writers(&instead, &[active(&alone)]).is_ok());
     }
 }

@@ -4,16 +4,20 @@
 
 mod support;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use api::{
     cluster::{Refusal, State, Tx},
-    discoverd::Term,
+    discoverd::{Instance, Term},
     error::ErrorCode,
     host::Status,
+    id::JobId,
 };
 use host_client::{Cluster, CommitError};
 use serde_json::json;
 use support::{Fixture, LIMIT, ended, is, meta, shell, shell_with};
 use testkit::wait_until_for;
+use tokio::time::timeout;
 
 async fn leading(host: &Fixture, cluster: &Cluster) -> State {
     wait_until_for(LIMIT, "the host leads", || async {
@@ -99,6 +103,59 @@ async fn an_order_of_an_old_leader_is_refused() {
     .await;
 }
 
+/// The jobs that the journal on disk holds.
+fn journal(host: &Fixture) -> BTreeSet<JobId> {
+    let files = std::fs::read_dir(host.dir.path().join("host/jobs")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_asker_hangs_up_is_done_wholly_or_not_at_all() {
+    let host = Fixture::start().await;
+    let cluster = Cluster::new(host.url(), Some(host.key("flynn-host")));
+    let (client, state) = (host.client(), leading(&host, &cluster).await);
+    for n in 0..30u64 {
+        let (job, patience) = (shell("true"), Duration::from_micros(500 * (n % 15)));
+        if n % 2 == 0 {
+            let _gave_up = timeout(patience, client.put_job(&job)).await;
+        } else {
+            let add = [(host.prefix.clone(), vec![job])].into();
+            let tx = Tx { term: state.term, add, ..Tx::default() };
+            let _gave_up = timeout(patience, cluster.commit(&tx)).await;
+        }
+    }
+    wait_until_for(LIMIT, "what is written down, known and counted is the same", || async {
+        let known = client.jobs().await.map_err(|err| err.to_string())?;
+        let state = cluster.state().await.map_err(|err| err.to_string())?;
+        let counted: BTreeSet<JobId> = state.hosts[&host.prefix].jobs.keys().copied().collect();
+        let (known, kept): (BTreeSet<JobId>, _) = (known.into_keys().collect(), journal(&host));
+        let same = known == kept && counted.is_empty() && !known.is_empty();
+        if same { Ok(()) } else { Err(format!("{known:?} {kept:?} {counted:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_nobody_reaches_does_not_keep_another_from_leading() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut host = Fixture::start().await;
+    let cluster = Cluster::new(host.url(), Some(host.key("flynn-host")));
+    leading(&host, &cluster).await;
+    let meta = meta(&[("id", "unreached")]);
+    let unreached = Instance::new("http", &silent.local_addr().unwrap().to_string(), meta);
+    host.discoverd.put("flynn-host", unreached);
+    host.stop_daemon().await;
+    host.start_daemon().await;
+    let cluster = Cluster::new(host.url(), Some(host.key("flynn-host")));
+    let state = leading(&host, &cluster).await;
+    assert!(!state.hosts.contains_key("unreached"), "{state:?}");
+    let listed = host.client().hosts().await.unwrap();
+    let of = |id: &str| listed.iter().find(|one| one.id == id).unwrap();
+    assert!(of("unreached").up && of("unreached").unreachable);
+    assert!(!of(&host.prefix).unreachable);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_reaches_the_host_only_where_it_may() {
     let host = Fixture::start().await;
@@ -116,6 +173,9 @@ async fn a_job_reaches_the_host_only_where_it_may() {
     let log = host.log(job.id, None, true).await;
     let log: Vec<&str> = log.iter().map(|(_, msg)| msg.as_str()).collect();
     assert_eq!(log, ["yes", "no"]);
+    let rules = support::run("iptables", &["-w", "10", "-S", &host.config.chain]);
+    let limited = format!("--dport {port} -m connlimit");
+    assert!(rules.contains(&limited), "{rules}");
     let text = support::run("ip", &["route", "show", "type", "blackhole"]);
     let range = &host.client().status().await.unwrap().subnet;
     let range = range.split('/').next().unwrap();

@@ -4,17 +4,17 @@
 
 mod support;
 
-use api::host::{Job, Status};
+use api::host::{Job, Status, Volume};
 use serde_json::json;
 use support::{Fixture, LIMIT, ended, is, web};
 use testkit::wait_until_for;
 
 /// A process that serves as `service`, with a secret.
-fn serving(service: &str, resurrect: bool) -> Job {
+fn serving(service: &str) -> Job {
     let mut job = web(json!({ "type": "http", "path": "/", "status": 200 }));
     job.config.ports[0].service.as_mut().unwrap().name = service.into();
     job.config.env.insert("AUTH_KEY".into(), "s3cret".into());
-    job.resurrect = resurrect;
+    job.resurrect = true;
     job
 }
 
@@ -22,7 +22,12 @@ fn serving(service: &str, resurrect: bool) -> Job {
 async fn a_controller_that_nobody_starts_again_is_started_by_the_leading_host() {
     let host = Fixture::start().await;
     let etcd = host.keyspace().await;
-    let (controller, other) = (serving("controller", true), serving("controller-scheduler", false));
+    let (controller, mut other) = (serving("controller"), serving("controller-scheduler"));
+    other.config.volumes.push(Volume {
+        name: "critical-test".into(),
+        path: "/data".into(),
+        shared: false,
+    });
     host.run(&controller, is(Status::Running)).await;
     host.run(&other, is(Status::Running)).await;
     let kept = wait_until_for(LIMIT, "the controller's spec is kept", || async {
@@ -43,7 +48,7 @@ async fn a_controller_that_nobody_starts_again_is_started_by_the_leading_host() 
     let mut expected = Job { id, ..controller };
     expected.metadata.insert("flynn-host.stand-in".into(), "controller".into());
     assert_eq!(stand_in.job, expected);
-    // What nobody said was critical is neither kept nor started.
+    // What has data is neither kept nor started without it.
     assert_eq!(etcd.get("/flynn/critical/controller-scheduler").await.unwrap(), None);
     assert!(host.discoverd.instances("controller-scheduler").is_empty());
     let active = client.jobs().await.unwrap();

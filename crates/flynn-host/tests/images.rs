@@ -4,8 +4,15 @@
 
 mod support;
 
+use std::process::Command;
+
 use api::{discoverd::Instance, host::Status};
-use axum::{Router, body::Bytes, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    body::Bytes,
+    http::{StatusCode, header::ETAG},
+    routing::get,
+};
 use daemon::Lifetime;
 use futures_util::{StreamExt, TryStreamExt};
 use support::{Fixture, IMAGE, LIMIT, docker, ended, meta, shell};
@@ -63,4 +70,53 @@ async fn an_image_is_given_to_who_has_the_key_and_under_its_name_only() {
     assert!(host.client().image("../containers/json").await.is_err());
     let first = host.client().image(IMAGE).await.unwrap().boxed().next().await.unwrap();
     assert!(!first.unwrap().is_empty());
+}
+
+/// An image that is on no host any longer: its id and what `docker save` wrote of it.
+fn packed_image(host: &Fixture) -> (String, Bytes) {
+    let container =
+        docker(&["create", "--name", &format!("{}-packed", host.prefix), IMAGE, "true"]);
+    let id = docker(&["commit", "-m", &host.prefix, container.trim()]);
+    docker(&["rm", container.trim()]);
+    let saved = Command::new("docker").args(["save", id.trim()]).output().unwrap();
+    assert!(saved.status.success(), "{saved:?}");
+    docker(&["rmi", id.trim()]);
+    (id.trim().to_owned(), saved.stdout.into())
+}
+
+/// A shelf that has one blob at one path.
+async fn shelf_with(path: String, blob: Bytes, lifetime: &Lifetime) -> String {
+    let answer = get(async move || ([(ETAG, format!("\"{}\"", "0".repeat(64)))], blob));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    lifetime.serve(listener, Router::new().route(&path, answer));
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_pushed_is_loaded_from_shelf_by_its_id() {
+    let lifetime = Lifetime::default();
+    let maker = Fixture::start().await;
+    let (id, packed) = packed_image(&maker);
+    let hex = id.trim_start_matches("sha256:").to_owned();
+    let url = shelf_with(format!("/images/{hex}.tar"), packed.clone(), &lifetime).await;
+    let host = Fixture::start_with(|config| config.shelf = Some(url)).await;
+    let mut job = shell("echo runs");
+    job.image.clone_from(&id);
+    let done = host.run(&job, ended).await;
+    assert_eq!((done.status, done.error), (Status::Done, None));
+    let other = format!("sha256:{}", "f".repeat(64));
+    let mut job = shell("echo runs");
+    job.image.clone_from(&other);
+    let failed = host.run(&job, ended).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.unwrap().contains("could not be fetched from shelf"));
+
+    let url = shelf_with(format!("/images/{}.tar", "f".repeat(64)), packed, &lifetime).await;
+    let host = Fixture::start_with(|config| config.shelf = Some(url)).await;
+    let mut job = shell("echo runs");
+    job.image.clone_from(&other);
+    let failed = host.run(&job, ended).await;
+    assert!(failed.error.unwrap().contains("holds another one"));
+    lifetime.end();
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::{
     discoverd::Instance,
     error::ErrorCode,
-    host::{ActiveJob, EventKind, Status},
+    host::{ActiveJob, EndReason, EventKind, Status},
     id::JobId,
 };
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ async fn a_job_runs_and_its_output_and_its_end_are_known() {
     let ended = host.client().job(job.id).await.unwrap();
     assert_eq!((ended.status, ended.exit_status), (Status::Crashed, Some(3)));
     assert_eq!(ended.error.as_deref(), Some("its process ended with status 3"));
+    assert_eq!(ended.end_reason, Some(EndReason::Exited));
     let log = host.log(job.id, None, true).await;
     let of = |stream: &str| -> Vec<&str> {
         log.iter().filter(|(s, _)| s == stream).map(|(_, msg)| msg.as_str()).collect()
@@ -87,7 +88,55 @@ async fn a_service_is_registered_when_it_answers_and_withdrawn_before_it_is_stop
     host.client().stop_job(job.id).await.unwrap();
     let done = host.wait(job.id, ended).await;
     assert_eq!((done.status, done.error), (Status::Done, None));
+    assert_eq!(done.end_reason, Some(EndReason::Stopped));
     assert!(host.discoverd.instances("demo-web").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_fails_its_check_after_it_was_up_is_shown_and_then_ended() {
+    let host = Fixture::start().await;
+    let check =
+        json!({ "type": "http", "path": "/", "status": 200, "start_timeout": 3_000_000_000_u64 });
+    let job = web(check);
+    let up = host.run(&job, is(Status::Running)).await;
+    let index = |from: &str, to: &str| {
+        docker(&["exec", "-u", "0", &up.container_id, "mv", from, to]);
+    };
+    index("/www/index.html", "/www/away");
+    let failing = host.wait(job.id, is(Status::Starting)).await;
+    assert!(failing.error.unwrap().contains("status 404"));
+    assert!(failing.ended_at.is_none());
+    index("/www/away", "/www/index.html");
+    assert_eq!(host.wait(job.id, is(Status::Running)).await.error, None);
+    index("/www/index.html", "/www/away");
+    let over = host.wait(job.id, ended).await;
+    assert_eq!((over.status, over.end_reason), (Status::Crashed, Some(EndReason::CheckFailed)));
+    assert!(over.error.unwrap().contains("status 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_needs_to_start_is_not_asked_again_once_it_serves() {
+    let host = Fixture::start().await;
+    let check = json!({ "type": "http", "path": "/", "start_path": "/ready", "status": 200 });
+    let job = web(check);
+    let begun = host.run(&job, |job| job.started_at.is_some()).await;
+    wait_until_for(LIMIT, "it answers, and is not ready", || async {
+        let url = format!("http://{}:8080/ready", begun.internal_ip.unwrap());
+        let status = reqwest::get(url).await.map_err(|err| err.to_string())?.status().as_u16();
+        if status == 404 { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    assert_eq!(host.client().job(job.id).await.unwrap().status, Status::Starting);
+    let container = begun.container_id.as_str();
+    docker(&["exec", "-u", "0", container, "cp", "/www/index.html", "/www/ready"]);
+    host.wait(job.id, is(Status::Running)).await;
+    docker(&["exec", "-u", "0", container, "rm", "/www/ready"]);
+    docker(&["exec", "-u", "0", container, "mv", "/www/index.html", "/www/away"]);
+    // The other path is asked, and says why.
+    let failing = host.wait(job.id, is(Status::Starting)).await;
+    assert!(failing.error.unwrap().contains("GET / was"));
+    docker(&["exec", "-u", "0", container, "mv", "/www/away", "/www/index.html"]);
+    host.wait(job.id, is(Status::Running)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,6 +223,7 @@ async fn a_job_that_nobody_can_reach_is_ended_and_told_why() {
     let error = crashed.error.unwrap();
     assert_eq!(crashed.status, Status::Crashed);
     assert!(error.contains("listens only on 127.0.0.1"), "{error}");
+    assert_eq!(crashed.end_reason, Some(EndReason::CheckNeverPassed));
     assert!(host.discoverd.instances("demo-web").is_empty());
 }
 
@@ -183,7 +233,7 @@ async fn a_job_without_image_fails_with_a_sentence() {
     let mut job = shell("true");
     job.image = "flynn/nowhere".into();
     let failed = host.run(&job, ended).await;
-    assert_eq!(failed.status, Status::Failed);
+    assert_eq!((failed.status, failed.end_reason), (Status::Failed, Some(EndReason::NotStarted)));
     assert!(failed.error.unwrap().contains("flynn/nowhere is not on this host"));
     let mut job = shell("true");
     job.config.args = vec!["/bin/missing".into()];
@@ -258,6 +308,28 @@ async fn nothing_stops_when_the_daemon_does_and_no_line_is_lost() {
         if old.is_empty() && new.len() == 1 { Ok(()) } else { Err((old, new)) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_its_daemon_did_not_live_to_see_is_known_to_the_next() {
+    let mut host = Fixture::start().await;
+    let job = shell("sleep 1000");
+    let before = host.run(&job, is(Status::Running)).await;
+    host.stop_daemon().await;
+    // As the journal was before the engine had started it.
+    let path = host.dir.path().join(format!("host/jobs/{}.json", job.id));
+    let mut entry: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let of_job = entry["job"].as_object_mut().unwrap();
+    of_job.insert("status".into(), json!("starting"));
+    of_job.remove("started_at").unwrap();
+    of_job.remove("container_id").unwrap();
+    std::fs::write(&path, entry.to_string()).unwrap();
+    host.start_daemon().await;
+    let after = host.wait(job.id, is(Status::Running)).await;
+    assert_eq!(after.container_id, before.container_id);
+    let late = before.started_at.unwrap().duration_since(after.started_at.unwrap());
+    assert!(late.as_secs().abs() < 2, "the engine knows when: {late:?}");
+    host.client().signal(job.id, 18).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 
 mod support;
 
-use api::host::{ActiveJob, Job, Status};
+use api::host::{ActiveJob, EndReason, Job, Status};
 use serde_json::json;
 use support::{Fixture, LIMIT, ended, is, shell, shell_with};
 use testkit::wait_until_for;
@@ -28,7 +28,7 @@ async fn a_job_sees_its_limits() {
         cat memory.max memory/memory.limit_in_bytes 2>/dev/null; \
         cat pids.max pids/pids.max 2>/dev/null; \
         cat cpu.weight cpu/cpu.shares 2>/dev/null; \
-        ulimit -n; df -k /tmp /dev/shm | awk 'NR > 1 { print $2, $6 }'; \
+        ulimit -n; df -k /dev/shm | awk 'NR > 1 { print $2, $6 }'; \
         printf '#!/bin/sh\\necho runs\\n' > /tmp/x; chmod +x /tmp/x; /tmp/x";
     let limits = json!({ "memory": 64 << 20, "cpu": 500, "max_procs": 50, "max_fd": 300 });
     let job = limited(line, limits);
@@ -38,8 +38,8 @@ async fn a_job_sees_its_limits() {
     // 512 of 1024 shares are 20 of 10,000 weights.
     assert!(matches!(log[2], "512" | "20"), "{log:?}");
     let half = (32 << 10).to_string();
-    let (tmp, shm) = (format!("{half} /tmp"), format!("{half} /dev/shm"));
-    let want = ["67108864", "50", log[2], "300", &tmp, &shm, "runs"];
+    let shm = format!("{half} /dev/shm");
+    let want = ["67108864", "50", log[2], "300", &shm, "runs"];
     assert_eq!(log, want);
 }
 
@@ -52,6 +52,7 @@ async fn a_job_that_takes_too_much_memory_ends_with_that_reason() {
     let explained = |job: &ActiveJob| job.error.as_ref().is_some_and(|said| said.contains(why));
     let ended = host.run(&job, explained).await;
     assert_eq!((ended.status, ended.exit_status), (Status::Crashed, Some(137)));
+    assert_eq!(ended.end_reason, Some(EndReason::LimitExceeded));
     let log = host.log(job.id, None, true).await;
     assert_eq!(log.len(), 1, "it is said once: {log:?}");
     assert!(log[0].1.starts_with("flynn: a process was killed"), "{log:?}");
@@ -99,8 +100,15 @@ async fn a_job_that_writes_too_much_is_stopped_with_that_reason() {
     let mut careful = shell_with(&fill("/data/file"), volume);
     careful.limits.temp_disk = 2 << 20;
     host.run(&careful, is(Status::Running)).await;
+    // Temporary files are on disk as well: more than memory would hold, and within the same limit.
+    let mut spooler = shell("dd if=/dev/zero of=/tmp/upload bs=1M count=96 && echo spooled");
+    spooler.limits.temp_disk = 128 << 20;
+    assert_eq!(host.run(&spooler, ended).await.exit_status, Some(0));
     let stopped = host.run(&writer, ended).await;
-    assert_eq!(stopped.status, Status::Crashed);
+    assert_eq!(
+        (stopped.status, stopped.end_reason),
+        (Status::Crashed, Some(EndReason::LimitExceeded))
+    );
     let said = stopped.error.unwrap();
     assert!(said.contains("wrote 4 MiB") && said.contains("limit of 2 MiB"), "{said}");
     let log = host.log(writer.id, None, true).await;

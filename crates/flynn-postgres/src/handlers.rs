@@ -1,20 +1,33 @@
 //! What each path does.
 
-use api::controller::Provisioned;
+use api::controller::{IDEMPOTENCY_KEY, Provisioned};
 use axum::{
     Json,
     extract::{Query, State},
+    http::HeaderMap,
 };
 use daemon::ApiError;
 use serde::Deserialize;
 
-use crate::{domain::names::BadId, store::Databases};
+use crate::{
+    domain::names::{BadId, Name},
+    store::Databases,
+};
 
-/// Makes a database.
+/// Makes a database. One with the same idempotency key, a UUID, is the same one.
 pub async fn create_database(
     State(databases): State<Databases>,
+    headers: HeaderMap,
 ) -> Result<Json<Provisioned>, ApiError> {
-    Ok(Json(databases.create().await?))
+    let name = match headers.get(IDEMPOTENCY_KEY) {
+        None => None,
+        Some(key) => {
+            let key = key.to_str().unwrap_or_default().replace('-', "").to_ascii_lowercase();
+            let bad = |_: BadId| ApiError::invalid(IDEMPOTENCY_KEY, "is no UUID");
+            Some(key.parse::<Name>().map_err(bad)?)
+        }
+    };
+    Ok(Json(databases.create(name).await?))
 }
 
 /// Which database.
@@ -35,5 +48,5 @@ pub async fn delete_database(
 
 /// Whether the server answers.
 pub async fn ping(State(databases): State<Databases>) -> Result<(), ApiError> {
-    Ok(databases.ping().await?)
+    databases.ping().await.map_err(|err| (&*err).into())
 }

@@ -1,9 +1,9 @@
 //! The only place with SQL.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use api::controller::Provisioned;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_postgres::{Client, NoTls};
 use tracing::{info, warn};
 
@@ -23,6 +23,12 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Making or removing a database copies or unlinks some megabytes.
 const STATEMENT: Duration = Duration::from_secs(15);
+/// The server is asked for pings once in this time.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// Most connections of a database's role: a few processes with a pool each. The server takes 300 in all.
+const CONNECTIONS: u32 = 40;
+/// Longest time a transaction of an app may be left open: it holds locks and keeps rows from being tidied.
+const IDLE_TRANSACTION: &str = "10min";
 
 /// Why a database could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +65,14 @@ pub struct Databases {
     superuser: tokio_postgres::Config,
     host: String,
     port: u16,
+    /// The last answer to a ping, and when it was had.
+    last_ping: Arc<Mutex<Option<Ping>>>,
+    /// Held while a database is made or removed: a superuser's connection each.
+    one_at_a_time: Arc<Mutex<()>>,
 }
+
+/// When the server was asked, and what came of it.
+type Ping = (Instant, Result<(), Arc<StoreError>>);
 
 impl Databases {
     /// Those of the server that is configured.
@@ -73,33 +86,31 @@ impl Databases {
             .dbname("postgres")
             .application_name("flynn-postgres-api")
             .connect_timeout(ATTEMPT);
-        Self { superuser, host: config.host.clone(), port: config.pg_port }
+        Self {
+            superuser,
+            host: config.host.clone(),
+            port: config.pg_port,
+            last_ping: Arc::default(),
+            one_at_a_time: Arc::default(),
+        }
     }
 
-    /// Makes a role and a database that is its own.
-    pub async fn create(&self) -> Result<Provisioned, StoreError> {
-        let id = DatabaseId { user: random(), database: random() };
+    /// Makes a role and a database that is its own. Asked again with the same `wish`, it is the same database, with a new
+    /// password: what was made for an answer that was lost is not left over.
+    pub async fn create(&self, wish: Option<Name>) -> Result<Provisioned, StoreError> {
+        let is_unnamed = wish.is_none();
+        let id = match wish {
+            Some(name) => DatabaseId { user: name.clone(), database: name },
+            None => DatabaseId { user: random(), database: random() },
+        };
         let password = random();
-        let (user, database) = (id.user.quoted(), id.database.quoted());
-        let secret = password.literal();
+        let _one = self.one_at_a_time.lock().await;
         self.with(CONNECT_WITHIN, "making a database", async |client| {
-            // The password must not reach the server's log, not even by an error.
-            client
-                .batch_execute("SET log_min_error_statement = panic; SET log_statement = none")
-                .await?;
-            client.batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD {secret}")).await?;
-            let made = async {
-                let create = format!("CREATE DATABASE {database} OWNER {user} TEMPLATE template0");
-                client.batch_execute(&create).await?;
-                client
-                    .batch_execute(&format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"))
-                    .await
-            };
-            if let Err(err) = made.await {
+            let made = make(client, &id, &password).await;
+            if made.is_err() && is_unnamed {
                 undo(client, &id).await;
-                return Err(err);
             }
-            Ok(())
+            made
         })
         .await?;
         info!(database = %id.database, "made database {}", id.database);
@@ -109,18 +120,29 @@ impl Databases {
 
     /// Removes a database and its role. Both may be gone already.
     pub async fn delete(&self, id: &DatabaseId) -> Result<(), StoreError> {
+        let _one = self.one_at_a_time.lock().await;
         self.with(CONNECT_WITHIN, "removing a database", async |client| drop(client, id).await)
             .await?;
         info!(database = %id.database, "removed database {}", id.database);
         Ok(())
     }
 
-    /// Whether the server answers, now.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.with(Duration::ZERO, "asking the server", async |client| {
-            client.batch_execute("SELECT 1").await
-        })
-        .await
+    /// Whether the server answered within the last moments. However many ask, one connection at a time is made for them.
+    pub async fn ping(&self) -> Result<(), Arc<StoreError>> {
+        let mut last = self.last_ping.lock().await;
+        if let Some((at, answer)) = last.as_ref()
+            && at.elapsed() < PING_INTERVAL
+        {
+            return answer.clone();
+        }
+        let answer = self
+            .with(Duration::ZERO, "asking the server", async |client| {
+                client.batch_execute("SELECT 1").await
+            })
+            .await
+            .map_err(Arc::new);
+        *last = Some((Instant::now(), answer.clone()));
+        answer
     }
 
     /// Connects, trying for some time, and does something with the connection.
@@ -173,6 +195,43 @@ async fn driven(
         Err(err) => err,
         Ok(()) => std::future::pending().await,
     }
+}
+
+/// Makes the role and the database, or what is missing of them.
+async fn make(
+    client: &Client,
+    id: &DatabaseId,
+    password: &Name,
+) -> Result<(), tokio_postgres::Error> {
+    let (user, database) = (id.user.quoted(), id.database.quoted());
+    let secret = password.literal();
+    // The password must not reach the server's log, not even by an error.
+    client.batch_execute("SET log_min_error_statement = panic; SET log_statement = none").await?;
+    // Whatever database there is of the server's own, or is made by hand: it is not everybody's.
+    client
+        .batch_execute(
+            "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; \
+             REVOKE CONNECT ON DATABASE template1 FROM PUBLIC",
+        )
+        .await?;
+    let there = "SELECT 1 FROM pg_roles WHERE rolname = $1";
+    let verb = match client.query_opt(there, &[&id.user.to_string()]).await? {
+        Some(_) => "ALTER",
+        None => "CREATE",
+    };
+    let limits = format!("CONNECTION LIMIT {CONNECTIONS} PASSWORD {secret}");
+    client.batch_execute(&format!("{verb} ROLE {user} LOGIN {limits}")).await?;
+    client
+        .batch_execute(&format!(
+            "ALTER ROLE {user} SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION}'"
+        ))
+        .await?;
+    let there = "SELECT 1 FROM pg_database WHERE datname = $1";
+    if client.query_opt(there, &[&id.database.to_string()]).await?.is_none() {
+        let create = format!("CREATE DATABASE {database} OWNER {user} TEMPLATE template0");
+        client.batch_execute(&create).await?;
+    }
+    client.batch_execute(&format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC")).await
 }
 
 async fn undo(client: &Client, id: &DatabaseId) {

@@ -73,3 +73,71 @@ async fn no_key_no_database_and_ping_tells_the_truth() {
     let err = api.client.get::<()>("/ping").await.unwrap_err();
     assert!(err.to_string().contains("cannot be reached"), "{err}");
 }
+
+/// As the controller asks: under an id of its own.
+async fn create(api: &Api, id: &str) -> Result<Provisioned, api_client::Error> {
+    let client = api.client.with_header(api::controller::IDEMPOTENCY_KEY, id);
+    client.post("/databases", &serde_json::json!({})).await
+}
+
+#[tokio::test]
+async fn what_was_made_for_a_lost_answer_is_the_answer_of_the_next_request() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let id = "0fb1a2c3-0000-4000-8000-0123456789ab";
+    let first = create(&api, id).await.unwrap();
+    let client = connect(&first.env["DATABASE_URL"]).await.unwrap();
+    client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    let second = create(&api, id).await.unwrap();
+    assert_eq!(first.id, second.id);
+    let client = connect(&second.env["DATABASE_URL"]).await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let err = create(&api, "'; DROP ROLE flynn").await.unwrap_err();
+    assert!(err.to_string().contains("UUID"), "{err}");
+}
+
+#[tokio::test]
+async fn a_role_has_few_connections_and_none_to_the_servers_own_databases() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let made: Provisioned = api.client.post("/databases", &()).await.unwrap();
+    let url = &made.env["DATABASE_URL"];
+    for own in ["postgres", "template1"] {
+        let theirs = url.replace(&format!("/{}", made.env["PGDATABASE"]), &format!("/{own}"));
+        assert!(connect(&theirs).await.is_err(), "a role gets into {own}");
+    }
+    let mut clients = Vec::new();
+    let refused = loop {
+        match connect(url).await {
+            Ok(client) => clients.push(client),
+            Err(err) => break err,
+        }
+        assert!(clients.len() < 100, "a role may take all connections");
+    };
+    let why = refused.as_db_error().map(|err| err.message().to_owned());
+    assert!(why.as_deref().is_some_and(|why| why.contains("too many connections")), "{why:?}");
+    api.client.post::<Provisioned>("/databases", &()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_is_one_connection_at_a_time() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let made: Provisioned = api.client.post("/databases", &()).await.unwrap();
+    let watching = connect(&made.env["DATABASE_URL"]).await.unwrap();
+    let pings = (0..300).map(|_| api.client.get::<serde_json::Value>("/ping"));
+    let mut flood = Box::pin(futures_util::future::join_all(pings));
+    let superusers = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flynn' \
+                      AND application_name = 'flynn-postgres-api'";
+    let mut most = 0;
+    let answers = loop {
+        tokio::select! {
+            answers = &mut flood => break answers,
+            row = watching.query_one(superusers, &[]) => {
+                most = most.max(row.unwrap().get::<_, i64>(0));
+            }
+        }
+    };
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(most <= 2, "{most} connections at a time");
+}

@@ -61,10 +61,11 @@ impl Host {
         self.client.get("/cluster/hosts").await
     }
 
-    /// Takes a host out of the cluster.
+    /// Takes a host out of the cluster. With `force` all that runs on it is stopped first, which may take minutes.
     pub async fn remove_host(&self, id: &str, force: bool) -> Result<(), Error> {
         let path = format!("/cluster/hosts/{id}?force={force}");
-        self.order(Method::DELETE, &path, None).await.map(drop)
+        let limit = std::time::Duration::from_secs(180);
+        self.client.send(Method::DELETE, &path, |request| request.timeout(limit)).await.map(drop)
     }
 
     /// Makes an invitation for one machine. A host that was alone answers 503 once and starts anew.

@@ -22,6 +22,15 @@ impl Error {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether a value of the statement is one that the database cannot hold: a NUL in a text, a number out of range, a text
+    /// too long for an index. The same would be refused again.
+    pub fn is_input(&self) -> bool {
+        let Self::Refused(err) = self else { return false };
+        // Classes: data exception; program limit exceeded.
+        err.code()
+            .is_some_and(|code| ["22", "54"].iter().any(|class| code.code().starts_with(class)))
+    }
+
     /// The unique constraint (or index) that the statement would have violated.
     pub fn violated(&self) -> Option<&str> {
         let Self::Refused(err) = self else { return None };

@@ -19,18 +19,18 @@ use crate::{
     Failure,
     domain::{RESULT_LEN_MAX, check_result, slug_path},
     receive::Push,
+    settings, turn,
 };
 
 /// The image that builds.
 const BUILDER: &str = "docker:///flynn/slugbuilder";
-/// The URLs of a build work for so long; it may wait for room, and has a limit of its own.
-const URL_TTL: Duration = Duration::from_secs(2 * 3600);
+/// The URLs of a build work for this long: its start and its own time limit, and some time for its uploads. A builder
+/// that nothing waits for can do no harm with them: all it can write is below `/builds/<id>/`.
+const URL_TTL: Duration = Duration::from_secs(30 * 60);
 /// Largest slug taken; the builder's own limit is below.
 const SLUG_LEN_MAX: u64 = 1 << 30;
 /// Largest build cache kept.
 const CACHE_LEN_MAX: u64 = 2 << 30;
-/// Bytes a build may write: source, dependencies, cache and slug are there at once.
-const BUILD_DISK: u64 = 8 << 30;
 /// Longest time to a running build: its image may have to be fetched, and hosts may be full.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes read of the tar at a time.
@@ -53,14 +53,34 @@ impl Build<'_> {
         let source = ReaderStream::with_capacity(tar, READ_SIZE);
         let stored = shelf.put_stream(&self.path("source.tar"), source).await;
         stored.map_err(Failure::shelf("Storing the source"))?;
-        let job = self.job().await?;
+        let app_env = self.app_env().await.map_err(Failure::controller("Preparing the build"))?;
+        let limits = settings::limits(&self.app.meta, &app_env)?;
+        let (id, app) = (&self.push.id, &self.app.name);
+        turn::in_turn(controller, id, app, console, self.build(&app_env, limits)).await
+    }
+
+    async fn build(
+        &self,
+        app_env: &BTreeMap<String, String>,
+        limits: Limits,
+    ) -> Result<BuildResult, Failure> {
+        let Push { controller, shelf, .. } = self.push;
+        // In a file: one variable of a process could not hold all of them.
+        let json = serde_json::json!(app_env).to_string();
+        let stored = shelf.put_bytes(&self.path("env.json"), json).await;
+        stored.map_err(Failure::shelf("Storing the environment"))?;
+        let job = self.job(limits).await?;
         let started = timeout(START_TIMEOUT, controller.run_job_attached(&self.app.name, &job));
         let connection = started
             .await
             .map_err(|_| Failure::Lost(format!("it did not start within {START_TIMEOUT:?}")))?
             .map_err(Failure::controller("Starting the build"))?;
         match self.follow(connection).await? {
-            0 => self.result().await,
+            0 => {
+                let result = self.result().await?;
+                self.keep_cache().await;
+                Ok(result)
+            }
             status @ 128.. => Err(Failure::Killed(status)),
             _ => Err(Failure::Build),
         }
@@ -70,19 +90,36 @@ impl Build<'_> {
         format!("/builds/{}/{name}", self.push.id)
     }
 
-    async fn job(&self) -> Result<NewJob, Failure> {
+    fn cache(&self) -> String {
+        format!("/cache/{}.tgz", self.app.id)
+    }
+
+    /// The cache of a build that succeeded takes the place of the one before. It is the receiver that does so: a builder
+    /// that outlived its push cannot.
+    async fn keep_cache(&self) {
+        match self.push.shelf.copy(&self.path("cache.tgz"), &self.cache()).await {
+            Ok(_) => {}
+            // It has not changed.
+            Err(err) if err.is_not_found() => {}
+            Err(err) => {
+                self.push.console.line(&format!("The cache of this build is not kept: {err}"));
+            }
+        }
+    }
+
+    async fn job(&self, limits: Limits) -> Result<NewJob, Failure> {
         let builder = NewArtifact {
             id: None,
             kind: ArtifactType::Docker,
             uri: BUILDER.into(),
             meta: BTreeMap::new(),
         };
-        let preparing = || Failure::controller("Preparing the build");
-        let builder = self.push.controller.create_artifact(&builder).await.map_err(preparing())?;
+        let builder = self.push.controller.create_artifact(&builder).await;
+        let builder = builder.map_err(Failure::controller("Preparing the build"))?;
         Ok(NewJob {
             artifacts: vec![builder.id],
-            env: self.env(self.app_env().await.map_err(preparing())?),
-            limits: Some(Limits { temp_disk: BUILD_DISK, ..Limits::default() }),
+            env: self.env(),
+            limits: Some(limits),
             ..NewJob::default()
         })
     }
@@ -97,19 +134,18 @@ impl Build<'_> {
     }
 
     /// What the builder is told; see slugbuilder.
-    fn env(&self, app_env: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    fn env(&self) -> BTreeMap<String, String> {
         let Push { args, shelf, .. } = self.push;
         let url = |method, path: &str, limit| {
             shelf.signed_url(&args.build_shelf_url, method, path, limit, URL_TTL)
         };
-        let cache = format!("/cache/{}.tgz", self.app.id);
         let env = [
             ("SOURCE_URL", url("GET", &self.path("source.tar"), 0)),
-            ("CACHE_GET_URL", url("GET", &cache, 0)),
-            ("CACHE_PUT_URL", url("PUT", &cache, CACHE_LEN_MAX)),
+            ("ENV_URL", url("GET", &self.path("env.json"), 0)),
+            ("CACHE_GET_URL", url("GET", &self.cache(), 0)),
+            ("CACHE_PUT_URL", url("PUT", &self.path("cache.tgz"), CACHE_LEN_MAX)),
             ("SLUG_PUT_URL", url("PUT", &self.path("slug.tgz"), SLUG_LEN_MAX)),
             ("RESULT_PUT_URL", url("PUT", &self.path("result.json"), RESULT_LEN_MAX)),
-            ("BUILD_ENV", serde_json::json!(app_env).to_string()),
             ("APP_NAME", self.app.name.clone()),
             ("SOURCE_VERSION", args.commit.clone()),
         ];

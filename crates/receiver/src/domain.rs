@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use api::controller::META_BUILD;
 use api::{
     controller::{ArtifactType, Job, JobState, NewArtifact, NewHead, NewPush},
     id::ReleaseId,
@@ -14,8 +15,6 @@ use crate::Failure;
 pub const RESULT_LEN_MAX: u64 = 1 << 20;
 /// The image slugs run on.
 const RUNNER: &str = "docker:///flynn/slugrunner";
-/// Release meta key: which build made it.
-pub const META_BUILD: &str = "build";
 
 /// Understands what a build says it made, which code of the app's own may have written, and checks it against the slug
 /// that is really there.

@@ -32,6 +32,9 @@ pub enum Failure {
     /// The build ended with an error, and has said why.
     #[error("The build failed (see above). Nothing was changed: what ran before still runs.")]
     Build,
+    /// The app sets something about its builds that cannot be.
+    #[error("{0}. Nothing was changed.")]
+    Setting(#[from] crate::settings::BadMemory),
     /// The builder was killed.
     #[error("The build was stopped with status {0}{hint}. Nothing was changed.", hint = hint(*.0))]
     Killed(u32),
@@ -77,7 +80,10 @@ pub enum Failure {
 
 fn hint(status: u32) -> &'static str {
     match status {
-        137 => ": it was killed, most likely because it used more memory than builds may",
+        137 => {
+            ": it was killed, most likely because it used more memory than builds may. To \
+                give them more: flynn env-set BUILD_MEMORY=2GB"
+        }
         143 => ": it was told to stop",
         _ => "",
     }

@@ -8,6 +8,8 @@ pub mod domain;
 mod failure;
 pub mod key_check;
 mod receive;
+pub mod settings;
+mod turn;
 
 pub use console::Console;
 pub use failure::Failure;

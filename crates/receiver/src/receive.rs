@@ -55,7 +55,11 @@ pub async fn receive(
     };
     // Dropping the build's connection stopped it. What is left here of the build is of no use to anybody.
     let left = format!("/builds/{}/", push.id);
-    let _ = timeout(TIDY_TIMEOUT, push.shelf.delete_all(&left)).await;
+    let tidied = async {
+        let turn = push.controller.end_build_turn(&push.id);
+        let _ = tokio::join!(push.shelf.delete_all(&left), turn);
+    };
+    let _ = timeout(TIDY_TIMEOUT, tidied).await;
     outcome
 }
 

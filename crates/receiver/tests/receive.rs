@@ -19,7 +19,7 @@ use axum::{
     Json, Router,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use clap::Parser;
 use daemon::{ApiError, Lifetime, events};
@@ -61,6 +61,8 @@ struct Seen {
     job: Option<NewJob>,
     pushes: Vec<NewPush>,
     build_over: bool,
+    /// How often a turn was asked for, and whether it was given back.
+    turns: (u32, bool),
     lost_one: bool,
 }
 
@@ -152,6 +154,7 @@ impl Fake {
             .route("/apps/{app}/jobs", post(run))
             .route("/apps/{app}/push", post(push))
             .route("/apps/{app}/deployments", get(deployments))
+            .route("/builds/{id}", put(turn).delete(end_turn))
             .route("/artifacts", post(artifact))
             .route("/releases/{id}", get(release))
             .route("/deployments/{id}", get(deployment))
@@ -181,8 +184,11 @@ impl Fake {
         let http = http();
         let source = http.get(&job.env["SOURCE_URL"]).send().await.unwrap();
         assert_eq!(source.text().await.unwrap(), "the tree");
+        let env = http.get(&job.env["ENV_URL"]).send().await.unwrap();
+        assert_eq!(env.text().await.unwrap(), "{}");
         let cache = http.get(&job.env["CACHE_GET_URL"]).send().await.unwrap();
         assert_eq!(cache.status(), 404);
+        http.put(&job.env["CACHE_PUT_URL"]).body("the cache").send().await.unwrap();
         if self.course == Course::BuildFails {
             return 1;
         }
@@ -255,6 +261,19 @@ async fn run(State(fake): State<Fake>, mut request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
+/// The third place, then the second, the first, and then it may run.
+async fn turn(State(fake): State<Fake>) -> Json<serde_json::Value> {
+    let mut seen = fake.seen.lock().unwrap();
+    seen.turns.0 += 1;
+    assert!(seen.turns.0 > 3 || seen.job.is_none(), "it did not wait");
+    Json(serde_json::json!({ "place": 4u32.saturating_sub(seen.turns.0) }))
+}
+
+async fn end_turn(State(fake): State<Fake>) -> Json<serde_json::Value> {
+    fake.seen.lock().unwrap().turns.1 = true;
+    Json(serde_json::json!({}))
+}
+
 async fn push(
     State(fake): State<Fake>,
     Json(push): Json<NewPush>,
@@ -292,6 +311,8 @@ async fn a_tree_becomes_a_slug_a_release_and_a_deployment() {
     let said = world.said();
     for line in [
         "-----> Building my-app...",
+        "you are third in the queue",
+        "you are first in the queue",
         "-----> Node.js app detected",
         "-----> Creating release...",
         "-----> Deploying: web 0 -> 1",
@@ -300,10 +321,16 @@ async fn a_tree_becomes_a_slug_a_release_and_a_deployment() {
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }
-    let (push, env) = {
+    let (push, job, turns) = {
         let seen = world.fake.seen.lock().unwrap();
-        (seen.pushes[0].clone(), seen.job.clone().unwrap().env)
+        (seen.pushes[0].clone(), seen.job.clone().unwrap(), seen.turns)
     };
+    assert_eq!(turns, (4, true), "it waits for its turn and gives it back");
+    let (env, limits) = (job.env, job.limits.unwrap());
+    assert!(limits.cpu < api::host::Limits::default().cpu);
+    let cache = format!("/cache/{}.tgz", world.fake.app);
+    assert_eq!(world.shelf.get_bytes(&cache, 100).await.unwrap(), "the cache");
+    assert!(!env["CACHE_PUT_URL"].contains("/cache/"), "a late builder could replace the cache");
     let sha256 = &push.slug.meta["sha256"];
     assert_eq!(push.slug.uri, format!("http://shelf.discoverd/slugs/{sha256}.tgz"));
     assert_eq!(push.types, ["web"]);
@@ -327,6 +354,7 @@ async fn a_build_that_fails_or_lies_changes_nothing() {
         assert!(failure.contains(why), "{course:?}: {failure}");
         assert!(world.fake.seen.lock().unwrap().pushes.is_empty());
         assert!(world.is_tidy().await);
+        assert!(world.shelf.list("/cache/").await.unwrap().is_empty(), "{course:?}");
     }
 }
 

@@ -13,29 +13,32 @@ use api::{
     host::Job,
     id::JobId,
 };
-use daemon::reconcile::Reconcile;
-use futures_util::{StreamExt, stream};
+use daemon::{Lifetime, reconcile::Reconcile};
 use host_client::{Cluster, CommitError};
 use jiff::{SignedDuration, Timestamp};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Plan, Reports, plan, reports},
+    domain::{Plan, plan, reports},
     leadership::Leadership,
     observe::Observed,
+    tell::Word,
 };
 
-/// Hosts that are told at once.
-const HOSTS_AT_ONCE: usize = 16;
+/// Orders that are under way at once.
+const ORDERS_AT_ONCE: usize = 256;
 
-/// After the second round in a row that fell short the cluster is looked at again so soon, and then ever later.
-const LOOK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
+/// Longest wait for a host to take its order. One that needs longer is asked what it has.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest pause after a round that fell short.
-const LATEST: SignedDuration = SignedDuration::from_secs(3);
+/// While the leading host does not answer it is asked so often.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_millis(200);
 
 /// While a host that does not answer is in the cluster's state, that is looked at so often.
 const LOST: SignedDuration = SignedDuration::from_secs(1);
@@ -50,15 +53,17 @@ pub struct Scheduler {
     /// The leading flynn-host.
     pub cluster: Cluster,
     /// What the controller should be told; nothing while another scheduler leads.
-    pub reports: watch::Sender<Option<Arc<Reports>>>,
+    pub reports: watch::Sender<Option<Word>>,
     /// When to look again at the latest.
     pub alarm: watch::Sender<Option<Timestamp>>,
     /// Jobs that were said to be foreign.
     pub foreign: BTreeSet<JobId>,
     /// Whether the leading flynn-host was said not to answer.
     pub away: bool,
-    /// How many rounds in a row fell short.
-    pub short_rounds: u32,
+    /// Bounds the orders that are under way.
+    pub at_once: Arc<Semaphore>,
+    /// Whose the orders are: the loop does not wait for them.
+    pub lifetime: Lifetime,
 }
 
 impl Reconcile for Scheduler {
@@ -69,39 +74,30 @@ impl Reconcile for Scheduler {
             self.reports.send_if_modified(|reports| reports.take().is_some());
             return Ok(());
         };
-        let now = Timestamp::now();
+        self.observed.begin_look();
         let Some(state) = self.state().await else {
-            self.alarm.send_replace(Some(now + LOOK_AGAIN));
+            self.alarm.send_replace(Some(Timestamp::now() + ASK_AGAIN));
             return Ok(());
         };
+        let now = Timestamp::now();
         let Some(snapshot) = self.observed.snapshot(&state, Uuid::new_v4(), now) else {
             debug!("too little is known yet to decide anything");
             return Ok(());
         };
         let plan = plan(&snapshot);
         self.warn_of_foreign(&plan);
+        self.observed.foreign(&plan.foreign, now);
         self.observed.waiting(plan.waiting.clone());
-        self.reports.send_replace(Some(Arc::new(reports(&snapshot, &plan))));
+        let reports = Arc::new(reports(&snapshot, &plan));
+        self.reports.send_replace(Some(Word { term, reports }));
         let wake_at = plan.wake_at;
         // The leading host will say any moment that it is gone.
         let lost = snapshot.hosts.values().any(|host| !host.connected);
-        let fell_short = self.execute(plan, term, now).await;
-        self.short_rounds = if fell_short { self.short_rounds.saturating_add(1) } else { 0 };
-        let alarm = [
-            pause_after(self.short_rounds).map(|pause| Timestamp::now() + pause),
-            lost.then(|| Timestamp::now() + LOST),
-            wake_at,
-        ];
+        self.execute(plan, term, now);
+        let alarm = [lost.then(|| Timestamp::now() + LOST), wake_at];
         self.alarm.send_replace(alarm.into_iter().flatten().min());
         Ok(())
     }
-}
-
-/// When to look again after so many rounds in a row that fell short; the first time at once, for mostly something has
-/// changed between the look and the commit.
-pub fn pause_after(short_rounds: u32) -> Option<SignedDuration> {
-    let later = short_rounds.checked_sub(2).map(|doubled| LOOK_AGAIN * (1 << doubled.min(8)));
-    (short_rounds > 0).then(|| later.unwrap_or_default().min(LATEST))
 }
 
 /// One host's part of a plan.
@@ -152,6 +148,27 @@ impl Part {
 }
 
 impl Scheduler {
+    /// A scheduler that knows nothing yet.
+    pub fn new(
+        observed: Arc<Observed>,
+        leadership: Leadership,
+        cluster: Cluster,
+        (reports, alarm): (watch::Sender<Option<Word>>, watch::Sender<Option<Timestamp>>),
+        lifetime: Lifetime,
+    ) -> Self {
+        Self {
+            observed,
+            leadership,
+            cluster,
+            reports,
+            alarm,
+            foreign: BTreeSet::new(),
+            away: false,
+            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            lifetime,
+        }
+    }
+
     /// The cluster's state, if the leading flynn-host answers. That it does not is said once.
     async fn state(&mut self) -> Option<State> {
         match self.cluster.state().await {
@@ -171,53 +188,82 @@ impl Scheduler {
         }
     }
 
-    /// Does a plan, each host's part by itself: none waits for another's room. Answers whether any fell short.
-    async fn execute(&self, plan: Plan, term: Term, now: Timestamp) -> bool {
-        let cluster = self.cluster.with_term(term);
-        let done = stream::iter(parts(plan))
-            .map(|part| self.commit(&cluster, part, now))
-            .buffer_unordered(HOSTS_AT_ONCE);
-        done.fold(false, async |any, this| any | this).await
-    }
-
-    /// Commits one host's part. Answers whether it fell short.
-    async fn commit(&self, cluster: &Cluster, mut part: Part, now: Timestamp) -> bool {
-        self.observed.stopping(&part.stop, now);
-        let mut committed = cluster.commit(&part.tx).await;
-        let mut refused = false;
-        if let Err(CommitError::Rejected(rejected)) = &committed {
-            debug!(host.id = %part.host, "host {} is not as it was planned on: {rejected:?}", part.host);
-            refused = true;
-            let Some(stops) = part.refused(&self.observed, Timestamp::now()) else { return true };
-            part = stops;
-            committed = cluster.commit(&part.tx).await;
-        }
-        let host = &part.host;
-        match committed {
-            Ok(committed) => {
-                if part.committed(&self.observed, &committed, Timestamp::now()) {
-                    let reason = &committed.lost[host];
-                    warn!(host.id = %host, "host {host} did not take its orders: {reason}");
-                    return true;
+    /// Begins what a plan says, each host's part by itself, and waits for none: a host that has an order gets the next when
+    /// it has answered.
+    fn execute(&self, plan: Plan, term: Term, now: Timestamp) {
+        for part in parts(plan) {
+            if !self.observed.begin_order(&part.host, part.start(), &part.stop, now) {
+                continue;
+            }
+            let (observed, cluster) = (self.observed.clone(), self.cluster.with_term(term));
+            let at_once = self.at_once.clone();
+            self.lifetime.spawn("order", async move |stop| {
+                let (host, jobs) = (part.host.clone(), part.start().iter().map(|job| job.id));
+                let jobs: BTreeSet<JobId> = jobs.collect();
+                let permit = at_once.acquire_owned().await;
+                let short = commit(&cluster, &observed, part).await;
+                drop(permit);
+                let pause = observed.end_order(&host, &jobs, short, Timestamp::now());
+                let Some(pause) = pause else { return };
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = sleep(pause.unsigned_abs()) => observed.nudge.notify_one(),
                 }
-                log(&part);
-                refused
-            }
-            Err(err) => {
-                let error = &err as &dyn std::error::Error;
-                warn!(error, host.id = %host, "a change on host {host} was not made; looking again");
-                part.unanswered(&self.observed, Timestamp::now());
-                true
-            }
+            });
         }
     }
 
     fn warn_of_foreign(&mut self, plan: &Plan) {
         for job in plan.foreign.difference(&self.foreign) {
-            warn!(job.id = %job, "job {job} is of an app the controller never listed: left alone");
+            warn!(job.id = %job, "job {job} is of an app the controller does not list: left alone for now");
         }
         self.foreign.clone_from(&plan.foreign);
     }
+}
+
+/// Commits one host's part. Answers whether it fell short.
+async fn commit(cluster: &Cluster, observed: &Observed, mut part: Part) -> bool {
+    let mut committed = ordered(cluster, &part.tx).await;
+    let mut refused = false;
+    if let Err(OrderError::Commit(CommitError::Rejected(rejected))) = &committed {
+        debug!(host.id = %part.host, "host {} is not as it was planned on: {rejected:?}", part.host);
+        refused = true;
+        let Some(stops) = part.refused(observed, Timestamp::now()) else { return true };
+        part = stops;
+        committed = ordered(cluster, &part.tx).await;
+    }
+    let host = &part.host;
+    match committed {
+        Ok(committed) => {
+            if part.committed(observed, &committed, Timestamp::now()) {
+                let reason = &committed.lost[host];
+                warn!(host.id = %host, "host {host} did not take its orders: {reason}");
+                return true;
+            }
+            log(&part);
+            refused
+        }
+        Err(err) => {
+            let error = &err as &dyn std::error::Error;
+            warn!(error, host.id = %host, "a change on host {host} was not made; looking again");
+            part.unanswered(observed, Timestamp::now());
+            true
+        }
+    }
+}
+
+/// An order was not carried out, or it is not known whether it was.
+#[derive(Debug, thiserror::Error)]
+enum OrderError {
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error("it was not answered within {} s", ORDER_TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+async fn ordered(cluster: &Cluster, tx: &Tx) -> Result<Committed, OrderError> {
+    let committed = timeout(ORDER_TIMEOUT, cluster.commit(tx)).await;
+    Ok(committed.map_err(|_| OrderError::TimedOut)??)
 }
 
 /// A plan cut by host: none waits for another's room.
@@ -268,19 +314,5 @@ pub async fn keep_alarm(
                 if alarm.changed().await.is_err() { return }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_short_round_is_followed_at_once_and_the_others_ever_later() {
-        let pauses: Vec<_> = (0..8).map(pause_after).collect();
-        let millis = |pause| Some(SignedDuration::from_millis(pause));
-        assert_eq!(pauses[..4], [None, millis(0), millis(200), millis(400)]);
-        assert_eq!(pauses[7], Some(LATEST));
-        assert_eq!(pause_after(u32::MAX), Some(LATEST));
     }
 }

@@ -1,6 +1,6 @@
 //! Where the parts are made and joined.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use api_client::Client;
 use axum::Router;
@@ -54,39 +54,54 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
 
     let discoverd = Discoverd::new(&discoverd, None);
     let hosts = discoverd.watch("flynn-host");
-    let client = Client::new(discoverd.watch("controller").endpoint(), Some(controller_key))
+    let to_controller = Client::new(discoverd.watch("controller").endpoint(), Some(controller_key))
         .without_retries()
         .with_timeout(ANSWER);
-    let controller = Controller::with_client(client);
+    let controller = Controller::with_client(to_controller.clone());
     let client = Client::new(hosts.leader_endpoint(), Some(host_key.clone()))
         .without_retries()
         .with_timeout(ANSWER);
     let observed = Arc::new(Observed::new(uuid::Uuid::new_v4()));
     let (reports, to_tell) = watch::channel(None);
     let (alarm, alarms) = watch::channel(None);
-    let scheduler = Scheduler {
-        observed: observed.clone(),
-        leadership: Leadership::new(job_id, discoverd.watch(SERVICE)),
-        cluster: Cluster::with_client(client),
-        reports,
-        alarm,
-        foreign: BTreeSet::new(),
-        away: false,
-        short_rounds: 0,
-    };
+    let cluster = Cluster::with_client(client);
+    let status = daemon::status::status({
+        let (observed, cluster) = (observed.clone(), cluster.clone());
+        move || health(observed.clone(), cluster.clone())
+    });
+    let scheduler = Scheduler::new(
+        observed.clone(),
+        Leadership::new(job_id, discoverd.watch(SERVICE)),
+        cluster,
+        (reports, alarm),
+        lifetime.clone(),
+    );
 
     let known = observed.clone();
-    lifetime.spawn("formations", |stop| keep_formations(controller.clone(), known, stop));
+    lifetime.spawn("formations", |stop| keep_formations(controller, known, stop));
     let (known, tasks) = (observed.clone(), lifetime.clone());
     lifetime.spawn("hosts", |stop| keep_hosts(hosts, host_key, known, tasks, stop));
-    lifetime.spawn("reports", |stop| keep_telling(controller, to_tell, stop));
+    lifetime.spawn("reports", |stop| keep_telling(to_controller, to_tell, stop));
     let known = observed.clone();
     lifetime.spawn("alarm", |stop| keep_alarm(alarms, known, stop));
     let (known, schedulers) = (observed.clone(), discoverd.watch(SERVICE));
     lifetime.spawn("leadership", |stop| nudge_on_change(schedulers, known, stop));
     lifetime.spawn("loop", async move |stop| keep(scheduler, &observed.nudge, SWEEP, stop).await);
-    lifetime.serve(listener, Router::new());
+    lifetime.serve_with_status(listener, Router::new(), status);
     Ok(Running { addr })
+}
+
+/// Whether it can do its work with the settings it has: it has listed the formations, and the leading host takes its key.
+async fn health(observed: Arc<Observed>, cluster: Cluster) -> Result<(), String> {
+    if !observed.has_listing() {
+        return Err("the controller did not list the formations yet: is it there, and is \
+                    CONTROLLER_KEY one of its keys?"
+            .into());
+    }
+    match cluster.state().await {
+        Ok(_) => Ok(()),
+        Err(err) => Err(format!("the leading host cannot be asked: {err}")),
+    }
 }
 
 async fn nudge_on_change(

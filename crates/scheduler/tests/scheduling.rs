@@ -99,7 +99,7 @@ async fn what_has_no_room_is_pending_with_the_reason_until_there_is_room() {
     cluster.controller.scale(2, 1);
     let pending = told(&cluster, "it waits", |job| job.state == JobState::Pending).await;
     let reason = pending.host_error.unwrap();
-    assert!(reason.contains("host0 has 0 MiB of memory free"), "{reason}");
+    assert!(reason.contains("host0 has less than the 1024 MiB of memory free"), "{reason}");
     cluster.controller.scale(1, 15);
     told(&cluster, "it is up", |job| job.uuid == pending.uuid && job.state == JobState::Up).await;
 }
@@ -175,6 +175,51 @@ async fn only_the_leader_acts_and_a_deposed_one_is_not_obeyed() {
     cluster.controller.scale(1, 4);
     up(&cluster, 4).await;
     assert_eq!(cluster.host.all().len(), 4);
+    told(&cluster, "all are up", |_| cluster.controller.in_state(JobState::Up).len() == 4).await;
+    let terms = [1, 2].map(|revision| fake::term(revision).to_header());
+    assert_eq!(cluster.controller.terms(), terms, "each tells under its own");
+}
+
+#[tokio::test]
+async fn a_host_that_answers_no_order_holds_up_no_other() {
+    let cluster = Cluster::start().await;
+    let slow = cluster.add_host("host1", 64).await;
+    let _scheduler = cluster.leading_scheduler().await;
+    slow.set_slow(true);
+    // The freest host is asked first, and does not answer.
+    cluster.controller.scale(1, 1);
+    wait_until("it is asked", async || match cluster.host.commits() {
+        0 => Err(()),
+        _ => Ok(()),
+    })
+    .await;
+    let begun = Instant::now();
+    cluster.controller.scale(2, 2);
+    up(&cluster, 2).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    slow.set_slow(false);
+    wait_until("the slow host has its own", async || match slow.up() {
+        up if up.is_empty() => Err(up),
+        _ => Ok(()),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_does_not_attract_what_others_can_run() {
+    let cluster = Cluster::start().await;
+    let broken = cluster.add_host("host1", 64).await;
+    let _scheduler = cluster.leading_scheduler().await;
+    broken.set_deaf(true);
+    for app in 1..=5 {
+        cluster.controller.scale(app, 1);
+    }
+    up(&cluster, 5).await;
+    let refused = broken.refusals();
+    assert!(refused <= 5, "each is refused once at most: {refused}");
+    cluster.controller.scale(6, 1);
+    up(&cluster, 6).await;
+    assert_eq!(broken.refusals(), refused, "it is known by now");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use api::blob::{Blob, COPY_FROM, Grant};
+use api::blob::{Blob, COPY_FROM, Grant, NOT_AFTER};
 use api_client::{Client, Endpoint};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -114,9 +114,10 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// A client that gives `key`.
+    /// A client that gives `key`; of several, separated by commas while they change, the first.
     pub fn new(endpoint: impl Into<Endpoint>, key: impl Into<String>) -> Self {
-        let key = key.into();
+        let keys = key.into();
+        let key = keys.split(',').next().unwrap_or_default().trim().to_owned();
         Self { client: Client::new(endpoint, Some(key.clone())), key }
     }
 
@@ -229,6 +230,12 @@ impl Shelf {
             Err(err) if err.is_not_found() => Ok(()),
             Err(err) => Err(err.into()),
         }
+    }
+
+    /// Removes a listed blob, unless another was stored in its place since.
+    pub async fn delete_listed(&self, blob: &Blob) -> Result<(), Error> {
+        let at = blob.modified.as_nanosecond();
+        self.delete(&format!("{}?{NOT_AFTER}={at}", blob.path)).await
     }
 
     /// Blobs whose path begins with `prefix`, in the order of their paths.

@@ -14,19 +14,21 @@ use axum::{
 use daemon::{ApiError, auth::Keys};
 use serde::Deserialize;
 
-use crate::grants::{Claim, Grants, unix_now};
+use crate::grants::{Claim, Grants, Refusal, unix_now};
 
 /// What requests are checked against.
 #[derive(Clone)]
 pub(crate) struct Guard {
     keys: Keys,
-    key: Arc<str>,
+    /// Those a URL may be signed with.
+    signing: Arc<[String]>,
     grants: Arc<Grants>,
 }
 
 impl Guard {
     pub(crate) fn new(key: &str, grants: Arc<Grants>) -> Self {
-        Self { keys: Keys::parse(key), key: key.into(), grants }
+        let signing = key.split(',').map(str::trim).filter(|key| !key.is_empty());
+        Self { keys: Keys::parse(key), signing: signing.map(str::to_owned).collect(), grants }
     }
 }
 
@@ -97,14 +99,17 @@ impl Guard {
             Query::try_from_uri(request.uri())
                 .map_err(|_| refused("the signature in this URL is incomplete"))?;
         let grant = Grant { method, expires, limit, nonce };
-        if !grant.is_signed(&self.key, request.uri().path(), &sig) {
+        let path = request.uri().path();
+        if !self.signing.iter().any(|key| grant.is_signed(key, path, &sig)) {
             return Err(refused("the signature of this URL is wrong"));
         }
         if request.method().as_str() != grant.method || request.headers().contains_key(COPY_FROM) {
             return Err(refused("this URL is signed for something else"));
         }
-        let claim =
-            self.grants.claim(&grant, unix_now()).map_err(|why| refused(&why.to_string()))?;
+        let claim = self.grants.claim(&grant, unix_now()).map_err(|why| match why {
+            Refusal::Unrecorded => ApiError::unavailable(why.to_string()),
+            why => refused(&why.to_string()),
+        })?;
         Ok(Access::Once { claim: Arc::new(claim), limit: grant.limit })
     }
 }

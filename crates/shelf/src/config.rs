@@ -14,7 +14,8 @@ pub struct Args {
     /// Port to listen on.
     #[arg(long, env = "PORT", default_value_t = 3001)]
     pub port: u16,
-    /// Key that clients give as the password, and that signs URLs.
+    /// Key that clients give as the password, and that signs URLs. While keys change, several, separated by commas: all are
+    /// accepted, and clients use the first.
     #[arg(long, env = "SHELF_KEY", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub key: String,
     /// Directory of the blobs.

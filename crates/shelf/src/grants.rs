@@ -1,11 +1,16 @@
 //! Signed URLs work once. What is spent is remembered in a directory until it would have expired anyway, so also by a
 //! shelf that was killed meanwhile. (A power failure may forget the last moments: it then works a second time, at most.)
+//! The note is made before the work and becomes the memory by a change of its name: where the disk is full nothing begins,
+//! so nothing that was done is forgotten.
 
 use std::{
     collections::HashSet,
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -13,6 +18,8 @@ use api::blob::Grant;
 
 /// No URL is valid for longer, so that nothing is remembered for longer.
 const VALID_MAX_SECONDS: u64 = 86_400;
+/// Ends the name of the note of a URL in use.
+const IN_USE: &str = ".using";
 /// Longest nonce.
 const NONCE_LEN_MAX: usize = 64;
 
@@ -27,6 +34,8 @@ pub(crate) enum Refusal {
     Spent,
     #[error("this URL is being used by another request")]
     InUse,
+    #[error("that this URL is used cannot be written down: is shelf's disk full?")]
+    Unrecorded,
 }
 
 /// All that is spent or in use.
@@ -39,6 +48,12 @@ pub(crate) struct Grants {
 impl Grants {
     pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
+        for entry in fs::read_dir(&dir)?.flatten() {
+            // Of a shelf that was killed: what was under way then was not done.
+            if entry.file_name().to_string_lossy().ends_with(IN_USE) {
+                fs::remove_file(entry.path())?;
+            }
+        }
         Ok(Self { dir, in_use: Mutex::default() })
     }
 
@@ -60,8 +75,15 @@ impl Grants {
         if !self.in_use().insert(name.clone()) {
             return Err(Refusal::InUse);
         }
-        let claim = Claim { grants: self.clone(), name };
-        if claim.file().exists() { Err(Refusal::Spent) } else { Ok(claim) }
+        let claim = Claim { grants: self.clone(), name, spent: AtomicBool::new(false) };
+        if claim.file().exists() {
+            return Err(Refusal::Spent);
+        }
+        if let Err(err) = fs::File::create(claim.note()) {
+            tracing::error!(error = &err as &dyn std::error::Error, "a URL in use cannot be noted");
+            return Err(Refusal::Unrecorded);
+        }
+        Ok(claim)
     }
 
     /// Forgets what has expired.
@@ -70,7 +92,8 @@ impl Grants {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let expires = name.to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
-            if expires.is_none_or(|expires: u64| expires <= now) {
+            let in_use = name.to_str().is_some_and(|name| name.ends_with(IN_USE));
+            if !in_use && expires.is_none_or(|expires: u64| expires <= now) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -86,6 +109,7 @@ impl Grants {
 pub(crate) struct Claim {
     grants: Arc<Grants>,
     name: String,
+    spent: AtomicBool,
 }
 
 impl Claim {
@@ -93,12 +117,17 @@ impl Claim {
         self.grants.dir.join(&self.name)
     }
 
+    fn note(&self) -> PathBuf {
+        self.grants.dir.join(format!("{}{IN_USE}", self.name))
+    }
+
     /// It has done what it was for.
     pub(crate) fn spend(&self) {
-        if let Err(err) = fs::File::create(self.file()) {
+        self.spent.store(true, Ordering::Relaxed);
+        if let Err(err) = fs::rename(self.note(), self.file()) {
             tracing::error!(
                 error = &err as &dyn std::error::Error,
-                "a spent URL cannot be remembered"
+                "a spent URL is remembered by this process only"
             );
         }
     }
@@ -106,6 +135,11 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // A spent one that could not be written down stays in use: it works no second time.
+        if self.spent.load(Ordering::Relaxed) && !self.file().exists() {
+            return;
+        }
+        let _ = fs::remove_file(self.note());
         self.grants.in_use().remove(&self.name);
     }
 }
@@ -141,5 +175,16 @@ mod tests {
         assert_eq!(restarted.claim(&grant(100, "ab"), 100).unwrap_err(), Refusal::Expired);
         assert_eq!(grants.claim(&grant(100_000, "ab"), 50).unwrap_err(), Refusal::Unusable);
         assert_eq!(grants.claim(&grant(100, "../a"), 50).unwrap_err(), Refusal::Unusable);
+    }
+    #[test]
+    fn what_cannot_be_written_down_works_not_at_all_and_never_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let grants = Arc::new(Grants::open(dir.path().join("used")).unwrap());
+        let claim = grants.claim(&grant(100, "ab"), 50).unwrap();
+        fs::remove_dir_all(dir.path().join("used")).unwrap();
+        claim.spend();
+        drop(claim);
+        assert_eq!(grants.claim(&grant(100, "ab"), 50).unwrap_err(), Refusal::InUse);
+        assert_eq!(grants.claim(&grant(100, "cd"), 50).unwrap_err(), Refusal::Unrecorded);
     }
 }

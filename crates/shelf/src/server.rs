@@ -1,11 +1,18 @@
 //! Where the parts are joined.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use daemon::Lifetime;
 use tokio::{
     net::TcpListener,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -18,6 +25,11 @@ use crate::{
 
 /// How often spent URLs that have expired are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// How long a predecessor on the same directory may take to end.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause between two attempts to lock it.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A shelf that serves.
 #[derive(Debug)]
@@ -38,6 +50,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Another shelf uses it.
+    #[error("another shelf uses the data directory {dir}: end it first, or give this one another")]
+    Used {
+        /// Which.
+        dir: String,
+    },
     /// The data directory cannot be used.
     #[error(
         "the data directory {dir} cannot be used: it must exist or be creatable, and be writable"
@@ -51,6 +69,21 @@ pub enum StartError {
     },
 }
 
+/// Takes the data directory for this process alone: two would wipe each other's uploads, and let a URL work twice.
+async fn lock(data_dir: &Path) -> Result<File, StartError> {
+    let unusable = |source| StartError::DataDir { dir: data_dir.display().to_string(), source };
+    fs::create_dir_all(data_dir).map_err(unusable)?;
+    let file = File::create(data_dir.join("lock")).map_err(unusable)?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    while file.try_lock().is_err() {
+        if Instant::now() >= deadline {
+            return Err(StartError::Used { dir: data_dir.display().to_string() });
+        }
+        sleep(LOCK_PAUSE).await;
+    }
+    Ok(file)
+}
+
 /// Starts shelf; it ends with `lifetime`.
 pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, StartError> {
     let listener = TcpListener::bind(config.listen)
@@ -60,7 +93,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         listener.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
     let unusable =
         |source| StartError::DataDir { dir: config.data_dir.display().to_string(), source };
-    let store = Store::open(&config.data_dir, config.disk_reserve).map_err(unusable)?;
+    let lock = lock(&config.data_dir).await?;
+    let store = Store::open(&config.data_dir, config.disk_reserve, lock).map_err(unusable)?;
     let grants = Arc::new(Grants::open(config.data_dir.join("used")).map_err(unusable)?);
     let sweeping = grants.clone();
     lifetime.spawn("sweep", move |stop| async move {

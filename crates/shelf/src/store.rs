@@ -37,6 +37,8 @@ struct Inner {
     making_dirs: Mutex<()>,
     /// Held alone while empty directories are removed, shared by whoever needs one to stay until a file is in it.
     pruning: RwLock<()>,
+    /// Says that the directory is ours.
+    _lock: File,
 }
 
 /// A blob that is open for reading.
@@ -48,8 +50,8 @@ pub(crate) struct OpenBlob {
 }
 
 impl Store {
-    /// Opens or makes the store. What uploads left unfinished is removed.
-    pub(crate) fn open(data_dir: &Path, reserve: u64) -> io::Result<Self> {
+    /// Opens or makes the store of a directory that is locked. What uploads left unfinished is removed.
+    pub(crate) fn open(data_dir: &Path, reserve: u64, lock: File) -> io::Result<Self> {
         let (blobs, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
         if tmp.exists() {
             fs::remove_dir_all(&tmp)?;
@@ -59,7 +61,7 @@ impl Store {
         // A directory made by a predecessor that was killed may not be durable yet.
         rustix::fs::syncfs(File::open(&blobs)?)?;
         let (making_dirs, pruning) = (Mutex::new(()), RwLock::new(()));
-        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs, pruning })))
+        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs, pruning, _lock: lock })))
     }
 
     /// Opens a blob for reading.
@@ -73,12 +75,16 @@ impl Store {
         let inner = self.0.clone();
         blocking(move || {
             let source = inner.blobs.join(from.file());
-            let sha256 = open(&source, from)?.sha256;
             let copying = StoreError::io("copying a blob");
-            let link = tempfile::Builder::new()
-                .make_in(&inner.tmp, |link| fs::hard_link(&source, link))
-                .map_err(copying)?
-                .into_temp_path();
+            let linked =
+                tempfile::Builder::new().make_in(&inner.tmp, |link| fs::hard_link(&source, link));
+            let link = match linked {
+                Ok(link) => link.into_temp_path(),
+                Err(err) if is_absent(&err) => return Err(StoreError::NotFound(from)),
+                Err(err) => return Err(copying(err)),
+            };
+            // Of the link, not of the path: another blob may have its place by now.
+            let sha256 = open(&link, from)?.sha256;
             // The link is removed at the end, for renaming one name of a file to another of its names does nothing.
             inner.move_into_place(&link, &to)?;
             Ok(sha256)
@@ -86,10 +92,16 @@ impl Store {
         .await
     }
 
-    /// Removes a blob, durably. That there is none is success.
-    pub(crate) async fn delete(&self, path: BlobPath) -> Result<(), StoreError> {
+    /// Removes a blob, durably, unless it was stored later than `not_after` (nanoseconds of Unix time). That there is none
+    /// is success.
+    pub(crate) async fn delete(
+        &self,
+        path: BlobPath,
+        not_after: Option<u64>,
+    ) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        blocking(move || inner.delete(&path).map_err(StoreError::io("removing a blob"))).await
+        blocking(move || inner.delete(&path, not_after).map_err(StoreError::io("removing a blob")))
+            .await
     }
 }
 
@@ -126,11 +138,20 @@ impl Inner {
         Ok(())
     }
 
-    fn delete(&self, path: &BlobPath) -> io::Result<()> {
+    fn delete(&self, path: &BlobPath, not_after: Option<u64>) -> io::Result<()> {
         let file = self.blobs.join(path.file());
         let mut dir = file.parent().unwrap_or(&self.blobs);
         {
-            let _kept = self.pruning.read();
+            // Alone where it depends on the time: nothing is stored between the look and the removal.
+            let (_kept, _alone) = match not_after {
+                None => (Some(self.pruning.read()), None),
+                Some(_) => (None, Some(self.pruning.write())),
+            };
+            if let Some(limit) = not_after
+                && is_later(&file, limit)
+            {
+                return Ok(());
+            }
             match fs::remove_file(&file) {
                 Ok(()) => sync_dir(dir)?,
                 Err(err) if is_absent(&err) => return Ok(()),
@@ -144,6 +165,13 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a file was stored after this time.
+fn is_later(file: &Path, nanoseconds: u64) -> bool {
+    let modified = fs::metadata(file).and_then(|data| data.modified());
+    let since = modified.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.is_some_and(|since| since.as_nanos() > u128::from(nanoseconds))
 }
 
 /// No such file, or what should be its directory is a file.

@@ -275,3 +275,48 @@ async fn many_at_once_never_mix() {
     puts.buffer_unordered(16).collect::<Vec<()>>().await;
     assert_eq!(running.unfinished(), 0);
 }
+
+#[tokio::test]
+async fn a_flipped_bit_is_served_to_nobody_as_the_blob() {
+    let running = start().await;
+    running.shelf.put_bytes("/flip", "hello").await.unwrap();
+    let mut files = fs::read_dir(running.dir.path().join("blobs")).unwrap();
+    let file = files.next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let read = running.shelf.get_bytes("/flip", 100).await;
+    assert!(read.is_err(), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_listed_blob_that_was_stored_again_is_not_deleted() {
+    let running = start().await;
+    running.shelf.put_bytes("/slugs/a", "hello").await.unwrap();
+    let listed = running.shelf.list("/slugs/").await.unwrap();
+    running.shelf.put_bytes("/slugs/a", "again").await.unwrap();
+    running.shelf.delete_listed(&listed[0]).await.unwrap();
+    assert_eq!(running.paths("/slugs/").await, ["/slugs/a"]);
+    let listed = running.shelf.list("/slugs/").await.unwrap();
+    running.shelf.delete_listed(&listed[0]).await.unwrap();
+    assert!(running.paths("/slugs/").await.is_empty());
+}
+
+#[tokio::test]
+async fn while_keys_change_clients_use_the_first_and_shelf_takes_all() {
+    let dir = TempDir::new().unwrap();
+    let lifetime = Lifetime::default();
+    let config = Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        key: "new,old".into(),
+        data_dir: dir.path().into(),
+        disk_reserve: 0,
+    };
+    let base = format!("http://{}", shelf::start(config, &lifetime).await.unwrap().addr);
+    for key in ["new", "old", "new,old"] {
+        let shelf = Shelf::new(base.as_str(), key);
+        shelf.put_bytes("/a", "hello").await.expect(key);
+        let url = shelf.signed_url(&base, "GET", "/a", 0, Duration::from_secs(60));
+        assert_eq!(http().get(url).send().await.unwrap().status(), StatusCode::OK, "{key}");
+    }
+}

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::controller::ExpandedFormation;
+use sampi::{Moments, Silence};
 
 use crate::{
-    host::Leading,
+    host::{Call, Leading},
     message::{Fault, Happening},
     world::{TROUBLE, World},
 };
@@ -64,12 +65,14 @@ impl World {
         for _ in 0..self.between(26, 44) {
             let host = self.between(0, self.hosts.len() as u64 - 1) as usize;
             let planner = self.between(0, self.planners.len() as u64 - 1) as usize;
-            let fault = match self.between(0, 9) {
+            let fault = match self.between(0, 12) {
                 0..=2 => Fault::Daemon(host),
                 3 | 4 => Fault::Machine(host),
                 5 => Fault::Scheduler(planner),
                 6 | 7 => Fault::Partition(host),
                 8 => Fault::Etcd,
+                9 => Fault::Deaf(host),
+                10 | 11 => Fault::HangUp,
                 _ => Fault::Storm,
             };
             let at = self.between(3000, TROUBLE - 5000);
@@ -104,6 +107,16 @@ impl World {
                 let places: Vec<usize> = self.planners.iter().map(|planner| planner.host).collect();
                 self.break_streams(true, |n, at| (places[n] == host) != (at == host));
                 self.between(1000, 40_000)
+            }
+            Fault::Deaf(host) if !self.deaf.contains(&host) => {
+                self.deaf.insert(host);
+                let places: Vec<usize> = self.planners.iter().map(|planner| planner.host).collect();
+                self.break_streams(true, |n, at| at == host && places[n] != host);
+                self.between(5000, 60_000)
+            }
+            Fault::HangUp => {
+                self.hanging_up += 1;
+                1
             }
             Fault::Etcd if self.etcd.up => {
                 self.etcd.up = false;
@@ -146,6 +159,8 @@ impl World {
                 }
                 self.spread();
             }
+            Fault::Deaf(host) => _ = self.deaf.remove(&host),
+            Fault::HangUp => {}
             Fault::Etcd => {
                 self.etcd.up = true;
                 self.etcd.extend_all(self.now);
@@ -158,9 +173,11 @@ impl World {
     /// All is well from now on.
     pub(crate) fn mend_all(&mut self) {
         self.storm = false;
+        self.hanging_up = 0;
         self.mend(Fault::Etcd);
         for host in 0..self.hosts.len() {
             self.mend(Fault::Partition(host));
+            self.mend(Fault::Deaf(host));
             if !self.hosts[host].powered {
                 self.power_on(host);
             }
@@ -171,6 +188,13 @@ impl World {
         }
     }
 
+    /// The worst leader: it forgets every transaction that is under way. What its hosts answer is for nobody.
+    pub(crate) fn forget(&mut self, host: usize) {
+        let this = &mut self.hosts[host];
+        this.commits.clear();
+        this.calls.retain(|_, call| matches!(call, Call::List { .. }));
+    }
+
     fn daemon_off(&mut self, host: usize) {
         let now = self.now;
         let this = &mut self.hosts[host];
@@ -178,6 +202,8 @@ impl World {
             (this.up, this.down_since) = (false, now);
         }
         this.leading = Leading::No;
+        this.silence = Silence::default();
+        this.moments = Moments::default();
         this.calls = BTreeMap::new();
         this.commits = BTreeMap::new();
     }
@@ -234,6 +260,8 @@ fn kind(fault: Fault) -> &'static str {
         Fault::Machine(_) => "machine",
         Fault::Scheduler(_) => "scheduler",
         Fault::Partition(_) => "partition",
+        Fault::Deaf(_) => "deaf",
+        Fault::HangUp => "hang-up",
         Fault::Etcd => "etcd",
         Fault::Storm => "storm",
     }

@@ -10,7 +10,7 @@ use api::{
 };
 use discoverd::domain::directory::Directory;
 use jiff::Timestamp;
-use sampi::{Cluster, Takeover, placed};
+use sampi::{Cluster, Moments, Silence, Takeover, placed};
 
 use crate::message::Node;
 
@@ -46,6 +46,11 @@ pub(crate) struct Host {
     pub(crate) calls: BTreeMap<u64, Call>,
     /// Transactions whose orders are under way.
     pub(crate) commits: BTreeMap<u64, UnderWay>,
+    /// Who does not answer it as the leader.
+    pub(crate) silence: Silence,
+    pub(crate) moments: Moments,
+    /// The listing it is at: who was asked, when, and who answered.
+    pub(crate) asking: Asking,
 }
 
 /// What a flynn-host is to the cluster.
@@ -55,10 +60,18 @@ pub(crate) enum Leading {
     No,
     /// It hears every host first.
     Takeover {
-        takeover: Takeover,
+        takeover: Box<Takeover>,
         waiting: BTreeSet<u64>,
     },
     Yes(Box<Cluster>),
+}
+
+/// A round of listings.
+#[derive(Debug, Default)]
+pub(crate) struct Asking {
+    pub(crate) at: u64,
+    pub(crate) named: BTreeSet<usize>,
+    pub(crate) answered: BTreeSet<usize>,
 }
 
 /// A question of the leader's.
@@ -105,6 +118,9 @@ impl Host {
             leading: Leading::No,
             calls: BTreeMap::new(),
             commits: BTreeMap::new(),
+            silence: Silence::default(),
+            moments: Moments::default(),
+            asking: Asking::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! flynn-host: what it answers, and how the one that leads leads.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use api::{
     cluster::{Committed, Tx},
@@ -9,10 +9,10 @@ use api::{
     id::JobId,
 };
 use rand::RngExt;
-use sampi::{HostInfo, Takeover};
+use sampi::{HostInfo, LEADING_PATIENCE, Moments, Silence, TAKEOVER_PATIENCE, Takeover};
 
 use crate::{
-    host::{Call, Host, Leading, UnderWay, name, number},
+    host::{Asking, Call, Host, Leading, UnderWay, name, number},
     message::{Answer, Happening, Message, Node, Outcome, Request},
     world::World,
 };
@@ -45,7 +45,11 @@ impl World {
         };
         match shall {
             // While discoverd is away its last word stands.
-            None if self.reaches_etcd(host) => self.hosts[host].leading = Leading::No,
+            None if self.reaches_etcd(host) => {
+                self.hosts[host].leading = Leading::No;
+                self.hosts[host].silence = Silence::default();
+                self.hosts[host].asking = Asking::default();
+            }
             Some(term) if leads != Some(term) => self.take_over(host, term),
             _ => {}
         }
@@ -54,6 +58,7 @@ impl World {
     fn take_over(&mut self, host: usize, term: Term) {
         self.say(|| format!("host{host} is to lead under {term:?}"));
         let takeover = self.fresh_takeover(term);
+        let takeover = Box::new(takeover);
         self.hosts[host].leading = Leading::Takeover { takeover, waiting: BTreeSet::new() };
         self.list_all(host);
     }
@@ -70,11 +75,14 @@ impl World {
             Leading::Yes(cluster) => (cluster.term(), cluster.moment()),
             Leading::No => return,
         };
+        self.note_silence(host);
         let fresh = self.fresh_takeover(term);
         if let Leading::Takeover { takeover, .. } = &mut self.hosts[host].leading {
-            *takeover = fresh;
+            **takeover = fresh;
         }
         let named = self.hosts[host].named();
+        self.hosts[host].asking =
+            Asking { at: self.now, named: named.clone(), answered: BTreeSet::new() };
         for &other in &named {
             let request = Request::List { term };
             let call = self.ask(host, other, request, Call::List { host: other, as_of });
@@ -82,13 +90,30 @@ impl World {
                 waiting.insert(call);
             }
         }
-        if let Leading::Yes(cluster) = &mut self.hosts[host].leading {
+        let (now, this) = (Duration::from_millis(self.now), &mut self.hosts[host]);
+        if let Leading::Yes(cluster) = &mut this.leading {
+            if let Some(until) = this.moments.note(now, cluster.moment()) {
+                cluster.give_up_orders(until);
+            }
+            let silent = this.silence.left_out(now, LEADING_PATIENCE);
             let gone = cluster.state().hosts.into_keys();
-            for id in gone.filter(|id| number(id).is_none_or(|n| !named.contains(&n))) {
+            let is_gone =
+                |id: &String| silent.contains(id) || number(id).is_none_or(|n| !named.contains(&n));
+            for id in gone.filter(is_gone) {
                 cluster.remove_host(&id);
                 self.coverage.hosts_lost += 1;
             }
         }
+    }
+
+    /// Notes who did not answer the round of listings that is over.
+    fn note_silence(&mut self, host: usize) {
+        let this = &mut self.hosts[host];
+        let names = |hosts: &BTreeSet<usize>| hosts.iter().map(|n| name(*n)).collect::<Vec<_>>();
+        let (named, answered) = (names(&this.asking.named), names(&this.asking.answered));
+        let answered = answered.iter().map(String::as_str).collect();
+        let at = Duration::from_millis(this.asking.at);
+        this.silence.asked(at, named.iter().map(String::as_str), &answered);
     }
 
     fn ask(&mut self, from: usize, to: usize, request: Request, call: Call) -> u64 {
@@ -215,6 +240,11 @@ impl World {
             return Some(Outcome::Done(under_way.committed));
         }
         self.hosts[host].commits.insert(id, under_way);
+        if self.hanging_up > 0 {
+            self.hanging_up -= 1;
+            let delay = self.between(1, 20);
+            self.after(delay, Happening::Forget { host });
+        }
         None
     }
 
@@ -281,6 +311,9 @@ impl World {
             api::cluster::Capacity,
         )>,
     ) {
+        if listing.is_some() {
+            self.hosts[host].asking.answered.insert(other);
+        }
         let info = listing.map(|(jobs, capacity)| HostInfo {
             addr: format!("10.0.0.{}:1113", other + 1),
             tags: Default::default(),
@@ -307,13 +340,18 @@ impl World {
         }
     }
 
-    /// Leads, if every host was heard; else begins again at the next sweep.
+    /// Leads, if every host was heard that answers anybody; else begins again at the next sweep.
     fn finish_takeover(&mut self, host: usize) {
         let Leading::Takeover { takeover, .. } = std::mem::take(&mut self.hosts[host].leading)
         else {
             return;
         };
-        let named = self.hosts[host].named();
+        self.note_silence(host);
+        let now = Duration::from_millis(self.now);
+        let silent = self.hosts[host].silence.left_out(now, TAKEOVER_PATIENCE);
+        let mut named = self.hosts[host].named();
+        named.retain(|n| *n == host || !silent.contains(&name(*n)));
+        self.coverage.left_out += silent.len() as u64;
         let names: Vec<String> = named.iter().map(|n| name(*n)).collect();
         match takeover.finish(names.iter().map(String::as_str)) {
             Ok(cluster) => {
@@ -322,10 +360,11 @@ impl World {
                 self.coverage.leaders += 1;
                 let verdict = self.oracle.leads(&cluster.state(), &named, &self.all_jobs());
                 self.hosts[host].leading = Leading::Yes(Box::new(cluster));
+                self.hosts[host].moments = Moments::default();
                 self.check(verdict);
             }
             Err(takeover) => {
-                let (takeover, waiting) = (*takeover, BTreeSet::new());
+                let waiting = BTreeSet::new();
                 self.hosts[host].leading = Leading::Takeover { takeover, waiting };
             }
         }

@@ -84,6 +84,8 @@ pub(crate) enum Happening {
     Formations { scheduler: usize, life: u32 },
     /// The controller changes a formation.
     Scale,
+    /// A leader forgets the transactions that are under way.
+    Forget { host: usize },
     /// Something breaks.
     Break(Fault),
     /// And is mended.
@@ -110,6 +112,10 @@ pub(crate) enum Fault {
     Scheduler(usize),
     /// A host is cut off from all others and from etcd.
     Partition(usize),
+    /// Nobody opens a connection to a host, which itself reaches everybody, and etcd.
+    Deaf(usize),
+    /// Whoever asks a leader next hangs up, and what was begun for it dies with it.
+    HangUp,
     /// etcd answers nobody.
     Etcd,
     /// Messages are late, lost or doubled.

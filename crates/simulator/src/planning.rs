@@ -93,7 +93,7 @@ impl World {
         if !planner.up || planner.life != life || planner.streams.get(&host) != Some(&0) {
             return;
         }
-        if !self.reach(planner.host, host) || !self.hosts[host].up {
+        if !self.connects(planner.host, host) || !self.hosts[host].up {
             let pause = self.between(100, 1000);
             return self.after(pause, Happening::Subscribe { scheduler: n, life, host });
         }
@@ -164,6 +164,7 @@ impl World {
         let (Some(term), Some(leader)) = (self.planner_term(n), self.leading_host(n)) else {
             return;
         };
+        self.planners[n].observed.begin_look();
         let call = self.call(n, leader, Request::State, STATE_ANSWER);
         self.planners[n].round = Round::Asked { call, term };
     }

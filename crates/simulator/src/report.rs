@@ -19,6 +19,8 @@ pub struct Coverage {
     pub leaders: u64,
     /// Times a host was dropped from the state.
     pub hosts_lost: u64,
+    /// Hosts that a new leader did without, for they answered nobody.
+    pub left_out: u64,
     /// Orders refused by hosts, or not answered.
     pub orders_lost: u64,
     /// Messages lost on the way.
@@ -35,6 +37,7 @@ impl Coverage {
         self.commits += other.commits;
         self.leaders += other.leaders;
         self.hosts_lost += other.hosts_lost;
+        self.left_out += other.left_out;
         self.orders_lost += other.orders_lost;
         self.dropped += other.dropped;
         self.jobs += other.jobs;
@@ -59,8 +62,8 @@ impl fmt::Display for Coverage {
         writeln!(f, "commits {}  refused {:?}", self.commits, self.refused)?;
         write!(
             f,
-            "leader changes {}  hosts lost {}  orders lost {}  messages lost {}",
-            self.leaders, self.hosts_lost, self.orders_lost, self.dropped
+            "leader changes {}  hosts lost {}  left out {}  orders lost {}  messages lost {}",
+            self.leaders, self.hosts_lost, self.left_out, self.orders_lost, self.dropped
         )
     }
 }

@@ -49,7 +49,11 @@ pub(crate) struct World {
     pub(crate) formations: Vec<ExpandedFormation>,
     /// Hosts that are cut off.
     pub(crate) cut: BTreeSet<usize>,
+    /// Hosts that nobody opens a connection to.
+    pub(crate) deaf: BTreeSet<usize>,
     pub(crate) storm: bool,
+    /// How many askers are to hang up on a leader.
+    pub(crate) hanging_up: u32,
     /// Open streams: scheduler, host, and when its last event arrives.
     pub(crate) streams: BTreeMap<u64, (usize, usize, u64)>,
     pub(crate) oracle: Oracle,
@@ -84,7 +88,9 @@ impl World {
             planners: (0..PLANNERS).map(|n| Planner::new(n, uuid::Uuid::nil())).collect(),
             formations: Vec::new(),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             storm: false,
+            hanging_up: 0,
             streams: BTreeMap::new(),
             oracle: Oracle::default(),
             coverage: Coverage { seeds: 1, ..Coverage::default() },
@@ -162,6 +168,7 @@ impl World {
             }
             Happening::Lost { scheduler, host, stream } => self.lost(scheduler, host, stream),
             Happening::Formations { scheduler, life } => self.list_formations(scheduler, life),
+            Happening::Forget { host } => self.forget(host),
             Happening::Scale => self.scale(),
             Happening::Break(fault) => self.break_it(fault),
             Happening::Mend(fault) => self.mend(fault),
@@ -226,6 +233,11 @@ impl World {
         a == b || !(self.cut.contains(&a) || self.cut.contains(&b))
     }
 
+    /// Whether a connection can be opened from one host to another. What is answered comes back on it.
+    pub(crate) fn connects(&self, from: usize, to: usize) -> bool {
+        self.reach(from, to) && (from == to || !self.deaf.contains(&to))
+    }
+
     pub(crate) fn reaches_etcd(&self, host: usize) -> bool {
         self.etcd.up && self.hosts[host].powered && !self.cut.contains(&host)
     }
@@ -233,7 +245,11 @@ impl World {
     pub(crate) fn send(&mut self, from: Node, to: Node, call: u64, message: Message) {
         let (a, b) = (self.place(from), self.place(to));
         let stormy = self.storm && a != b;
-        if !self.reach(a, b) || (stormy && self.chance(10)) {
+        let way = match &message {
+            Message::Ask(_) => self.connects(a, b),
+            Message::Answer(_) => self.reach(a, b),
+        };
+        if !way || (stormy && self.chance(10)) {
             self.coverage.dropped += 1;
             return;
         }

@@ -2,7 +2,8 @@
 #![cfg(any(
     feature = "plant-ignore-term",
     feature = "plant-skip-version",
-    feature = "plant-forget-list"
+    feature = "plant-forget-list",
+    feature = "plant-keep-orders"
 ))]
 
 /// A bug that no seed of so many shows is one the simulator does not find.

@@ -3,7 +3,8 @@
 #![cfg(not(any(
     feature = "plant-ignore-term",
     feature = "plant-skip-version",
-    feature = "plant-forget-list"
+    feature = "plant-forget-list",
+    feature = "plant-keep-orders"
 )))]
 
 /// Seeds that are played at every test run; `script/soak simulator` plays ten thousand.
@@ -17,6 +18,7 @@ fn nothing_happens_that_must_not() {
         assert!(coverage.events >= 1000 && coverage.fault_count() >= 20, "{coverage}");
         all.add(&coverage);
     }
+    assert!(all.left_out > SEEDS / 10 && all.faults["hang-up"] > SEEDS / 2, "{all}");
     assert!(all.leaders > 3 * SEEDS && all.hosts_lost > SEEDS, "{all}");
     assert!(["Changed", "Gone", "OldTerm"].iter().all(|why| all.refused[*why] > 0), "{all}");
 }

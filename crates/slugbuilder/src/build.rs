@@ -3,27 +3,30 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use api::slug::{BuildResult, PROCFILE, Procfile, RELEASE_FILE, SlugFile, SlugRelease};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use crate::{
-    buildpack::{Buildpack, Workshop, fetch},
+    buildpack::Workshop,
+    choose::{Chosen, choose},
     config::Config,
     console::Console,
-    domain::{
-        ignore::Patterns,
-        order::{self, Known},
-        output::size,
-        source::Source,
-    },
-    error::BuildError,
-    pack::{fingerprint, list},
-    transfer::{Store, Upload},
+    domain::{env, ignore::Patterns, output::size, target::Target},
+    error::{BuildError, MAX_TEXT},
+    init,
+    pack::{Packed, fingerprint, list, pack_to_disk, unpacked_size},
+    transfer::{Store, unpack_stream},
 };
+
+/// The app's variable that, set to `false`, has a build begin with an empty cache.
+const BUILD_CACHE: &str = "BUILD_CACHE";
 
 /// Variables of our own environment that buildpacks get too.
 const PASSED_ON: [&str; 17] = [
@@ -46,14 +49,25 @@ const PASSED_ON: [&str; 17] = [
     "SSL_CERT_DIR",
 ];
 
-/// Builds the app that `config` names, and uploads slug, cache and result.
+/// Builds the app that `config` names, from its URLs or from stdin, and brings slug, cache and result where they go.
 pub async fn build(config: &Config, console: &Console) -> Result<(), BuildError> {
-    let env: BTreeMap<String, String> =
-        serde_json::from_str(&config.build_env).map_err(BuildError::Environment)?;
-    let store = Store::default();
+    build_with(config, console, &Store::default(), tokio::io::stdin()).await
+}
+
+/// The same with a store and a stdin of one's own.
+pub async fn build_with(
+    config: &Config,
+    console: &Console,
+    store: &Store,
+    stdin: impl AsyncRead + Send + Unpin,
+) -> Result<(), BuildError> {
+    let target = Target::parse(&config.output)?;
+    let env = app_env(config, store).await?;
     let mut shop = workshop(config, &env)?;
-    let newest = unpack_source(config, &store, console).await?;
-    let cached = restore_cache(config, &store, &shop, console).await?;
+    let newest = unpack_source(config, store, stdin, console).await?;
+    // What will be refused anyway is refused before minutes of work.
+    check_names(&config.build_dir)?;
+    let cached = restore_cache(config, store, &shop, &env, console).await?;
     let buildpacks = choose(config, &env, &shop, console).await?;
 
     let mut release = SlugRelease::default();
@@ -64,20 +78,70 @@ pub async fn build(config: &Config, console: &Console) -> Result<(), BuildError>
         release = buildpack.release(&shop).await?;
         shop.exports.extend(buildpack.export());
     }
+    init::end_what_is_left();
     let name = buildpacks.last().map(|chosen| chosen.name.clone()).unwrap_or_default();
     let procfile = read_procfile(&config.build_dir)?;
     tell_types(&procfile, &release, &name, console);
-    let text = serde_json::to_string_pretty(&release).expect("a release is plain text");
-    let place = config.build_dir.join(RELEASE_FILE);
-    fs::write(&place, text).map_err(|source| file(place, "written", source))?;
+    write_release(&config.build_dir, &release)?;
 
-    let (slug, ()) = tokio::try_join!(
-        upload_slug(config, &store, newest, console),
-        upload_cache(config, &store, &shop, cached, console),
-    )?;
-    console.title(&format!("Compiled slug size is {}", size(slug.size)));
-    let result = result(procfile, release, name, slug);
-    store.put_result(&config.result_put_url, &result).await
+    let slug = Arc::new(pack_slug(config, newest, console).await?);
+    console.title(&format!("Compiled slug size is {}", size(slug.is.size)));
+    let (Some(slug_url), Some(result_url)) = (&config.slug_put_url, &config.result_put_url) else {
+        return deliver(store, &target, &slug).await;
+    };
+    store.put("slug", slug_url, &slug).await?;
+    let result = result(procfile, release, name, slug.is.clone());
+    // First what counts, then what makes the next build faster.
+    store.put_result(result_url, &result).await?;
+    keep_cache(config, store, &shop, cached, console).await
+}
+
+/// The slug of a build without a cluster.
+async fn deliver(store: &Store, target: &Target, slug: &Arc<Packed>) -> Result<(), BuildError> {
+    match target {
+        Target::Url(url) => store.put("slug", url, slug).await,
+        Target::Stdout => {
+            let written = slug.copy_to(&mut io::stdout().lock());
+            written.map_err(|source| file("stdout".into(), "written", source))
+        }
+        Target::File(path) => {
+            let written = fs::File::create(path).and_then(|mut out| slug.copy_to(&mut out));
+            written.map_err(|source| file(path.clone(), "written", source))
+        }
+    }
+}
+
+async fn app_env(config: &Config, store: &Store) -> Result<BTreeMap<String, String>, BuildError> {
+    let json = match (&config.env_url, &config.build_env) {
+        (Some(url), _) => store.get_env(url).await?,
+        (None, Some(json)) => json.clone().into(),
+        (None, None) if config.source_url.is_some() => return Ok(BTreeMap::new()),
+        (None, None) => {
+            let text = |(name, value): (OsString, OsString)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            };
+            return Ok(env::of_container(std::env::vars_os().filter_map(text), &PASSED_ON));
+        }
+    };
+    serde_json::from_slice(&json).map_err(BuildError::Environment)
+}
+
+/// What a slug needs must be possible: types that processes can have, a file of ours.
+fn check_names(build_dir: &Path) -> Result<(), BuildError> {
+    read_procfile(build_dir)?;
+    let release = fs::symlink_metadata(build_dir.join(RELEASE_FILE));
+    if release.is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(BuildError::ReleaseFolder);
+    }
+    Ok(())
+}
+
+fn write_release(build_dir: &Path, release: &SlugRelease) -> Result<(), BuildError> {
+    let text = serde_json::to_string_pretty(release).expect("a release is plain text");
+    let place = build_dir.join(RELEASE_FILE);
+    // A link of that name is not followed.
+    let _ = fs::remove_file(&place);
+    fs::write(&place, text).map_err(|source| file(place, "written", source))
 }
 
 fn result(
@@ -92,7 +156,7 @@ fn result(
     BuildResult { types, default_types: default_process_types, buildpack, config_vars, slug }
 }
 
-fn file(path: PathBuf, done: &'static str, source: io::Error) -> BuildError {
+pub(crate) fn file(path: PathBuf, done: &'static str, source: io::Error) -> BuildError {
     BuildError::File { path, done, source }
 }
 
@@ -113,14 +177,7 @@ fn workshop(config: &Config, env: &BTreeMap<String, String>) -> Result<Workshop,
     for path in [&shop.build, &shop.cache, &shop.env, &work.join("home")] {
         directory(path)?;
     }
-    // What cannot be a file's name is no variable a buildpack could want.
-    let names = env.iter().filter(|(name, _)| {
-        !name.is_empty()
-            && name.len() < 256
-            && !name.starts_with('.')
-            && !name.contains(['/', '\0'])
-    });
-    for (name, value) in names {
+    for (name, value) in env.iter().filter(|(name, _)| env::is_file_name(name)) {
         let path = shop.env.join(name);
         fs::write(&path, value).map_err(|source| file(path, "written", source))?;
     }
@@ -142,14 +199,24 @@ fn variables(config: &Config, home: &Path) -> Vec<(OsString, OsString)> {
 async fn unpack_source(
     config: &Config,
     store: &Store,
+    stdin: impl AsyncRead + Send + Unpin,
     console: &Console,
 ) -> Result<u64, BuildError> {
-    let unpacked = store.unpack("source", &config.source_url, &config.build_dir).await?;
+    let unpacked = match &config.source_url {
+        Some(url) => store.unpack("source", url, &config.build_dir).await?,
+        None => {
+            let mut stdin = BufReader::with_capacity(1 << 16, stdin);
+            let nothing = stdin.fill_buf().await.map_or(true, <[u8]>::is_empty);
+            if nothing {
+                return Err(BuildError::NoSource);
+            }
+            Some(unpack_stream("source", stdin, &config.build_dir).await?)
+        }
+    };
     let all = list(&config.build_dir, |_, _| false).map_err(|err| pack_error("source", err))?;
     let Some(newest) = unpacked.filter(|_| !all.is_empty()) else { return Err(BuildError::Empty) };
-    let ignore = config.build_dir.join(".slugignore");
-    let Ok(text) = fs::read(&ignore) else { return Ok(newest) };
-    let patterns = Patterns::parse(&String::from_utf8_lossy(&text));
+    let Some(text) = small_text(&config.build_dir, ".slugignore")? else { return Ok(newest) };
+    let patterns = Patterns::parse(&text);
     let mut removed = 0;
     for item in &all {
         let path = config.build_dir.join(&item.path);
@@ -175,9 +242,15 @@ async fn restore_cache(
     config: &Config,
     store: &Store,
     shop: &Workshop,
+    env: &BTreeMap<String, String>,
     console: &Console,
 ) -> Result<Option<String>, BuildError> {
     let Some(url) = &config.cache_get_url else { return Ok(None) };
+    if env::is_off(env, BUILD_CACHE) {
+        console
+            .title(&format!("Building without the cache of earlier builds ({BUILD_CACHE} is off)"));
+        return Ok(None);
+    }
     match store.unpack("cache", url, &shop.cache).await {
         Ok(None) => Ok(None),
         Ok(Some(_)) => {
@@ -186,131 +259,48 @@ async fn restore_cache(
         }
         Err(err) => {
             console.error(&format!("The build goes on without its cache. {}", err.report()));
-            let cleared =
-                fs::remove_dir_all(&shop.cache).and_then(|()| fs::create_dir(&shop.cache));
-            cleared.map_err(|source| file(shop.cache.clone(), "cleared", source))?;
+            empty(&shop.cache)?;
             Ok(None)
         }
     }
 }
 
-/// A buildpack that builds the app, and what it calls it.
-struct Chosen {
-    buildpack: Buildpack,
-    name: String,
+fn empty(cache: &Path) -> Result<(), BuildError> {
+    let emptied = fs::remove_dir_all(cache).and_then(|()| fs::create_dir(cache));
+    emptied.map_err(|source| file(cache.into(), "cleared", source))
 }
 
-async fn choose(
-    config: &Config,
-    env: &BTreeMap<String, String>,
-    shop: &Workshop,
-    console: &Console,
-) -> Result<Vec<Chosen>, BuildError> {
-    let ours = Ours::copy(config)?;
-    let names = ours.names();
-    let wish = env.get("BUILDPACK_URL").map(|url| url.trim()).filter(|url| !url.is_empty());
-    if let Some(url) = wish {
-        let of = "BUILDPACK_URL";
-        let source =
-            Source::parse(url, &names).map_err(|source| BuildError::Source { of, source })?;
-        let buildpack = ours.get(&source, 0, config, shop, console).await?;
-        // Whoever names a buildpack wants it, whatever it looks for.
-        let detected = buildpack.detect(shop).await?.filter(|name| !name.is_empty());
-        let name = detected.unwrap_or_else(|| buildpack.name.clone());
-        return Ok(vec![Chosen { buildpack, name }]);
-    }
-    if let Ok(text) = fs::read_to_string(config.build_dir.join(".buildpacks")) {
-        let of = ".buildpacks";
-        let sources = Source::parse_list(&text, &names)
-            .map_err(|source| BuildError::Source { of, source })?;
-        let mut chosen = Vec::new();
-        for (at, source) in sources.iter().enumerate() {
-            let buildpack = ours.get(source, at, config, shop, console).await?;
-            let name = buildpack.detect(shop).await?;
-            let name = name.ok_or_else(|| BuildError::Unwanted { name: buildpack.name.clone() })?;
-            chosen.push(Chosen { buildpack, name });
+/// Reads a text at the root of the app, if there is one: never more than a person writes, and never from a device or a
+/// pipe that a link leads to.
+pub(crate) fn small_text(
+    build_dir: &Path,
+    name: &'static str,
+) -> Result<Option<String>, BuildError> {
+    let path = build_dir.join(name);
+    // What is no file is not opened at all: opening a pipe waits for the other side.
+    match fs::metadata(&path) {
+        Ok(metadata) if !metadata.is_file() || metadata.len() > MAX_TEXT => {
+            return Err(BuildError::NoText { name });
         }
-        if !chosen.is_empty() {
-            return Ok(chosen);
-        }
+        Ok(_) => {}
+        // Also a link that leads nowhere.
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(file(path, "read", source)),
     }
-    for known in &ours.known {
-        let buildpack = ours.open(known)?;
-        if let Some(name) = buildpack.detect(shop).await? {
-            let name = if name.is_empty() { known.name.clone() } else { name };
-            return Ok(vec![Chosen { buildpack, name }]);
-        }
-    }
-    Err(BuildError::NoBuildpack(order::none_wants(&ours.known)))
-}
-
-/// Our buildpacks, where they may write.
-struct Ours {
-    directory: PathBuf,
-    known: Vec<Known>,
-}
-
-impl Ours {
-    fn copy(config: &Config) -> Result<Self, BuildError> {
-        let directory = config.work_dir.join("buildpacks");
-        copy(&config.buildpacks_dir, &directory)
-            .map_err(|source| file(config.buildpacks_dir.clone(), "copied", source))?;
-        let order = directory.join("order");
-        let text = fs::read_to_string(&order).map_err(|source| file(order, "read", source))?;
-        Ok(Self { directory, known: order::parse(&text) })
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.known.iter().map(|known| known.directory.as_str()).collect()
-    }
-
-    fn open(&self, known: &Known) -> Result<Buildpack, BuildError> {
-        Buildpack::open(&known.name, self.directory.join(&known.directory))
-    }
-
-    async fn get(
-        &self,
-        source: &Source,
-        at: usize,
-        config: &Config,
-        shop: &Workshop,
-        console: &Console,
-    ) -> Result<Buildpack, BuildError> {
-        match source {
-            Source::Known(name) => Buildpack::open(name, self.directory.join(name)),
-            Source::Git { url, reference } => {
-                console.title(&format!("Fetching buildpack {url}"));
-                let place = config.work_dir.join(format!("buildpack-{at}"));
-                fetch(url, reference.as_deref(), &place, shop, console).await?;
-                Buildpack::open("custom", place)
-            }
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let place = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &place)?;
-        } else {
-            fs::copy(entry.path(), place)?;
-        }
-    }
-    Ok(())
+    let mut text = Vec::new();
+    let read = fs::File::open(&path).and_then(|file| file.take(MAX_TEXT).read_to_end(&mut text));
+    read.map_err(|source| file(path, "read", source))?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
 fn read_procfile(build_dir: &Path) -> Result<Procfile, BuildError> {
-    let path = build_dir.join(PROCFILE);
-    let procfile = match fs::read(&path) {
-        Ok(text) => Procfile::parse(&String::from_utf8_lossy(&text)),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Procfile::default(),
-        Err(source) => return Err(file(path, "read", source)),
-    };
-    match procfile.bad_lines.first() {
-        Some(&line) => Err(BuildError::Procfile { line }),
+    let text = small_text(build_dir, PROCFILE)?.unwrap_or_default();
+    let procfile = Procfile::parse(&text);
+    if let Some(&line) = procfile.bad_lines.first() {
+        return Err(BuildError::Procfile { line });
+    }
+    match procfile.bad_types.first() {
+        Some((line, bad)) => Err(BuildError::Type { line: *line, source: bad.clone() }),
         None => Ok(procfile),
     }
 }
@@ -333,22 +323,21 @@ fn tell_types(procfile: &Procfile, release: &SlugRelease, name: &str, console: &
     }
 }
 
-async fn upload_slug(
-    config: &Config,
-    store: &Store,
-    newest: u64,
-    console: &Console,
-) -> Result<SlugFile, BuildError> {
+async fn pack_slug(config: &Config, newest: u64, console: &Console) -> Result<Packed, BuildError> {
     let git = |path: &Path, _| path == Path::new(".git");
     let items = list(&config.build_dir, git).map_err(|err| pack_error("slug", err))?;
     console.title(&format!("Packing {} files", items.len()));
-    let (url, root) = (&*config.slug_put_url, &*config.build_dir);
-    let (time, limit) = (Some(newest), config.slug_limit);
-    store.pack(Upload { what: "slug", url, root, items: &items, time, limit }).await
+    let (unpacked, limit) = (unpacked_size(&items), config.slug_unpacked_limit);
+    if unpacked > limit {
+        return Err(BuildError::TooMuch { unpacked, limit });
+    }
+    let (root, limit) = (&config.build_dir, config.slug_limit);
+    let packed = pack_to_disk(root, &items, Some(newest), &config.work_dir, limit).await;
+    packed.map_err(|err| pack_error("slug", err))?.ok_or(BuildError::TooLarge { limit })
 }
 
-/// Uploads the cache, if it changed. That it cannot be kept makes the next build slower, no more.
-async fn upload_cache(
+/// Keeps the cache, if it changed. That it cannot be kept makes the next build slower, no more.
+async fn keep_cache(
     config: &Config,
     store: &Store,
     shop: &Workshop,
@@ -356,17 +345,25 @@ async fn upload_cache(
     console: &Console,
 ) -> Result<(), BuildError> {
     let Some(url) = &config.cache_put_url else { return Ok(()) };
-    let items = list(&shop.cache, |_, _| false).map_err(|err| pack_error("cache", err))?;
-    let unchanged = match &cached {
-        Some(cached) => *cached == fingerprint(&items),
-        None => items.is_empty(),
-    };
-    if unchanged {
+    let listed = || list(&shop.cache, |_, _| false).map_err(|err| pack_error("cache", err));
+    let mut items = listed()?;
+    if unpacked_size(&items) > config.cache_limit {
+        // Or every later build would restore what could not be replaced.
+        let limit = size(config.cache_limit);
+        console.error(&format!("The cache of builds has grown beyond {limit} and is emptied."));
+        empty(&shop.cache)?;
+        items = listed()?;
+    }
+    if cached.as_ref().map_or(items.is_empty(), |cached| *cached == fingerprint(&items)) {
         return Ok(());
     }
-    let root = &shop.cache;
-    let upload = Upload { what: "cache", url, root, items: &items, time: None, limit: u64::MAX };
-    if let Err(err) = store.pack(upload).await {
+    let limit = u64::MAX;
+    let kept = match pack_to_disk(&shop.cache, &items, None, &config.work_dir, limit).await {
+        Ok(Some(packed)) => store.put("cache", url, &Arc::new(packed)).await,
+        Ok(None) => Err(BuildError::TooLarge { limit }),
+        Err(err) => Err(pack_error("cache", err)),
+    };
+    if let Err(err) = kept {
         console.error(&format!("The cache of this build is not kept. {}", err.report()));
     }
     Ok(())

@@ -8,24 +8,30 @@ use clap::Parser;
 #[derive(Clone, Parser)]
 #[command(version, about)]
 pub struct Config {
-    /// Where the source is got.
-    #[arg(long, env = "SOURCE_URL", hide_env_values = true)]
-    pub source_url: String,
+    /// Where the slug goes when the source comes from stdin: a path, `-` for stdout, or a URL to PUT it to.
+    #[arg(default_value = "/tmp/slug.tgz", value_name = "SLUG")]
+    pub output: String,
+    /// Where the source is got, instead of from stdin.
+    #[arg(long, env = "SOURCE_URL", hide_env_values = true, requires_all = ["slug_put_url", "result_put_url"])]
+    pub source_url: Option<String>,
     /// Where the slug is put.
     #[arg(long, env = "SLUG_PUT_URL", hide_env_values = true)]
-    pub slug_put_url: String,
+    pub slug_put_url: Option<String>,
     /// Where the result is put.
     #[arg(long, env = "RESULT_PUT_URL", hide_env_values = true)]
-    pub result_put_url: String,
+    pub result_put_url: Option<String>,
     /// Where the cache of the build before is got.
     #[arg(long, env = "CACHE_GET_URL", hide_env_values = true)]
     pub cache_get_url: Option<String>,
     /// Where the cache for the next build is put.
     #[arg(long, env = "CACHE_PUT_URL", hide_env_values = true)]
     pub cache_put_url: Option<String>,
-    /// The app's environment, as a JSON object of strings.
-    #[arg(long, env = "BUILD_ENV", default_value = "{}", hide_env_values = true)]
-    pub build_env: String,
+    /// Where the app's environment is got, a JSON object of strings. It may be longer than a variable can be.
+    #[arg(long, env = "ENV_URL", hide_env_values = true)]
+    pub env_url: Option<String>,
+    /// The app's environment itself, a JSON object of strings.
+    #[arg(long, env = "BUILD_ENV", hide_env_values = true)]
+    pub build_env: Option<String>,
     /// The app's name.
     #[arg(long, env = "APP_NAME", default_value = "")]
     pub app_name: String,
@@ -47,6 +53,12 @@ pub struct Config {
     /// Bytes a slug may have.
     #[arg(long, env = "SLUG_LIMIT", default_value_t = 500 << 20)]
     pub slug_limit: u64,
+    /// Bytes a slug may unpack to: every host that runs the app keeps that much.
+    #[arg(long, env = "SLUG_UNPACKED_LIMIT", default_value_t = 3 << 30)]
+    pub slug_unpacked_limit: u64,
+    /// Bytes of cache that are kept from build to build, before they are packed.
+    #[arg(long, env = "CACHE_LIMIT", default_value_t = 2 << 30)]
+    pub cache_limit: u64,
     /// What buildpacks are told they build for.
     #[arg(long, env = "STACK", default_value = "heroku-22")]
     pub stack: String,

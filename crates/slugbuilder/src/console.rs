@@ -1,24 +1,41 @@
 //! What the one who pushes sees.
 
 use std::{
-    io::Write,
+    fmt,
+    io::{self, Write},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Where output goes, and when the last of it went there. Clones of it would mix lines: there is one.
-#[derive(Debug)]
 pub struct Console {
+    out: Mutex<Box<dyn Write + Send>>,
     last: Mutex<Instant>,
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Console")
+    }
 }
 
 impl Default for Console {
     fn default() -> Self {
-        Self { last: Mutex::new(Instant::now()) }
+        Self::new(io::stdout())
     }
 }
 
 impl Console {
+    /// One that writes to stderr.
+    pub fn to_stderr() -> Self {
+        Self::new(io::stderr())
+    }
+
+    /// One that writes elsewhere.
+    pub fn new(out: impl Write + Send + 'static) -> Self {
+        Self { out: Mutex::new(Box::new(out)), last: Mutex::new(Instant::now()) }
+    }
+
     /// A title.
     pub fn title(&self, text: &str) {
         self.line(format!("-----> {text}").as_bytes());
@@ -38,11 +55,11 @@ impl Console {
 
     /// A line as it is.
     pub fn line(&self, line: &[u8]) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = std::io::stdout().lock();
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever reads may have gone away; then we are about to be told to end.
         let _ = out.write_all(&[line, b"\n"].concat()).and_then(|()| out.flush());
-        *last = Instant::now();
+        drop(out);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// How long nothing was written.

@@ -2,7 +2,14 @@
 
 use std::{error::Error, io, path::PathBuf, process::ExitStatus, time::Duration};
 
-use crate::domain::{entry::Refused, output::size, release::BadRelease, source::BadSource};
+use api::slug::{BadType, RELEASE_FILE};
+
+use crate::domain::{
+    entry::Refused, output::size, release::BadRelease, source::BadSource, target::BadTarget,
+};
+
+/// Bytes that a Procfile, a `.slugignore` or a `.buildpacks` may have.
+pub const MAX_TEXT: u64 = 1 << 20;
 
 /// Why an app was not built.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +23,14 @@ pub enum BuildError {
         #[source]
         source: reqwest::Error,
     },
+    #[error("{doing} failed: nothing moved any longer")]
+    Stalled { doing: &'static str },
+    #[error("{0}")]
+    Target(#[from] BadTarget),
+    #[error(
+        "There is no source: give a tar of it on stdin, as in\n  git archive master | docker run -i -a stdin flynn/slugbuilder"
+    )]
+    NoSource,
     #[error("{doing} was refused with status {status}: {body}")]
     Status { doing: &'static str, status: u16, body: String },
     #[error("The {what} cannot be unpacked: {source}")]
@@ -37,6 +52,19 @@ pub enum BuildError {
         size(*limit)
     )]
     TooLarge { limit: u64 },
+    #[error(
+        "The slug would unpack to {}; it may have {}. Leave out what the app does not need at run time: list it in .slugignore",
+        size(*unpacked), size(*limit)
+    )]
+    TooMuch { unpacked: u64, limit: u64 },
+    #[error(
+        "The repository has a folder {RELEASE_FILE}, a name that slugs need for themselves: rename it, commit, and push again"
+    )]
+    ReleaseFolder,
+    #[error("{name} is longer than {MAX_TEXT} bytes, or no file: that cannot be meant")]
+    NoText { name: &'static str },
+    #[error("Line {line} of the Procfile: {source}")]
+    Type { line: usize, source: BadType },
     #[error("{} cannot be {done}", path.display())]
     File {
         path: PathBuf,
@@ -67,7 +95,7 @@ pub enum BuildError {
     #[error("The bin/release of the {name} buildpack printed what is no release: {source}")]
     BadRelease { name: String, source: BadRelease },
     #[error(
-        "Line {line} of the Procfile is not \"type: command\". Write for example \"web: node server.js\"; a type has only letters, digits, - and _"
+        "Line {line} of the Procfile is not \"type: command\". Write for example \"web: node server.js\""
     )]
     Procfile { line: usize },
     #[error("{program} could not be run")]
@@ -86,7 +114,14 @@ impl BuildError {
         let mut text = self.to_string();
         let mut cause = self.source();
         // Those that are told in the message itself.
-        if matches!(self, Self::Refused { .. } | Self::Source { .. } | Self::BadRelease { .. }) {
+        if matches!(
+            self,
+            Self::Refused { .. }
+                | Self::Source { .. }
+                | Self::BadRelease { .. }
+                | Self::Type { .. }
+                | Self::Target(_)
+        ) {
             cause = None;
         }
         while let Some(err) = cause {

@@ -11,7 +11,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, process::Command};
 
 use crate::{
     console::Console,
-    domain::output::{Lines, placed},
+    domain::output::{Lines, placed, without},
 };
 
 /// After so much silence a line says that the build goes on.
@@ -41,9 +41,19 @@ impl Group {
 
 /// Runs a program to its end and shows what it writes, line by line, as it comes.
 pub async fn shown(
+    command: Command,
+    console: &Console,
+    heartbeat: Duration,
+) -> io::Result<ExitStatus> {
+    shown_without(command, console, heartbeat, &[]).await
+}
+
+/// The same, with stars in place of `secrets`.
+pub async fn shown_without(
     mut command: Command,
     console: &Console,
     heartbeat: Duration,
+    secrets: &[String],
 ) -> io::Result<ExitStatus> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -52,7 +62,7 @@ pub async fn shown(
     drop(command);
     let group = Group::of(&child);
     let mut output =
-        Output { pipe: Receiver::from_owned_fd(reader.into())?, lines: Lines::default() };
+        Output { pipe: Receiver::from_owned_fd(reader.into())?, lines: Lines::default(), secrets };
     let start = Instant::now();
     let mut open = true;
     let status = loop {
@@ -73,23 +83,24 @@ pub async fn shown(
     };
     let _ = tokio::time::timeout(DRAIN, rest).await;
     if let Some(line) = output.lines.end() {
-        console.line(&placed(&line));
+        console.line(&placed(&without(&line, secrets)));
     }
     Ok(status)
 }
 
-struct Output {
+struct Output<'a> {
     pipe: Receiver,
     lines: Lines,
+    secrets: &'a [String],
 }
 
-impl Output {
+impl Output<'_> {
     /// Shows the next lines. False at the end.
     async fn show(&mut self, console: &Console) -> io::Result<bool> {
         let mut buffer = [0; 16 * 1024];
         let read = self.pipe.read(&mut buffer).await?;
         for line in self.lines.feed(&buffer[..read]) {
-            console.line(&placed(&line));
+            console.line(&placed(&without(&line, self.secrets)));
         }
         Ok(read > 0)
     }
@@ -101,10 +112,26 @@ pub async fn answer(mut command: Command) -> io::Result<(ExitStatus, String)> {
     let mut child = command.process_group(0).spawn()?;
     let group = Group::of(&child);
     let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    }
-    let status = child.wait().await?;
+    let stdout = child.stdout.take();
+    let status = {
+        let mut read = std::pin::pin!(async {
+            if let Some(stdout) = stdout {
+                stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+            }
+            Ok::<_, io::Error>(())
+        });
+        tokio::select! {
+            done = &mut read => {
+                done?;
+                child.wait().await?
+            }
+            status = child.wait() => {
+                // One it left behind may keep the pipe open.
+                let _ = tokio::time::timeout(DRAIN, read).await;
+                status?
+            }
+        }
+    };
     drop(group);
     Ok((status, String::from_utf8_lossy(&answer).into_owned()))
 }
@@ -134,6 +161,21 @@ mod tests {
         let status = shown(shell("sleep 1"), &console, Duration::from_millis(20)).await.unwrap();
         assert!(status.success());
         assert!(console.silence() < begun.elapsed(), "an unbroken silence is as long as the run");
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_those_left_behind() {
+        let (status, text) = answer(shell("sleep 1000 & echo Node.js")).await.unwrap();
+        assert!(status.success());
+        assert_eq!(text, "Node.js\n");
+    }
+
+    #[tokio::test]
+    async fn floods_on_both_outputs_are_shown_to_their_end() {
+        let flood = "head -c 3000000 /dev/zero | tr '\\0' e | fold >&2 & \
+                     head -c 3000000 /dev/zero | tr '\\0' o | fold; wait";
+        let status = shown(shell(flood), &Console::new(io::sink()), HEARTBEAT).await.unwrap();
+        assert!(status.success());
     }
 
     #[tokio::test]

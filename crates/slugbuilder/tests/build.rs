@@ -2,166 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail that way")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    future::IntoFuture,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex},
-};
+mod common;
 
-use api::slug::{BuildResult, SlugRelease};
-use axum::{
-    Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, Path as UrlPath, State},
-    http::StatusCode,
-    routing::get,
-};
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use api::slug::SlugRelease;
 use clap::Parser;
-use slugbuilder::{BuildError, Config, build, console::Console, unpack::unpack};
-
-type Blobs = Arc<Mutex<BTreeMap<String, Bytes>>>;
-
-/// A store: what is put can be got, except at `refused`.
-struct Store {
-    base: String,
-    blobs: Blobs,
-}
-
-impl Store {
-    async fn start() -> Self {
-        let blobs = Blobs::default();
-        let router = Router::new()
-            .route("/{name}", get(get_blob).put(put_blob))
-            .layer(DefaultBodyLimit::disable())
-            .with_state(blobs.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-        tokio::spawn(axum::serve(listener, router).into_future());
-        Self { base, blobs }
-    }
-
-    fn blob(&self, name: &str) -> Option<Bytes> {
-        self.blobs.lock().unwrap().get(name).cloned()
-    }
-
-    fn set(&self, name: &str, bytes: Vec<u8>) {
-        self.blobs.lock().unwrap().insert(name.into(), bytes.into());
-    }
-
-    fn result(&self) -> BuildResult {
-        serde_json::from_slice(&self.blob("result").unwrap()).unwrap()
-    }
-}
-
-async fn get_blob(
-    State(blobs): State<Blobs>,
-    UrlPath(name): UrlPath<String>,
-) -> Result<Bytes, StatusCode> {
-    blobs.lock().unwrap().get(&name).cloned().ok_or(StatusCode::NOT_FOUND)
-}
-
-async fn put_blob(
-    State(blobs): State<Blobs>,
-    UrlPath(name): UrlPath<String>,
-    body: Bytes,
-) -> (StatusCode, &'static str) {
-    if name == "refused" {
-        return (StatusCode::UNAUTHORIZED, "the signature is used up");
-    }
-    blobs.lock().unwrap().insert(name, body);
-    (StatusCode::OK, "")
-}
-
-fn write(root: &Path, files: &[(&str, &str)]) {
-    for (name, text) in files {
-        let path = root.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        if text.starts_with("#!") {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-    }
-}
-
-fn tar(directory: &Path, arguments: &[&str]) -> Vec<u8> {
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(directory).args(["--mtime=@1700000000", "-cPf", "-"]).args(arguments);
-    let output = tar.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success());
-    output.stdout
-}
-
-fn our_buildpacks() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/slugbuilder/buildpacks")
-}
-
-/// One build of some files, in directories of its own.
-struct Build<'a> {
-    store: &'a Store,
-    work: tempfile::TempDir,
-    buildpacks: PathBuf,
-    options: Vec<String>,
-}
-
-impl<'a> Build<'a> {
-    fn of(store: &'a Store, files: &[(&str, &str)]) -> Self {
-        let source = tempfile::tempdir().unwrap();
-        write(source.path(), files);
-        store.set("source", tar(source.path(), &["."]));
-        let work = tempfile::tempdir().unwrap();
-        Self { store, work, buildpacks: our_buildpacks(), options: Vec::new() }
-    }
-
-    fn option(mut self, option: &str) -> Self {
-        self.options.push(option.into());
-        self
-    }
-
-    fn with(mut self, buildpacks: &Path) -> Self {
-        self.buildpacks = buildpacks.into();
-        self
-    }
-
-    async fn run(self) -> Result<(), BuildError> {
-        let url = |name: &str| format!("{}/{name}", self.store.base);
-        let mut words = vec!["slugbuilder".to_owned()];
-        for (option, name) in [
-            ("--source-url", "source"),
-            ("--cache-get-url", "cache"),
-            ("--cache-put-url", "cache"),
-            ("--slug-put-url", "slug"),
-            ("--result-put-url", "result"),
-        ] {
-            words.push(format!("{option}={}", url(name)));
-        }
-        let path = |name: &str| self.work.path().join(name).display().to_string();
-        words.push(format!("--build-dir={}", path("app")));
-        words.push(format!("--work-dir={}", path("work")));
-        words.push(format!("--buildpacks-dir={}", self.buildpacks.display()));
-        // The last one of several counts.
-        let own: Vec<_> =
-            self.options.iter().map(|option| option.replace("STORE", &self.store.base)).collect();
-        words.retain(|word| {
-            let name = word.split('=').next();
-            own.iter().all(|option| option.split('=').next() != name)
-        });
-        words.extend(own);
-        build(&Config::parse_from(words), &Console::default()).await
-    }
-}
-
-/// Unpacks the slug and answers with where it is.
-async fn slug(store: &Store) -> tempfile::TempDir {
-    let place = tempfile::tempdir().unwrap();
-    let slug = store.blob("slug").unwrap();
-    unpack(&slug[..], place.path()).await.unwrap();
-    place
-}
+use common::{Build, Store, slug, tar, write};
+use slugbuilder::console::Console;
 
 #[tokio::test]
 async fn a_procfile_makes_an_app_and_the_same_source_makes_the_same_slug() {
@@ -300,4 +148,150 @@ async fn what_is_refused_or_too_large_fails_the_build() {
     store.set("source", tar(source.path(), &["--transform=s,^,../,", "x"]));
     let said = refusal(&store, build).await;
     assert!(said.contains("\"../x\" leads out of it"), "{said}");
+}
+
+#[tokio::test]
+async fn names_that_no_process_can_have_are_refused_before_anything_is_built() {
+    let store = Store::start().await;
+    let packs = tempfile::tempdir().unwrap();
+    write(packs.path(), &PACK);
+    for (line, why) in [
+        ("Api_v2-web: x", "the type \"Api_v2-web\" is served over HTTP"),
+        (&format!("{}: x", "x".repeat(41)), "at most 40 are possible"),
+    ] {
+        let procfile = format!("worker: w\n{line}\n");
+        let build = Build::of(&store, &[("wanted", ""), ("Procfile", &procfile)]);
+        let build = build.with(packs.path()).option(r#"--build-env={"GREETING":"hi"}"#);
+        let output = build.said.clone();
+        let said = refusal(&store, build).await;
+        assert!(said.starts_with("Line 2 of the Procfile") && said.contains(why), "{said}");
+        let output = String::from_utf8(output.lock().unwrap().clone()).unwrap();
+        assert!(!output.contains("Packed app detected"), "{output}");
+    }
+    let said = refusal(&store, Build::of(&store, &[("Procfile", "web: x\n"), (".release/x", "")]));
+    let said = said.await;
+    assert!(said.contains("a folder .release") && said.contains("rename it"), "{said}");
+}
+
+#[tokio::test]
+async fn links_to_devices_and_bytes_that_are_no_text_end_no_build_in_silence() {
+    let store = Store::start().await;
+    for name in ["Procfile", ".slugignore", ".buildpacks"] {
+        let source = tempfile::tempdir().unwrap();
+        write(source.path(), &[("index.html", "")]);
+        std::os::unix::fs::symlink("/dev/zero", source.path().join(name)).unwrap();
+        let said = refusal(&store, Build::of_folder(&store, source.path())).await;
+        assert!(said.contains(name), "{said}");
+    }
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), &[("index.html", "")]);
+    fs::write(source.path().join(".buildpacks"), b"caf\xe9\n").unwrap();
+    let said = refusal(&store, Build::of_folder(&store, source.path())).await;
+    assert!(said.starts_with(".buildpacks: "), "{said}");
+    // A link to nowhere is no Procfile; one inside of the repository is.
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), &[("web.procfile", "web: x\n")]);
+    std::os::unix::fs::symlink("nowhere", source.path().join(".slugignore")).unwrap();
+    std::os::unix::fs::symlink("web.procfile", source.path().join("Procfile")).unwrap();
+    Build::of_folder(&store, source.path()).run().await.unwrap();
+    assert_eq!(store.result().types["web"], "x");
+}
+
+#[tokio::test]
+async fn what_unpacks_to_too_much_is_refused_however_small_it_packs() {
+    let store = Store::start().await;
+    let zeros = "0".repeat(3 << 20);
+    let files = [("Procfile", "web: x\n"), ("zeros", &*zeros)];
+    let build = Build::of(&store, &files).option("--slug-unpacked-limit=2097152");
+    let said = refusal(&store, build).await;
+    assert!(said.contains("would unpack to 3.0M; it may have 2.0M"), "{said}");
+    Build::of(&store, &files).run().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cache_is_bounded_and_can_be_cleared() {
+    let store = Store::start().await;
+    let packs = tempfile::tempdir().unwrap();
+    write(packs.path(), &PACK);
+    let builds = async |env: &str, option: &str| {
+        let build = Build::of(&store, &[("wanted", "")]).with(packs.path());
+        build.option(&format!("--build-env={env}")).option(option).run().await.unwrap();
+        let place = slug(&store).await;
+        fs::read_to_string(place.path().join("builds")).unwrap().lines().count()
+    };
+    let plain = r#"{"GREETING":"hi"}"#;
+    assert_eq!(builds(plain, "--stack=s").await, 1);
+    assert_eq!(builds(plain, "--stack=s").await, 2);
+    assert_eq!(builds(r#"{"GREETING":"hi","BUILD_CACHE":"false"}"#, "--stack=s").await, 1);
+    assert_eq!(builds(plain, "--stack=s").await, 2, "the cleared one is kept");
+    // One that has grown beyond its bound is left behind.
+    assert_eq!(builds(plain, "--cache-limit=5").await, 3);
+    assert_eq!(builds(plain, "--stack=s").await, 1);
+}
+
+#[tokio::test]
+async fn the_credentials_of_a_buildpack_reach_its_host_and_no_output() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let ask = {
+        let seen = seen.clone();
+        move |headers: axum::http::HeaderMap| {
+            let given =
+                headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            seen.lock().unwrap().push(given);
+            std::future::ready((
+                axum::http::StatusCode::UNAUTHORIZED,
+                [("www-authenticate", "Basic realm=\"packs\"")],
+            ))
+        }
+    };
+    let router = axum::Router::new().fallback(ask);
+    let store = Store::start().await;
+    let url = format!("http://me:s3cr%65t@127.0.0.1:{port}/pack.git?key=t0ken");
+    let build = Build::of(&store, &[("x", "")])
+        .option(&format!("--build-env={}", serde_json::json!({ "BUILDPACK_URL": url })));
+    let output = build.said.clone();
+    let said = tokio::select! {
+        said = refusal(&store, build) => said,
+        _ = axum::serve(listener, router) => unreachable!("it serves for ever"),
+    };
+    let output = String::from_utf8(output.lock().unwrap().clone()).unwrap();
+    assert!(
+        output.contains(&format!("Fetching buildpack http://127.0.0.1:{port}/pack.git")),
+        "{output}"
+    );
+    assert!(said.contains("could not be fetched"), "{said}");
+    for secret in ["s3cr", "t0ken"] {
+        assert!(!output.contains(secret) && !said.contains(secret), "{secret}: {output}{said}");
+    }
+    // me:s3cret
+    let basic = Some("Basic bWU6czNjcmV0".to_owned());
+    assert!(seen.lock().unwrap().contains(&basic), "{seen:?}");
+}
+
+#[tokio::test]
+async fn without_a_cluster_the_source_comes_on_stdin_and_the_slug_goes_to_a_file_or_a_url() {
+    let store = Store::start().await;
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), &[("Procfile", "web: x\n")]);
+    let work = tempfile::tempdir().unwrap();
+    let place = work.path().join("slug.tgz");
+    for target in [place.display().to_string(), format!("{}/slug", store.base)] {
+        let path = |name: &str| work.path().join(name).display().to_string();
+        let _ = fs::remove_dir_all(path("app"));
+        let config = slugbuilder::Config::parse_from([
+            "slugbuilder".to_owned(),
+            target,
+            format!("--build-dir={}", path("app")),
+            format!("--work-dir={}", path("work")),
+            format!("--buildpacks-dir={}", common::our_buildpacks().display()),
+        ]);
+        let (console, tar) = (Console::new(std::io::sink()), tar(source.path(), &["."]));
+        let transfers = slugbuilder::transfer::Store::default();
+        slugbuilder::build_with(&config, &console, &transfers, &tar[..]).await.unwrap();
+        let nothing = slugbuilder::build_with(&config, &console, &transfers, &b""[..]).await;
+        assert!(nothing.unwrap_err().report().contains("git archive master"));
+    }
+    assert_eq!(store.blob("slug").unwrap(), fs::read(place).unwrap());
 }

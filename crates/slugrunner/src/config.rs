@@ -14,6 +14,9 @@ pub struct Config {
     /// Where `static` listens.
     #[arg(long, env = "PORT", default_value = "8080", hide = true)]
     pub port: String,
+    /// Where the slug is got, if there is none yet. Without it, it is read from stdin.
+    #[arg(long, env = "SLUG_URL", hide = true, hide_env_values = true)]
+    pub slug_url: Option<String>,
     /// `start <type>`, `static <directory>`, or a command.
     #[arg(
         trailing_var_arg = true,

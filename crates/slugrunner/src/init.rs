@@ -18,15 +18,6 @@ use tokio::{
 
 use crate::domain::{Command, Slug, SlugError};
 
-/// What the shell does before the command takes its place.
-const PREPARE: &str = r#"
-shopt -s nullglob
-for file in .profile.d/*.sh; do . "./$file"; done
-shopt -u nullglob
-if [ -f .profile ]; then . ./.profile; fi
-unset file
-"#;
-
 /// How long processes that outlive the app's first one may take to end, once the app was asked to.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -100,15 +91,33 @@ fn shell(app_dir: &Path, slug: &Slug, command: &Command) -> process::Command {
     let mut shell = process::Command::new("bash");
     shell.current_dir(app_dir).env("HOME", app_dir);
     shell.envs(slug.defaults(|name| std::env::var_os(name).is_some()));
+    let prepare = prepare(app_dir);
     match command {
         Command::Line(line) => {
-            shell.arg("-c").arg(format!("{PREPARE}exec bash -c \"$0\"")).arg(line);
+            shell.arg("-c").arg(prepare + "exec bash -c \"$0\"").arg(line);
         }
         Command::Words(words) => {
-            shell.arg("-c").arg(format!("{PREPARE}exec -- \"$0\" \"$@\"")).args(words);
+            shell.arg("-c").arg(prepare + "exec -- \"$0\" \"$@\"").args(words);
         }
     }
     shell
+}
+
+/// What the shell does before the command takes its place: sources the profile. It has no variables of its own, which an
+/// app could have meant for itself.
+fn prepare(app_dir: &Path) -> String {
+    let mut files: Vec<_> = std::fs::read_dir(app_dir.join(".profile.d"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".sh") && !name.starts_with('.'))
+        .collect();
+    files.sort();
+    let mut script = String::new();
+    for name in files {
+        script.push_str(&format!(". './.profile.d/{}'\n", name.replace('\'', r"'\''")));
+    }
+    script + "if [ -f .profile ]; then . ./.profile; fi\n"
 }
 
 fn pid(child: &process::Child) -> Pid {

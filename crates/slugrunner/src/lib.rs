@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bring;
 pub mod config;
 pub mod domain;
 pub mod init;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use slugrunner::{Config, domain::Task, init, site};
+use slugrunner::{Config, bring, domain::Task, init, site};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -19,6 +19,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    bring::bring(&config.app_dir, config.slug_url.as_deref()).await?;
     let slug = init::read_slug(&config.app_dir)?;
     match slug.task(&config.words)? {
         Task::Site(directory) => {

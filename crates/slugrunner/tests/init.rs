@@ -65,6 +65,81 @@ fn a_process_type_runs_in_the_slug_with_its_profile_in_order() {
 }
 
 #[test]
+fn the_apps_variables_are_its_own_and_a_procfile_from_windows_is_understood() {
+    let app = slug(&[
+        (
+            "Procfile",
+            "# a comment\r\n\r\nweb:   export FOO=\"a  b\"; printf '[%s]' \"$FOO\" '$PORT' \"port $PORT\" 'it'\"'\"'s' a=b=c # not an argument\r\n  # indented\r\nworker: echo \"$file $name $script\"",
+        ),
+        (".profile.d/1.sh", "export A=one\n"),
+        (".profile.d/it's two.sh", "export B=two\n"),
+    ]);
+    let run = runner(app.path(), &["start", "web"]).env("PORT", "8080").output().unwrap();
+    assert_eq!(stdout(&run), "[a  b][$PORT][port 8080][it's][a=b=c]");
+    let mut worker = runner(app.path(), &["start", "worker"]);
+    let run = worker.envs([("file", "f"), ("name", "n"), ("script", "s")]).output().unwrap();
+    assert_eq!(stdout(&run), "f n s");
+    assert_eq!(stdout(&output(app.path(), &["echo $A $B"])), "one two");
+}
+
+#[test]
+fn a_slug_comes_on_stdin_or_from_a_url_where_there_is_none() {
+    let slug = slug(&[("Procfile", "web: cat text; cat\n"), ("text", "from the slug\n")]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(slug.path()).arg("-czf").arg(file.path()).arg(".");
+    assert!(tar.status().unwrap().success());
+    let stdin = || Stdio::from(file.reopen().unwrap());
+
+    let app = tempfile::tempdir().unwrap();
+    let run = runner(app.path(), &["start", "web"]).stdin(stdin()).output().unwrap();
+    assert_eq!(stdout(&run), "from the slug");
+    // Now there is one: stdin is the app's.
+    let run =
+        runner(app.path(), &["cmp - /dev/stdin; cat | wc -c"]).stdin(stdin()).output().unwrap();
+    assert!(run.status.success());
+
+    let app = tempfile::tempdir().unwrap();
+    let run =
+        runner(app.path(), &["cat"]).stdin(Stdio::from(slug_file("no slug"))).output().unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("no slug"), "{run:?}");
+
+    let app = tempfile::tempdir().unwrap();
+    let base = serve_once(std::fs::read(file.path()).unwrap());
+    let mut web = runner(app.path(), &["start", "web"]);
+    assert_eq!(stdout(&web.env("SLUG_URL", base).output().unwrap()), "from the slug");
+    let app = tempfile::tempdir().unwrap();
+    let mut web = runner(app.path(), &["start", "web"]);
+    let run = web.env("SLUG_URL", "file:///etc/passwd").output().unwrap();
+    assert!(String::from_utf8_lossy(&run.stderr).contains("SLUG_URL"), "{run:?}");
+}
+
+fn slug_file(text: &str) -> std::fs::File {
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    file
+}
+
+/// Answers one request with a body; its address.
+fn serve_once(body: Vec<u8>) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}/slug.tgz", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(connection.try_clone().unwrap());
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        std::io::Write::write_all(&mut connection, &[head.as_bytes(), &body].concat()).unwrap();
+    });
+    base
+}
+
+#[test]
 fn words_are_kept_apart_and_a_line_is_for_the_shell() {
     let app = slug(&[]);
     assert_eq!(

@@ -4,9 +4,10 @@ mod routers;
 
 use std::time::Duration;
 
-use api::route::{Drain, Drained, NewRoute, Route, Stored, Sync};
+use api::route::{Drain, Drained, NewRoute, Route, RouterEvent, Stored, Sync};
 pub use api_client::Error;
 use api_client::{Client, Endpoint};
+use futures_util::Stream;
 pub use routers::{Routers, Unanswered};
 use url::form_urlencoded::Serializer;
 
@@ -62,6 +63,13 @@ impl Strowger {
         self.client.delete(&format!("/routes/{id}")).await
     }
 
+    /// `GET /events`: all that this router serves, then every change.
+    pub async fn events(
+        &self,
+    ) -> Result<impl Stream<Item = Result<RouterEvent, Error>> + Send + use<>, Error> {
+        self.client.events("/events").await
+    }
+
     /// `GET /sync`: waits until this router serves both revisions.
     pub async fn sync(&self, sync: Sync) -> Result<(), Error> {
         let client = self.client.with_timeout(limit(sync.timeout_ms)).without_retries();
@@ -88,10 +96,13 @@ fn sync_path(sync: Sync) -> String {
 }
 
 fn drain_path(drain: &Drain) -> String {
-    let query = Serializer::new(String::new())
+    let mut query = Serializer::new(String::new());
+    query
         .append_pair("addr", &drain.addr)
         .append_pair("services", &drain.services.to_string())
-        .append_pair("timeout_ms", &drain.timeout_ms.to_string())
-        .finish();
-    format!("/drain?{query}")
+        .append_pair("timeout_ms", &drain.timeout_ms.to_string());
+    if drain.keep_open {
+        query.append_pair("keep_open", "true");
+    }
+    format!("/drain?{}", query.finish())
 }

@@ -72,7 +72,10 @@ impl Routers {
             client.get::<Drained>(&path).await
         };
         let answers = self.all(wait, ask).await?;
-        Ok(Drained { closed: answers.iter().map(|answer| answer.closed).sum() })
+        Ok(Drained {
+            closed: answers.iter().map(|answer| answer.closed).sum(),
+            open: answers.iter().map(|answer| answer.open).sum(),
+        })
     }
 
     /// Asks every router until each that is still registered has answered.

@@ -37,7 +37,7 @@ async fn router(ready: u32) -> String {
                 false => StatusCode::SERVICE_UNAVAILABLE,
             }),
         )
-        .route("/drain", get(async || Json(Drained { closed: 2 })));
+        .route("/drain", get(async || Json(Drained { closed: 2, open: 1 })));
     tokio::spawn(axum::serve(listener, app).into_future());
     base
 }
@@ -58,7 +58,7 @@ async fn a_router_that_is_not_ready_is_asked_again() {
     let (_sender, endpoint) = endpoint(vec![router(3).await, router(1).await]);
     let routers = Routers::new(endpoint, None);
     routers.sync(Sync { timeout_ms: 9_000, ..Sync::default() }).await.unwrap();
-    let drain = Drain { addr: "[::1]:80".into(), services: 1, timeout_ms: 9_000 };
+    let drain = Drain { addr: "[::1]:80".into(), services: 1, timeout_ms: 9_000, keep_open: false };
     assert_eq!(routers.drain(drain).await.unwrap().closed, 4);
 }
 

@@ -9,9 +9,10 @@ use axum::{
     routing::{get, post},
 };
 use daemon::auth::{self, Keys};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    handlers::{routes, wait},
+    handlers::{events, routes, wait},
     live::Live,
     store::Routes,
 };
@@ -28,6 +29,8 @@ pub(crate) struct Api {
     pub(crate) live: Arc<Live>,
     /// Ports no tcp route may have: the router's own and those of the layer below.
     pub(crate) reserved: Arc<[u16]>,
+    /// Is cancelled when the daemon stops.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Method and path to handler.
@@ -38,6 +41,7 @@ pub(crate) fn router(api: Api, keys: Keys) -> Router {
             "/routes/{kind}/{id}",
             get(routes::show).put(routes::replace_one).delete(routes::remove),
         )
+        .route("/events", get(events::follow))
         .route("/sync", get(wait::sync))
         .route("/drain", get(wait::drain))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

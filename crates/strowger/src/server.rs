@@ -82,7 +82,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let mut reserved = RESERVED.to_vec();
     reserved.extend([running.http.port(), running.https.port()]);
     reserved.extend(running.api.iter().map(SocketAddr::port));
-    let api = Api { routes: store, live, reserved: reserved.into() };
+    let stop = lifetime.stop();
+    let api = Api { routes: store, live, reserved: reserved.into(), stop };
     let router = routes::router(api, Keys::parse(&config.key.0));
     for listener in apis {
         lifetime.serve(listener, router.clone());

@@ -4,7 +4,8 @@
 
 mod harness;
 
-use api::error::ErrorCode;
+use api::{error::ErrorCode, route::RouterEventKind};
+use futures_util::StreamExt;
 use harness::{Backend, Harness, KEY, http_route, tcp_route};
 use keyspace::Keyspace;
 use strowger_client::{Error, Strowger};
@@ -140,4 +141,31 @@ async fn while_etcd_is_away_everything_is_served_and_afterwards_caught_up() {
     harness.route("c.example", "app").await;
     assert_eq!(wire.get("c.example", "/").await.1, "fine");
     assert_eq!(wire.get("a.example", "/").await.1, "fine");
+}
+
+#[tokio::test]
+async fn who_follows_a_router_hears_of_routes_and_backends_as_they_change() {
+    let harness = Harness::start().await;
+    let client = &harness.client;
+    let there = client.create_route(&http_route("a.example", "web")).await.unwrap();
+    let mut events = std::pin::pin!(client.events().await.unwrap());
+    let mut next = async || {
+        let event = tokio::time::timeout(testkit::LIMIT, events.next()).await.unwrap();
+        event.unwrap().unwrap()
+    };
+    let first = next().await;
+    assert_eq!(
+        (first.event, first.route.unwrap().id),
+        (RouterEventKind::Set, there.route.id.clone())
+    );
+    let backend = Backend::named("one").await;
+    harness.up("web", backend.addr).await;
+    let up = next().await;
+    assert_eq!(up.event, RouterEventKind::BackendUp);
+    assert_eq!(up.backend.unwrap().addr, backend.addr.to_string());
+    harness.discoverd.down("web", backend.addr);
+    assert_eq!(next().await.event, RouterEventKind::BackendDown);
+    assert_eq!(next().await.event, RouterEventKind::BackendDrained);
+    client.delete_route(&there.route.id).await.unwrap();
+    assert_eq!(next().await.event, RouterEventKind::Remove);
 }

@@ -165,8 +165,12 @@ async fn draining_waits_for_the_last_request_and_cuts_what_does_not_end() {
     harness.route("a.example", "app").await;
     let browser = harness.browser(&["a.example"]);
     let get = || browser.get(harness.url("a.example", "/")).send();
-    let drain =
-        |services, timeout_ms| Drain { addr: backend.addr.to_string(), services, timeout_ms };
+    let drain = |services, timeout_ms| Drain {
+        addr: backend.addr.to_string(),
+        services,
+        timeout_ms,
+        keep_open: false,
+    };
 
     let still_there = harness.client.drain(&drain(0, 100)).await.unwrap_err();
     assert!(still_there.to_string().contains("still registered"), "{still_there}");
@@ -253,7 +257,12 @@ async fn no_request_fails_while_backends_come_and_go() {
             harness.up("app", next.addr).await;
             let before = std::mem::replace(&mut backend, next);
             let services = harness.discoverd.down("app", before.addr);
-            let drain = Drain { addr: before.addr.to_string(), services, timeout_ms: 10_000 };
+            let drain = Drain {
+                addr: before.addr.to_string(),
+                services,
+                timeout_ms: 10_000,
+                keep_open: false,
+            };
             assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 0);
             before.stop().await;
             if rounds % 5 == 0 {

@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
-use api::route::Drain;
+use api::route::{Drain, Drained};
 use axum::{body::Body, extract::Request};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -227,7 +227,12 @@ async fn a_switched_protocol_counts_as_under_way_and_is_cut_at_last() {
     wire.head().await;
     assert_eq!(wire.exactly(3).await, "HI!");
     let services = harness.discoverd.down("app", backend);
-    let drain = Drain { addr: backend.to_string(), services, timeout_ms: 200 };
+    let drain = Drain { addr: backend.to_string(), services, timeout_ms: 200, keep_open: false };
+    // Whoever has nothing but such connections left is told to stop with them open.
+    let kept = Drain { timeout_ms: 60_000, keep_open: true, ..drain.clone() };
+    assert_eq!(harness.client.drain(&kept).await.unwrap(), Drained { closed: 0, open: 1 });
+    wire.send("still").await;
+    assert_eq!(wire.exactly(5).await, "STILL");
     assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 1);
     assert_eq!(timeout(testkit::LIMIT, wire.until_end()).await.unwrap(), "");
     assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 0);

@@ -108,7 +108,16 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
     // Runs production code and daemons against rivals.
     (
         "bench",
-        &["api", "api-client", "discoverd-client", "host-client", "sampi", "scheduler", "testkit"],
+        &[
+            "api",
+            "api-client",
+            "controller-client",
+            "discoverd-client",
+            "host-client",
+            "sampi",
+            "scheduler",
+            "testkit",
+        ],
     ),
     ("xtask", &[]),
 ];

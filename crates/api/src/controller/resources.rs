@@ -49,6 +49,9 @@ pub struct Provider {
 pub struct NewProvider {
     pub url: String,
     pub name: String,
+    /// What the provider wants as the password. Kept, and never answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// Something provisioned for apps.
@@ -68,14 +71,21 @@ pub struct Resource {
     pub apps: Vec<AppId>,
     /// Made at.
     pub created_at: Timestamp,
+    /// Removed at; it can be restored until `purge_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
+    /// When a removed one is destroyed, with all that is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge_at: Option<Timestamp>,
 }
 
 /// Body of `POST /providers/:provider/resources`; with `external_id` and `env` it records what exists already.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields of Resource")]
 pub struct NewResource {
+    /// Names or ids.
     #[serde(default)]
-    pub apps: Vec<AppId>,
+    pub apps: Vec<String>,
     #[serde(default)]
     pub config: serde_json::Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +94,9 @@ pub struct NewResource {
     pub env: BTreeMap<String, String>,
 }
 
+/// Header of a `POST` to a provider: a request with the same value is the same request, and makes nothing twice.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A provider's answer to `POST <url>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provisioned {
@@ -91,4 +104,17 @@ pub struct Provisioned {
     pub id: String,
     /// How to reach it.
     pub env: BTreeMap<String, String>,
+}
+
+/// What a deletion of what is no longer kept has deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Releases.
+    pub releases: u64,
+    /// Artifacts that no release names.
+    pub artifacts: u64,
+    /// Blobs of shelf.
+    pub blobs: u64,
+    /// Bytes of those.
+    pub bytes: u64,
 }

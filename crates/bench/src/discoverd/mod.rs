@@ -6,8 +6,8 @@ mod server;
 mod watchers;
 
 use server::Server;
+pub(crate) use server::ours;
 use testkit::Etcd;
-
 pub(crate) use watchers::Watchers;
 
 /// How much is measured.

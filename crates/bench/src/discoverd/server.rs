@@ -62,7 +62,7 @@ pub(super) fn cpu(process: &Child) -> anyhow::Result<Duration> {
 }
 
 /// A program beside this one, as a child that never outlives it.
-pub(super) fn ours(name: &str) -> anyhow::Result<Command> {
+pub(crate) fn ours(name: &str) -> anyhow::Result<Command> {
     let me = std::env::current_exe().context("finding this program's folder")?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(me.with_file_name(name));

@@ -124,5 +124,6 @@ pub(super) fn sleeper() -> Job {
         limits: Limits { memory: 16 << 20, cpu: 100, ..Limits::default() },
         resurrect: false,
         restarts: 0,
+        replaces: None,
     }
 }

@@ -88,6 +88,7 @@ impl Planner {
         self.rounds += 1;
         let seed = Uuid::from_u128(self.rounds);
         let observed = &self.observed;
+        observed.begin_look();
         let snapshot =
             booked(&mut self.spent.observing, || observed.snapshot(&cluster.state(), seed, NOW))?;
         let snapshot = snapshot.expect("every host and the controller have told everything");

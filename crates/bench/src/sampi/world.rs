@@ -104,6 +104,7 @@ impl Apps {
         let env = ["DATABASE_URL", "LANG", "NODE_ENV", "PATH", "SECRET_KEY_BASE"];
         let env = env.map(|name| (name.to_owned(), format!("the value of {name}")));
         ExpandedFormation {
+            tags: BTreeMap::new(),
             release: Release {
                 id: id.into(),
                 app_id: Some(id.into()),

@@ -217,7 +217,7 @@ async fn record(controller: &Controller, running: &Running) -> Result<(), StepEr
 
 async fn record_resource(controller: &Controller, app: &App, made: &Made) -> Result<(), StepError> {
     let doing = format!("recording provider {}", made.name);
-    let new = NewProvider { url: made.url.clone(), name: made.name.clone() };
+    let new = NewProvider { url: made.url.clone(), name: made.name.clone(), key: None };
     unless_there(controller.create_provider(&new).await, doing)?;
     let doing = format!("recording the resource of {}", app.name);
     let known = controller.provider_resources(&made.name).await;
@@ -226,7 +226,7 @@ async fn record_resource(controller: &Controller, app: &App, made: &Made) -> Res
         return Ok(());
     }
     let new = NewResource {
-        apps: vec![app.id],
+        apps: vec![app.id.to_string()],
         config: Value::Null,
         external_id: Some(made.made.id.clone()),
         env: made.made.env.clone(),

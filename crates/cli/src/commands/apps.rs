@@ -23,7 +23,9 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
 pub(crate) async fn info(session: &Session, args: Listing) -> anyhow::Result<()> {
     let target = session.app()?;
     let app = target.app().await?;
-    let routes = target.controller.routes(&target.name).await?;
+    let mut routes = target.controller.routes(&target.name).await?;
+    // The app's own name was there before every other.
+    routes.sort_by_key(|route| route.created_at);
     let git = target.server.git_url(&app.name);
     let web = routes.iter().find_map(|route| web_url(route, &target.server.url));
     if args.json {

@@ -1,19 +1,25 @@
 //! Deploying a release and watching it, for the commands that change one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use api::{
-    controller::{Deployment, DeploymentStatus},
-    id::ReleaseId,
+    controller::{App, Base, Deployment, DeploymentStatus, NewDeployment, Release},
+    error::ErrorCode,
+    id::{DeploymentId, ReleaseId},
 };
-use controller_client::Progress;
+use controller_client::{Error, Progress};
 
 use crate::{
-    domain::{scale::change, time::took},
+    domain::{scale::change as line, time::took},
     output,
     session::AppSession,
 };
+
+/// Times a change is made again because another one came first, or an answer was lost.
+const ATTEMPTS: u32 = 20;
+/// Pause before a controller that did not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits until no deployment of the app is under way, so that a change builds on what then serves.
 pub(crate) async fn settle(target: &AppSession) -> anyhow::Result<()> {
@@ -31,14 +37,57 @@ pub(crate) async fn settle(target: &AppSession) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deploys a release, tells what happens to the jobs, and returns when it serves.
-pub(crate) async fn deploy(target: &AppSession, release: ReleaseId) -> anyhow::Result<()> {
-    let began = Instant::now();
-    let deployment = target.controller.deploy_release(&target.name, release).await?;
+/// Changes what serves: `make` makes a release from the one that does, or finds one, or none if nothing changes. If
+/// something else was deployed meanwhile, it is asked again with that, so that no change undoes another.
+pub(crate) async fn change(
+    target: &AppSession,
+    mut make: impl AsyncFnMut(&App, Option<Release>) -> anyhow::Result<Option<ReleaseId>>,
+) -> anyhow::Result<()> {
+    for _ in 0..ATTEMPTS {
+        settle(target).await?;
+        let app = target.app().await?;
+        let current = match app.release {
+            Some(id) => Some(target.controller.release(id).await?),
+            None => None,
+        };
+        let Some(release) = make(&app, current).await? else { return Ok(()) };
+        let base = Base::of(app.release);
+        let wanted = NewDeployment {
+            base: Some(base),
+            deployment: Some(DeploymentId::random()),
+            ..NewDeployment::of(release)
+        };
+        match queue(target, &wanted).await {
+            Ok(deployment) => return watch(target, deployment).await,
+            Err(err) if err.code() == Some(ErrorCode::Conflict) => {
+                output::say("Another change came first; this one is made again, from that.");
+            }
+            Err(err) => return Err(err.into()),
+        }
+    }
+    bail!(
+        "other changes came first {ATTEMPTS} times; `flynn deployments` shows them, then try again"
+    )
+}
+
+/// Queues a deployment. Asked again because an answer was lost, it is the same one.
+async fn queue(target: &AppSession, wanted: &NewDeployment) -> Result<Deployment, Error> {
+    for _ in 1..ATTEMPTS {
+        match target.controller.deploy(&target.name, wanted).await {
+            Err(err) if err.is_retryable() => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+    target.controller.deploy(&target.name, wanted).await
+}
+
+/// Tells what happens to the jobs of a deployment, and returns when the new release serves.
+async fn watch(target: &AppSession, deployment: Deployment) -> anyhow::Result<()> {
+    let (began, release) = (Instant::now(), deployment.new_release);
     let mut last = String::new();
     let tell = |progress| {
         if let Progress::Job(job) = progress {
-            let line = change(&job);
+            let line = line(&job);
             if !job.kind.is_empty() && line != last {
                 output::say(&line);
                 last = line;

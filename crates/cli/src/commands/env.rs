@@ -87,18 +87,18 @@ pub(crate) async fn unset(session: &Session, args: &UnsetArgs) -> anyhow::Result
 /// Makes the release with the change and deploys it.
 async fn change(session: &Session, kind: Option<&str>, change: &Change) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::settle(&target).await?;
-    let app = target.app().await?;
-    let release = current(&target).await?.unwrap_or_else(empty);
-    let Some(new) = changed(&release, kind, change)? else {
-        output::say("Nothing changes: it is so already.");
-        return Ok(());
-    };
-    // A release that runs nothing yet: the first push takes its environment over.
-    let new = NewRelease { app_id: Some(app.id), ..new };
-    let made = target.controller.create_release(&new).await?;
-    output::say(&format!("Created release {}.", made.id));
-    deploy::deploy(&target, made.id).await
+    deploy::change(&target, async |app, release| {
+        let Some(new) = changed(&release.unwrap_or_else(empty), kind, change)? else {
+            output::say("Nothing changes: it is so already.");
+            return Ok(None);
+        };
+        // A release that runs nothing yet: the first push takes its environment over.
+        let new = NewRelease { app_id: Some(app.id), ..new };
+        let made = target.controller.create_release(&new).await?;
+        output::say(&format!("Created release {}.", made.id));
+        Ok(Some(made.id))
+    })
+    .await
 }
 
 /// The release that serves, if there is one yet.
@@ -107,7 +107,7 @@ async fn current(target: &AppSession) -> anyhow::Result<Option<Release>> {
     Ok(Some(target.controller.release(id).await?))
 }
 
-fn empty() -> Release {
+pub(super) fn empty() -> Release {
     Release {
         id: api::id::ReleaseId::random(),
         app_id: None,

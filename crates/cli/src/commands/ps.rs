@@ -17,6 +17,9 @@ pub(crate) struct PsArgs {
     /// Only jobs of this process type; `run` for one-off jobs
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     kind: Option<String>,
+    /// Only jobs of this host
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     /// Also the command of each job
     #[arg(long)]
     command: bool,
@@ -40,7 +43,10 @@ pub(crate) async fn list(session: &Session, args: &PsArgs) -> anyhow::Result<()>
     let all = target.controller.jobs(&target.name).await;
     let all = all.map_err(|err| target.explained(err))?;
     let listing = Listing { all: args.all, kind: args.kind.as_deref(), command: args.command };
-    let listed = jobs::listed(&all, listing);
+    let mut listed = jobs::listed(&all, listing);
+    if let Some(host) = &args.host {
+        listed.retain(|job| job.host_id.as_ref() == Some(host));
+    }
     if args.json {
         return output::json(&listed);
     }

@@ -1,4 +1,4 @@
-//! `releases`, `rollback`, `deployments`.
+//! `releases`, `release-show`, `release-delete`, `rollback`, `deployments`.
 
 use anyhow::Context;
 use api::{
@@ -25,6 +25,68 @@ pub(crate) struct RollbackArgs {
     release: Option<ReleaseId>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The release; the one that serves if left out
+    release: Option<ReleaseId>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseDeleteArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// The release
+    release: ReleaseId,
+}
+
+pub(crate) async fn show(session: &Session, args: &ShowArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let (_, release) = target.release_or_current(args.release).await?;
+    if args.json {
+        return output::json(&release);
+    }
+    let mut rows = vec![
+        vec!["ID:".into(), release.id.to_string()],
+        vec!["Created:".into(), release.created_at.to_string()],
+    ];
+    for id in &release.artifacts {
+        let artifact = target.controller.artifact(*id).await?;
+        rows.push(vec!["Artifact:".into(), artifact.uri]);
+    }
+    for (kind, process) in &release.processes {
+        let command = process.entrypoint.iter().flatten().chain(&process.args);
+        let command = shell_words::join(command.map(String::as_str));
+        rows.push(vec![format!("Process {kind}:"), command]);
+    }
+    rows.extend(release.meta.iter().map(|(k, v)| vec![format!("Meta {k}:"), v.clone()]));
+    rows.extend(release.env.iter().map(|(k, v)| vec![format!("Env {k}:"), v.clone()]));
+    Ok(output::text(&table::render(&[], &rows))?)
+}
+
+pub(crate) async fn delete(session: &Session, args: &ReleaseDeleteArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let (app, release) = target.release_or_current(Some(args.release)).await?;
+    if !args.yes {
+        anyhow::ensure!(
+            std::io::IsTerminal::is_terminal(&std::io::stdin()),
+            "release {} would be gone for good; say -y to delete it without a question",
+            release.id
+        );
+        let answer = output::ask(&format!(
+            "This deletes release {} of {} for good. Type yes to go on: ",
+            release.id, app.name
+        ))?;
+        anyhow::ensure!(answer == "yes", "nothing was deleted");
+    }
+    target.controller.delete_release(&target.name, release.id).await?;
+    output::say(&format!("Deleted release {}.", release.id));
+    Ok(())
+}
+
 pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
     let target = session.app()?;
     let app = target.app().await?;
@@ -49,26 +111,28 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
 
 pub(crate) async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::settle(&target).await?;
-    let (app, current) = target.release().await?;
-    let wanted = if let Some(id) = args.release {
-        target.release_or_current(Some(id)).await?.1
-    } else {
-        let releases = target.controller.releases(&target.name).await?;
-        let deployments = target.controller.deployments(&target.name).await?;
-        previous(&current, &releases, &deployments).cloned().with_context(|| {
-            format!(
-                "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
-                app.name, current.id
-            )
-        })?
-    };
-    if wanted.id == current.id {
-        output::say(&format!("Release {} serves already.", current.id));
-        return Ok(());
-    }
-    output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
-    deploy::deploy(&target, wanted.id).await
+    deploy::change(&target, async |app, current| {
+        let current = current.with_context(|| crate::session::no_release(&app.name))?;
+        let wanted = if let Some(id) = args.release {
+            target.release_or_current(Some(id)).await?.1
+        } else {
+            let releases = target.controller.releases(&target.name).await?;
+            let deployments = target.controller.deployments(&target.name).await?;
+            previous(&current, &releases, &deployments).cloned().with_context(|| {
+                format!(
+                    "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
+                    app.name, current.id
+                )
+            })?
+        };
+        if wanted.id == current.id {
+            output::say(&format!("Release {} serves already.", current.id));
+            return Ok(None);
+        }
+        output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
+        Ok(Some(wanted.id))
+    })
+    .await
 }
 
 pub(crate) async fn deployments(session: &Session, args: Listing) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! `routes`, `route-add-http`, `route-remove`.
+//! `routes`, `route-add-http`, `route-add-tcp`, `route-update`, `route-remove`.
 
 use std::{fs, io::Read};
 
@@ -35,8 +35,54 @@ pub(crate) struct AddHttpArgs {
     /// Send to the service's leader only
     #[arg(long)]
     leader: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
     /// Host name, or host name and path, as www.example.com/blog
     domain: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddTcpArgs {
+    /// The service it goes to; the web processes of the app if left out
+    #[arg(short, long)]
+    service: Option<String>,
+    /// Port of the routers; one that is free if left out
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// Send to the service's leader only
+    #[arg(long)]
+    leader: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Id of the route, as `flynn routes` shows it
+    id: String,
+    /// Another service it goes to
+    #[arg(short, long)]
+    service: Option<String>,
+    /// File with the new certificate and its chain, PEM; `-` for stdin. In this command -c means this
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// File with the certificate's key, PEM; `-` for stdin
+    #[arg(short = 'k', long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// Keep each visitor at one process
+    #[arg(long, overrides_with = "no_sticky")]
+    sticky: bool,
+    /// Send each request wherever there is room
+    #[arg(long)]
+    no_sticky: bool,
+    /// Send to the service's leader only
+    #[arg(long, overrides_with = "no_leader")]
+    leader: bool,
+    /// Send to all of the service
+    #[arg(long)]
+    no_leader: bool,
 }
 
 #[derive(Debug, Args)]
@@ -81,7 +127,53 @@ pub(crate) async fn add_http(session: &Session, args: &AddHttpArgs) -> anyhow::R
     };
     let new = NewRoute { route, config: None };
     let made = target.controller.create_route(&target.name, &new).await?;
+    if args.json { output::json(&made) } else { Ok(output::data(&made.id)?) }
+}
+
+pub(crate) async fn add_tcp(session: &Session, args: &AddTcpArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let app = target.app().await?.name;
+    let route = PartialRoute {
+        kind: Some("tcp".into()),
+        service: Some(args.service.clone().unwrap_or_else(|| format!("{app}-web"))),
+        port: args.port,
+        leader: args.leader.then_some(true),
+        ..PartialRoute::default()
+    };
+    let new = NewRoute { route, config: None };
+    let made = target.controller.create_route(&target.name, &new).await?;
+    if args.json {
+        return output::json(&made);
+    }
+    output::say(&format!("{} listens on port {} of the routers.", made.service, made.port));
     Ok(output::data(&made.id)?)
+}
+
+pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> anyhow::Result<()> {
+    let either = |yes: bool, no: bool| (yes || no).then_some(yes);
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(certificate(cert, key)?),
+        _ => None,
+    };
+    let target = session.app()?;
+    let routes = target.controller.routes(&target.name).await;
+    let routes = routes.map_err(|err| target.explained(err))?;
+    let id = id_of(&routes, &args.id).with_context(|| {
+        format!("{} has no route {:?}; `flynn routes` lists them", target.name, args.id)
+    })?;
+    let mut route = NewRoute::from(target.controller.route(&target.name, id).await?);
+    let fields = &mut route.route;
+    fields.service = args.service.clone().or(fields.service.take());
+    fields.sticky = either(args.sticky, args.no_sticky).or(fields.sticky);
+    fields.leader = either(args.leader, args.no_leader).or(fields.leader);
+    if let Some((cert, key)) = tls {
+        (fields.tls_cert, fields.tls_key) = (Some(cert), Some(key));
+    } else {
+        // The key is never answered; a route that is sent without both keeps what it has.
+        (fields.tls_cert, fields.tls_key) = (None, None);
+    }
+    let stored = target.controller.update_route(&target.name, id, &route).await?;
+    Ok(output::data(&stored.id)?)
 }
 
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {

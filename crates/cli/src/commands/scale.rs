@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use api::{
-    controller::{Deployment, DeploymentStatus, NewFormation},
+    controller::{Deployment, DeploymentStatus, ScaleRequest},
+    error::ErrorCode,
     id::ReleaseId,
 };
 use clap::Args;
@@ -14,7 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 use super::Usage;
 use crate::{
     domain::{
-        scale::{Counts, Standing, Wait, counts, merged, shown},
+        scale::{Counts, Standing, Wait, check, counts, shown},
         time::took,
     },
     output,
@@ -25,6 +26,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Longest wait beyond the app's deploy timeout: the time a host has to notice what failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Times a change is made again because somebody else's came first.
+const ATTEMPTS: u32 = 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct ScaleArgs {
@@ -51,36 +54,60 @@ pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result
     if args.all && asked.is_empty() {
         return show_all(&target, args.json).await;
     }
-    let (app, release) = target.release_or_current(args.release).await?;
-    let now = match target.controller.formation(&target.name, release.id).await {
-        Ok(formation) => formation.processes,
-        Err(err) if err.is_not_found() => Counts::new(),
-        Err(err) => return Err(err.into()),
-    };
     if asked.is_empty() {
-        return if args.json {
-            output::json(&now)
-        } else {
-            Ok(output::data(&shown(&now, &release))?)
-        };
+        return show(&target, args).await;
     }
-    let wanted = merged(&now, &asked, &release)?;
-    let changes: Vec<String> = asked
-        .iter()
-        .map(|(kind, n)| format!("{kind}: {} => {n}", now.get(kind).unwrap_or(&0)))
-        .collect();
-    output::say(&format!("scaling {}", changes.join(", ")));
+    for _ in 0..ATTEMPTS {
+        if try_scale(&target, args, &asked).await? {
+            return Ok(());
+        }
+        output::say("Somebody else scaled meanwhile; looking again.");
+    }
+    bail!("others scaled {ATTEMPTS} times meanwhile; try again")
+}
+
+async fn show(target: &AppSession, args: &ScaleArgs) -> anyhow::Result<()> {
+    let (_, release) = target.release_or_current(args.release).await?;
+    let now = present(target, release.id).await?;
+    if args.json { output::json(&now) } else { Ok(output::data(&shown(&now, &release))?) }
+}
+
+/// How many of each type shall run; during a deployment, when it has ended.
+async fn present(target: &AppSession, release: ReleaseId) -> anyhow::Result<Counts> {
+    match target.controller.formation(&target.name, release).await {
+        Ok(formation) => Ok(formation.processes),
+        Err(err) if err.is_not_found() => Ok(Counts::new()),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Scales, and waits. Answers whether what it was decided on was still so.
+async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Counts) -> anyhow::Result<bool> {
+    let (app, release) = target.release_or_current(args.release).await?;
+    let now = present(target, release.id).await?;
+    check(&now, asked, &release)?;
+    let of = |kind: &String| now.get(kind).copied().unwrap_or_default();
+    let changes = asked.iter().map(|(kind, n)| format!("{kind}: {} => {n}", of(kind)));
+    output::say(&format!("scaling {}", changes.collect::<Vec<_>>().join(", ")));
     let began = Instant::now();
     let before = target.controller.jobs(&target.name).await?;
     // While the app is being deployed the new release's jobs count, too: the change goes to it.
-    let only = (!is_deploying(&target).await?).then_some(release.id);
-    let mut wait = Wait::new(only, asked, &release, &before);
+    let only = (!is_deploying(target).await?).then_some(release.id);
+    let mut wait = Wait::new(only, asked.clone(), &release, &before);
     let query = EventQuery { app: Some(app.id.to_string()), types: &["job"], since: None };
     let events = if args.no_wait { None } else { target.controller.events(&query).await.ok() };
-    let formation = NewFormation { processes: wanted };
-    target.controller.put_formation(&target.name, release.id, &formation).await?;
+    let change = ScaleRequest {
+        old_processes: Some(asked.keys().map(|kind| (kind.clone(), of(kind))).collect()),
+        new_processes: Some(asked.clone()),
+        ..ScaleRequest::default()
+    };
+    match target.controller.scale(&target.name, release.id, &change).await {
+        Ok(_) => {}
+        Err(err) if err.code() == Some(ErrorCode::Conflict) => return Ok(false),
+        Err(err) => return Err(err.into()),
+    }
     if args.no_wait {
-        return Ok(());
+        return Ok(true);
     }
     let bound = Duration::from_secs(app.deploy_timeout.into()) + PATIENCE;
     // Without a stream of events the jobs are looked at now and then.
@@ -88,9 +115,9 @@ pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result
         Some(events) => events.map(drop).chain(futures_util::stream::pending()).boxed(),
         None => futures_util::stream::pending().boxed(),
     };
-    until_done(&target, &mut wait, nudges, bound).await?;
+    until_done(target, &mut wait, nudges, bound).await?;
     output::say(&format!("scale completed in {}", took(began.elapsed())));
-    Ok(())
+    Ok(true)
 }
 
 async fn until_done(

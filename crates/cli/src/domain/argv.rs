@@ -6,11 +6,19 @@ use std::ffi::OsString;
 /// What people who know the later `flynn` type, and our name for it. Longer spellings come before what they begin with.
 const SPELLINGS: &[(&[&str], &str)] = &[
     (&["route", "add", "http"], "route-add-http"),
+    (&["route", "add", "tcp"], "route-add-tcp"),
+    (&["route", "update"], "route-update"),
     (&["route", "remove"], "route-remove"),
     (&["route"], "routes"),
     (&["env", "set"], "env-set"),
     (&["env", "get"], "env-get"),
     (&["env", "unset"], "env-unset"),
+    (&["provider", "add"], "provider-add"),
+    (&["provider"], "providers"),
+    (&["resource", "add"], "resource-add"),
+    (&["resource", "remove"], "resource-remove"),
+    (&["resource", "restore"], "resource-restore"),
+    (&["resource"], "resources"),
     (&["key", "add"], "key-add"),
     (&["key", "remove"], "key-remove"),
     (&["key"], "keys"),
@@ -23,9 +31,29 @@ const SPELLINGS: &[(&[&str], &str)] = &[
     (&["server", "default"], "server-default"),
     (&["server"], "servers"),
     (&["release", "rollback"], "rollback"),
+    (&["release", "add", "docker"], "release-add-docker"),
+    (&["release", "show"], "release-show"),
+    (&["docker", "push"], "docker-push"),
+    (&["release", "delete"], "release-delete"),
+    (&["limit", "set"], "limit-set"),
+    (&["check", "set"], "check-set"),
+    (&["check", "unset"], "check-unset"),
+    (&["meta", "set"], "meta-set"),
+    (&["meta", "unset"], "meta-unset"),
     (&["release"], "releases"),
+    (&["deployment", "list"], "deployments"),
+    (&["deployment", "cancel"], "deployment-cancel"),
+    (&["deployment", "strategy"], "deployment-strategy"),
+    (&["deployment", "timeout"], "deployment-timeout"),
+    (&["deployment", "batch-size"], "deployment-batch-size"),
     (&["deployment"], "deployments"),
 ];
+
+/// What to say to a command line whose command is one of the later `flynn` that does not exist here.
+pub(crate) fn way_instead(args: &[OsString]) -> Option<String> {
+    let words: Option<Vec<&str>> = words(args).into_iter().map(|at| args[at].to_str()).collect();
+    super::later::way_instead(&words?)
+}
 
 /// Rewrites a command line; the first argument is the program.
 pub(crate) fn rewrite(mut args: Vec<OsString>) -> Vec<OsString> {
@@ -72,7 +100,7 @@ fn words(args: &[OsString]) -> Vec<usize> {
 }
 
 /// `-a` is the app everywhere, but in `ps` and `scale`, with no app after it, it is "all"; `-c` is the cluster
-/// everywhere but in `route-add-http`, where it is the certificate.
+/// everywhere but in `route-add-http` and `route-update`, where it is the certificate.
 fn own_meanings(args: &mut [OsString], command: usize) {
     let name = args[command].clone();
     for at in command + 1..args.len() {
@@ -84,7 +112,7 @@ fn own_meanings(args: &mut [OsString], command: usize) {
             if next.is_none_or(|next| next.starts_with('-') || next.contains('=')) {
                 args[at] = "--all".into();
             }
-        } else if args[at] == "-c" && name == "route-add-http" {
+        } else if args[at] == "-c" && (name == "route-add-http" || name == "route-update") {
             args[at] = "--tls-cert".into();
         }
     }
@@ -112,6 +140,9 @@ mod tests {
             ("flynn env -t web", "flynn env -t web"),
             ("flynn route add http a.b", "flynn route-add-http a.b"),
             ("flynn route", "flynn routes"),
+            ("flynn resource add postgres", "flynn resource-add postgres"),
+            ("flynn resource", "flynn resources"),
+            ("flynn provider add x http://y/z", "flynn provider-add x http://y/z"),
             ("flynn route remove http/1", "flynn route-remove http/1"),
             ("flynn cluster add n u k", "flynn server-add n u k"),
             ("flynn cluster", "flynn servers"),

@@ -19,8 +19,8 @@ impl Pin {
 /// The text is no pin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a TLS pin: it must be the base64 of a SHA-256 digest (44 characters), as `script/up` and \
-     flynn-bootstrap print it"
+    "{0:?} is not a TLS pin: it must be the base64 of a SHA-256 digest (44 characters), as in the \
+     line that `script/up` prints on the cluster's first host"
 )]
 pub(crate) struct InvalidPin(String);
 

@@ -41,21 +41,19 @@ pub(crate) fn counts(args: &[String]) -> Result<Counts, ScaleError> {
         .collect()
 }
 
-/// The counts there shall be: those there are, with those asked for. Every type must be one of the release's.
-pub(crate) fn merged(
-    now: &Counts,
-    asked: &Counts,
-    release: &Release,
-) -> Result<Counts, ScaleError> {
-    if let Some(kind) = asked.keys().find(|kind| !release.processes.contains_key(*kind)) {
-        let known: Vec<&str> = release.processes.keys().map(String::as_str).collect();
-        return Err(ScaleError::NoSuchType {
-            kind: kind.clone(),
-            nearest: nearest(kind, known.iter().copied()).map(str::to_owned),
-            known: if known.is_empty() { "none".into() } else { known.join(", ") },
-        });
-    }
-    Ok(now.iter().chain(asked).map(|(kind, n)| (kind.clone(), *n)).collect())
+/// Checks that every type is one of the release's, or one that shall run already: during a deployment, of the new release.
+pub(crate) fn check(now: &Counts, asked: &Counts, release: &Release) -> Result<(), ScaleError> {
+    let known: BTreeSet<&str> =
+        release.processes.keys().chain(now.keys()).map(String::as_str).collect();
+    let Some(kind) = asked.keys().find(|kind| !known.contains(kind.as_str())) else {
+        return Ok(());
+    };
+    let names: Vec<&str> = known.iter().copied().collect();
+    Err(ScaleError::NoSuchType {
+        kind: kind.clone(),
+        nearest: nearest(kind, known.iter().copied()).map(str::to_owned),
+        known: if names.is_empty() { "none".into() } else { names.join(", ") },
+    })
 }
 
 /// `web=2 worker=0`, with every type of the release.

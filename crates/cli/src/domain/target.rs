@@ -23,7 +23,7 @@ pub(crate) struct Wishes<'a> {
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(crate) enum TargetError {
     #[error(
-        "no server is configured. Add yours with the line flynn-bootstrap printed:\n  \
+        "no server is configured. Add yours with the line that the operator of your cluster has (`script/up` prints it again):\n  \
          flynn server-add [-g <git host>] [-p <TLS pin>] <name> <URL> <key>"
     )]
     NoServer,

@@ -7,8 +7,8 @@ use std::{
 
 use api::{
     controller::{
-        App, Deployment, DeploymentStatus, Event, Job, JobState, Key, LogLine, NewApp,
-        NewDeployment, NewFormation, NewKey, NewRelease, Release,
+        App, AppChange, Base, Deployment, DeploymentStatus, Event, Job, JobState, Key, LogLine,
+        NewApp, NewDeployment, NewKey, NewRelease, Release, ScaleRequest, ScaleState,
     },
     error::{ErrorBody, ErrorCode},
     id::{DeploymentId, ReleaseId},
@@ -21,13 +21,13 @@ use axum::{
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
-use crate::world::{World, deployment};
+use crate::world::{Meanwhile, World, deployment};
 
 /// The fake, alive until the test ends.
 pub(crate) struct Fake {
@@ -36,7 +36,7 @@ pub(crate) struct Fake {
     _runtime: tokio::runtime::Runtime,
 }
 
-type Shared = Arc<Mutex<World>>;
+pub(crate) type Shared = Arc<Mutex<World>>;
 
 impl Fake {
     pub(crate) fn start() -> Self {
@@ -67,6 +67,7 @@ impl Fake {
             new_jobs: vec![],
             requests: vec![],
             crash: None,
+            meanwhile: Meanwhile::default(),
             ticks: 0,
             events: broadcast::channel(64).0,
         };
@@ -82,22 +83,24 @@ impl Fake {
 fn router(world: Shared) -> Router {
     Router::new()
         .route("/apps", get(apps).post(create_app))
-        .route("/apps/{app}", get(app).delete(delete_app))
+        .route("/apps/{app}", get(app).post(update_app).delete(delete_app))
         .route("/apps/{app}/releases", get(releases))
         .route("/releases", post(create_release))
         .route("/releases/{id}", get(release))
-        .route("/apps/{app}/formations/{release}", get(formation).put(put_formation))
+        .route("/apps/{app}/formations/{release}", get(formation))
+        .route("/apps/{app}/scale/{release}", put(scale))
         .route("/apps/{app}/jobs", get(jobs).post(crate::attached::run_job))
         .route("/apps/{app}/jobs/{job}", delete(delete_job).get(one_job))
         .route("/apps/{app}/log", get(log))
         .route("/apps/{app}/deploy", post(deploy))
         .route("/apps/{app}/deployments", get(deployments))
-        .route("/deployments/{id}", get(one_deployment))
+        .route("/deployments/{id}", get(one_deployment).delete(cancel))
         .route("/apps/{app}/routes", get(routes).post(create_route))
         .route("/apps/{app}/routes/{kind}/{id}", delete(delete_route))
         .route("/keys", get(keys).post(add_key))
         .route("/keys/{id}", delete(remove_key))
         .route("/events", get(events))
+        .merge(crate::words::routes())
         .layer(middleware::from_fn_with_state(world.clone(), guard))
         .with_state(world)
 }
@@ -115,11 +118,11 @@ pub(crate) fn error(code: ErrorCode, message: &str) -> Response {
 }
 
 /// As the controller's compatible 404: nothing in it.
-fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     StatusCode::NOT_FOUND.into_response()
 }
 
-fn found<T: serde::Serialize>(what: Option<T>) -> Response {
+pub(crate) fn found<T: serde::Serialize>(what: Option<T>) -> Response {
     what.map_or_else(not_found, |what| Json(what).into_response())
 }
 
@@ -165,16 +168,26 @@ async fn formation(
     found(world.lock().unwrap().formations.iter().find(|f| f.release == release))
 }
 
-async fn put_formation(
+async fn scale(
     State(world): State<Shared>,
     Path((app, release)): Path<(String, ReleaseId)>,
-    Json(new): Json<NewFormation>,
+    Json(request): Json<ScaleRequest>,
 ) -> Response {
     let mut world = world.lock().unwrap();
     let Some(app) = world.app(&app) else { return not_found() };
-    world.apply(app.id, release, &new.processes);
+    if let Some((kind, count)) = world.meanwhile.scale.take() {
+        world.apply(app.id, release, &[(kind, count)].into());
+    }
+    let known = world.formations.iter().find(|f| f.release == release);
+    let mut counts = known.map(|f| f.processes.clone()).unwrap_or_default();
+    let old = request.old_processes.clone().unwrap_or_default();
+    if old.iter().any(|(kind, count)| counts.get(kind).unwrap_or(&0) != count) {
+        return error(ErrorCode::Conflict, "somebody else scaled meanwhile");
+    }
+    counts.extend(request.new_processes.clone().unwrap_or_default());
+    world.apply(app.id, release, &counts);
     let _ = world.events.send(None);
-    found(world.formations.last())
+    Json(ScaleRequest { state: ScaleState::Complete, ..request }).into_response()
 }
 
 async fn jobs(State(world): State<Shared>, Path(app): Path<String>) -> Response {
@@ -223,7 +236,13 @@ async fn deploy(
     Json(new): Json<NewDeployment>,
 ) -> Response {
     let mut world = world.lock().unwrap();
+    if let Some(release) = world.meanwhile.deploy.take() {
+        world.set_current(release);
+    }
     let (Some(app), now) = (world.app(&app), world.now()) else { return not_found() };
+    if new.base.is_some_and(|base| base != Base::of(app.release)) {
+        return error(ErrorCode::Conflict, "another release serves now");
+    }
     let made = deployment(app.id, app.release, new.id, DeploymentStatus::Pending, now);
     world.deployments.insert(0, made.clone());
     Json(made).into_response()
@@ -231,6 +250,33 @@ async fn deploy(
 
 async fn deployments(State(world): State<Shared>) -> Json<Vec<Deployment>> {
     Json(world.lock().unwrap().deployments.clone())
+}
+
+async fn cancel(State(world): State<Shared>, Path(id): Path<DeploymentId>) -> Response {
+    let mut world = world.lock().unwrap();
+    let Some(deployment) = world.deployments.iter_mut().find(|d| d.id == id) else {
+        return not_found();
+    };
+    deployment.status = DeploymentStatus::Failed;
+    found(Some(deployment.clone()))
+}
+
+async fn update_app(
+    State(world): State<Shared>,
+    Path(name): Path<String>,
+    Json(change): Json<AppChange>,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    let Some(app) = world.apps.iter_mut().find(|app| app.name == name) else { return not_found() };
+    app.strategy = change.strategy.unwrap_or(app.strategy);
+    app.deploy_timeout = change.deploy_timeout.unwrap_or(app.deploy_timeout);
+    for (key, value) in change.meta.unwrap_or_default() {
+        match value {
+            Some(value) => drop(app.meta.insert(key, value)),
+            None => drop(app.meta.remove(&key)),
+        }
+    }
+    found(Some(app.clone()))
 }
 
 /// Each look at a deployment is a step of it.

@@ -9,4 +9,5 @@ mod person;
 mod running;
 mod servers;
 mod tls;
+mod words;
 mod world;

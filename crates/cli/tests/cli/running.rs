@@ -55,6 +55,55 @@ fn scale_refuses_what_the_release_does_not_have() {
 }
 
 #[test]
+fn scale_looks_again_when_somebody_else_scaled_meanwhile() {
+    let scene = Scene::new();
+    scene.fake.world().meanwhile.scale = Some(("web".into(), 2));
+    let outcome = scene.flynn(&["scale", "web=3"]).ok();
+    assert!(outcome.stderr.contains("scaling web: 2 => 3\n"), "{outcome:?}");
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=3 worker=0\n");
+}
+
+#[test]
+fn a_change_is_made_again_from_what_was_deployed_meanwhile() {
+    let scene = Scene::new();
+    let other = {
+        let mut world = scene.fake.world();
+        let new = api::controller::NewRelease {
+            app_id: Some(world.apps[0].id),
+            env: [("THEIRS".to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        world.add_release(new).id
+    };
+    scene.fake.world().meanwhile.deploy = Some(other);
+    let outcome = scene.flynn(&["env-set", "OURS=2"]).ok();
+    assert!(outcome.stderr.contains("Another change came first"), "{outcome:?}");
+    assert_eq!(scene.flynn(&["env"]).ok().stdout, "OURS=2\nTHEIRS=1\n");
+}
+
+#[test]
+fn a_deployment_is_cancelled_and_its_settings_are_shown_and_changed() {
+    let scene = Scene::new();
+    let err = scene.flynn(&["deployment-cancel"]).failed();
+    assert!(err.contains("nothing of myapp is being deployed"), "{err}");
+    let id = {
+        let mut world = scene.fake.world();
+        world.deployments[0].status = api::controller::DeploymentStatus::Pending;
+        world.deployments[0].id
+    };
+    let outcome = scene.flynn(&["deployment", "cancel"]).ok();
+    assert_eq!(outcome.stderr, format!("Deployment {id} will not begin.\n"));
+    assert_eq!(scene.flynn(&["deployment-strategy"]).ok().stdout, "one-by-one\n");
+    let outcome = scene.flynn(&["deployment", "strategy", "in-batches"]).ok();
+    assert_eq!(outcome.stdout, "in-batches\n");
+    assert_eq!(scene.flynn(&["deployment", "strategy", "slowly"]).code, Some(2));
+    assert_eq!(scene.flynn(&["deployment", "timeout", "30"]).ok().stdout, "30\n");
+    assert_eq!(scene.flynn(&["deployment", "batch-size", "4"]).ok().stdout, "4\n");
+    let outcome = scene.flynn(&["deployment-batch-size", "0"]).ok();
+    assert_eq!(outcome.stdout, "as many as there are hosts\n");
+}
+
+#[test]
 fn scale_says_why_jobs_do_not_stay_up() {
     let scene = Scene::new();
     scene.fake.world().crash = Some("it exited with status 1 after 0.2 s".into());

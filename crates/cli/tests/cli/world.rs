@@ -13,6 +13,13 @@ use api::{
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
+/// What others do between a person's look and the change that follows.
+#[derive(Default)]
+pub(crate) struct Meanwhile {
+    pub(crate) scale: Option<(String, u32)>,
+    pub(crate) deploy: Option<ReleaseId>,
+}
+
 /// What the fake knows.
 pub(crate) struct World {
     pub(crate) apps: Vec<App>,
@@ -28,6 +35,8 @@ pub(crate) struct World {
     pub(crate) requests: Vec<String>,
     /// What new jobs become.
     pub(crate) crash: Option<String>,
+    /// What others do just before the next change.
+    pub(crate) meanwhile: Meanwhile,
     pub(crate) ticks: i64,
     /// The deployment that changed, if it was one.
     pub(crate) events: broadcast::Sender<Option<Deployment>>,
@@ -119,6 +128,7 @@ impl World {
         self.formations.retain(|f| f.release != release);
         let processes = wanted.clone();
         self.formations.push(Formation {
+            tags: BTreeMap::new(),
             app,
             release,
             processes,

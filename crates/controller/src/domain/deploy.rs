@@ -1,25 +1,37 @@
 //! The course of a deployment. It has no memory: the next step follows from what is.
 
+mod back;
+mod failure;
+mod scale;
+mod seen;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use api::controller::{Job, JobState, Release, Strategy};
+use api::controller::{Release, Strategy};
+use jiff::Timestamp;
 
+pub(crate) use self::{
+    failure::{Failure, LINES, last_lines},
+    scale::{Change, patched, retarget},
+    seen::{Reported, Seen, seen},
+};
 use crate::store::Counts;
 
 #[cfg(test)]
+mod interleavings;
+#[cfg(test)]
 mod tests;
-
-/// New jobs that may crash before the deployment fails.
-const CRASHES: u32 = 3;
 
 /// A deployment is over only when nobody is sent to what it took away. A host that does not say so in this time is away.
 pub(crate) const LINGER: Duration = Duration::from_secs(10);
-
-/// With these words a host says that a process runs but never passed its check.
-const NOT_PASSED: &str = "did not pass its check";
+/// Longest time the new release of a deployment that goes back is kept for the old one to serve again: longer than any
+/// start takes.
+pub(crate) const GO_BACK: Duration = Duration::from_secs(60);
+/// However many steps there are, a deployment is over by then, unless the app lets a single step take longer.
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// All that decides what to do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +40,14 @@ pub(crate) struct DeployState {
     pub(crate) strategy: Strategy,
     /// What the new release shall end with.
     pub(crate) target: Counts,
+    /// What the old release shall have again, should the new one fail.
+    pub(crate) original: Counts,
+    /// Whether something else served before: it is what a failure restores.
+    pub(crate) has_old: bool,
+    /// The release is deployed over itself: a failure takes nothing away.
+    pub(crate) over_itself: bool,
+    /// It has failed, or was cancelled: it goes back, whatever happens now.
+    pub(crate) going_back: bool,
     /// The old release's formation now.
     pub(crate) old: Counts,
     /// The new release's formation now.
@@ -36,29 +56,18 @@ pub(crate) struct DeployState {
     pub(crate) seen: Seen,
     /// Types that run once a host, whatever their count.
     pub(crate) omni: BTreeSet<String>,
-    /// Hosts there are.
-    pub(crate) hosts: u32,
+    /// Hosts there are; nothing until they are known.
+    pub(crate) hosts: Option<u32>,
     /// Jobs a step replaces, in batches.
     pub(crate) batch: u32,
-    /// Since the last step.
-    pub(crate) waited: Duration,
+    /// Now, by the database's clock.
+    pub(crate) now: Timestamp,
+    /// It began at.
+    pub(crate) began: Timestamp,
+    /// The last step was at.
+    pub(crate) step_at: Timestamp,
     /// How long a step may take.
     pub(crate) limit: Duration,
-}
-
-/// What jobs of both releases do.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Seen {
-    /// Jobs of the new release that serve.
-    pub(crate) new_up: Counts,
-    /// Jobs of the old release that have not ended.
-    pub(crate) old_alive: Counts,
-    /// Those of them that serve.
-    pub(crate) old_up: Counts,
-    /// A job of the new release that does not serve yet; one that says why, if there is one.
-    pub(crate) stuck: Option<Box<Job>>,
-    /// The new release fails.
-    pub(crate) failure: Option<Failure>,
 }
 
 /// What to do next.
@@ -75,31 +84,10 @@ pub(crate) enum Step {
     },
     /// The new release serves all that is wanted and the old one nothing.
     Complete,
-    /// Go back.
+    /// Go back from here on.
     Fail(Failure),
-}
-
-/// Why a deployment fails.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Failure {
-    /// Jobs ended again and again.
-    Crashed {
-        /// The last of them.
-        job: Box<Job>,
-        /// How many.
-        times: u32,
-    },
-    /// A job could not be started, or never passed its check.
-    NeverServed(Box<Job>),
-    /// A step took too long.
-    TimedOut {
-        /// Types that were waited for.
-        kinds: Vec<String>,
-        /// A job that does not serve, if there is one.
-        job: Option<Box<Job>>,
-        /// How long.
-        limit: Duration,
-    },
+    /// The old release serves as before and the new one nothing.
+    WentBack,
 }
 
 /// What shall run of the new release when its deployment begins: what runs of the old one, type by type. `web` runs once
@@ -119,62 +107,11 @@ pub(crate) fn target(
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Reads the jobs' rows. `stopped` jobs of the new release were told to stop, so that many may be down.
-pub(crate) fn seen(jobs: &[Job], old: Option<&Release>, new: &Release, stopped: u32) -> Seen {
-    let mut seen = Seen::default();
-    let mut ended: Vec<&Job> = Vec::new();
-    let mut down = 0;
-    for job in jobs {
-        if old.is_some_and(|old| old.id == job.release) {
-            let alive = matches!(job.state, JobState::Starting | JobState::Up | JobState::Stopping);
-            *seen.old_alive.entry(job.kind.clone()).or_default() += u32::from(alive);
-            let up = job.state == JobState::Up;
-            *seen.old_up.entry(job.kind.clone()).or_default() += u32::from(up);
-        } else if job.release == new.id {
-            match job.state {
-                JobState::Up => *seen.new_up.entry(job.kind.clone()).or_default() += 1,
-                JobState::Crashed => ended.push(job),
-                // One that only waited was never anywhere.
-                JobState::Down if job.host_id.is_none() => {}
-                // A job that says it is done when it should serve has failed too.
-                JobState::Down if down < stopped => down += 1,
-                JobState::Down => ended.push(job),
-                JobState::Pending | JobState::Starting | JobState::Stopping => {}
-            }
-        }
-    }
-    let waits = |job: &&Job| {
-        job.release == new.id && matches!(job.state, JobState::Pending | JobState::Starting)
-    };
-    let stuck = jobs.iter().filter(waits).max_by_key(|job| job.host_error.is_some());
-    seen.stuck = stuck.cloned().map(Box::new);
-    seen.failure = failure(&ended, jobs, new);
-    seen
-}
-
-fn failure(ended: &[&Job], jobs: &[Job], new: &Release) -> Option<Failure> {
-    let refused = |job: &&&Job| {
-        let error = job.host_error.as_deref();
-        error.is_some_and(|error| job.exit_status.is_none() || error.contains(NOT_PASSED))
-    };
-    if let Some(job) = ended.iter().find(refused) {
-        return Some(Failure::NeverServed(Box::new((**job).clone())));
-    }
-    let last = ended.iter().copied().max_by_key(|job| job.updated_at);
-    // A host that restarts a job by itself counts in the job's row; so does the job that waits for its next try, which
-    // has said nothing yet.
-    let again = |job: &&Job| job.release == new.id && job.restarts >= CRASHES;
-    if let Some(job) = jobs.iter().find(again) {
-        let told = last.unwrap_or(job);
-        return Some(Failure::Crashed { job: Box::new(told.clone()), times: job.restarts });
-    }
-    let times = u32::try_from(ended.len()).unwrap_or(u32::MAX);
-    let last = last.filter(|_| times >= CRASHES)?;
-    Some(Failure::Crashed { job: Box::new(last.clone()), times })
-}
-
-/// Decides what to do next. Taken again and again, while new jobs come to serve, it ends.
+/// Decides what to do next. Taken again and again, it ends: forward while new jobs come to serve, else back.
 pub(crate) fn next_step(state: &DeployState) -> Step {
+    if state.going_back {
+        return state.step_back();
+    }
     if let Some(failure) = &state.seen.failure {
         return Step::Fail(failure.clone());
     }
@@ -184,18 +121,20 @@ pub(crate) fn next_step(state: &DeployState) -> Step {
         Strategy::InBatches => by_type(state, |kind| up_then_down(state, kind, state.batch.max(1))),
         Strategy::OneDownOneUp => by_type(state, |kind| down_then_up(state, kind)),
     };
-    if step == Step::Wait && state.waited >= state.limit {
-        let kinds = state.kinds().into_iter().filter(|kind| !state.serves(kind)).collect();
-        return Step::Fail(Failure::TimedOut {
-            kinds,
+    let late = state.is_overdue();
+    match step {
+        Step::Complete if state.old_serves() && state.waited() < LINGER && !late => Step::Wait,
+        Step::Complete => Step::Complete,
+        _ if late => {
+            Step::Fail(Failure::Overdue { job: state.seen.stuck.clone(), bound: state.bound() })
+        }
+        Step::Wait if state.stalled() >= state.limit => Step::Fail(Failure::TimedOut {
+            kinds: state.kinds().into_iter().filter(|kind| !state.serves(kind)).collect(),
             job: state.seen.stuck.clone(),
             limit: state.limit,
-        });
+        }),
+        step => step,
     }
-    if step == Step::Complete && state.old_serves() && state.waited < LINGER {
-        return Step::Wait;
-    }
-    step
 }
 
 /// What to do about one type.
@@ -219,12 +158,35 @@ impl DeployState {
         of(&self.target, kind)
     }
 
-    /// Whether all that is asked for of the new release serves.
+    /// Whether all that is asked for of the new release serves. What runs on every host does not before hosts are known.
     fn serves(&self, kind: &str) -> bool {
         let asked = of(&self.new, kind);
-        let needed =
-            if self.omni.contains(kind) { asked.min(1) * self.hosts.max(1) } else { asked };
-        of(&self.seen.new_up, kind) >= needed
+        if !self.omni.contains(kind) || asked == 0 {
+            return of(&self.seen.new_up, kind) >= asked;
+        }
+        self.hosts.is_some_and(|hosts| of(&self.seen.new_up, kind) >= hosts.max(1))
+    }
+
+    /// Since the last step.
+    fn waited(&self) -> Duration {
+        since(self.step_at, self.now)
+    }
+
+    /// For how long the new release had its chance: a host that was lost, or did not take a job, begins it anew.
+    fn stalled(&self) -> Duration {
+        since(self.seen.displaced.map_or(self.step_at, |at| at.max(self.step_at)), self.now)
+    }
+
+    /// How long all steps together may take: each process one, and one before and after.
+    fn bound(&self) -> Duration {
+        let processes =
+            |counts: &Counts| counts.values().fold(2u32, |sum, n| sum.saturating_add(*n));
+        let steps = processes(&self.target).max(processes(&self.original));
+        self.limit.saturating_mul(steps).min(LONGEST.max(self.limit))
+    }
+
+    fn is_overdue(&self) -> bool {
+        since(self.began, self.now) >= self.bound()
     }
 
     /// Whether anything of the old release serves.
@@ -233,17 +195,8 @@ impl DeployState {
     }
 
     /// Whether anything of the new release serves.
-    pub(crate) fn new_serves(&self) -> bool {
+    fn new_serves(&self) -> bool {
         self.seen.new_up.values().any(|&up| up > 0)
-    }
-
-    /// Whether the new release may be taken away: the old one serves again all it did, or cannot while the new one runs.
-    pub(crate) fn went_back(&self, original: &Counts) -> bool {
-        let serves = |(kind, &count): (&String, &u32)| {
-            let needed = if self.omni.contains(kind) { count.min(1) } else { count };
-            of(&self.seen.old_up, kind) >= needed
-        };
-        self.strategy == Strategy::OneDownOneUp || original.iter().all(serves)
     }
 
     fn scaled(&self, kind: &str, old: u32, new: u32) -> Step {
@@ -252,6 +205,10 @@ impl DeployState {
         step.1.insert(kind.into(), new);
         Step::Scale { old: step.0, new: step.1 }
     }
+}
+
+fn since(then: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(then).try_into().unwrap_or_default()
 }
 
 fn of(counts: &Counts, kind: &str) -> u32 {
@@ -288,7 +245,7 @@ fn up_then_down(state: &DeployState, kind: &str, batch: u32) -> Move {
     if old > target - new {
         Move::To { old: target - new, new }
     } else if new < target {
-        Move::To { old, new: target.min(new + batch) }
+        Move::To { old, new: target.min(new.saturating_add(batch)) }
     } else {
         Move::Done
     }
@@ -301,7 +258,8 @@ fn down_then_up(state: &DeployState, kind: &str) -> Move {
     if new > target {
         return Move::To { old, new: target };
     }
-    let asked = if omni { old.min(1) * state.hosts.max(1) } else { old };
+    let asked =
+        if omni { old.min(1).saturating_mul(state.hosts.unwrap_or(u32::MAX).max(1)) } else { old };
     if of(&state.seen.old_alive, kind) > asked || !state.serves(kind) {
         return Move::Wait;
     }
@@ -328,50 +286,8 @@ fn all_at_once(state: &DeployState) -> Step {
     Step::Complete
 }
 
-impl Failure {
-    /// The job whose log says more.
-    pub(crate) fn job(&self) -> Option<&Job> {
-        match self {
-            Self::Crashed { job, .. } | Self::NeverServed(job) => Some(job),
-            Self::TimedOut { job, .. } => job.as_deref(),
-        }
-    }
-
-    /// The sentence for the developer, with the job's last log lines.
-    pub(crate) fn sentence(&self, old_serves: bool, log: &[String]) -> String {
-        let mut text = match self {
-            Self::Crashed { job, times } => {
-                format!("the new {} process ended {times} times{}", job.kind, because(job))
-            }
-            Self::NeverServed(job) => {
-                format!("the new {} process did not come to serve{}", job.kind, because(job))
-            }
-            Self::TimedOut { kinds, job, limit } => format!(
-                "the new {} process did not serve within {} s{}",
-                kinds.join(" and "),
-                limit.as_secs(),
-                job.as_deref().map(because).unwrap_or_default()
-            ),
-        };
-        text +=
-            if old_serves { "; the old release keeps serving" } else { "; nothing was changed" };
-        if !log.is_empty() {
-            text += &format!(". Its last log lines:\n{}", log.join("\n"));
-        }
-        text
-    }
-}
-
-fn because(job: &Job) -> String {
-    match (&job.host_error, job.exit_status) {
-        (Some(error), _) => format!(": {error}"),
-        (None, Some(status)) => format!(": it exited with status {status}"),
-        (None, None) => String::new(),
-    }
-}
-
 /// How many jobs a step replaces, in batches: what the app's meta says, or one a host.
 pub(crate) fn batch(app: &api::controller::App, hosts: u32) -> u32 {
-    let said = app.meta.get("flynn-deploy-batch-size").and_then(|size| size.parse().ok());
+    let said = app.meta.get(api::controller::META_BATCH_SIZE).and_then(|size| size.parse().ok());
     said.unwrap_or(hosts).max(1)
 }

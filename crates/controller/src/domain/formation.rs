@@ -1,6 +1,9 @@
 //! What a formation may say.
 
-use api::controller::{App, META_SYSTEM_CRITICAL, Release};
+use api::{
+    cluster::{TAG_DRAINING, TAG_FULL},
+    controller::{App, META_SYSTEM_CRITICAL, Release, Tags},
+};
 
 use crate::{
     error::{Error, Result},
@@ -10,8 +13,40 @@ use crate::{
 /// Most processes of one type: more is a slip of the finger.
 const MOST: u32 = 10_000;
 
-/// Checks counts against the release, and against what runs now of an app the cluster cannot do without.
-pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Counts) -> Result<()> {
+/// Most tags of one type.
+const MOST_TAGS: usize = 16;
+
+/// Checks tags against the release.
+pub(crate) fn check_tags(release: &Release, tags: &Tags) -> Result<()> {
+    let bad = |message: String| Err(Error::invalid("tags", message));
+    for (kind, tags) in tags {
+        if !release.processes.contains_key(kind) {
+            return bad(format!("has the type {kind:?}, which the release lacks"));
+        }
+        if tags.len() > MOST_TAGS {
+            return bad(format!("has more than {MOST_TAGS} for {kind}"));
+        }
+        for (name, value) in tags {
+            if !is_tag(name) || !is_tag(value) {
+                return bad(format!(
+                    "has {name:?} = {value:?}: use letters, digits, dots, - and _, at most 63"
+                ));
+            }
+            if [TAG_DRAINING, TAG_FULL].contains(&name.as_str()) {
+                return bad(format!("names {name}, which is Flynn's own"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_tag(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=63).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// Checks that these are types of the release, and counts that somebody can want.
+pub(crate) fn check_types(release: &Release, wanted: &Counts) -> Result<()> {
     for (kind, &count) in wanted {
         if !release.processes.contains_key(kind) {
             let types: Vec<_> = release.processes.keys().map(String::as_str).collect();
@@ -24,6 +59,12 @@ pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Coun
             return Err(Error::invalid("processes", format!("{kind} is more than {MOST}")));
         }
     }
+    Ok(())
+}
+
+/// Checks counts against the release, and against what runs now of an app the cluster cannot do without.
+pub(crate) fn check(app: &App, release: &Release, before: &Counts, wanted: &Counts) -> Result<()> {
+    check_types(release, wanted)?;
     if app.meta.get(META_SYSTEM_CRITICAL).is_some_and(|critical| critical == "true") {
         let stops = |kind: &&String| wanted.get(*kind).copied().unwrap_or_default() == 0;
         if let Some(kind) = before.iter().filter(|(_, n)| **n > 0).map(|(kind, _)| kind).find(stops)

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use api::controller::{NewRelease, ProcessType};
+use api::{
+    controller::{NewRelease, ProcessType},
+    slug::check_type,
+};
 
 use crate::error::{Error, Result};
 
@@ -17,14 +20,11 @@ pub(crate) fn check(release: &NewRelease) -> Result<()> {
     Ok(())
 }
 
+/// Longest name of a service, `<app>-<type>` mostly: it is a label of a host name.
+const LONGEST_SERVICE: usize = 63;
+
 fn check_kind(kind: &str) -> Result<()> {
-    let usable = (1..=40).contains(&kind.len())
-        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if usable {
-        return Ok(());
-    }
-    let message = format!("has the type {kind:?}: use letters, digits, - and _, at most 40");
-    Err(Error::invalid("processes", message))
+    check_type(kind).map_err(|bad| Error::invalid("processes", bad.to_string()))
 }
 
 /// Checks the names of variables. Values are never repeated in a message.
@@ -47,7 +47,8 @@ fn check_ports(kind: &str, process: &ProcessType) -> Result<()> {
         }
         if port.service.as_ref().is_some_and(|service| !is_service(&service.name)) {
             let message = format!(
-                "{kind} has a service whose name is not lower-case letters, digits and dashes"
+                "{kind} has a service whose name is not of lower-case letters, digits and dashes, at most {LONGEST_SERVICE}: \
+                 choose a shorter or simpler type or service"
             );
             return Err(Error::invalid("processes", message));
         }
@@ -56,7 +57,7 @@ fn check_ports(kind: &str, process: &ProcessType) -> Result<()> {
 }
 
 fn is_service(name: &str) -> bool {
-    !name.is_empty()
+    (1..=LONGEST_SERVICE).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
@@ -69,6 +70,17 @@ mod tests {
         let env = BTreeMap::from([(String::new(), "secret".to_owned())]);
         let message = check(&NewRelease { env, ..NewRelease::default() }).unwrap_err().to_string();
         assert!(!message.contains("secret"), "{message}");
+    }
+
+    #[test]
+    fn a_service_whose_name_is_no_label_of_a_host_name_is_refused() {
+        let release = |app: &str| {
+            let process = api::expand::slug_process(app, "web");
+            NewRelease { processes: [("web".to_owned(), process)].into(), ..NewRelease::default() }
+        };
+        assert!(check(&release(&"x".repeat(59))).is_ok());
+        assert!(check(&release(&"x".repeat(60))).is_err());
+        assert!(check(&release("API")).is_err());
     }
 
     #[test]

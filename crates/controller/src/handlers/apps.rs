@@ -1,28 +1,33 @@
 //! `/apps`.
 
-use api::controller::{App, META_SYSTEM_APP, NewApp};
+use api::controller::{App, AppChange, Collected, META_SYSTEM_APP, NewApp};
 use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
-use tokio::time::{Duration, Instant, timeout_at};
+use daemon::Query;
 
-use super::{Answer, done, routes};
+use super::{
+    Answer, done,
+    form::Formed,
+    page::{self, Paging},
+    routes,
+};
 use crate::{
+    deletions,
     domain::{app, release},
     error::{Error, Result},
+    retention,
     server::Controller,
     store::{self, Tx},
 };
 
-/// Longest wait for an app's processes to end when it is deleted.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked at even if nothing is heard.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<App>> {
-    Ok(Json(store::apps::list(&controller.db.client().await?).await?))
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<App>> {
+    let page = paging.page(page::MOST)?;
+    Ok(Json(store::apps::list(&controller.db.client().await?, page).await?))
 }
 
 pub(crate) async fn show(
@@ -35,9 +40,13 @@ pub(crate) async fn show(
 /// Makes an app, with its default route unless it is a part of Flynn.
 pub(crate) async fn create(
     State(controller): State<Controller>,
-    Body(new): Body<NewApp>,
+    Formed(new): Formed<NewApp>,
 ) -> Answer<App> {
-    let name = new.name.clone().unwrap_or_else(|| app::name_of(rand::random()));
+    let name = new
+        .name
+        .clone()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| app::name_of(rand::random()));
     app::check_name(&name)?;
     app::check_deploy_timeout(new.deploy_timeout)?;
     release::check_env("meta", new.meta.as_ref().unwrap_or(&store::Map::new()))?;
@@ -71,95 +80,88 @@ async fn undo(controller: &Controller, app: &App) -> Result<()> {
     tx.commit().await
 }
 
+/// Changes what the body names.
 pub(crate) async fn update(
     State(controller): State<Controller>,
     Path(app): Path<String>,
-    Body(change): Body<NewApp>,
+    Formed(change): Formed<AppChange>,
+) -> Answer<App> {
+    change_app(&controller, &app, &change, false).await
+}
+
+/// Replaces the meta, and changes nothing else.
+pub(crate) async fn set_meta(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+    Formed(change): Formed<AppChange>,
+) -> Answer<App> {
+    let meta = Some(change.meta.unwrap_or_default());
+    change_app(&controller, &app, &AppChange { meta, ..AppChange::default() }, true).await
+}
+
+async fn change_app(
+    controller: &Controller,
+    app: &str,
+    change: &AppChange,
+    whole: bool,
 ) -> Answer<App> {
     app::check_deploy_timeout(change.deploy_timeout)?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let app = store::apps::lock(&tx, &app).await?;
-    if change.name.as_ref().is_some_and(|name| *name != app.name) {
-        return Err(Error::invalid("name", "cannot be changed: create another app instead"));
-    }
-    let app = store::apps::update(&mut tx, app.id, &change).await?;
+    let app = store::apps::lock(&tx, app).await?;
+    check_identity(&app, change)?;
+    let meta = match &change.meta {
+        Some(meta) => app::changed_meta(&app.meta, meta, whole)?,
+        None => app.meta,
+    };
+    release::check_env("meta", &meta)?;
+    let app = store::apps::update(&mut tx, app.id, &meta, change).await?;
     tx.commit().await?;
     Ok(Json(app))
 }
 
-/// Deletes an app: no new process, no route, then, when the last process has ended, the name is free. Interrupted, it can
-/// be done again.
+/// An original client sends the whole app back: what cannot be changed must be as it is.
+fn check_identity(app: &App, change: &AppChange) -> Result<()> {
+    if change.id.is_some_and(|id| id != app.id) {
+        return Err(Error::invalid("id", "cannot be changed"));
+    }
+    if change.name.as_ref().is_some_and(|name| *name != app.name) {
+        return Err(Error::invalid("name", "cannot be changed: create another app instead"));
+    }
+    if change.release.is_some() && change.release != app.release {
+        let message = format!("cannot be set: deploy it instead (POST /apps/{}/deploy)", app.name);
+        return Err(Error::invalid("release", message));
+    }
+    Ok(())
+}
+
+/// Asks for the deletion of an app, which is the daemon's own work from then on, and waits for its end. A client that
+/// goes, or asks again, changes nothing of it.
 pub(crate) async fn delete(
     State(controller): State<Controller>,
     Path(app): Path<String>,
 ) -> Answer<()> {
-    let app = store::apps::find(&controller.db.client().await?, &app).await?;
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
     if app.meta.get(META_SYSTEM_APP).is_some_and(|system| system == "true") {
         return Err(Error::Conflict(format!(
             "{} is a part of Flynn and cannot be deleted",
             app.name
         )));
     }
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    stop(&mut tx, &app).await?;
+    store::apps::ask_deletion(&mut tx, &app).await?;
     tx.commit().await?;
     drop(client);
-    routes::delete_all(&controller, &app).await?;
-    stop_one_offs(&controller, &app).await?;
-    wait_for_the_end(&controller, &app).await?;
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    stop(&mut tx, &app).await?;
-    store::apps::delete(&mut tx, &app).await?;
-    tx.commit().await?;
+    deletions::wait(&controller, &app).await?;
     done()
 }
 
-/// What no formation stands for is stopped by its host. One that cannot be asked is gone, and its jobs with it.
-async fn stop_one_offs(controller: &Controller, app: &App) -> Result<()> {
-    let client = controller.db.client().await?;
-    for job in store::jobs::one_off(&client, app.id).await? {
-        let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
-        if let Some(Ok(host)) = host
-            && let Err(err) = host.stop_job(job.uuid).await
-            && !err.is_not_found()
-        {
-            return Err(Error::neighbour("stopping the app's jobs")(err));
-        }
-    }
-    Ok(())
-}
-
-async fn wait_for_the_end(controller: &Controller, app: &App) -> Result<()> {
-    let mut nudges = controller.events.nudges();
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    loop {
-        nudges.mark_unchanged();
-        let running = {
-            let client = controller.db.client().await?;
-            store::jobs::unfinished(&client, app.id).await?
-        };
-        if running == 0 {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Away(format!(
-                "{running} processes of {} have not ended yet; delete it again in a moment",
-                app.name
-            )));
-        }
-        let _ = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), nudges.changed()).await;
-    }
-}
-
-/// Nothing of the app shall run, and nothing shall be deployed.
-async fn stop(tx: &mut Tx<'_>, app: &App) -> Result<()> {
-    store::apps::lock(tx, &app.id.to_string()).await?;
-    store::deployments::fail_all(tx, app.id, "the app was deleted").await?;
-    for formation in store::formations::of_app(&**tx, app.id).await? {
-        store::formations::delete(tx, app.id, formation.release).await?;
-    }
-    Ok(())
+/// Deletes what is no longer kept of an app, and what in shelf nothing needs, now.
+pub(crate) async fn collect(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+) -> Answer<Collected> {
+    let app = store::apps::find(&controller.db.client().await?, &app).await?;
+    Ok(Json(retention::collect(&controller, Some(app.id)).await?))
 }

@@ -8,17 +8,26 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::Query;
 
-use super::{Answer, id};
+use super::{
+    Answer,
+    form::Formed,
+    id,
+    page::{self, Paging},
+};
 use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx},
 };
 
-pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<Artifact>> {
-    Ok(Json(store::artifacts::list(&controller.db.client().await?).await?))
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Artifact>> {
+    let page = paging.page(page::HISTORY)?;
+    Ok(Json(store::artifacts::list(&controller.db.client().await?, page).await?))
 }
 
 pub(crate) async fn show(
@@ -31,7 +40,7 @@ pub(crate) async fn show(
 
 pub(crate) async fn create(
     State(controller): State<Controller>,
-    Body(new): Body<NewArtifact>,
+    Formed(new): Formed<NewArtifact>,
 ) -> Answer<Artifact> {
     check(&new)?;
     let mut client = controller.db.client().await?;

@@ -3,13 +3,15 @@
 use api::{controller::Event, id::AppId};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::IntoResponse,
 };
+use daemon::Query;
+use futures_util::StreamExt;
 use http::HeaderMap;
 use serde::Deserialize;
 
-use super::{Answer, Either, id};
+use super::{Answer, Either, id, page::flag};
 use crate::{
     error::{Error, Result},
     server::Controller,
@@ -28,6 +30,7 @@ pub(crate) struct Wanted {
     since_id: Option<i64>,
     before_id: Option<i64>,
     count: Option<i64>,
+    #[serde(deserialize_with = "flag")]
     past: bool,
 }
 
@@ -39,19 +42,37 @@ pub(crate) async fn list(
 ) -> Either {
     let filter = filter(&controller, &wanted).await?;
     if daemon::events::wanted(&headers) {
-        let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-        let since = seen.or(wanted.since_id).or(wanted.past.then_some(0));
-        let since = match since {
-            Some(since) => since,
-            None => controller.events.last().await?,
-        };
-        return Ok(daemon::events::response(controller.events.after(since, filter)));
+        let since = first(&controller, &wanted, &filter, &headers).await?;
+        let events = controller.events.after(since, filter)?.map(|told| told.encoded());
+        return Ok(daemon::events::response_of_bytes(events));
     }
     let client = controller.db.client().await?;
     let (since, before) = (wanted.since_id.unwrap_or(0), wanted.before_id.unwrap_or(i64::MAX));
     let count = wanted.count.unwrap_or(100).clamp(1, MOST);
     let events = store::events::newest(&client, &filter, since, before, count).await?;
     Ok(Json(events).into_response())
+}
+
+/// The id after which a stream begins: the last one the client has, the one it names, or with `past` the beginning or the
+/// last `count`; else now.
+async fn first(
+    controller: &Controller,
+    wanted: &Wanted,
+    filter: &Filter,
+    headers: &HeaderMap,
+) -> Result<i64> {
+    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    if let Some(since) = seen.filter(|id| *id > 0).or(wanted.since_id) {
+        return Ok(since);
+    }
+    if !wanted.past {
+        return controller.events.last().await;
+    }
+    let Some(count) = wanted.count else { return Ok(0) };
+    let client = controller.db.client().await?;
+    let count = count.clamp(1, MOST);
+    let last = store::events::newest(&client, filter, 0, i64::MAX, count).await?;
+    Ok(last.last().map_or(0, |event| event.id - 1))
 }
 
 async fn filter(controller: &Controller, wanted: &Wanted) -> Result<Filter> {
@@ -65,7 +86,10 @@ async fn filter(controller: &Controller, wanted: &Wanted) -> Result<Filter> {
             Err(_) => Some(store::apps::find(&controller.db.client().await?, app).await?.id),
         },
     };
-    Ok(Filter { app, types, object: wanted.object_id.clone() })
+    let object = wanted.object_id.clone().filter(|id| !id.is_empty());
+    // Ids are kept without dashes.
+    let plain = |id: String| uuid::Uuid::try_parse(&id).map_or(id, |id| id.simple().to_string());
+    Ok(Filter { app, types, object: object.map(plain) })
 }
 
 pub(crate) async fn show(

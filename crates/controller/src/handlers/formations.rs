@@ -1,34 +1,58 @@
 //! `/formations`.
 
-use api::controller::{ExpandedFormation, Formation, NewFormation};
+use api::{
+    controller::{Formation, NewFormation, Release, ScaleRequest, ScaleState, Tags},
+    id::{AppId, ScaleRequestId},
+};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::IntoResponse,
 };
-use daemon::Body;
+use daemon::{Body, Query};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Answer, Either, done, id, releases::of_this_app};
+use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
 use crate::{
-    domain::formation,
-    error::{Error, Result},
+    domain::{deploy::Change, formation},
+    error::Error,
+    formations,
     server::Controller,
     store::{self, Counts, Tx},
+    wishes,
 };
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Since {
     #[serde(default)]
     since: Option<String>,
+    /// Of those as they are now, only those with processes.
+    #[serde(default, deserialize_with = "flag")]
+    active: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Expansion {
+    /// With the app, the release and its artifacts.
+    #[serde(default, deserialize_with = "flag")]
+    expand: bool,
+}
+
+/// A formation, and which hosts the processes of some types may run on: no tags for any. A type left out keeps its own.
+#[derive(Debug, Deserialize)]
+pub(crate) struct NewTagged {
+    #[serde(flatten)]
+    formation: NewFormation,
+    #[serde(default)]
+    tags: Tags,
 }
 
 /// All formations, expanded: as a stream that goes on, or as they are now.
 pub(crate) async fn all(
     State(controller): State<Controller>,
-    Query(Since { since }): Query<Since>,
+    Query(Since { since, active }): Query<Since>,
     headers: HeaderMap,
 ) -> Either {
     let parse = |text: String| {
@@ -37,13 +61,13 @@ pub(crate) async fn all(
     };
     let since = since.map(parse).transpose()?;
     if daemon::events::wanted(&headers) {
-        return Ok(daemon::events::response(controller.events.formations(since).await?));
+        let formations = formations::follow(&controller.events, since).await?;
+        return Ok(daemon::events::response(formations));
     }
     let client = controller.db.client().await?;
-    let mut formations: Vec<ExpandedFormation> = Vec::new();
-    for key in store::formations::keys(&client, since).await? {
-        formations.extend(store::formations::expand(&client, key).await?);
-    }
+    let keys = store::formations::keys(&client, since).await?;
+    let mut formations = store::formations::expand_all(&client, &keys).await?;
+    formations.retain(|formation| !active || !formation.processes.is_empty());
     Ok(Json(formations).into_response())
 }
 
@@ -53,64 +77,112 @@ pub(crate) async fn of_app(
 ) -> Answer<Vec<Formation>> {
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::formations::of_app(&client, app.id).await?))
+    let formations = store::formations::of_app(&client, app.id).await?;
+    let running = store::deployments::running(&client, app.id).await?;
+    Ok(Json(formations.into_iter().map(|one| wishes::shown(one, running.as_ref())).collect()))
 }
 
+/// What shall run of a release; of one that is being replaced, what shall run when it has been.
 pub(crate) async fn show(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
-) -> Answer<Formation> {
+    Query(Expansion { expand }): Query<Expansion>,
+) -> Either {
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
     let release = id("release", &release)?;
-    Ok(Json(store::formations::find(&client, app.id, release).await?))
+    let formation = store::formations::find(&client, app.id, release).await?;
+    let running = store::deployments::running(&client, app.id).await?;
+    let formation = wishes::shown(formation, running.as_ref());
+    if !expand {
+        return Ok(Json(formation).into_response());
+    }
+    let expanded = store::formations::expand(&client, (app.id, release)).await?;
+    let expanded = expanded.ok_or_else(|| Error::missing("formation of release", release))?;
+    Ok(Json(expanded).into_response())
 }
 
-/// Says how many shall run. What is being deployed gets another target instead.
+/// Says how many of each type shall run. What is being deployed gets another target instead.
 pub(crate) async fn put(
     State(controller): State<Controller>,
     Path((app, release)): Path<(String, String)>,
-    Body(NewFormation { mut processes }): Body<NewFormation>,
+    Body(NewTagged { formation: NewFormation { processes }, tags }): Body<NewTagged>,
 ) -> Answer<Formation> {
     let release = id("release", &release)?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let app = store::apps::lock(&tx, &app).await?;
     let release = of_this_app(&tx, app.id, release).await?;
-    let before = store::formations::find_opt(&*tx, app.id, release.id).await?;
-    let counts = before.as_ref().map(|before| before.processes.clone()).unwrap_or_default();
-    formation::check(&app, &release, &counts, &processes)?;
-    processes.retain(|_, count| *count > 0);
-    let formation = match store::deployments::running(&tx, app.id).await? {
-        Some(work) if concerns(&work.deployment, release.id) => {
-            retarget(&mut tx, &work, &processes).await?;
-            let now = Timestamp::now();
-            let (created_at, updated_at) =
-                before.map_or((now, now), |before| (before.created_at, now));
-            Formation { app: app.id, release: release.id, processes, created_at, updated_at }
-        }
-        _ => store::formations::put(&mut tx, app.id, release.id, &processes).await?,
-    };
+    let scaled = wishes::scale(&mut tx, &app, &release, &Change::All(processes), None).await?;
+    let tags = retag(&mut tx, app.id, &release, &tags, None).await?;
     tx.commit().await?;
-    Ok(Json(formation))
+    Ok(Json(scaled.formation(app.id, release.id, tags.after)))
 }
 
-fn concerns(deployment: &api::controller::Deployment, release: api::id::ReleaseId) -> bool {
-    deployment.new_release == release || deployment.old_release == Some(release)
+/// Changes how many of some types shall run; what is not named stays.
+pub(crate) async fn scale(
+    State(controller): State<Controller>,
+    Path((app, release)): Path<(String, String)>,
+    Body(request): Body<ScaleRequest>,
+) -> Answer<ScaleRequest> {
+    let release = id("release", &release)?;
+    if request.state != ScaleState::Pending {
+        let message =
+            "must be pending: a change is complete at once, so there is nothing to cancel";
+        return Err(Error::invalid("state", message));
+    }
+    let change = Change::Some(request.new_processes.unwrap_or_default());
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    let release = of_this_app(&tx, app.id, release).await?;
+    let expected = request.old_processes.as_ref();
+    let scaled = wishes::scale(&mut tx, &app, &release, &change, expected).await?;
+    let (new, expected) = (request.new_tags.unwrap_or_default(), request.old_tags.as_ref());
+    let tags = retag(&mut tx, app.id, &release, &new, expected).await?;
+    tx.commit().await?;
+    Ok(Json(ScaleRequest {
+        id: Some(request.id.unwrap_or_else(ScaleRequestId::random)),
+        app: Some(app.id),
+        release: Some(release.id),
+        state: ScaleState::Complete,
+        old_processes: Some(scaled.before),
+        new_processes: Some(scaled.after),
+        old_tags: Some(tags.before),
+        new_tags: Some(tags.after),
+        created_at: Some(scaled.updated_at),
+        updated_at: Some(scaled.updated_at),
+    }))
 }
 
-/// A scale during a deployment is for the new release, and for the old one should the deployment fail.
-async fn retarget(tx: &mut Tx<'_>, work: &store::deployments::Work, wanted: &Counts) -> Result<()> {
-    let of = |release: api::controller::Release| -> Counts {
-        let known = |(kind, _): &(&String, &u32)| release.processes.contains_key(*kind);
-        wanted.iter().filter(known).map(|(kind, count)| (kind.clone(), *count)).collect()
-    };
-    let target = of(store::releases::find(&**tx, work.deployment.new_release).await?);
-    let original = match work.deployment.old_release {
-        Some(old) => of(store::releases::find(&**tx, old).await?),
-        None => Counts::new(),
-    };
-    store::deployments::retarget(tx, work.deployment.id, &target, &original).await
+/// Which hosts the processes of an app's types may run on.
+struct Retagged {
+    before: Tags,
+    after: Tags,
+}
+
+/// Changes it for some types. A change that was made from other tags than these would undo somebody else's.
+async fn retag(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    release: &Release,
+    tags: &Tags,
+    expected: Option<&Tags>,
+) -> Result<Retagged, Error> {
+    formation::check_tags(release, tags)?;
+    let before = store::formations::tags(&**tx, app).await?;
+    let of = |kind: &String| before.get(kind).cloned().unwrap_or_default();
+    if let Some((kind, _)) = expected.into_iter().flatten().find(|(kind, tags)| of(kind) != **tags)
+    {
+        let message = format!("{kind} has other tags now: look again and repeat the change");
+        return Err(Error::Conflict(message));
+    }
+    if tags.is_empty() {
+        return Ok(Retagged { after: before.clone(), before });
+    }
+    store::formations::set_tags(tx, app, tags).await?;
+    let after = store::formations::tags(&**tx, app).await?;
+    Ok(Retagged { before, after })
 }
 
 pub(crate) async fn delete(
@@ -124,6 +196,15 @@ pub(crate) async fn delete(
     let there = store::formations::find(&*tx, app.id, release).await?;
     let of_release = store::releases::find(&*tx, release).await?;
     formation::check(&app, &of_release, &there.processes, &Counts::new())?;
+    if let Some(work) = store::deployments::running(&*tx, app.id).await?
+        && wishes::concerns(&work.deployment, release)
+    {
+        return Err(Error::Conflict(format!(
+            "{} is being deployed, and release {release} is a part of it: wait until the \
+             deployment has ended, or cancel it (DELETE /deployments/{})",
+            app.name, work.deployment.id
+        )));
+    }
     store::formations::delete(&mut tx, app.id, release).await?;
     tx.commit().await?;
     done()

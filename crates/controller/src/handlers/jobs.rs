@@ -2,33 +2,47 @@
 
 use api::{
     controller::{App, Job},
-    host::META_APP,
+    discoverd::Term,
+    host::{META_APP, TERM_HEADER},
     id::{AppId, ClusterJobId, JobId},
 };
 use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
+use http::HeaderMap;
 
-use super::{Answer, done};
+use super::{
+    Answer, done,
+    page::{self, Paging},
+};
 use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx},
 };
 
+/// Jobs of a page of an app's, unless the request says otherwise.
+const JOBS: u32 = 2000;
+
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Job>> {
+    let page = paging.page(JOBS)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::jobs::of_app(&client, app.id).await?))
+    Ok(Json(store::jobs::of_app(&client, app.id, page).await?))
 }
 
-pub(crate) async fn active(State(controller): State<Controller>) -> Answer<Vec<Job>> {
-    Ok(Json(store::jobs::active(&controller.db.client().await?).await?))
+pub(crate) async fn active(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Job>> {
+    let page = paging.page(page::MOST)?;
+    Ok(Json(store::jobs::active(&controller.db.client().await?, page).await?))
 }
 
 pub(crate) async fn show(
@@ -46,10 +60,11 @@ pub(crate) fn job_part(id: &str) -> Result<JobId> {
     whole.or_else(|_| id.parse()).map_err(|_| Error::missing("job", id))
 }
 
-/// Records what the scheduler saw. Jobs of a deleted app end like any other.
+/// Records what the scheduler saw, unless it leads no more. Jobs of a deleted app end like any other.
 pub(crate) async fn put(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,
+    headers: HeaderMap,
     Body(job): Body<Job>,
 ) -> Answer<Job> {
     if job_part(&id)? != job.uuid || job_part(&job.id)? != job.uuid {
@@ -57,6 +72,10 @@ pub(crate) async fn put(
     }
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
+    let term = headers.get(TERM_HEADER).and_then(|term| Term::from_header(term.to_str().ok()?));
+    if let Some(term) = term {
+        store::terms::obey(&tx, term).await?;
+    }
     let known = match app.parse::<AppId>() {
         Ok(app) => app == job.app && store::apps::existed(&*tx, app).await?,
         Err(_) => store::apps::find(&*tx, &app).await?.id == job.app,
@@ -69,10 +88,10 @@ pub(crate) async fn put(
     Ok(Json(job))
 }
 
-/// Stops a job. The scheduler starts another where the formation wants one.
 /// Asks a process to end.
 const SIGTERM: u32 = 15;
 
+/// Stops a job. The scheduler starts another where the formation wants one.
 pub(crate) async fn stop(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,

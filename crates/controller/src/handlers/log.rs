@@ -1,14 +1,17 @@
 //! `GET /apps/:app/log`.
 
+use api::{controller::LogLine, id::AppId};
 use axum::{
-    body::Body,
-    extract::{Path, Query, State},
+    body::{Body, Bytes},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header};
-use serde::Deserialize;
+use daemon::Query;
+use futures_util::{Stream, StreamExt, future::Either, stream};
+use http::{HeaderMap, HeaderValue, header};
+use serde::{Deserialize, Serialize};
 
-use super::jobs::job_part;
+use super::{jobs::job_part, page::flag};
 use crate::{
     error::{Error, Result},
     logs::{self, Wanted},
@@ -24,43 +27,76 @@ const MOST: u32 = 10_000;
 pub(crate) struct LogQuery {
     job_id: Option<String>,
     process_type: Option<String>,
+    stream_types: Option<String>,
     lines: Option<u32>,
-    follow: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    follow: bool,
 }
 
-/// The lines of an app's jobs, as newline-delimited JSON.
+impl LogQuery {
+    fn wanted(self, app: AppId) -> Result<Wanted> {
+        let job = self.job_id.as_deref().filter(|id| !id.is_empty()).map(job_part).transpose()?;
+        let streams = self.stream_types.as_deref().unwrap_or_default();
+        let streams: Vec<String> =
+            streams.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let known = |name: &&String| !["stdout", "stderr", "init"].contains(&name.as_str());
+        if let Some(unknown) = streams.iter().find(known) {
+            let message = format!("must be of stdout, stderr, init; {unknown:?} is none");
+            return Err(Error::invalid("stream_types", message));
+        }
+        let lines = self.lines.unwrap_or(MOST).min(MOST);
+        Ok(Wanted { app, job, kind: self.process_type, streams, lines })
+    }
+}
+
+/// The lines of an app's jobs, as newline-delimited JSON, or as events if the client accepts those.
 pub(crate) async fn log(
     State(controller): State<Controller>,
     Path(app): Path<String>,
     Query(query): Query<LogQuery>,
+    headers: HeaderMap,
 ) -> Result<Response> {
-    let client = controller.db.client().await?;
-    let app = store::apps::find(&client, &app).await?;
-    let mut jobs = store::jobs::of_app(&client, app.id).await?;
-    drop(client);
-    if let Some(id) = &query.job_id {
-        let job = job_part(id)?;
-        jobs.retain(|known| known.uuid == job);
-        if jobs.is_empty() {
-            return Err(Error::missing("job", id));
-        }
+    let follow = query.follow;
+    let (wanted, jobs) = {
+        let client = controller.db.client().await?;
+        let app = store::apps::find(&client, &app).await?;
+        let wanted = query.wanted(app.id)?;
+        let kind = wanted.kind.as_deref();
+        let limit = logs::JOBS.into();
+        (wanted.clone(), store::jobs::logged(&client, app.id, kind, wanted.job, limit).await?)
+    };
+    if let Some(job) = wanted.job.filter(|_| jobs.is_empty()) {
+        return Err(Error::missing("job", job));
     }
-    let wanted = Wanted {
-        app: app.id,
-        job: jobs.first().filter(|_| query.job_id.is_some()).map(|job| job.uuid),
-        kind: query.process_type,
-        lines: query.lines.unwrap_or(MOST).min(MOST),
-    };
-    jobs.retain(|job| wanted.includes(job));
-    let follow = query.follow.is_some_and(|follow| follow != "false");
-    let body = if follow {
-        Body::from_stream(logs::follow(&controller, wanted, jobs))
+    let lines = if follow {
+        Either::Left(logs::follow(&controller, wanted, jobs))
     } else {
-        let lines = logs::collect(&controller, &wanted, &jobs).await;
-        Body::from(lines.iter().flat_map(logs::encode).collect::<Vec<u8>>())
+        Either::Right(stream::iter(logs::collect(&controller, &wanted, &jobs).await.0))
     };
-    let mut response = body.into_response();
+    Ok(if daemon::events::wanted(&headers) { as_events(lines) } else { as_lines(lines) })
+}
+
+fn as_lines(lines: impl Stream<Item = LogLine> + Send + 'static) -> Response {
+    let encode = |line: LogLine| {
+        let mut bytes = serde_json::to_vec(&line).expect("wire types serialise");
+        bytes.push(b'\n');
+        Ok::<_, std::convert::Infallible>(Bytes::from(bytes))
+    };
+    let mut response = Body::from_stream(lines.map(encode)).into_response();
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
+    response
+}
+
+/// What the later clients read: each line in an event, and one that says that there are no more.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+enum LogEvent {
+    Message(LogLine),
+    Eof,
+}
+
+fn as_events(lines: impl Stream<Item = LogLine> + Send + 'static) -> Response {
+    let lines = lines.map(LogEvent::Message);
+    daemon::events::response(lines.chain(stream::iter([LogEvent::Eof])))
 }

@@ -8,10 +8,15 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
 use serde::Deserialize;
 
-use super::{Answer, id};
+use super::{
+    Answer, done,
+    form::Formed,
+    id,
+    page::{self, Paging},
+};
 use crate::{
     domain::release,
     error::{Error, Result},
@@ -19,8 +24,13 @@ use crate::{
     store::{self, Tx},
 };
 
-pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<Release>> {
-    Ok(Json(store::releases::list(&controller.db.client().await?).await?))
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Release>> {
+    let page = paging.page(page::HISTORY)?;
+    let client = controller.db.client().await?;
+    Ok(Json(store::releases::list(&client, None, page, paging.env).await?))
 }
 
 pub(crate) async fn show(
@@ -34,10 +44,30 @@ pub(crate) async fn show(
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Release>> {
+    let page = paging.page(page::HISTORY)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::releases::of_app(&client, app.id).await?))
+    Ok(Json(store::releases::list(&client, Some(app.id), page, paging.env).await?))
+}
+
+/// Deletes a release that nothing runs.
+pub(crate) async fn delete(
+    State(controller): State<Controller>,
+    Path((app, release)): Path<(String, String)>,
+) -> Answer<()> {
+    let release = id("release", &release)?;
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    let release = store::releases::find(&*tx, release).await?;
+    if release.app_id.is_some_and(|owner| owner != app.id) {
+        return Err(Error::missing("release", release.id));
+    }
+    store::releases::delete(&mut tx, app.id, &release).await?;
+    tx.commit().await?;
+    done()
 }
 
 pub(crate) async fn current(
@@ -79,7 +109,7 @@ pub(crate) async fn set_current(
     Ok(Json(release))
 }
 
-/// A release that this app may run.
+/// A release that this app may run, and now is the one to answer for its services.
 pub(super) async fn of_this_app(
     tx: &Tx<'_>,
     app: api::id::AppId,
@@ -91,12 +121,18 @@ pub(super) async fn of_this_app(
     if release.app_id.is_some_and(|owner| owner != app) {
         return Err(Error::invalid("id", format!("{id} is a release of another app")));
     }
+    if store::apps::is_being_deleted(&**tx, app).await? {
+        return Err(Error::Conflict("the app is being deleted".into()));
+    }
+    // A release may have been made before its app: here is where it is known whose its services are.
+    let services = store::services::of(release.processes.values());
+    store::services::claim(tx, app, "id", &services).await?;
     Ok(release)
 }
 
 pub(crate) async fn create(
     State(controller): State<Controller>,
-    Body(new): Body<NewRelease>,
+    Formed(new): Formed<NewRelease>,
 ) -> Answer<Release> {
     release::check(&new)?;
     let mut client = controller.db.client().await?;

@@ -1,8 +1,8 @@
 //! Repositories, and the push that changes one.
 
 use api::controller::{
-    App, ArtifactType, Deployment, NewDeployment, NewPush, RefsChange, Release, Repository,
-    RepositoryLease,
+    App, ArtifactType, Deployment, META_BUILD, NewDeployment, NewPush, RefsChange, Release,
+    Repository, RepositoryLease,
 };
 use axum::{
     Json,
@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx},
+    wishes,
 };
 
 /// Longest time the right to push is lent for.
@@ -83,6 +84,19 @@ pub(crate) async fn push(
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let app = store::apps::lock(&tx, &app).await?;
+    // The same build again: its answer was lost.
+    if let Some(build) = push.meta.get(META_BUILD)
+        && let Some(there) = store::deployments::of_build(&*tx, app.id, build).await?
+    {
+        return Ok(Json(there));
+    }
+    if let Some(head) = wishes::expected_head(&tx, app.id).await? {
+        return Err(Error::Conflict(format!(
+            "an earlier push, of {}, is being deployed: wait until that has ended (`flynn \
+             deployments` shows it) and push again",
+            head.new
+        )));
+    }
     let repository = store::repositories::find(&*tx, app.id).await?;
     if repository.head != push.head.old {
         return Err(Error::Conflict(
@@ -95,8 +109,8 @@ pub(crate) async fn push(
     let new = push::release(&app, base.as_ref(), &push, vec![image.id, slug.id]);
     release::check(&new)?;
     let release = store::releases::insert(&mut tx, &new).await?;
-    let new = NewDeployment { id: release.id, head: Some(push.head) };
-    let deployment = store::deployments::insert(&mut tx, &app, &new).await?;
+    let new = NewDeployment { head: Some(push.head), ..NewDeployment::of(release.id) };
+    let deployment = wishes::deploy(&mut tx, &app, &new, &release).await?;
     tx.commit().await?;
     Ok(Json(deployment))
 }
@@ -116,11 +130,11 @@ fn check(push: &NewPush) -> Result<()> {
     Ok(())
 }
 
-/// The release a push builds upon: the one being deployed, for it will serve when the push's turn comes; else the one that
+/// The release a push builds upon: the one that waits or is being deployed, for the push comes after it; else the one that
 /// serves.
 async fn base(tx: &Tx<'_>, app: &App) -> Result<Option<Release>> {
-    let running = store::deployments::running(tx, app.id).await?;
-    let base = running.map(|work| work.deployment.new_release).or(app.release);
+    let wish = store::deployments::newest_wish(tx, app.id).await?;
+    let base = wish.map(|(wish, _)| wish.new_release).or(app.release);
     match base {
         Some(base) => Ok(Some(store::releases::find(&**tx, base).await?)),
         None => Ok(None),

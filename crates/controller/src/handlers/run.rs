@@ -6,10 +6,11 @@ use axum::{
     extract::{FromRequest, Path, Request, State},
     response::IntoResponse,
 };
-use daemon::{ApiError, Body};
+use daemon::ApiError;
 use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioIo;
 
+use super::form::Formed;
 use crate::{attached, one_off, server::Controller};
 
 /// Starts a one-off job: attached, if the request asks for that upgrade.
@@ -21,7 +22,7 @@ pub(crate) async fn run(
     let upgrade = request.headers().get(header::UPGRADE);
     let attach = upgrade.is_some_and(|protocol| protocol == attach::PROTOCOL);
     let upgrade = attach.then(|| hyper::upgrade::on(&mut request));
-    let Body(new) = Body::<NewJob>::from_request(request, &()).await?;
+    let Formed(new) = Formed::<NewJob>::from_request(request, &()).await?;
     let planned = one_off::plan(&controller, &app, &new, attach).await?;
     let Some(upgrade) = upgrade else {
         let job = one_off::start(&controller, planned).await?;

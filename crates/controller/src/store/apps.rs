@@ -1,23 +1,29 @@
 //! Apps.
 
+use std::time::Duration;
+
 use api::{
-    controller::{App, NewApp},
+    controller::{App, AppChange, META_VOLUMES_BY_NAME, NewApp},
     id::{AppId, ReleaseId},
 };
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Tx, json, read, spelt};
+use super::{Map, Page, Tx, json, read, spelt};
 use crate::error::{Error, Result};
 
-const COLUMNS: &str =
-    "app_id, name, meta, strategy, deploy_timeout, release_id, created_at, updated_at";
+const COLUMNS: &str = "app_id, name, meta, strategy, deploy_timeout, release_id, created_at, updated_at, volumes_by_name";
 
 pub(super) fn of_row(row: &Row) -> App {
+    let mut meta: Map = json(row, "meta");
+    meta.remove(META_VOLUMES_BY_NAME);
+    if row.get("volumes_by_name") {
+        meta.insert(META_VOLUMES_BY_NAME.into(), "true".into());
+    }
     App {
         id: row.get::<_, Uuid>("app_id").into(),
         name: row.get("name"),
-        meta: json(row, "meta"),
+        meta,
         strategy: read(row.get("strategy")),
         release: row.get::<_, Option<Uuid>>("release_id").map(Into::into),
         deploy_timeout: super::count(row, "deploy_timeout"),
@@ -26,12 +32,15 @@ pub(super) fn of_row(row: &Row) -> App {
     }
 }
 
-/// All apps, newest first.
-pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<App>> {
+/// Apps, newest first.
+pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<App>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM apps WHERE deleted_at IS NULL ORDER BY created_at DESC, app_id"
+        "SELECT {COLUMNS} FROM apps WHERE deleted_at IS NULL AND ($1::uuid IS NULL \
+             OR (created_at, app_id) < (SELECT created_at, app_id FROM apps WHERE app_id = $1)) \
+         ORDER BY created_at DESC, app_id DESC LIMIT $2"
     );
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// An app by id or name.
@@ -97,14 +106,19 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewApp, name: &str) -> Result<
     Ok(app)
 }
 
-/// Changes meta, strategy or deploy timeout; what is absent stays.
-pub(crate) async fn update(tx: &mut Tx<'_>, app: AppId, change: &NewApp) -> Result<App> {
+/// Sets the meta, and changes strategy or deploy timeout unless they are absent.
+pub(crate) async fn update(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    meta: &Map,
+    change: &AppChange,
+) -> Result<App> {
     let sql = format!(
-        "UPDATE apps SET meta = coalesce($2, meta), strategy = coalesce($3, strategy), \
+        "UPDATE apps SET meta = $2, strategy = coalesce($3, strategy), \
          deploy_timeout = coalesce($4, deploy_timeout), updated_at = now() \
          WHERE app_id = $1 RETURNING {COLUMNS}"
     );
-    let meta = change.meta.as_ref().map(Json);
+    let meta = Json(meta);
     let strategy = change.strategy.as_ref().map(spelt);
     let deploy_timeout = change.deploy_timeout.map(super::int);
     let row = pg::row(&**tx, &sql, &[&app.uuid(), &meta, &strategy, &deploy_timeout]).await?;
@@ -128,8 +142,68 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, app: &App) -> Result<()> {
     let sql = "UPDATE apps SET deleted_at = now(), updated_at = now() WHERE app_id = $1";
     pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
     pg::execute(&**tx, "DELETE FROM repositories WHERE app_id = $1", &[&app.id.uuid()]).await?;
-    pg::execute(&**tx, "DELETE FROM app_resources WHERE app_id = $1", &[&app.id.uuid()]).await?;
+    super::resources::remove_of_app(tx, app.id).await?;
     super::services::free(&**tx, app.id).await?;
     tx.event(app.id, "app_deletion", app.id, app);
+    Ok(())
+}
+
+/// An app that shall be deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Deletion {
+    /// The app.
+    pub(crate) app: App,
+    /// Since it was asked for.
+    pub(crate) waited: Duration,
+    /// How long the slowest of its processes may take to stop.
+    pub(crate) stop_timeout: Duration,
+}
+
+/// Asks for the deletion of an app that has been locked.
+pub(crate) async fn ask_deletion(tx: &mut Tx<'_>, app: &App) -> Result<()> {
+    let sql = "UPDATE apps SET deleting_since = clock_timestamp() \
+               WHERE app_id = $1 AND deleting_since IS NULL AND deleted_at IS NULL";
+    pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
+    // Tells the controllers that there is work.
+    tx.event(app.id, "app", app.id, app);
+    Ok(())
+}
+
+/// Whether an app shall be deleted and is not yet.
+pub(crate) async fn is_being_deleted(db: &impl GenericClient, app: AppId) -> Result<bool> {
+    let sql = "SELECT 1 FROM apps \
+               WHERE app_id = $1 AND deleting_since IS NOT NULL AND deleted_at IS NULL";
+    Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
+}
+
+/// The apps that shall be deleted, the first asked for first.
+pub(crate) async fn deletions(db: &impl GenericClient) -> Result<Vec<Deletion>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, \
+             extract(epoch FROM clock_timestamp() - deleting_since)::float8 AS waited, \
+             (SELECT max(greatest(coalesce((p.value->>'stop_timeout_seconds')::float8, 30), 0)) \
+              FROM formations f JOIN releases r USING (release_id), jsonb_each(r.processes) p \
+              WHERE f.app_id = apps.app_id) AS stop_timeout \
+         FROM apps WHERE deleting_since IS NOT NULL AND deleted_at IS NULL \
+         ORDER BY deleting_since LIMIT 100"
+    );
+    let seconds = |seconds: Option<f64>| {
+        Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default()
+    };
+    let deletion = |row: &Row| Deletion {
+        app: of_row(row),
+        waited: seconds(row.get("waited")),
+        stop_timeout: seconds(row.get("stop_timeout")),
+    };
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(deletion).collect())
+}
+
+/// Gives the deletion of an app up, and says why.
+pub(crate) async fn give_up_deletion(tx: &mut Tx<'_>, app: &App, error: &str) -> Result<()> {
+    let sql = "UPDATE apps SET deleting_since = NULL WHERE app_id = $1 AND deleted_at IS NULL";
+    pg::execute(&**tx, sql, &[&app.id.uuid()]).await?;
+    let mut data = serde_json::to_value(app).expect("wire types serialise");
+    data["error"] = error.into();
+    tx.event(app.id, "app_deletion", app.id, &data);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Artifacts.
 
+use std::collections::BTreeMap;
+
 use api::{
     controller::{Artifact, NewArtifact},
     id::ArtifactId,
@@ -7,7 +9,7 @@ use api::{
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Tx, json, read, spelt};
+use super::{Page, Tx, json, read, spelt};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "artifact_id, type, uri, meta, created_at";
@@ -22,10 +24,15 @@ fn of_row(row: &Row) -> Artifact {
     }
 }
 
-/// All artifacts, newest first.
-pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Artifact>> {
-    let sql = format!("SELECT {COLUMNS} FROM artifacts ORDER BY created_at DESC, artifact_id");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+/// Artifacts, newest first.
+pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<Artifact>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM artifacts WHERE $1::uuid IS NULL OR (created_at, artifact_id) < \
+             (SELECT created_at, artifact_id FROM artifacts WHERE artifact_id = $1) \
+         ORDER BY created_at DESC, artifact_id DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// An artifact.
@@ -39,8 +46,8 @@ pub(crate) async fn in_order(db: &impl GenericClient, ids: &[ArtifactId]) -> Res
     let wanted: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE artifact_id = ANY($1)");
     let found: Vec<_> = pg::rows(db, &sql, &[&wanted]).await?.iter().map(of_row).collect();
-    let of_id = |id: &ArtifactId| found.iter().find(|artifact| artifact.id == *id).cloned();
-    Ok(ids.iter().filter_map(of_id).collect())
+    let found: BTreeMap<_, _> = found.into_iter().map(|artifact| (artifact.id, artifact)).collect();
+    Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
 }
 
 /// Makes an artifact; the same type and URI again is the same artifact.
@@ -61,6 +68,20 @@ pub(crate) async fn put(tx: &mut Tx<'_>, new: &NewArtifact) -> Result<Artifact> 
         tx.event(None, "artifact", artifact.id, &artifact);
         return Ok(artifact);
     }
-    let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE type = $1 AND uri = $2");
-    Ok(of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?))
+    // Whoever wants it now names it in a release in a moment.
+    let sql = format!(
+        "UPDATE artifacts SET used_at = now() WHERE type = $1 AND uri = $2 RETURNING {COLUMNS}"
+    );
+    let there = of_row(&pg::row(&**tx, &sql, &[&kind, &new.uri]).await?);
+    let digests = (there.meta.get("sha256"), new.meta.get("sha256"));
+    if let (Some(known), Some(given)) = digests
+        && known != given
+    {
+        let message = format!(
+            "there is an artifact with the URI {} and another sha256 ({known}): give this one a URI of its own",
+            new.uri
+        );
+        return Err(Error::Conflict(message));
+    }
+    Ok(there)
 }

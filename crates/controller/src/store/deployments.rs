@@ -1,25 +1,23 @@
 //! Deployments, and the lease on the one that is worked.
 
-use std::time::Duration;
-
 use api::{
-    controller::{App, Deployment, DeploymentStatus, NewDeployment, NewHead},
+    controller::{App, Deployment, DeploymentStatus, META_BUILD, NewDeployment, NewHead},
     id::{AppId, DeploymentId, ReleaseId},
 };
 use jiff::Timestamp;
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Counts, Tx, json, read, spelt};
+use super::{Counts, Page, Tx, json, read, spelt, stored};
 use crate::error::{Error, Result};
 
 /// A worker that has not renewed its lease for so long has lost it.
 const LEASE_SECONDS: f64 = 6.0;
 
 const COLUMNS: &str = "deployment_id, app_id, old_release, new_release, strategy, status, \
-     processes, deploy_timeout, error, created_at, finished_at";
-const WORK: &str = "original, stopped, head, lease, started_at, \
-     extract(epoch FROM clock_timestamp() - step_at)::float8 AS waited";
+     processes, deploy_timeout, error, log, created_at, finished_at";
+const WORK: &str =
+    "original, stopped, head, going_back, started_at, step_at, clock_timestamp() AS now";
 
 /// A deployment as its worker sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,12 +30,14 @@ pub(crate) struct Work {
     pub(crate) stopped: u32,
     /// The repository head it makes current.
     pub(crate) head: Option<NewHead>,
-    /// The number its worker writes with.
-    pub(crate) lease: i64,
+    /// Why it goes back, once it does.
+    pub(crate) going_back: Option<String>,
     /// Begun at.
     pub(crate) started_at: Timestamp,
-    /// Since its last step.
-    pub(crate) waited: Duration,
+    /// Its last step was at.
+    pub(crate) step_at: Timestamp,
+    /// Now, by the same clock.
+    pub(crate) now: Timestamp,
 }
 
 fn of_row(row: &Row) -> Deployment {
@@ -50,9 +50,17 @@ fn of_row(row: &Row) -> Deployment {
         status: read(row.get("status")),
         processes: json(row, "processes"),
         deploy_timeout: super::count(row, "deploy_timeout"),
-        error: row.get("error"),
+        error: error_of(row.get("error"), row.get("log")),
         created_at: row.get("created_at"),
         finished_at: row.get("finished_at"),
+    }
+}
+
+/// The sentence, and what the job that is the cause wrote last.
+fn error_of(sentence: Option<String>, log: Option<String>) -> Option<String> {
+    match (sentence, log) {
+        (Some(sentence), Some(log)) => Some(format!("{sentence}. Its last log lines:\n{log}")),
+        (sentence, _) => sentence,
     }
 }
 
@@ -62,9 +70,10 @@ fn work_of_row(row: &Row) -> Work {
         original: json(row, "original"),
         stopped: super::count(row, "stopped"),
         head: row.get::<_, Option<Json<NewHead>>>("head").map(|head| head.0),
-        lease: row.get("lease"),
+        going_back: row.get("going_back"),
         started_at: row.get("started_at"),
-        waited: Duration::try_from_secs_f64(row.get("waited")).unwrap_or_default(),
+        step_at: row.get("step_at"),
+        now: row.get("now"),
     }
 }
 
@@ -76,17 +85,75 @@ pub(crate) async fn find(db: &impl GenericClient, id: DeploymentId) -> Result<De
 }
 
 /// The deployments of an app, newest first.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Deployment>> {
+pub(crate) async fn of_app(
+    db: &impl GenericClient,
+    app: AppId,
+    page: Page,
+) -> Result<Vec<Deployment>> {
+    // An error may hold the last words of a job; the list has their beginning, the deployment itself has all.
+    let columns = COLUMNS.replace(" error,", " left(error, 1000) AS error,");
     let sql = format!(
-        "SELECT {COLUMNS} FROM deployments WHERE app_id = $1 \
-         ORDER BY created_at DESC, deployment_id LIMIT 1000"
+        "SELECT {columns} FROM deployments WHERE app_id = $1 \
+         AND ($2::uuid IS NULL OR (created_at, deployment_id) < \
+             (SELECT created_at, deployment_id FROM deployments WHERE deployment_id = $2)) \
+         ORDER BY created_at DESC, deployment_id DESC LIMIT $3"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+    Ok(pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit])
+        .await?
+        .iter()
+        .map(of_row)
+        .collect())
 }
 
-/// Queues a deployment. One that waits already is replaced. The caller has locked the app.
-pub(crate) async fn insert(tx: &mut Tx<'_>, app: &App, new: &NewDeployment) -> Result<Deployment> {
-    let id = DeploymentId::random();
+/// The deployment of an app with this id, if there is one.
+pub(crate) async fn find_opt(
+    db: &impl GenericClient,
+    id: DeploymentId,
+) -> Result<Option<Deployment>> {
+    let sql = format!("SELECT {COLUMNS} FROM deployments WHERE deployment_id = $1");
+    Ok(pg::row_opt(db, &sql, &[&id.uuid()]).await?.as_ref().map(of_row))
+}
+
+/// The last deployment of a release of this app that came from this build.
+pub(crate) async fn of_build(
+    db: &impl GenericClient,
+    app: AppId,
+    build: &str,
+) -> Result<Option<Deployment>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM deployments WHERE app_id = $1 AND new_release IN \
+             (SELECT release_id FROM releases WHERE app_id = $1 AND meta ->> $2 = $3) \
+         ORDER BY created_at DESC LIMIT 1"
+    );
+    let row = pg::row_opt(db, &sql, &[&app.uuid(), &META_BUILD, &build]).await?;
+    Ok(row.as_ref().map(of_row))
+}
+
+/// What an app is on its way to: the last of its deployments that is not over and does not go back, and the head that it
+/// makes current.
+pub(crate) async fn newest_wish(
+    tx: &Tx<'_>,
+    app: AppId,
+) -> Result<Option<(Deployment, Option<NewHead>)>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, head FROM deployments WHERE app_id = $1 \
+             AND (status = 'pending' OR (status = 'running' AND going_back IS NULL)) \
+         ORDER BY status = 'pending' DESC LIMIT 1"
+    );
+    let row = pg::row_opt(&**tx, &sql, &[&app.uuid()]).await?;
+    let head = |row: &Row| row.get::<_, Option<Json<NewHead>>>("head").map(|head| head.0);
+    Ok(row.map(|row| (of_row(&row), head(&row))))
+}
+
+/// Queues a deployment that will end with `target`, as far as that is known. One that waits already is replaced. The
+/// caller has locked the app.
+pub(crate) async fn insert(
+    tx: &mut Tx<'_>,
+    app: &App,
+    new: &NewDeployment,
+    target: &Counts,
+) -> Result<Deployment> {
+    let id = new.deployment.unwrap_or_else(DeploymentId::random);
     fail_those(
         tx,
         app.id,
@@ -96,8 +163,8 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, app: &App, new: &NewDeployment) -> R
     .await?;
     let sql = format!(
         "INSERT INTO deployments (deployment_id, app_id, old_release, new_release, strategy, \
-             deploy_timeout, head, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp()) RETURNING {COLUMNS}"
+             deploy_timeout, head, processes, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp()) RETURNING {COLUMNS}"
     );
     let row = pg::row(
         &**tx,
@@ -110,6 +177,7 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, app: &App, new: &NewDeployment) -> R
             &spelt(&app.strategy),
             &super::int(app.deploy_timeout),
             &new.head.as_ref().map(Json),
+            &Json(target),
         ],
     )
     .await?;
@@ -134,7 +202,9 @@ async fn fail_those(tx: &mut Tx<'_>, app: AppId, which: &str, error: &str) -> Re
 
 fn tell(tx: &mut Tx<'_>, row: &Row) -> Deployment {
     let deployment = of_row(row);
-    tx.event(deployment.app, "deployment", deployment.id, &deployment);
+    // What a process wrote last may hold secrets, and events are kept for long.
+    let told = Deployment { error: row.get("error"), ..deployment.clone() };
+    tx.event(deployment.app, "deployment", deployment.id, &told);
     deployment
 }
 
@@ -150,16 +220,21 @@ pub(crate) async fn unworked(db: &impl GenericClient) -> Result<Vec<(DeploymentI
     Ok(rows.iter().map(key).collect())
 }
 
-/// A deployment's status, if it can be claimed now. The caller has locked the app.
-pub(crate) async fn claimable(tx: &Tx<'_>, id: DeploymentId) -> Result<Option<Deployment>> {
+/// A deployment that can be claimed now, with the head it makes current. The caller has locked the app.
+pub(crate) async fn claimable(
+    tx: &Tx<'_>,
+    id: DeploymentId,
+) -> Result<Option<(Deployment, Option<NewHead>)>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM deployments d WHERE deployment_id = $1 AND ( \
+        "SELECT {COLUMNS}, head FROM deployments d WHERE deployment_id = $1 AND ( \
             (status = 'running' AND (lease_until IS NULL OR lease_until < clock_timestamp())) \
          OR (status = 'pending' AND NOT EXISTS \
              (SELECT 1 FROM deployments r WHERE r.app_id = d.app_id AND r.status = 'running'))) \
          FOR UPDATE"
     );
-    Ok(pg::row_opt(&**tx, &sql, &[&id.uuid()]).await?.as_ref().map(of_row))
+    let row = pg::row_opt(&**tx, &sql, &[&id.uuid()]).await?;
+    let head = |row: &Row| row.get::<_, Option<Json<NewHead>>>("head").map(|head| head.0);
+    Ok(row.map(|row| (of_row(&row), head(&row))))
 }
 
 /// Begins a deployment that waited: from here its target is its own.
@@ -215,13 +290,12 @@ pub(crate) async fn stepped(tx: &Tx<'_>, id: DeploymentId, stopped: u32) -> Resu
     Ok(())
 }
 
-/// The deployment of an app that is being worked.
-pub(crate) async fn running(tx: &Tx<'_>, app: AppId) -> Result<Option<Work>> {
+/// The deployment of an app that is being worked. Nothing changes it while the app is locked.
+pub(crate) async fn running(db: &impl GenericClient, app: AppId) -> Result<Option<Work>> {
     let sql = format!(
-        "SELECT {COLUMNS}, {WORK} FROM deployments WHERE app_id = $1 AND status = 'running' \
-         FOR UPDATE"
+        "SELECT {COLUMNS}, {WORK} FROM deployments WHERE app_id = $1 AND status = 'running'"
     );
-    Ok(pg::row_opt(&**tx, &sql, &[&app.uuid()]).await?.as_ref().map(work_of_row))
+    Ok(pg::row_opt(db, &sql, &[&app.uuid()]).await?.as_ref().map(work_of_row))
 }
 
 /// Changes what a running deployment shall end with, and what its failure restores.
@@ -240,6 +314,24 @@ pub(crate) async fn retarget(
     Ok(())
 }
 
+/// From here on a running deployment goes back, for this reason; the first one that is given counts.
+pub(crate) async fn go_back(
+    tx: &mut Tx<'_>,
+    id: DeploymentId,
+    why: &str,
+    log: Option<&str>,
+) -> Result<()> {
+    let sql = format!(
+        "UPDATE deployments SET going_back = $2, log = $3, step_at = clock_timestamp() \
+         WHERE deployment_id = $1 AND status = 'running' AND going_back IS NULL RETURNING {COLUMNS}"
+    );
+    let (why, log) = (stored(why), log.map(stored));
+    if let Some(row) = pg::row_opt(&**tx, &sql, &[&id.uuid(), &why, &log]).await? {
+        tell(tx, &row);
+    }
+    Ok(())
+}
+
 /// Ends a deployment.
 pub(crate) async fn finish(tx: &mut Tx<'_>, id: DeploymentId, error: Option<&str>) -> Result<()> {
     let status = match error {
@@ -250,6 +342,7 @@ pub(crate) async fn finish(tx: &mut Tx<'_>, id: DeploymentId, error: Option<&str
         "UPDATE deployments SET status = $2, error = $3, finished_at = clock_timestamp(), \
              lease_until = NULL WHERE deployment_id = $1 RETURNING {COLUMNS}"
     );
+    let error = error.map(stored);
     let row = pg::row(&**tx, &sql, &[&id.uuid(), &spelt(&status), &error]).await?;
     tell(tx, &row);
     Ok(())

@@ -1,15 +1,15 @@
 //! Events.
 
 use api::{controller::Event, id::AppId};
-use pg::{GenericClient, Row, types::Json};
+use pg::{
+    GenericClient, Row,
+    types::{Json, ToSql},
+};
 use uuid::Uuid;
 
 use crate::error::Result;
 
 const COLUMNS: &str = "event_id, app_id, object_type, object_id, data, created_at";
-const FILTER: &str = "($1::uuid IS NULL OR app_id = $1) \
-     AND (cardinality($2::text[]) = 0 OR object_type = ANY($2)) \
-     AND ($3::text IS NULL OR object_id = $3)";
 
 /// Which events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +20,15 @@ pub(crate) struct Filter {
     pub(crate) types: Vec<String>,
     /// Of this object.
     pub(crate) object: Option<String>,
+}
+
+impl Filter {
+    /// Whether an event is one of them.
+    pub(crate) fn includes(&self, event: &Event) -> bool {
+        self.app.is_none_or(|app| event.app == Some(app))
+            && (self.types.is_empty() || self.types.contains(&event.object_type))
+            && self.object.as_ref().is_none_or(|object| *object == event.object_id)
+    }
 }
 
 fn of_row(row: &Row) -> Event {
@@ -39,19 +48,15 @@ pub(crate) async fn last(db: &impl GenericClient) -> Result<i64> {
     Ok(pg::row(db, sql, &[]).await?.get(0))
 }
 
-/// The first events after one, in order.
-pub(crate) async fn after(
+/// The first events after one and up to another, in order.
+pub(crate) async fn between(
     db: &impl GenericClient,
-    last: i64,
+    after: i64,
+    to: i64,
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<Event>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM events WHERE event_id > $4 AND {FILTER} ORDER BY event_id LIMIT $5"
-    );
-    let app = filter.app.map(AppId::uuid);
-    let rows = pg::rows(db, &sql, &[&app, &filter.types, &filter.object, &last, &limit]).await?;
-    Ok(rows.iter().map(of_row).collect())
+    select(db, "event_id > $1 AND event_id <= $2", (after, to), filter, "ASC", limit).await
 }
 
 /// The newest events between two, newest first.
@@ -62,18 +67,54 @@ pub(crate) async fn newest(
     before: i64,
     limit: i64,
 ) -> Result<Vec<Event>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM events WHERE event_id > $4 AND event_id < $5 AND {FILTER} \
-         ORDER BY event_id DESC LIMIT $6"
-    );
+    select(db, "event_id > $1 AND event_id < $2", (since, before), filter, "DESC", limit).await
+}
+
+/// A filter names only what it filters by, and one type by equality, so that each form has its index.
+async fn select(
+    db: &impl GenericClient,
+    range: &str,
+    (from, to): (i64, i64),
+    filter: &Filter,
+    order: &str,
+    limit: i64,
+) -> Result<Vec<Event>> {
     let app = filter.app.map(AppId::uuid);
-    let rows =
-        pg::rows(db, &sql, &[&app, &filter.types, &filter.object, &since, &before, &limit]).await?;
-    Ok(rows.iter().map(of_row).collect())
+    let mut sql = format!("SELECT {COLUMNS} FROM events WHERE {range}");
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&from, &to, &limit];
+    if let Some(app) = &app {
+        params.push(app);
+        sql += &format!(" AND app_id = ${}", params.len());
+    }
+    match &filter.types[..] {
+        [] => {}
+        [one] => {
+            params.push(one);
+            sql += &format!(" AND object_type = ${}", params.len());
+        }
+        _ => {
+            params.push(&filter.types);
+            sql += &format!(" AND object_type = ANY(${})", params.len());
+        }
+    }
+    if let Some(object) = &filter.object {
+        params.push(object);
+        sql += &format!(" AND object_id = ${}", params.len());
+    }
+    sql += &format!(" ORDER BY event_id {order} LIMIT $3");
+    Ok(pg::rows(db, &sql, &params).await?.iter().map(of_row).collect())
 }
 
 /// An event.
 pub(crate) async fn find(db: &impl GenericClient, id: i64) -> Result<Option<Event>> {
     let sql = format!("SELECT {COLUMNS} FROM events WHERE event_id = $1");
     Ok(pg::row_opt(db, &sql, &[&id]).await?.as_ref().map(of_row))
+}
+
+/// What the last attempt to delete an app came to, if it failed.
+pub(crate) async fn deletion_error(db: &impl GenericClient, app: AppId) -> Result<Option<String>> {
+    let sql = "SELECT data->>'error' AS error FROM events \
+               WHERE app_id = $1 AND object_type = 'app_deletion' ORDER BY event_id DESC LIMIT 1";
+    let row = pg::row_opt(db, sql, &[&app.uuid()]).await?;
+    Ok(row.and_then(|row| row.get("error")))
 }

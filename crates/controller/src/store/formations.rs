@@ -1,7 +1,9 @@
 //! Formations.
 
+use std::collections::BTreeMap;
+
 use api::{
-    controller::{ExpandedFormation, Formation},
+    controller::{ExpandedFormation, Formation, Tags},
     id::{AppId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use uuid::Uuid;
 use super::{Counts, Tx, artifacts, json, releases};
 use crate::error::{Error, Result};
 
-const COLUMNS: &str = "app_id, release_id, processes, created_at, updated_at";
+const COLUMNS: &str = "app_id, release_id, processes, tags, created_at, updated_at";
 
 fn of_row(row: &Row) -> Formation {
     let mut processes: Counts = json(row, "processes");
@@ -20,6 +22,7 @@ fn of_row(row: &Row) -> Formation {
         app: row.get::<_, Uuid>("app_id").into(),
         release: row.get::<_, Uuid>("release_id").into(),
         processes,
+        tags: json(row, "tags"),
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
     }
@@ -58,7 +61,8 @@ pub(crate) async fn find_opt(
     Ok(row.as_ref().map(of_row))
 }
 
-/// Says how many shall run.
+/// Says how many shall run. A formation that comes to be has the tags of the app's last one: they are of the app's types,
+/// whichever release runs.
 pub(crate) async fn put(
     tx: &mut Tx<'_>,
     app: AppId,
@@ -66,14 +70,43 @@ pub(crate) async fn put(
     processes: &Counts,
 ) -> Result<Formation> {
     let sql = format!(
-        "INSERT INTO formations (app_id, release_id, processes) VALUES ($1, $2, $3) \
+        "INSERT INTO formations (app_id, release_id, processes, tags) \
+         VALUES ($1, $2, $3, coalesce((SELECT tags FROM formations \
+             WHERE app_id = $1 AND release_id <> $2 AND deleted_at IS NULL \
+             ORDER BY updated_at DESC LIMIT 1), '{{}}')) \
          ON CONFLICT (app_id, release_id) DO UPDATE \
-         SET processes = $3, updated_at = now(), deleted_at = NULL RETURNING {COLUMNS}"
+         SET processes = $3, updated_at = now(), deleted_at = NULL, \
+             tags = CASE WHEN formations.deleted_at IS NULL THEN formations.tags \
+                         ELSE excluded.tags END \
+         RETURNING {COLUMNS}"
     );
     let row = pg::row(&**tx, &sql, &[&app.uuid(), &release.uuid(), &Json(processes)]).await?;
     let formation = of_row(&row);
     event(tx, &formation);
     Ok(formation)
+}
+
+/// On hosts with which tags the processes of an app's types may run.
+pub(crate) async fn tags(db: &impl GenericClient, app: AppId) -> Result<Tags> {
+    let sql = "SELECT tags FROM formations WHERE app_id = $1 AND deleted_at IS NULL \
+               ORDER BY updated_at DESC LIMIT 1";
+    let row = pg::row_opt(db, sql, &[&app.uuid()]).await?;
+    Ok(row.map(|row| json(&row, "tags")).unwrap_or_default())
+}
+
+/// Says on hosts with which tags the processes of these types may run; of all other types it stays as it is. It holds for
+/// all formations of the app, so that a deployment under way takes it over.
+pub(crate) async fn set_tags(tx: &mut Tx<'_>, app: AppId, tags: &Tags) -> Result<()> {
+    let sql = format!(
+        "UPDATE formations SET tags = (SELECT coalesce(jsonb_object_agg(key, value), '{{}}') \
+             FROM jsonb_each(formations.tags || $2) WHERE value <> '{{}}'), updated_at = now() \
+         WHERE app_id = $1 AND deleted_at IS NULL RETURNING {COLUMNS}"
+    );
+    let rows = pg::rows(&**tx, &sql, &[&app.uuid(), &Json(tags)]).await?;
+    for formation in rows.iter().map(of_row) {
+        event(tx, &formation);
+    }
+    Ok(())
 }
 
 /// Stops all of a formation. Answers whether there was one.
@@ -113,27 +146,49 @@ fn key(row: &Row) -> (AppId, ReleaseId) {
 /// A formation with all that is needed to run it. One that is deleted has no processes; none if there never was one.
 pub(crate) async fn expand(
     db: &impl GenericClient,
-    (app, release): (AppId, ReleaseId),
+    key: (AppId, ReleaseId),
 ) -> Result<Option<ExpandedFormation>> {
+    Ok(expand_all(db, &[key]).await?.pop())
+}
+
+/// The same for many, in the order of their keys, with three statements.
+pub(crate) async fn expand_all(
+    db: &impl GenericClient,
+    keys: &[(AppId, ReleaseId)],
+) -> Result<Vec<ExpandedFormation>> {
+    let apps: Vec<Uuid> = keys.iter().map(|(app, _)| app.uuid()).collect();
+    let releases: Vec<Uuid> = keys.iter().map(|(_, release)| release.uuid()).collect();
     let sql = "SELECT a.app_id, a.name, a.meta, a.strategy, a.deploy_timeout, a.release_id, \
-                      a.created_at, a.updated_at, f.processes, f.updated_at AS changed_at, \
+                      a.created_at, a.updated_at, a.volumes_by_name, f.release_id AS of_release, \
+                      f.processes, f.tags, \
+                      f.updated_at AS changed_at, \
                       f.deleted_at IS NULL AND a.deleted_at IS NULL AS live \
-               FROM formations f JOIN apps a USING (app_id) \
-               WHERE f.app_id = $1 AND f.release_id = $2";
-    let Some(row) = pg::row_opt(db, sql, &[&app.uuid(), &release.uuid()]).await? else {
-        return Ok(None);
-    };
-    let release = releases::find(db, release).await?;
-    let mut processes: Counts = json(&row, "processes");
-    processes.retain(|_, count| *count > 0);
-    if !row.get::<_, bool>("live") {
-        processes.clear();
-    }
-    Ok(Some(ExpandedFormation {
-        app: super::apps::of_row(&row),
-        artifacts: artifacts::in_order(db, &release.artifacts).await?,
-        release,
-        processes,
-        updated_at: row.get("changed_at"),
-    }))
+               FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS k (app_id, release_id, at) \
+               JOIN formations f USING (app_id, release_id) JOIN apps a USING (app_id) ORDER BY k.at";
+    let rows = pg::rows(db, sql, &[&apps, &releases]).await?;
+    let found = releases::find_all(db, &releases).await?;
+    let wanted: Vec<_> = found.values().flat_map(|release| release.artifacts.clone()).collect();
+    let artifacts = artifacts::in_order(db, &wanted).await?;
+    let artifacts: BTreeMap<_, _> = artifacts.iter().map(|one| (one.id, one)).collect();
+    let expanded = rows.iter().filter_map(|row| {
+        let release = found.get(&row.get::<_, Uuid>("of_release").into())?.clone();
+        let mut processes: Counts = json(row, "processes");
+        processes.retain(|_, count| *count > 0);
+        if !row.get::<_, bool>("live") {
+            processes.clear();
+        }
+        Some(ExpandedFormation {
+            app: super::apps::of_row(row),
+            artifacts: release
+                .artifacts
+                .iter()
+                .filter_map(|id| artifacts.get(id).map(|artifact| (*artifact).clone()))
+                .collect(),
+            release,
+            processes,
+            tags: json(row, "tags"),
+            updated_at: row.get("changed_at"),
+        })
+    });
+    Ok(expanded.collect())
 }

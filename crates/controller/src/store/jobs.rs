@@ -8,8 +8,11 @@ use jiff::Timestamp;
 use pg::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Tx, int, read, spelt};
-use crate::error::{Error, Result};
+use super::{Page, Tx, int, read, spelt, stored};
+use crate::{
+    domain::deploy::Reported,
+    error::{Error, Result},
+};
 
 const COLUMNS: &str = "job_id, cluster_id, host_id, app_id, release_id, type, state, args, \
      exit_status, host_error, run_at, restarts, created_at, updated_at, end_reason";
@@ -35,15 +38,18 @@ fn of_row(row: &Row) -> Job {
     }
 }
 
-/// Records what a job does. What was known already makes no event.
+/// Records what a job does. What was known already makes no event, and what was told late is not recorded: a job that
+/// ended is only there again if its host started it again, or was thought lost. What is known of another app's job stays.
 pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let sql = format!(
-        "INSERT INTO jobs ({COLUMNS}) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, now()), now(), $14) \
+        "INSERT INTO jobs ({COLUMNS}, first_restarts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+             $10, $11, $12, coalesce($13, now()), now(), $14, $12) \
          ON CONFLICT (job_id) DO UPDATE SET cluster_id = $2, host_id = $3, state = $7, \
              exit_status = $9, host_error = $10, run_at = $11, restarts = $12, updated_at = now(), \
              end_reason = $14 \
-         WHERE (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
+         WHERE jobs.app_id = $4 AND NOT (jobs.{ENDED} AND $7 NOT IN ('down', 'crashed') AND $12 <= jobs.restarts \
+                    AND coalesce(jobs.end_reason, 'host_lost') NOT IN ('host_lost', 'refused')) \
+           AND (jobs.cluster_id, jobs.host_id, jobs.state, jobs.exit_status, jobs.host_error, \
                 jobs.run_at, jobs.restarts, jobs.end_reason) \
              IS DISTINCT FROM ($2, $3, $7, $9, $10, $11, $12, $14) \
          RETURNING {COLUMNS}"
@@ -54,14 +60,14 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
         &[
             &job.uuid.uuid(),
             &job.id,
-            &job.host_id,
+            &job.host_id.as_deref().map(stored),
             &job.app.uuid(),
             &job.release.uuid(),
-            &job.kind,
+            &stored(&job.kind),
             &spelt(&job.state),
-            &job.args,
+            &job.args.iter().map(|arg| stored(arg)).collect::<Vec<_>>(),
             &job.exit_status,
-            &job.host_error,
+            &job.host_error.as_deref().map(stored),
             &job.run_at,
             &int(job.restarts),
             &job.created_at,
@@ -72,26 +78,81 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     match changed {
         Some(row) => {
             let job = of_row(&row);
-            tx.event(job.app, "job", &job.id, &job);
+            // Arguments hold passwords now and then, and events are kept.
+            tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
             Ok(job)
         }
         None => find(&**tx, job.app, job.uuid).await,
     }
 }
 
-/// The jobs of an app, newest first.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
+/// Records a job that was just ordered, unless something is known of it: that is newer.
+pub(crate) async fn put_new(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 ORDER BY created_at DESC, job_id LIMIT 2000"
+        "INSERT INTO jobs (job_id, cluster_id, host_id, app_id, release_id, type, state, args) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job_id) DO NOTHING RETURNING {COLUMNS}"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+    let new = pg::row_opt(
+        &**tx,
+        &sql,
+        &[
+            &job.uuid.uuid(),
+            &job.id,
+            &job.host_id,
+            &job.app.uuid(),
+            &job.release.uuid(),
+            &job.kind,
+            &spelt(&job.state),
+            &job.args.iter().map(|arg| stored(arg)).collect::<Vec<_>>(),
+        ],
+    )
+    .await?;
+    let Some(row) = new else { return find(&**tx, job.app, job.uuid).await };
+    let job = of_row(&row);
+    tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
+    Ok(job)
 }
 
-/// All jobs that have not ended.
-pub(crate) async fn active(db: &impl GenericClient) -> Result<Vec<Job>> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM jobs WHERE NOT {ENDED} ORDER BY created_at DESC, job_id");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+/// The jobs of an app: first those that have not ended, then those that have, each newest first. A page begins after a job
+/// of the one before.
+pub(crate) async fn of_app(db: &impl GenericClient, app: AppId, page: Page) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND ($2::uuid IS NULL OR \
+             (NOT {ENDED}, created_at, job_id) < \
+             (SELECT NOT {ENDED}, created_at, job_id FROM jobs WHERE job_id = $2)) \
+         ORDER BY NOT {ENDED} DESC, created_at DESC, job_id DESC LIMIT $3"
+    );
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// Jobs whose logs an app's log consists of: on a host, of one type or one job if asked, those that have not ended first.
+pub(crate) async fn logged(
+    db: &impl GenericClient,
+    app: AppId,
+    kind: Option<&str>,
+    job: Option<JobId>,
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND host_id IS NOT NULL \
+             AND ($2::text IS NULL OR type = $2) AND ($3::uuid IS NULL OR job_id = $3) \
+         ORDER BY NOT {ENDED} DESC, created_at DESC, job_id DESC LIMIT $4"
+    );
+    let job = job.map(JobId::uuid);
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &kind, &job, &limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// Jobs that have not ended, newest first.
+pub(crate) async fn active(db: &impl GenericClient, page: Page) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE NOT {ENDED} AND ($1::uuid IS NULL OR \
+             (created_at, job_id) < (SELECT created_at, job_id FROM jobs WHERE job_id = $1)) \
+         ORDER BY created_at DESC, job_id DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// The one-off jobs of an app that have not ended.
@@ -115,14 +176,20 @@ pub(crate) async fn of_releases(
     app: AppId,
     releases: &[ReleaseId],
     since: Timestamp,
-) -> Result<Vec<Job>> {
+) -> Result<Vec<Reported>> {
     let releases: Vec<Uuid> = releases.iter().map(|id| id.uuid()).collect();
     let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND release_id = ANY($2) AND type <> '' \
+        "SELECT {COLUMNS}, recorded_at, first_restarts FROM jobs \
+         WHERE app_id = $1 AND release_id = ANY($2) AND type <> '' \
          AND (NOT {ENDED} OR updated_at >= $3) ORDER BY updated_at, job_id"
     );
     let rows = pg::rows(db, &sql, &[&app.uuid(), &releases, &since]).await?;
-    Ok(rows.iter().map(of_row).collect())
+    let reported = |row: &Row| Reported {
+        job: of_row(row),
+        since: row.get("recorded_at"),
+        first_restarts: super::count(row, "first_restarts"),
+    };
+    Ok(rows.iter().map(reported).collect())
 }
 
 /// A job of an app.

@@ -1,5 +1,7 @@
 //! Releases.
 
+use std::collections::BTreeMap;
+
 use api::{
     controller::{NewRelease, Release},
     id::{AppId, ReleaseId},
@@ -7,7 +9,7 @@ use api::{
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Tx, json};
+use super::{Page, Tx, json};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "release_id, app_id, artifacts, env, meta, processes, created_at";
@@ -25,21 +27,28 @@ fn of_row(row: &Row) -> Release {
     }
 }
 
-/// All releases, newest first.
-pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Release>> {
-    let sql = format!("SELECT {COLUMNS} FROM releases ORDER BY created_at DESC, release_id");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
-}
-
-/// The releases of an app, newest first: those made for it, and those it runs or ran.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Release>> {
+/// A list of releases, newest first; `env`: with their environments, which hold secrets.
+pub(crate) async fn list(
+    db: &impl GenericClient,
+    app: Option<AppId>,
+    page: Page,
+    env: bool,
+) -> Result<Vec<Release>> {
+    // Of an app: those made for it, and those it runs or ran.
+    let of_app = "app_id = $3 OR release_id IN \
+         (SELECT release_id FROM formations WHERE app_id = $3 \
+          UNION SELECT release_id FROM apps WHERE app_id = $3)";
+    let which = if app.is_some() { of_app } else { "$3::uuid IS NULL" };
     let sql = format!(
-        "SELECT {COLUMNS} FROM releases r WHERE app_id = $1 OR release_id IN \
-         (SELECT release_id FROM formations WHERE app_id = $1 \
-          UNION SELECT release_id FROM apps WHERE app_id = $1) \
-         ORDER BY created_at DESC, release_id"
+        "SELECT {COLUMNS} FROM releases WHERE deleted_at IS NULL AND ({which}) \
+             AND ($1::uuid IS NULL OR (created_at, release_id) < \
+                 (SELECT created_at, release_id FROM releases WHERE release_id = $1)) \
+         ORDER BY created_at DESC, release_id DESC LIMIT $2"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+    let app = app.map(AppId::uuid);
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app]).await?;
+    let releases = rows.iter().map(of_row);
+    Ok(if env { releases.collect() } else { releases.map(|one| without_env(&one)).collect() })
 }
 
 /// A release.
@@ -49,8 +58,40 @@ pub(crate) async fn find(db: &impl GenericClient, id: ReleaseId) -> Result<Relea
 
 /// A release, if there is one of that id.
 pub(crate) async fn find_opt(db: &impl GenericClient, id: ReleaseId) -> Result<Option<Release>> {
-    let sql = format!("SELECT {COLUMNS} FROM releases WHERE release_id = $1");
+    let sql =
+        format!("SELECT {COLUMNS} FROM releases WHERE release_id = $1 AND deleted_at IS NULL");
     Ok(pg::row_opt(db, &sql, &[&id.uuid()]).await?.as_ref().map(of_row))
+}
+
+/// Those of these releases that there are or were.
+pub(crate) async fn find_all(
+    db: &impl GenericClient,
+    ids: &[Uuid],
+) -> Result<BTreeMap<ReleaseId, Release>> {
+    let sql = format!("SELECT {COLUMNS} FROM releases WHERE release_id = ANY($1)");
+    let rows = pg::rows(db, &sql, &[&ids]).await?;
+    Ok(rows.iter().map(of_row).map(|release| (release.id, release)).collect())
+}
+
+/// Deletes a release that nothing runs and nothing deploys: it is listed no more, and its environment is forgotten.
+pub(crate) async fn delete(tx: &mut Tx<'_>, app: AppId, release: &Release) -> Result<()> {
+    let sql = "SELECT 1 FROM apps WHERE release_id = $1 AND deleted_at IS NULL \
+         UNION ALL SELECT 1 FROM formations WHERE release_id = $1 AND deleted_at IS NULL \
+               AND processes <> '{}' \
+         UNION ALL SELECT 1 FROM deployments WHERE status IN ('pending', 'running') \
+               AND $1 IN (old_release, new_release) LIMIT 1";
+    if pg::row_opt(&**tx, sql, &[&release.id.uuid()]).await?.is_some() {
+        return Err(Error::Conflict(format!(
+            "the release {} runs or is being deployed: deploy another one first",
+            release.id
+        )));
+    }
+    let sql = "UPDATE releases SET deleted_at = now(), env = '{}', \
+                   processes = (SELECT coalesce(jsonb_object_agg(key, value - 'env'), '{}') \
+                                FROM jsonb_each(processes)) WHERE release_id = $1";
+    pg::execute(&**tx, sql, &[&release.id.uuid()]).await?;
+    tx.event(app, "release_deletion", release.id, &without_env(release));
+    Ok(())
 }
 
 /// Makes a release that has been validated. The same again, with the same id, is the same release.

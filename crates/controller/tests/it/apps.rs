@@ -67,8 +67,16 @@ async fn an_app_has_a_route_of_its_own_and_no_domain_belongs_to_two() {
     let made = client.create_route("one", &route("")).await.unwrap();
     assert_eq!(*world.neighbours.synced.lock().unwrap(), [42, 43, 44]);
     // The owner may change it, nobody else.
-    let changed = client.create_route("one", &route("one-other")).await.unwrap();
-    assert_eq!((changed.id.as_str(), changed.service.as_str()), (made.id.as_str(), "one-other"));
+    let foreign = client.create_route("one", &route("two-web")).await.unwrap_err();
+    assert_eq!(field(&foreign), Some("service"));
+    assert!(client.create_route("one", &route("flynn-host")).await.is_err());
+    let process = api::expand::slug_process("one", "other-web");
+    let processes = [("other-web".to_owned(), process)].into();
+    let new = NewRelease { app_id: Some(one.id), processes, ..NewRelease::default() };
+    client.create_release(&new).await.unwrap();
+    let changed = client.create_route("one", &route("one-other-web")).await.unwrap();
+    let now = (changed.id.as_str(), changed.service.as_str());
+    assert_eq!(now, (made.id.as_str(), "one-other-web"));
     let taken = client.create_route("two", &route("")).await.unwrap_err();
     assert_eq!(taken.code(), Some(ErrorCode::Conflict));
     assert!(taken.to_string().contains("belongs to another app"), "{taken}");
@@ -120,7 +128,7 @@ async fn what_cannot_be_used_is_refused_with_the_field_and_nothing_is_stored() {
     let bad = NewArtifact { id: None, kind, uri: "ftp://x".into(), meta: [].into() };
     assert_eq!(field(&client.create_artifact(&bad).await.unwrap_err()), Some("uri"));
     assert_eq!(field(&client.add_key("nonsense").await.unwrap_err()), Some("key"));
-    let bad = NewProvider { url: "postgres".into(), name: "pg".into() };
+    let bad = NewProvider { url: "postgres".into(), name: "pg".into(), key: None };
     assert_eq!(field(&client.create_provider(&bad).await.unwrap_err()), Some("url"));
 }
 
@@ -171,7 +179,9 @@ async fn a_release_never_changes_and_its_environment_is_in_no_event() {
     same.env.clear();
     let err = client.create_release(&same).await.unwrap_err();
     assert_eq!(err.code(), Some(ErrorCode::ObjectExists));
-    assert_eq!(client.releases("one").await.unwrap(), [release]);
+    // A list has no environments.
+    let listed = client.releases("one").await.unwrap();
+    assert_eq!(listed, [api::controller::Release { env: [].into(), ..release.clone() }]);
     let events = client.past_events(&EventQuery::default(), 100).await.unwrap();
     assert!(!serde_json::to_string(&events).unwrap().contains("sesame"));
 }

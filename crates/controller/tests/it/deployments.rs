@@ -15,12 +15,12 @@ fn counts(web: u32) -> BTreeMap<String, u32> {
     [("web".to_owned(), web)].into()
 }
 
-async fn scale(client: &Controller, app: &App, release: &Release, web: u32) {
+pub(crate) async fn scale(client: &Controller, app: &App, release: &Release, web: u32) {
     let wanted = NewFormation { processes: counts(web) };
     client.put_formation(&app.name, release.id, &wanted).await.unwrap();
 }
 
-async fn until(
+pub(crate) async fn until(
     client: &Controller,
     deployment: &Deployment,
     status: DeploymentStatus,
@@ -186,7 +186,7 @@ fn a_deployment_goes_on_in_another_controller_when_the_first_dies() {
     });
 }
 
-fn push(old: Option<&str>, new: &str) -> NewPush {
+pub(crate) fn push(old: Option<&str>, new: &str) -> NewPush {
     let artifact = |kind, uri: &str, meta: BTreeMap<String, String>| NewArtifact {
         id: None,
         kind,
@@ -241,7 +241,7 @@ async fn a_push_is_stored_whole_or_not_at_all_and_the_head_moves_with_the_deploy
     // A deployment whose head was overtaken changes nothing.
     let release = world.release(&app, &["web"], "serve").await;
     let head = NewHead { old: Some("c0".into()), new: "c3".into(), packs: vec![] };
-    let late = NewDeployment { id: release.id, head: Some(head) };
+    let late = NewDeployment { head: Some(head), ..NewDeployment::of(release.id) };
     let late = client.deploy("one", &late).await.unwrap();
     let end = client.wait_deployment(late.id, |_| {}).await.unwrap();
     assert_eq!(end.status, DeploymentStatus::Failed);

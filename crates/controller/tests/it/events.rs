@@ -99,3 +99,32 @@ async fn until(
 fn web(formation: &ExpandedFormation) -> u32 {
     formation.processes.get("web").copied().unwrap_or_default()
 }
+
+#[tokio::test]
+async fn a_reader_that_fell_behind_misses_nothing_and_one_whose_filter_matches_nothing_costs_nothing()
+ {
+    let world = World::start().await;
+    let client = &world.client;
+    let none = EventQuery { types: &["no-such-type"], since: Some(0), ..EventQuery::default() };
+    let none = client.events(&none).await.unwrap();
+    let query = EventQuery { types: &["flood"], since: Some(0), ..EventQuery::default() };
+    let slow = client.events(&query).await.unwrap();
+    pin_mut!(slow);
+    // More than is kept for those who are behind, and more than fits into the connection.
+    world
+        .sql(
+            "INSERT INTO events (event_id, object_type, object_id, data) \
+             SELECT nextval('event_ids'), 'flood', n::text, to_jsonb(repeat('x', 4000)) \
+             FROM generate_series(1, 6000) n; SELECT pg_notify('events', '')",
+        )
+        .await;
+    // Another is served meanwhile, from now on and from the newest few.
+    let app = world.app("one").await;
+    let last = EventQuery { types: &["app"], since: Some(0), ..EventQuery::default() };
+    let seen = client.events(&last).await.unwrap().take(1).collect::<Vec<_>>().await;
+    assert_eq!(seen[0].as_ref().unwrap().app, Some(app.id));
+    let flood: Vec<_> = slow.take(6000).map(|event| event.unwrap()).collect().await;
+    assert!(flood.is_sorted_by(|a, b| a.id < b.id));
+    assert_eq!(flood[5999].object_id, "6000");
+    drop(none);
+}

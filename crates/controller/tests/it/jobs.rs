@@ -1,14 +1,19 @@
 use api::{
     controller::{Job, JobState, NewJob, NewRelease},
-    host::META_APP,
+    discoverd::Term,
+    host::{META_APP, TERM_HEADER},
     id::{AppId, JobId},
 };
 use attach::{Frame, FrameCodec, Stream};
-use controller_client::LogQuery;
+use controller_client::{Controller, LogQuery};
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use tokio_util::codec::Framed;
 
-use crate::{neighbours::HOST, scheduler::Scheduler, world::World};
+use crate::{
+    neighbours::HOST,
+    scheduler::Scheduler,
+    world::{KEY, World, client},
+};
 
 async fn deployed(world: &World) -> api::controller::App {
     let app = world.app("one").await;
@@ -107,7 +112,9 @@ async fn the_log_of_an_app_is_that_of_its_jobs_oldest_line_first() {
     let lines: Vec<_> = client.log("one", &query).await.unwrap().try_collect().await.unwrap();
     assert_eq!((lines.len(), &lines[0].job_id), (1, &job.id));
     assert_eq!(lines[0].msg, "boom: no such module");
-    let follow = LogQuery { job_id: Some(job.id), follow: true, ..LogQuery::default() };
+    let follow = LogQuery { job_id: Some(job.id.clone()), follow: true, ..LogQuery::default() };
+    client.put_job(&Job { state: JobState::Down, ..job.clone() }).await.unwrap();
+    world.neighbours.stopped.send_modify(|stopped| stopped.push(job.uuid));
     let lines: Vec<_> = client.log("one", &follow).await.unwrap().try_collect().await.unwrap();
     assert_eq!(lines.len(), 2);
     let nobody =
@@ -166,4 +173,53 @@ async fn deleting_an_app_ends_its_processes_and_its_one_off_jobs_first() {
     deleted.unwrap();
     assert_eq!(scheduler.serving.lock().unwrap()[&app.id].last(), Some(&0));
     world.app("one").await;
+}
+
+#[tokio::test]
+async fn the_word_of_a_scheduler_that_leads_no_more_is_refused() {
+    let world = World::without_controller().await;
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    let world = World { client: client(running.addr), ..world };
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let term = |epoch, revision| {
+        let client = api_client::Client::new(format!("http://{}", running.addr), Some(KEY.into()));
+        let term = Term { epoch, revision }.to_header();
+        Controller::with_client(client.with_header(TERM_HEADER, &term))
+    };
+    let under = |revision| term(1, revision);
+    let uuid = JobId::random();
+    let told = |state: &str| -> Job {
+        serde_json::from_value(serde_json::json!({
+            "id": format!("{HOST}-{uuid}"), "uuid": uuid, "host_id": HOST, "app": app.id,
+            "release": release.id, "type": "web", "state": state,
+        }))
+        .unwrap()
+    };
+    under(2).put_job(&told("starting")).await.unwrap();
+    under(2).put_job(&told("up")).await.unwrap();
+    under(3).put_job(&told("down")).await.unwrap();
+    let refused = under(2).put_job(&told("up")).await.unwrap_err();
+    assert!(refused.is_conflict(), "{refused}");
+    assert_eq!(world.client.jobs("one").await.unwrap()[0].state, JobState::Down);
+    let word = |revision| term(2, revision);
+    word(1).put_job(&told("up")).await.unwrap();
+
+    let other = world.app("two").await;
+    let stolen = Job { app: other.id, state: JobState::Crashed, ..told("up") };
+    assert!(word(1).put_job(&stolen).await.unwrap_err().is_not_found(), "it is another app's");
+    let known = world.client.jobs("one").await.unwrap();
+    assert_eq!((known[0].state, known[0].app), (JobState::Up, app.id));
+    assert!(world.client.jobs("two").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_one_off_job_cannot_be_passed_off_as_another_s() {
+    let world = World::start().await;
+    Scheduler::start(&world.lifetime, &world.client);
+    deployed(&world).await;
+    let meta = [("flynn-controller.type".to_owned(), "web".to_owned())].into();
+    let job = NewJob { meta, ..command(&["true"]) };
+    let refused = world.client.run_job_detached("one", &job).await.unwrap_err().to_string();
+    assert!(refused.contains("flynn-controller.type"), "{refused}");
 }

@@ -2,10 +2,21 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apps;
+mod builds;
+mod compat;
+mod deletions;
 mod deployments;
 mod events;
+mod in_place;
 mod jobs;
+mod logs;
 mod neighbours;
+mod odd;
 mod repositories;
+mod resources;
+mod retention;
 mod scheduler;
+mod tags;
+mod upgrade;
+mod wishes;
 mod world;

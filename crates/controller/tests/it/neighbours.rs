@@ -7,11 +7,12 @@ use std::{
 };
 
 use api::{
+    blob::Blob,
     cluster::{Capacity, Committed, HostState, State as Cluster, Tx},
     controller::LogLine,
     discoverd::{Event, EventKind, Instance, Term},
     error::ErrorCode,
-    host::{ActiveJob, AttachRequest, Job, Status},
+    host::{ActiveJob, AttachRequest, EndReason, Job, Status},
     id::JobId,
     route::{NewRoute, Route, Stored},
 };
@@ -39,8 +40,18 @@ pub(crate) struct Neighbours {
     pub(crate) synced: Mutex<Vec<u64>>,
     /// Jobs the host was given through sampi.
     pub(crate) jobs: watch::Sender<BTreeMap<JobId, Job>>,
+    /// Those of them that are over, and why.
+    pub(crate) ended: Mutex<BTreeMap<JobId, (Status, EndReason)>>,
+    /// What jobs have said.
+    pub(crate) logs: watch::Sender<BTreeMap<JobId, Vec<LogLine>>>,
+    /// Changes when whoever follows a log is cut off.
+    pub(crate) cuts: watch::Sender<u32>,
     /// Jobs it was told to stop.
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
+    /// What every job wrote.
+    pub(crate) lines: Mutex<Vec<String>>,
+    /// What is in shelf, by path.
+    pub(crate) blobs: Mutex<BTreeMap<String, Blob>>,
 }
 
 type Shared = State<Arc<Neighbours>>;
@@ -54,7 +65,12 @@ impl Neighbours {
             routes: Mutex::default(),
             synced: Mutex::default(),
             jobs: watch::Sender::default(),
+            ended: Mutex::default(),
+            logs: watch::Sender::default(),
+            cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
+            lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
+            blobs: Mutex::default(),
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
@@ -63,9 +79,11 @@ impl Neighbours {
             .route("/sync", get(sync))
             .route("/cluster/state", get(cluster))
             .route("/cluster/commit", post(commit))
-            .route("/host/jobs/{job}", get(job).delete(stop))
+            .route("/host/jobs/{job}", get(job).put(order).delete(stop))
             .route("/host/jobs/{job}/log", get(log))
             .route("/attach", post(attached))
+            .route("/", get(blobs))
+            .route("/slugs/{name}", delete(delete_slug))
             .with_state(shared.clone());
         lifetime.serve(listener, router);
         shared
@@ -149,7 +167,7 @@ async fn cluster(State(shared): Shared) -> Json<Cluster> {
         jobs: BTreeMap::new(),
     };
     let term = Term { epoch: 1, revision: 1 };
-    Json(Cluster { term, hosts: [(HOST.to_owned(), Arc::new(host))].into() })
+    Json(Cluster { term, hosts: [(HOST.to_owned(), Arc::new(host))].into(), ..Cluster::default() })
 }
 
 async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
@@ -162,20 +180,26 @@ async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
 async fn job(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<ActiveJob>, ApiError> {
     let known = shared.jobs.borrow().get(&id).cloned();
     let job = known.ok_or_else(|| ApiError::not_found("no such job"))?;
+    let ended = shared.ended.lock().unwrap().get(&id).copied();
     Ok(Json(ActiveJob {
         job,
         host_id: HOST.into(),
         container_id: String::new(),
         internal_ip: None,
-        status: Status::Running,
+        status: ended.map_or(Status::Running, |(status, _)| status),
         created_at: Timestamp::now(),
         started_at: None,
         ended_at: None,
         exit_status: None,
         error: None,
-        end_reason: None,
+        end_reason: ended.map(|(_, reason)| reason),
         host_restarts: 0,
     }))
+}
+
+async fn order(State(shared): Shared, Body(job): Body<Job>) -> Json<()> {
+    shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
+    Json(())
 }
 
 async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
@@ -183,17 +207,68 @@ async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
     Json(())
 }
 
-async fn log(Path(id): Path<JobId>) -> String {
-    let line = |second: i64, msg: &str| LogLine {
+/// A line of a job, at a second.
+pub(crate) fn line(job: JobId, second: i64, msg: &str) -> LogLine {
+    LogLine {
         host_id: HOST.into(),
-        job_id: format!("{HOST}-{id}"),
+        job_id: format!("{HOST}-{job}"),
         process_type: "web".into(),
         stream: "stdout".into(),
         msg: msg.into(),
         timestamp: Timestamp::from_second(second).unwrap(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct LogQuery {
+    lines: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The last lines, and with `follow` what comes, until the log is cut or the job was stopped. Jobs that the test said
+/// nothing of have said two lines.
+async fn log(
+    State(shared): Shared,
+    Path(id): Path<JobId>,
+    Query(LogQuery { lines, follow }): Query<LogQuery>,
+) -> Response {
+    let said: Vec<_> = (1..)
+        .zip(&*shared.lines.lock().unwrap())
+        .map(|(second, msg)| line(id, second, msg))
+        .collect();
+    let of = move |logs: &BTreeMap<JobId, Vec<LogLine>>| {
+        logs.get(&id).cloned().unwrap_or_else(|| said.clone())
     };
-    let lines = [line(1, "starting"), line(2, "boom: no such module")];
-    lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect()
+    let logs = shared.logs.subscribe();
+    let sent = of(&logs.borrow()).len().saturating_sub(lines.unwrap_or(usize::MAX));
+    let cuts = shared.cuts.subscribe();
+    let state = (logs, cuts, shared.stopped.subscribe(), sent);
+    let stop = shared.lifetime.stop();
+    let lines = stream::unfold(state, move |(mut logs, mut cuts, mut stopped, sent)| {
+        let of = of.clone();
+        async move {
+            loop {
+                let all = of(&logs.borrow_and_update());
+                if sent < all.len() {
+                    let text =
+                        all[sent..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+                    let text: String = text.collect();
+                    return Some((Ok::<_, std::io::Error>(text), (logs, cuts, stopped, all.len())));
+                }
+                let over = stopped.borrow_and_update().contains(&id);
+                if !follow || over || cuts.has_changed().unwrap() {
+                    return None;
+                }
+                tokio::select! {
+                    _ = logs.changed() => {}
+                    _ = cuts.changed() => return None,
+                    _ = stopped.changed() => {}
+                }
+            }
+        }
+    });
+    axum::body::Body::from_stream(lines.take_until(stop.cancelled_owned())).into_response()
 }
 
 /// Says "waiting" until the job is committed; then sends back what comes on stdin, and ends with status 7 at its end.
@@ -224,4 +299,18 @@ async fn attached(State(shared): Shared, mut request: Request) -> Response {
     });
     let headers = [("connection", "Upgrade"), ("upgrade", attach::PROTOCOL)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn blobs(
+    State(shared): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Json<Vec<Blob>> {
+    let blobs = shared.blobs.lock().unwrap();
+    let listed = blobs.values().filter(|blob| blob.path.starts_with(&query["prefix"]));
+    Json(listed.cloned().collect())
+}
+
+async fn delete_slug(State(shared): Shared, Path(name): Path<String>) -> Json<()> {
+    shared.blobs.lock().unwrap().remove(&format!("/slugs/{name}"));
+    Json(())
 }

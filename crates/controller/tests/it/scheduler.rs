@@ -1,5 +1,8 @@
-//! A scheduler with a host of its own, driven by the formation stream. Jobs do what their release's meta `behaviour` says:
-//! `serve`, `crash`, `deaf` (never pass the check) or `hold` (start and do nothing more).
+//! A scheduler with a host of its own, driven by the formation stream. Jobs do what their release's meta `behaviour` says,
+//! unless a test says otherwise meanwhile: `serve`, `crash`, `deaf` (never pass the check), `hold` (start and do nothing
+//! more), `refuse` (no host takes them, five times, then they serve), `lose` (their host is gone, five times, then they
+//! serve), `late` (they serve, and then what was before comes again, out of order), `again` (they serve as the ninth try of
+//! what crashed before), `resurrect` (their host starts them again and again).
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +11,7 @@ use std::{
 
 use api::{
     controller::{ExpandedFormation, Job, JobState},
+    host::EndReason,
     id::{AppId, JobId, ReleaseId},
 };
 use controller_client::Controller;
@@ -26,6 +30,8 @@ pub(crate) struct Scheduler {
     running: Mutex<BTreeMap<Kind, Vec<Job>>>,
     /// Most and fewest that served at a time, by app, since the first did.
     pub(crate) serving: Mutex<BTreeMap<AppId, Vec<usize>>>,
+    /// What jobs of a release do, whatever its meta says.
+    pub(crate) behaviours: Mutex<BTreeMap<ReleaseId, &'static str>>,
 }
 
 impl Scheduler {
@@ -74,17 +80,24 @@ impl Scheduler {
     }
 
     async fn reconcile(&self, controller: &Controller, formation: &ExpandedFormation) {
-        let behaviour = formation.release.meta.get("behaviour").map_or("serve", String::as_str);
+        let told = self.behaviours.lock().unwrap().get(&formation.release.id).copied();
+        let meta = formation.release.meta.get("behaviour").map_or("serve", String::as_str);
+        let of_kind = |kind: &String| {
+            let own = formation.release.meta.get(&format!("behaviour.{kind}"));
+            told.or(own.map(String::as_str)).unwrap_or(meta).to_owned()
+        };
         for kind in formation.release.processes.keys() {
             let key = (formation.app.id, formation.release.id, kind.clone());
             let wanted = formation.processes.get(kind).copied().unwrap_or_default() as usize;
             let mut jobs = self.running.lock().unwrap().remove(&key).unwrap_or_default();
             while jobs.len() > wanted {
                 let job = jobs.pop().unwrap();
-                controller.put_job(&Job { state: JobState::Down, ..job }).await.unwrap();
+                let end_reason = Some(EndReason::Stopped);
+                let down = Job { state: JobState::Down, end_reason, ..job };
+                controller.put_job(&down).await.unwrap();
             }
             while jobs.len() < wanted {
-                let Some(job) = start(controller, &key, behaviour).await else { break };
+                let Some(job) = start(controller, &key, &of_kind(kind)).await else { break };
                 jobs.push(job);
             }
             self.running.lock().unwrap().insert(key, jobs);
@@ -96,6 +109,11 @@ impl Scheduler {
     }
 }
 
+fn ended(job: Job, host_error: Option<String>, end_reason: Option<EndReason>) -> Job {
+    Job { state: JobState::Crashed, host_error, end_reason, ..job }
+}
+
+#[expect(clippy::too_many_lines, reason = "a table: an arm a behaviour")]
 async fn start(
     controller: &Controller,
     (app, release, kind): &Kind,
@@ -124,25 +142,52 @@ async fn start(
     let put = async |job: Job| controller.put_job(&job).await.unwrap();
     match behaviour {
         "crash" => {
-            for _ in 0..CRASHES {
-                let job = put(new()).await;
+            for restarts in 0..CRASHES {
+                let job = put(Job { restarts, ..new() }).await;
                 let error = Some("its process ended with status 1".into());
-                put(Job {
-                    state: JobState::Crashed,
-                    exit_status: Some(1),
-                    host_error: error,
-                    ..job
-                })
-                .await;
+                let reason = Some(EndReason::Exited);
+                put(Job { exit_status: Some(1), ..ended(job, error, reason) }).await;
             }
             None
+        }
+        "refuse" | "lose" => {
+            let (why, reason) = match behaviour {
+                "refuse" => ("the host has no room", EndReason::Refused),
+                _ => ("its host is gone, or no longer knows it", EndReason::HostLost),
+            };
+            for restarts in 0..5 {
+                let job = put(Job { restarts, ..new() }).await;
+                put(ended(job, Some(why.into()), Some(reason))).await;
+            }
+            let job = put(Job { restarts: 5, ..new() }).await;
+            Some(put(Job { state: JobState::Up, ..job }).await)
+        }
+        "late" => {
+            let before = put(new()).await;
+            let over = ended(before.clone(), None, Some(EndReason::Stopped));
+            put(Job { state: JobState::Down, ..over }).await;
+            // Told by a scheduler that led before.
+            put(Job { state: JobState::Up, ..before }).await;
+            let job = put(new()).await;
+            Some(put(Job { state: JobState::Up, ..job }).await)
+        }
+        "again" => {
+            let job = put(Job { restarts: 9, ..new() }).await;
+            Some(put(Job { state: JobState::Up, ..job }).await)
+        }
+        "resurrect" => {
+            let job = put(new()).await;
+            for restarts in 1..=CRASHES {
+                put(Job { restarts, end_reason: Some(EndReason::Exited), ..job.clone() }).await;
+            }
+            Some(job)
         }
         "deaf" => {
             let job = put(new()).await;
             let error =
                 Some("it did not pass its check within 60s: nothing listens on 8080".into());
-            put(Job { state: JobState::Crashed, exit_status: Some(143), host_error: error, ..job })
-                .await;
+            let reason = Some(EndReason::CheckNeverPassed);
+            put(Job { exit_status: Some(143), ..ended(job, error, reason) }).await;
             None
         }
         "hold" => Some(put(new()).await),

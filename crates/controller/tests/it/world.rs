@@ -43,7 +43,11 @@ impl World {
             host_key: Some("host-key".into()),
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
+            shelf_key: Some("shelf-key".into()),
+            resource_grace: std::time::Duration::from_secs(86_400),
+            retention: controller::Retention::default(),
             default_route_domain: Some("test.localhost".into()),
+            builds_at_once: 2,
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),
@@ -58,6 +62,13 @@ impl World {
         Self { postgres: Mutex::new(postgres), neighbours, client, config, lifetime }
     }
 
+    /// Does something to the database that no controller does.
+    pub(crate) async fn sql(&self, sql: &str) {
+        let db = pg::Pool::new(self.config.database.clone(), 1);
+        db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+        db.client().await.unwrap().batch_execute(sql).await.unwrap();
+    }
+
     pub(crate) async fn app(&self, name: &str) -> App {
         let new = NewApp { name: Some(name.into()), ..NewApp::default() };
         self.client.create_app(&new).await.unwrap()
@@ -65,6 +76,16 @@ impl World {
 
     /// A release with these process types. `behaviour` tells the fake scheduler what its jobs do.
     pub(crate) async fn release(&self, app: &App, types: &[&str], behaviour: &str) -> Release {
+        self.release_with(app, types, &[("behaviour", behaviour)]).await
+    }
+
+    /// A release with these process types and this meta.
+    pub(crate) async fn release_with(
+        &self,
+        app: &App,
+        types: &[&str],
+        meta: &[(&str, &str)],
+    ) -> Release {
         let image = NewArtifact {
             id: None,
             kind: ArtifactType::Docker,
@@ -77,7 +98,7 @@ impl World {
             app_id: Some(app.id),
             artifacts: vec![image.id],
             env: [("SECRET".to_owned(), "sesame".to_owned())].into(),
-            meta: [("behaviour".to_owned(), behaviour.to_owned())].into(),
+            meta: meta.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
             processes: types.iter().map(process).collect(),
             ..NewRelease::default()
         };
@@ -89,6 +110,11 @@ impl World {
         let deployment = self.client.deploy_release(&app.name, release.id).await.unwrap();
         self.client.wait_deployment(deployment.id, |_| {}).await.unwrap()
     }
+}
+
+/// HTTP as other clients speak it.
+pub(crate) fn raw_http() -> reqwest::Client {
+    reqwest::Client::builder().timeout(testkit::LIMIT).build().unwrap()
 }
 
 pub(crate) fn client(addr: std::net::SocketAddr) -> Controller {

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use daemon::Lifetime;
+use daemon::{Lifetime, Sources};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -21,8 +21,12 @@ use crate::{
 const UDP_LIMIT: usize = 4096;
 /// Queries being forwarded at once; more are not answered, and asked again by who asked.
 const FORWARDED_AT_ONCE: usize = 512;
+/// Of these, from one source.
+const FORWARDED_PER_SOURCE: usize = 64;
 /// TCP connections at once.
 const CONNECTIONS: usize = 128;
+/// Of these, from one source.
+const CONNECTIONS_PER_SOURCE: usize = 16;
 /// A connection on which nothing happens for so long is closed.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -34,6 +38,8 @@ pub(crate) struct Server {
     forwarder: Forwarder,
     forwarding: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    forwarded_for: Sources,
+    connected: Sources,
 }
 
 /// Both sockets of one address.
@@ -50,7 +56,9 @@ impl Server {
     pub(crate) fn new(lifetime: Lifetime, mirror: Mirror, forwarder: Forwarder) -> Self {
         let forwarding = Arc::new(Semaphore::new(FORWARDED_AT_ONCE));
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        Self { lifetime, mirror, forwarder, forwarding, connections }
+        let forwarded_for = Sources::new(FORWARDED_PER_SOURCE);
+        let connected = Sources::new(CONNECTIONS_PER_SOURCE);
+        Self { lifetime, mirror, forwarder, forwarding, connections, forwarded_for, connected }
     }
 
     /// Serves until the daemon stops.
@@ -92,6 +100,7 @@ impl Server {
                 }
                 Answer::Ignore => {}
                 Answer::Forward => {
+                    let Some(share) = self.forwarded_for.enter(from.ip()) else { continue };
                     let Ok(permit) = self.forwarding.clone().try_acquire_owned() else { continue };
                     let (query, socket) = (query.to_vec(), socket.clone());
                     let forwarder = self.forwarder.clone();
@@ -100,7 +109,7 @@ impl Server {
                         if let Some(reply) = answer.or_else(|| failure(&query)) {
                             let _ = socket.send_to(&reply, from).await;
                         }
-                        drop(permit);
+                        drop((share, permit));
                     });
                 }
             }
@@ -111,13 +120,14 @@ impl Server {
         loop {
             let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
+                    let Some(share) = self.connected.enter(from.ip()) else { continue };
                     let server = self.clone();
                     self.lifetime.spawn_request(async move {
                         if let Err(err) = server.connection(stream).await {
                             debug!(error = %err, "a DNS connection ended early");
                         }
-                        drop(permit);
+                        drop((share, permit));
                     });
                 }
                 // Out of file descriptors, mostly: connections that end make room.

@@ -2,13 +2,18 @@
 
 use std::{fmt, net::SocketAddr};
 
-use api::discoverd::Instance;
+use api::{
+    discoverd::{Instance, META_HOST},
+    reserved,
+};
 use serde::Serialize;
 
 /// Longest name of a service. One longer than a DNS label (63) is found over HTTP only.
 const NAME_LIMIT: usize = 128;
 /// Most facts an instance may carry: every one is sent to every watcher.
 const META_LIMIT: usize = 64;
+/// The id of a host, in the facts of its own daemons.
+const META_ID: &str = "id";
 /// Most bytes all of them may have.
 const META_BYTES: usize = 16 << 10;
 
@@ -66,10 +71,21 @@ pub(crate) struct InvalidInstance {
     pub message: String,
 }
 
-/// Whether an instance may be registered under `id`.
-pub(crate) fn check(instance: &Instance, id: &str) -> Result<(), InvalidInstance> {
+/// Whether an instance of a service may be registered under `id`.
+pub(crate) fn check(
+    service: &ServiceName,
+    instance: &Instance,
+    id: &str,
+) -> Result<(), InvalidInstance> {
     let invalid = |field, message: &str| Err(InvalidInstance { field, message: message.into() });
     let Instance { addr, proto, meta, .. } = instance;
+    // The oldest of them leads the cluster and is given its keys: a job's process must never be that one.
+    if reserved::is_layer0_service(service.as_str())
+        && (!meta.contains_key(META_ID) || meta.contains_key(META_HOST))
+    {
+        let message = format!("must name the host's {META_ID}: {service} is of hosts, not of jobs");
+        return invalid("meta", &message);
+    }
     if addr.parse::<SocketAddr>().is_err() {
         return invalid("addr", "must be ip:port");
     }
@@ -106,6 +122,8 @@ mod tests {
 
     #[test]
     fn an_instance_has_the_id_of_its_address() {
+        let web = ServiceName::parse("web").unwrap();
+        let check = |one: &Instance, id: &str| check(&web, one, id);
         let good = Instance::new("http", "10.0.0.1:80", [].into());
         assert_eq!(check(&good, &good.id), Ok(()));
         assert_eq!(check(&good, "other").unwrap_err().field, "id");
@@ -116,6 +134,20 @@ mod tests {
         let large = [("a".to_owned(), "x".repeat(META_BYTES))];
         let bad = Instance::new("http", "10.0.0.1:80", large.into());
         assert_eq!(check(&bad, &bad.id).unwrap_err().field, "meta");
+    }
+
+    #[test]
+    fn what_a_job_offers_is_no_host() {
+        let hosts = ServiceName::parse("flynn-host").unwrap();
+        let meta = |entries: &[(&str, &str)]| {
+            entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let host = Instance::new("http", "10.0.0.1:1113", meta(&[("id", "h1")]));
+        assert_eq!(check(&hosts, &host, &host.id), Ok(()));
+        for facts in [&[][..], &[("FLYNN_JOB_ID", "h1-1")], &[("id", "h1"), (META_HOST, "h1")]] {
+            let job = Instance::new("http", "10.0.0.1:80", meta(facts));
+            assert_eq!(check(&hosts, &job, &job.id).unwrap_err().field, "meta");
+        }
     }
 
     proptest! {

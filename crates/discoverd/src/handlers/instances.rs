@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use api::discoverd::{EventKind, Instance, META_HOST, Revision};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use daemon::{ApiError, Body, events};
+use daemon::{ApiError, Body, Query, events};
 use http::HeaderMap;
 use serde::Deserialize;
 
@@ -73,7 +73,7 @@ pub(crate) async fn register(
     Body(instance): Body<Instance>,
 ) -> Result<Json<Revision>, ApiError> {
     let service = writing(&service)?;
-    name::check(&instance, &id).map_err(Failure::from)?;
+    name::check(&service, &instance, &id).map_err(Failure::from)?;
     let hold = match headers.get("flynn-lease").map(|value| value.as_bytes()) {
         None => Hold::Heartbeat,
         Some(b"host") => Hold::Host,

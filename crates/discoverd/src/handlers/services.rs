@@ -3,10 +3,10 @@
 use api::discoverd::ServiceConfig;
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use daemon::{ApiError, Body, events};
+use daemon::{ApiError, Body, Query, events};
 use http::HeaderMap;
 
 use super::{reading, writing};

@@ -19,6 +19,7 @@ use bollard::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
+use jiff::Timestamp;
 
 use super::raw::{self, Attached, RawError};
 
@@ -127,6 +128,8 @@ pub(crate) struct Container {
     pub(crate) running: bool,
     /// It was started at least once.
     pub(crate) was_started: bool,
+    /// When, by the engine.
+    pub(crate) started_at: Option<Timestamp>,
     /// Status of its last end.
     pub(crate) exit_status: i32,
     /// The kernel killed it for memory.
@@ -218,7 +221,8 @@ impl Engine {
         Ok(Some(Container {
             id: found.id.unwrap_or_else(|| name.into()),
             running: state.running.unwrap_or_default() || state.restarting.unwrap_or_default(),
-            was_started: state.started_at.is_some_and(|at| !at.starts_with("0001-")),
+            was_started: state.started_at.as_ref().is_some_and(|at| !at.starts_with("0001-")),
+            started_at: state.started_at.and_then(|at| at.parse().ok()),
             exit_status: i32::try_from(status).unwrap_or(i32::MAX),
             out_of_memory: state.oom_killed.unwrap_or_default(),
             pid: state.pid.unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! What the host does with the machine: the engine, its socket, the network.
 
+pub(crate) mod archive;
 pub(crate) mod engine;
 pub(crate) mod network;
 pub(crate) mod peers;

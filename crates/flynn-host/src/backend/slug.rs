@@ -31,8 +31,6 @@ use crate::domain::slug_tar::{self, Chown};
 const LABEL_BASE: &str = "flynn.slug.base";
 /// Label: whose image it is, also when a newer one has taken its name.
 const LABEL_REPOSITORY: &str = "flynn.slug.repository";
-/// Where an app finds itself.
-const APP: &str = "/app";
 /// Bytes handed on at once.
 const PIECE: usize = 64 << 10;
 
@@ -174,7 +172,7 @@ impl Slugs {
         let body = body_full(slug_tar::app_folder("app/").into());
         let made = self.engine.docker().upload_to_container(container, Some(options), body).await;
         made.map_err(of(|| "make the app's folder".into()))?;
-        let options = UploadToContainerOptionsBuilder::new().path(APP).build();
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
         let body = body_try_stream(layer);
         let uploaded = self.engine.slow().upload_to_container(container, Some(options), body).await;
         {

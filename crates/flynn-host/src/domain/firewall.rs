@@ -15,6 +15,9 @@ pub(crate) struct Ports {
     pub(crate) public: Vec<u16>,
 }
 
+/// Connections a job may have at once to each of our ports: what they take of files is everybody's.
+const CONNECTIONS_PER_JOB: u32 = 512;
+
 /// Input for `iptables-restore --noflush`: makes the chain be exactly this, at one instant.
 pub(crate) fn rules(chain: &str, gateway: Ipv4Addr, ports: &Ports) -> String {
     let mut text = format!("*filter\n:{chain} - [0:0]\n");
@@ -25,6 +28,11 @@ pub(crate) fn rules(chain: &str, gateway: Ipv4Addr, ports: &Ports) -> String {
     rule(format!("-d {gateway} -p udp --dport {}", ports.dns), "ACCEPT");
     rule(format!("-d {gateway} -p tcp --dport {}", ports.dns), "ACCEPT");
     for port in &ports.gateway {
+        let above = format!(
+            "-m connlimit --connlimit-above {CONNECTIONS_PER_JOB} --connlimit-mask 32 --connlimit-saddr"
+        );
+        let reset = "REJECT --reject-with tcp-reset";
+        rule(format!("-d {gateway} -p tcp --dport {port} {above}"), reset);
         rule(format!("-d {gateway} -p tcp --dport {port}"), "ACCEPT");
     }
     for port in &ports.public {
@@ -126,7 +134,11 @@ mod tests {
         let text = rules("FLYNN-INPUT", Ipv4Addr::new(100, 64, 0, 1), &ports);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], ":FLYNN-INPUT - [0:0]");
-        assert_eq!(lines[5], "-A FLYNN-INPUT -d 100.64.0.1 -p tcp --dport 1111 -j ACCEPT");
+        let at = |line: &str| lines.iter().position(|one| *one == line).unwrap();
+        let limited = "-A FLYNN-INPUT -d 100.64.0.1 -p tcp --dport 1111 -m connlimit --connlimit-above 512 \
+                       --connlimit-mask 32 --connlimit-saddr -j REJECT --reject-with tcp-reset";
+        let open = "-A FLYNN-INPUT -d 100.64.0.1 -p tcp --dport 1111 -j ACCEPT";
+        assert!(at(limited) < at(open), "{text}");
         assert_eq!(lines[lines.len() - 2..], ["-A FLYNN-INPUT  -j REJECT", "COMMIT"]);
         assert!(!text.contains("2379"));
     }

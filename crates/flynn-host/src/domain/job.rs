@@ -4,14 +4,25 @@
 //!  Starting ──started──► Starting ──up──► Running ──ended──► Done | Crashed      (not resurrect)
 //!     ▲                                      │  └────ended───► Starting           (resurrect: again at once)
 //!     └──────────────────────────────────────┘
+//!  Running ──fails its check──► Starting ──up again──► Running
 //!  Starting | Running ──told to stop──► Stopping ──ended──► Done
+//!  Starting | Running ──made way──► Starting, at rest until its successor's trial is over
 //!  Starting ──could not start──► Failed (resurrect: Starting, tried again)
 //! ```
 
 use std::time::Duration;
 
-use api::host::{ActiveJob, EventKind, Status};
+use api::host::{ActiveJob, EndReason, EventKind, Status};
 use jiff::Timestamp;
+
+/// Why a process ended, beyond its exit status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// For programs.
+    pub(crate) reason: EndReason,
+    /// For its owner, as a sentence.
+    pub(crate) said: String,
+}
 
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +31,8 @@ pub(crate) enum Observed {
     Started {
         /// The engine's id.
         container: String,
+        /// When, if that was before it was observed.
+        at: Option<Timestamp>,
     },
     /// It passes its checks, and nobody can be told so yet.
     NotAnnounced {
@@ -28,6 +41,11 @@ pub(crate) enum Observed {
     },
     /// It passes its checks and the routers know it.
     Up,
+    /// It served, and fails its check now: nobody is sent to it.
+    Failing {
+        /// What the check saw.
+        because: String,
+    },
     /// Somebody told it to stop.
     Ordered,
     /// Its process ended.
@@ -35,11 +53,18 @@ pub(crate) enum Observed {
         /// Exit status, 128 + n for signal n.
         status: i32,
         /// Why the host ended it, or what else is known of the cause.
-        because: Option<String>,
+        because: Option<Cause>,
     },
     /// Why its process was killed is known only after its end.
     Explained {
         /// Why.
+        because: Cause,
+    },
+    /// Its process was ended for another job that is to take its place, and it gets none meanwhile.
+    MadeWay {
+        /// Exit status.
+        status: i32,
+        /// For its owner.
         because: String,
     },
     /// No process could be started.
@@ -51,18 +76,58 @@ pub(crate) enum Observed {
 
 /// Changes the job and says which event that is, if it is one.
 ///
-/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing.
-pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> Option<EventKind> {
-    match (job.status, observed) {
-        (Status::Starting, Observed::Started { container }) => {
-            job.container_id = container;
-            job.started_at = Some(now);
-            Some(EventKind::Start)
+/// What arrives too late (an `Up` while it stops, anything after its end) changes nothing. One that is on trial in the
+/// place of another is not started again.
+pub(crate) fn after(
+    job: &mut ActiveJob,
+    observed: Observed,
+    on_trial: bool,
+    now: Timestamp,
+) -> Option<EventKind> {
+    match observed {
+        Observed::Ended { status, because } => {
+            let returns = job.job.resurrect && !on_trial;
+            match job.status {
+                Status::Starting | Status::Running => {
+                    Some(ended_unasked(job, status, because, returns, now))
+                }
+                Status::Stopping => Some(stopped(job, Some(status), now)),
+                Status::Done | Status::Crashed | Status::Failed => None,
+            }
         }
-        (Status::Stopping, Observed::Started { container }) => {
+        Observed::MadeWay { status, because } => match job.status {
+            Status::Starting | Status::Running => {
+                begins_again(job);
+                job.error = Some(because);
+                Some(EventKind::Error)
+            }
+            Status::Stopping => Some(stopped(job, Some(status), now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::NotStarted { because } => match job.status {
+            Status::Starting | Status::Running => Some(not_started(job, because, on_trial, now)),
+            Status::Stopping => Some(stopped(job, None, now)),
+            Status::Done | Status::Crashed | Status::Failed => None,
+        },
+        Observed::Explained { because } => (job.status == Status::Crashed).then(|| {
+            job.error = Some(because.said);
+            job.end_reason = Some(because.reason);
+            EventKind::Error
+        }),
+        lives => after_while_it_lives(job, lives, now),
+    }
+}
+
+fn after_while_it_lives(
+    job: &mut ActiveJob,
+    observed: Observed,
+    now: Timestamp,
+) -> Option<EventKind> {
+    match (job.status, observed) {
+        (Status::Starting | Status::Stopping, Observed::Started { container, at }) => {
             job.container_id = container;
-            job.started_at = Some(now);
-            None
+            job.started_at = Some(at.unwrap_or(now));
+            (job.status == Status::Starting).then_some(EventKind::Start)
         }
         (Status::Starting, Observed::NotAnnounced { because }) => {
             let told = job.error.replace(because.clone());
@@ -72,63 +137,67 @@ pub(crate) fn after(job: &mut ActiveJob, observed: Observed, now: Timestamp) -> 
             job.status = Status::Running;
             job.error = None;
             job.exit_status = None;
+            job.end_reason = None;
             Some(EventKind::Up)
+        }
+        (Status::Running, Observed::Failing { because }) => {
+            job.status = Status::Starting;
+            job.error = Some(because);
+            Some(EventKind::Error)
         }
         (Status::Starting | Status::Running, Observed::Ordered) => {
             job.status = Status::Stopping;
             Some(EventKind::Stopping)
         }
-        (Status::Starting | Status::Running, Observed::Ended { status, because }) => {
-            Some(ended_unasked(job, status, because, now))
-        }
-        (Status::Stopping, Observed::Ended { status, .. }) => {
-            job.exit_status = Some(status);
-            Some(over(job, Status::Done, now))
-        }
-        (Status::Stopping, Observed::NotStarted { .. }) => Some(over(job, Status::Done, now)),
-        (Status::Starting | Status::Running, Observed::NotStarted { because }) => {
-            job.error = Some(because);
-            if job.job.resurrect {
-                again(job);
-                return Some(EventKind::Error);
-            }
-            over(job, Status::Failed, now);
-            Some(EventKind::Error)
-        }
-        (Status::Crashed, Observed::Explained { because }) => {
-            job.error = Some(because);
-            Some(EventKind::Error)
-        }
-        (_, Observed::Explained { .. }) => None,
-        (
-            Status::Running,
-            Observed::Started { .. } | Observed::NotAnnounced { .. } | Observed::Up,
-        )
-        | (Status::Stopping, Observed::NotAnnounced { .. } | Observed::Up | Observed::Ordered)
-        | (Status::Done | Status::Crashed | Status::Failed, _) => None,
+        _ => None,
     }
+}
+
+fn stopped(job: &mut ActiveJob, status: Option<i32>, now: Timestamp) -> EventKind {
+    job.exit_status = status.or(job.exit_status);
+    job.end_reason = Some(EndReason::Stopped);
+    over(job, Status::Done, now)
+}
+
+fn not_started(job: &mut ActiveJob, because: String, on_trial: bool, now: Timestamp) -> EventKind {
+    job.error = Some(because);
+    job.end_reason = Some(EndReason::NotStarted);
+    if job.job.resurrect && !on_trial {
+        again(job);
+    } else {
+        over(job, Status::Failed, now);
+    }
+    EventKind::Error
 }
 
 fn ended_unasked(
     job: &mut ActiveJob,
     status: i32,
-    because: Option<String>,
+    because: Option<Cause>,
+    returns: bool,
     now: Timestamp,
 ) -> EventKind {
     job.exit_status = Some(status);
     let well = status == 0 && because.is_none();
-    job.error = if well { None } else { Some(because.unwrap_or_else(|| sentence(status))) };
-    if job.job.resurrect {
+    let exited = || Cause { reason: EndReason::Exited, said: sentence(status) };
+    let Cause { reason, said } = because.unwrap_or_else(exited);
+    job.error = (!well).then_some(said);
+    job.end_reason = Some(reason);
+    if returns {
         again(job);
         return EventKind::Create;
     }
     over(job, if well { Status::Done } else { Status::Crashed }, now)
 }
 
-fn again(job: &mut ActiveJob) {
+fn begins_again(job: &mut ActiveJob) {
     job.status = Status::Starting;
     job.container_id = String::new();
     job.started_at = None;
+}
+
+fn again(job: &mut ActiveJob) {
+    begins_again(job);
     job.host_restarts = job.host_restarts.saturating_add(1);
 }
 
@@ -188,11 +257,11 @@ mod tests {
     }
 
     fn run(job: &mut ActiveJob, observed: Vec<Observed>) -> Vec<EventKind> {
-        observed.into_iter().filter_map(|o| after(job, o, Timestamp::UNIX_EPOCH)).collect()
+        observed.into_iter().filter_map(|o| after(job, o, false, Timestamp::UNIX_EPOCH)).collect()
     }
 
     fn started() -> Observed {
-        Observed::Started { container: "c".into() }
+        Observed::Started { container: "c".into(), at: None }
     }
 
     fn ended(status: i32) -> Observed {
@@ -222,9 +291,11 @@ mod tests {
     #[test]
     fn a_job_the_host_ended_for_a_reason_crashed_even_with_status_0() {
         let mut job = job(false);
-        let because = Some("nothing listens on port 8080".to_owned());
-        run(&mut job, vec![started(), Observed::Ended { status: 0, because: because.clone() }]);
-        assert_eq!((job.status, job.error), (Status::Crashed, because));
+        let said = "nothing listens on port 8080".to_owned();
+        let because = Some(Cause { reason: EndReason::CheckNeverPassed, said: said.clone() });
+        run(&mut job, vec![started(), Observed::Ended { status: 0, because }]);
+        assert_eq!((job.status, job.error), (Status::Crashed, Some(said)));
+        assert_eq!(job.end_reason, Some(EndReason::CheckNeverPassed));
     }
 
     #[test]
@@ -250,8 +321,62 @@ mod tests {
     }
 
     #[test]
+    fn a_job_on_trial_is_not_started_again_and_one_that_made_way_is() {
+        let now = Timestamp::UNIX_EPOCH;
+        for observed in [ended(1), ended(0), Observed::NotStarted { because: "no image".into() }] {
+            let mut new = job(true);
+            after(&mut new, started(), true, now);
+            after(&mut new, observed, true, now);
+            assert!(!new.status.is_active());
+        }
+        let mut old = job(false);
+        let way = || Observed::MadeWay { status: 143, because: "job n takes its place".into() };
+        run(&mut old, vec![started(), Observed::Up, way()]);
+        assert_eq!((old.status, old.started_at, old.host_restarts), (Status::Starting, None, 0));
+        run(&mut old, vec![started(), Observed::Up]);
+        assert_eq!((old.status, old.error.as_deref()), (Status::Running, None));
+        run(&mut old, vec![Observed::Ordered, way()]);
+        assert_eq!((old.status, old.end_reason), (Status::Done, Some(EndReason::Stopped)));
+    }
+
+    #[test]
+    fn every_end_has_a_reason() {
+        let stop = || vec![started(), Observed::Up, Observed::Ordered, ended(143)];
+        let none = || Observed::NotStarted { because: "no image".into() };
+        for (observed, reason) in [
+            (vec![started(), Observed::Up, ended(0)], EndReason::Exited),
+            (vec![started(), ended(1)], EndReason::Exited),
+            (stop(), EndReason::Stopped),
+            (vec![Observed::Ordered, none()], EndReason::Stopped),
+            (vec![none()], EndReason::NotStarted),
+        ] {
+            for resurrect in [false, true] {
+                let mut job = job(resurrect);
+                run(&mut job, observed.clone());
+                assert_eq!(job.end_reason, Some(reason), "{observed:?}");
+            }
+        }
+        let mut again = job(true);
+        run(&mut again, vec![started(), ended(1), started(), Observed::Up]);
+        assert_eq!(again.end_reason, None, "it serves again");
+    }
+
+    #[test]
+    fn a_job_that_fails_its_check_does_not_count_as_serving_until_it_passes_again() {
+        let mut job = job(false);
+        let fails = || Observed::Failing { because: "GET / was answered with status 500".into() };
+        let events = run(&mut job, vec![started(), fails(), Observed::Up, fails(), fails()]);
+        assert_eq!(events, [EventKind::Start, EventKind::Up, EventKind::Error]);
+        assert_eq!(job.status, Status::Starting);
+        assert!(job.error.is_some() && job.started_at.is_some());
+        assert_eq!(run(&mut job, vec![Observed::Up]), [EventKind::Up]);
+        assert_eq!((job.status, job.error), (Status::Running, None));
+    }
+
+    #[test]
     fn why_a_job_was_killed_may_be_known_after_its_end_only() {
-        let why = || Observed::Explained { because: "too much memory".into() };
+        let memory = |said: &str| Cause { reason: EndReason::LimitExceeded, said: said.into() };
+        let why = || Observed::Explained { because: memory("too much memory") };
         let mut killed = job(false);
         assert_eq!(
             run(&mut killed, vec![started(), why(), ended(137), why()])[1..],
@@ -261,6 +386,7 @@ mod tests {
             (killed.status, killed.error.as_deref()),
             (Status::Crashed, Some("too much memory"))
         );
+        assert_eq!(killed.end_reason, Some(EndReason::LimitExceeded));
         let mut stopped = job(false);
         run(&mut stopped, vec![started(), Observed::Ordered, ended(137), why()]);
         assert_eq!((stopped.status, stopped.error), (Status::Done, None));
@@ -278,10 +404,14 @@ mod tests {
             Just(started()),
             Just(Observed::Up),
             Just(Observed::NotAnnounced { because: "etcd is away".into() }),
+            Just(Observed::Failing { because: "it answers 500".into() }),
             Just(Observed::Ordered),
             (0i32..200).prop_map(ended),
             Just(Observed::NotStarted { because: "no image".into() }),
-            Just(Observed::Explained { because: "it was killed".into() }),
+            (0i32..200).prop_map(|status| Observed::MadeWay { status, because: "n".into() }),
+            Just(Observed::Explained {
+                because: Cause { reason: EndReason::LimitExceeded, said: "it was killed".into() },
+            }),
         ]
     }
 
@@ -289,22 +419,28 @@ mod tests {
         #[test]
         fn the_end_is_final_and_comes_once(
             resurrect: bool,
+            on_trial: bool,
             all in prop::collection::vec(observed(), 0..20),
         ) {
             let mut job = job(resurrect);
             let mut ends = 0;
             for one in all {
                 let before = job.clone();
-                let event = after(&mut job, one, Timestamp::UNIX_EPOCH);
+                let event = after(&mut job, one, on_trial, Timestamp::UNIX_EPOCH);
                 if !before.status.is_active() {
                     // Only why is said again.
                     prop_assert!(event.is_none_or(|event| event == EventKind::Error));
-                    prop_assert_eq!(&before, &ActiveJob { error: before.error.clone(), ..job.clone() });
+                    let same = ActiveJob {
+                        error: before.error.clone(),
+                        end_reason: before.end_reason,
+                        ..job.clone()
+                    };
+                    prop_assert_eq!(&before, &same);
                     continue;
                 }
                 if before.status.is_active() && !job.status.is_active() {
                     ends += 1;
-                    prop_assert!(job.ended_at.is_some());
+                    prop_assert!(job.ended_at.is_some() && job.end_reason.is_some());
                 }
             }
             prop_assert_eq!(ends, u32::from(!job.status.is_active()));

@@ -13,6 +13,7 @@ pub(crate) mod membership;
 pub(crate) mod mux;
 pub(crate) mod net;
 pub(crate) mod overlay;
+pub(crate) mod replace;
 pub(crate) mod slug_tar;
 pub(crate) mod sockets;
 pub(crate) mod spec;

@@ -1,8 +1,13 @@
-//! A slug's tar on its way into an image: every entry comes to belong to the user that runs apps, nothing is set-uid and
-//! nothing is a device.
+//! A slug's tar on its way into an image: every entry comes to belong to the user that runs apps, nothing is set-uid,
+//! nothing is a device, and nothing lies outside of the app's folder or behind a link.
+//!
+//! The names of entries get the app's folder in front, so that the engine unpacks them at its root: below a folder it refuses
+//! links that lead out of it, which a repository may have.
 //!
 //! Heads are rewritten where they stand and bodies pass unread. So only kinds of entries pass whose bodies cannot say
 //! anything about owner, size or rights: what slugbuilder writes, with GNU's long names. The records of PAX could.
+
+use std::collections::HashSet;
 
 /// The user and the group that run apps.
 pub(crate) const APP_USER: u32 = 1000;
@@ -10,6 +15,15 @@ pub(crate) const APP_USER: u32 = 1000;
 const BLOCK: usize = 512;
 /// Most bytes a slug unpacks to: an image layer of that size is a mistake.
 const LIMIT: u64 = 8 << 30;
+
+/// Longest name of an entry or target of a link.
+const NAME_LEN_MAX: u64 = 4096;
+/// Bytes of a name that a head has room for.
+const SHORT: usize = 100;
+/// Most symbolic links that are remembered.
+const LINKS_MAX: usize = 200_000;
+/// The app's folder, before every name.
+const FOLDER: &[u8] = b"app/";
 
 /// The slug cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +42,15 @@ pub(crate) enum BadTar {
     /// It ends in the middle.
     #[error("the slug's archive ends in the middle")]
     Truncated,
+    /// A name leads out of the app's folder.
+    #[error("the slug holds a file whose name leads out of the app's folder")]
+    Outside,
+    /// An entry would be written through a link before it.
+    #[error("the slug holds a file behind a link, or two of a name of which one is a link")]
+    BehindLink,
+    /// More links than any app has.
+    #[error("the slug holds more than {LINKS_MAX} links")]
+    Links,
     /// It is larger than [`LIMIT`].
     #[error("the slug unpacks to more than 8 GiB")]
     TooLarge,
@@ -39,6 +62,12 @@ pub(crate) struct Chown {
     head: Vec<u8>,
     body: u64,
     total: u64,
+    /// A long name or target that is being read: its kind, its length, and what is there of it, padding included.
+    long: Option<(u8, usize, Vec<u8>)>,
+    /// Long name and target of the entry that comes next.
+    name: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    links: HashSet<Vec<u8>>,
 }
 
 impl Chown {
@@ -50,6 +79,14 @@ impl Chown {
         }
         let mut out = Vec::with_capacity(chunk.len() + BLOCK);
         while !chunk.is_empty() {
+            if let Some((_, length, text)) = &mut self.long {
+                let (part, rest) =
+                    chunk.split_at((length.next_multiple_of(BLOCK) - text.len()).min(chunk.len()));
+                text.extend_from_slice(part);
+                chunk = rest;
+                self.keep_long();
+                continue;
+            }
             if self.body > 0 {
                 let take = usize::try_from(self.body).unwrap_or(usize::MAX).min(chunk.len());
                 let (body, rest) = chunk.split_at(take);
@@ -62,9 +99,8 @@ impl Chown {
             self.head.extend_from_slice(part);
             chunk = rest;
             if self.head.len() == BLOCK {
-                let mut head = std::mem::take(&mut self.head);
-                self.body = rewrite(&mut head)?;
-                out.extend_from_slice(&head);
+                let head = std::mem::take(&mut self.head);
+                self.entry(head, &mut out)?;
             }
         }
         Ok(out)
@@ -72,18 +108,175 @@ impl Chown {
 
     /// Whether the stream may end here.
     pub(crate) fn finish(&self) -> Result<(), BadTar> {
-        if self.head.is_empty() && self.body == 0 { Ok(()) } else { Err(BadTar::Truncated) }
+        let between = self.head.is_empty() && self.body == 0 && self.long.is_none();
+        if between { Ok(()) } else { Err(BadTar::Truncated) }
     }
+
+    /// Keeps a long name for the entry that follows, once it is whole.
+    fn keep_long(&mut self) {
+        let Some((kind, length, text)) = &mut self.long else { return };
+        if text.len() < length.next_multiple_of(BLOCK) {
+            return;
+        }
+        text.truncate(*length);
+        let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        text.truncate(end);
+        let text = Some(std::mem::take(text));
+        if *kind == b'L' {
+            self.name = text;
+        } else {
+            self.target = text;
+        }
+        self.long = None;
+    }
+
+    /// Passes on an entry's head, rewritten.
+    fn entry(&mut self, mut head: Vec<u8>, out: &mut Vec<u8>) -> Result<(), BadTar> {
+        if head.iter().all(|&b| b == 0) {
+            out.extend_from_slice(&head);
+            return Ok(());
+        }
+        let size = rewrite(&mut head)?;
+        if matches!(head[156], b'L' | b'K') {
+            if !(1..=NAME_LEN_MAX + 1).contains(&size) {
+                return Err(BadTar::Damaged);
+            }
+            let length = usize::try_from(size).map_err(|_| BadTar::Damaged)?;
+            self.long = Some((head[156], length, Vec::new()));
+            return Ok(());
+        }
+        let name = self.name.take().unwrap_or_else(|| name_of(&head));
+        let target = self.target.take().unwrap_or_else(|| text(&head[157..257]));
+        let is_folder = head[156] == b'5';
+        let place = self.admit(&name, head[156])?;
+        let mut name = [FOLDER, &place].concat();
+        if is_folder && !place.is_empty() {
+            name.push(b'/');
+        }
+        let target = match head[156] {
+            b'1' => [FOLDER, &self.linked(&target)?].concat(),
+            b'2' => target,
+            _ => Vec::new(),
+        };
+        put(&mut head, 0..SHORT, b'L', &name, out);
+        put(&mut head, 157..257, b'K', &target, out);
+        // GNU's kind of head, to which its long names belong; what others have in the rest of it is in the name.
+        head[257..265].copy_from_slice(b"ustar  \0");
+        head[345..500].fill(0);
+        let sum = checksum(&head);
+        octal(&mut head[148..156], sum);
+        out.extend_from_slice(&head);
+        self.body = size.next_multiple_of(BLOCK as u64);
+        Ok(())
+    }
+
+    /// The place of an entry below the app's folder.
+    fn admit(&mut self, name: &[u8], kind: u8) -> Result<Vec<u8>, BadTar> {
+        let place = self.inside(name)?;
+        if place.is_empty() && kind != b'5' {
+            return Err(BadTar::Outside);
+        }
+        if self.links.contains(&place) {
+            return Err(BadTar::BehindLink);
+        }
+        if kind == b'2' {
+            if self.links.len() >= LINKS_MAX {
+                return Err(BadTar::Links);
+            }
+            self.links.insert(place.clone());
+        }
+        Ok(place)
+    }
+
+    /// The file a hard link names.
+    fn linked(&self, target: &[u8]) -> Result<Vec<u8>, BadTar> {
+        let place = self.inside(target)?;
+        if place.is_empty() || self.links.contains(&place) {
+            return Err(BadTar::BehindLink);
+        }
+        Ok(place)
+    }
+
+    /// A path of plain names, none of which but the last is a link.
+    fn inside(&self, path: &[u8]) -> Result<Vec<u8>, BadTar> {
+        if path.starts_with(b"/") || path.len() as u64 > NAME_LEN_MAX {
+            return Err(BadTar::Outside);
+        }
+        let mut place = Vec::with_capacity(path.len());
+        for part in path.split(|&b| b == b'/') {
+            match part {
+                b"" | b"." => continue,
+                b".." => return Err(BadTar::Outside),
+                _ => {}
+            }
+            if !place.is_empty() {
+                if self.links.contains(&place) {
+                    return Err(BadTar::BehindLink);
+                }
+                place.push(b'/');
+            }
+            place.extend_from_slice(part);
+        }
+        Ok(place)
+    }
+}
+
+/// Puts a name into its field, or, if it is too long, as much of it as fits, with an entry before that has all of it.
+fn put(head: &mut [u8], field: std::ops::Range<usize>, kind: u8, name: &[u8], out: &mut Vec<u8>) {
+    let short = &name[..name.len().min(SHORT)];
+    let field = &mut head[field];
+    field.fill(0);
+    field[..short.len()].copy_from_slice(short);
+    if name.len() <= SHORT {
+        return;
+    }
+    let mut long = vec![0; BLOCK];
+    long[..13].copy_from_slice(b"././@LongLink");
+    for field in [100..108, 108..116, 116..124, 136..148] {
+        octal(&mut long[field], 0);
+    }
+    octal(&mut long[124..136], name.len() as u64 + 1);
+    long[156] = kind;
+    long[257..265].copy_from_slice(b"ustar  \0");
+    let sum = checksum(&long);
+    octal(&mut long[148..156], sum);
+    long.extend_from_slice(name);
+    long.resize(BLOCK + (name.len() + 1).next_multiple_of(BLOCK), 0);
+    out.extend_from_slice(&long);
+}
+
+/// The name a head has of itself, with POSIX's prefix.
+fn name_of(head: &[u8]) -> Vec<u8> {
+    let name = text(&head[..SHORT]);
+    let prefix = text(&head[345..500]);
+    if &head[257..263] == b"ustar\0" && !prefix.is_empty() {
+        return [&prefix, &b"/"[..], &name].concat();
+    }
+    name
+}
+
+fn text(field: &[u8]) -> Vec<u8> {
+    let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
+    field[..end].to_vec()
 }
 
 /// An archive with nothing but the app's own folder, which the engine would otherwise leave as it is.
 pub(crate) fn app_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o755, APP_USER)
+}
+
+/// An archive with nothing but a folder for files of everybody.
+pub(crate) fn tmp_folder(name: &str) -> Vec<u8> {
+    folder(name, 0o1777, 0)
+}
+
+fn folder(name: &str, mode: u64, owner: u32) -> Vec<u8> {
     let mut tar = vec![0; 3 * BLOCK];
     let head = &mut tar[..BLOCK];
     head[..name.len()].copy_from_slice(name.as_bytes());
-    octal(&mut head[100..108], 0o755);
-    octal(&mut head[108..116], APP_USER.into());
-    octal(&mut head[116..124], APP_USER.into());
+    octal(&mut head[100..108], mode);
+    octal(&mut head[108..116], owner.into());
+    octal(&mut head[116..124], owner.into());
     octal(&mut head[124..136], 0);
     octal(&mut head[136..148], 0);
     head[156] = b'5';
@@ -93,11 +286,8 @@ pub(crate) fn app_folder(name: &str) -> Vec<u8> {
     tar
 }
 
-/// Rewrites a head and answers how many bytes of body follow, padding included.
+/// Rewrites owner and rights in a head and answers how many bytes of body follow.
 fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
-    if head.iter().all(|&b| b == 0) {
-        return Ok(0);
-    }
     if number(&head[148..156]) != Some(checksum(head)) {
         return Err(BadTar::Damaged);
     }
@@ -111,11 +301,12 @@ fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     octal(&mut head[100..108], mode & 0o1777);
     octal(&mut head[108..116], APP_USER.into());
     octal(&mut head[116..124], APP_USER.into());
-    let sum = checksum(head);
-    octal(&mut head[148..156], sum);
-    // Links have no body, whatever their size field says.
-    let size = if matches!(head[156], b'1' | b'2') { 0 } else { size };
-    Ok(size.div_ceil(BLOCK as u64) * BLOCK as u64)
+    // Links and folders have no body, whatever their size field says.
+    if matches!(head[156], b'1' | b'2' | b'5') {
+        octal(&mut head[124..136], 0);
+        return Ok(0);
+    }
+    Ok(size)
 }
 
 /// The sum of a head's bytes, with its checksum taken as spaces.
@@ -186,6 +377,68 @@ mod tests {
         assert_eq!(number(&head[148..156]), Some(checksum(head)));
         let field = |range: std::ops::Range<usize>| number(&head[range]).unwrap();
         (field(100..108), field(108..116), field(116..124))
+    }
+
+    /// Names of the entries of what was passed on, as tar reads them.
+    fn names(slug: &[u8]) -> Vec<Vec<u8>> {
+        let out = Chown::default().push(slug).unwrap();
+        let (mut at, mut names, mut long) = (0, Vec::new(), None);
+        while at + BLOCK <= out.len() && out[at] != 0 {
+            let head = &out[at..at + BLOCK];
+            assert_eq!(number(&head[148..156]), Some(checksum(head)));
+            let size = usize::try_from(number(&head[124..136]).unwrap()).unwrap();
+            let body = &out[at + BLOCK..at + BLOCK + size];
+            match head[156] {
+                b'L' => long = Some(text(body)),
+                b'K' => names.push([b"K ", &text(body)[..]].concat()),
+                _ => names.push(long.take().unwrap_or_else(|| text(&head[..SHORT]))),
+            }
+            at += BLOCK + size.next_multiple_of(BLOCK);
+        }
+        names
+    }
+
+    fn link(name: &str, target: &str) -> Vec<u8> {
+        let mut head = entry(name, b'2', 0o777, b"");
+        head[157..157 + target.len()].copy_from_slice(target.as_bytes());
+        let sum = checksum(&head);
+        octal(&mut head[148..156], sum);
+        head
+    }
+
+    #[test]
+    fn every_name_lies_in_the_apps_folder_however_long_it_is() {
+        let (exact, longer) = ("n".repeat(96), "n".repeat(97));
+        let mut tar = [entry("./", b'5', 0o755, b""), link("out", "../../etc")].concat();
+        tar.extend(entry(&exact, b'0', 0o644, b"x"));
+        tar.extend(entry(&longer, b'0', 0o644, b"x"));
+        let very = "v/".repeat(400) + "end";
+        tar.extend(entry("././@LongLink", b'L', 0o644, format!("{very}\0").as_bytes()));
+        tar.extend(entry("v/v", b'0', 0o644, b"x"));
+        tar.extend(entry("././@LongLink", b'K', 0o644, &[&[b't'; 300][..], b"\0"].concat()));
+        tar.extend(link("far", "t"));
+        let app = |name: &str| format!("app/{name}").into_bytes();
+        let far = [b"K ", &[b't'; 300][..]].concat();
+        let want = [app(""), app("out"), app(&exact), app(&longer), app(&very), far, app("far")];
+        assert_eq!(names(&tar), want);
+    }
+
+    #[test]
+    fn names_that_lead_out_or_lie_behind_a_link_are_refused() {
+        for name in ["/etc/passwd", "../x", "a/../../x", "..", "a/.."] {
+            let refused = Chown::default().push(&entry(name, b'0', 0o644, b"x"));
+            assert_eq!(refused, Err(BadTar::Outside), "{name}");
+        }
+        for (name, kind) in [("x/passwd", b'0'), ("./x//a/b", b'5'), ("x", b'0'), ("x", b'5')] {
+            let tar = [link("x", "/etc"), entry(name, kind, 0o644, b"")].concat();
+            assert_eq!(Chown::default().push(&tar), Err(BadTar::BehindLink), "{name}");
+        }
+        let mut hard = entry("h", b'1', 0o644, b"");
+        hard[157..158].copy_from_slice(b"x");
+        let sum = checksum(&hard);
+        octal(&mut hard[148..156], sum);
+        let tar = [link("x", "/etc/passwd"), hard].concat();
+        assert_eq!(Chown::default().push(&tar), Err(BadTar::BehindLink));
     }
 
     #[test]

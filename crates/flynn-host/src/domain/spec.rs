@@ -70,7 +70,9 @@ pub(crate) fn container(job: &Job, place: &Place<'_>) -> ContainerCreateBody {
         image: Some(place.image.into()),
         // On the host's network the host's name is the container's.
         hostname: place.network.map(|_| job.id.to_string()[..12].to_owned()),
-        user: runs_as_root(place.image_user).then(|| DEFAULT_USER.to_owned()),
+        // Numbers for what apps bring along: a name is what the image says it is.
+        user: (job.slug.is_some() || runs_as_root(place.image_user))
+            .then(|| DEFAULT_USER.to_owned()),
         entrypoint: config.entrypoint.clone(),
         cmd: Some(config.args.clone()).filter(|args| !args.is_empty()),
         env: Some(environment(job, place)),
@@ -97,8 +99,16 @@ fn endpoint(address: Ipv4Addr) -> EndpointSettings {
     }
 }
 
+/// Whether an image's user is root, as the engine reads it: `00` and `+0` are 0.
 fn runs_as_root(user: &str) -> bool {
-    matches!(user.split(':').next().unwrap_or_default(), "" | "0" | "root")
+    let user = user.split(':').next().unwrap_or_default();
+    matches!(user, "" | "root") || user.parse::<i64>() == Ok(0)
+}
+
+/// Whether a process is root after all, by its `/proc/<pid>/status`: a name may stand for 0 in an image.
+pub(crate) fn is_root(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| ids.split_ascii_whitespace().any(|id| id == "0"))
 }
 
 /// What a job sees. The host's own variables win: a process that listens elsewhere than it is told cannot be reached.
@@ -128,13 +138,11 @@ fn environment(job: &Job, place: &Place<'_>) -> Vec<String> {
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// `/tmp` in memory: what a job writes there is gone with it and cannot fill the host's disk. It counts as the job's
-/// memory, so that it may take half of that; buildpacks run what they unpack there.
-fn tmp(job: &Job) -> Option<HashMap<String, String>> {
+/// Whether a job's container is to be given a folder for temporary files: it is on disk, within `temp_disk`, as all it
+/// writes outside volumes. Images that are built here have one.
+pub(crate) fn lacks_tmp(job: &Job) -> bool {
     let its_own = job.config.volumes.iter().any(|volume| volume.path == TMP);
-    let size = in_memory(&job.limits).min(job.limits.temp_disk);
-    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={size}");
-    (!its_own).then(|| HashMap::from([(TMP.to_owned(), options)]))
+    job.slug.is_none() && !its_own && !job.image.starts_with("flynn/")
 }
 
 /// How much of a job's memory may be files.
@@ -159,7 +167,6 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         memory_swap: Some(memory),
         cpu_shares: (limits.cpu > 0).then(|| (i64::from(limits.cpu) * 1024 / 1000).max(2)),
         shm_size: i64::try_from(in_memory(limits)).ok(),
-        tmpfs: tmp(job),
         pids_limit: Some(i64::from(limits.max_procs)),
         // When the host itself is short of memory, apps and builds go before what the cluster cannot do without.
         oom_score_adj: (!job.resurrect).then_some(500),
@@ -255,7 +262,7 @@ mod tests {
         assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
         assert_eq!(host.pids_limit, Some(1024));
         assert_eq!(host.shm_size, Some(512 << 20));
-        assert!(host.tmpfs.unwrap()["/tmp"].ends_with(&format!("size={}", 512 << 20)));
+        assert_eq!(host.tmpfs, None, "temporary files are on disk");
         assert_eq!(host.ulimits.unwrap()[0].hard, Some(4096));
         assert_eq!(host.privileged, None);
         let mount = &host.mounts.unwrap()[0];
@@ -267,14 +274,25 @@ mod tests {
 
     #[test]
     fn a_job_that_has_a_volume_at_tmp_keeps_it() {
-        let spec = spec(json!({ "volumes": [{ "name": "tmp", "path": "/tmp" }] }), "");
-        assert_eq!(spec.host_config.unwrap().tmpfs, None);
+        let job = |image: &str, volumes: serde_json::Value| -> Job {
+            let config = json!({ "volumes": volumes });
+            let job = json!({ "id": JobId::random(), "image": image, "config": config });
+            serde_json::from_value(job).unwrap()
+        };
+        assert!(lacks_tmp(&job("redis", json!([]))));
+        assert!(!lacks_tmp(&job("redis", json!([{ "name": "tmp", "path": "/tmp" }]))));
+        assert!(!lacks_tmp(&job("flynn/shelf", json!([]))));
     }
 
     #[test]
     fn an_image_with_a_user_of_its_own_keeps_it() {
         assert_eq!(spec(json!({}), "flynn").user, None);
-        assert_eq!(spec(json!({}), "0:0").user.as_deref(), Some("1000:1000"));
+        for root in ["0:0", "00", "+0:5", "root", ""] {
+            assert_eq!(spec(json!({}), root).user.as_deref(), Some("1000:1000"), "{root}");
+        }
+        assert_eq!(spec(json!({}), "1001").user, None);
+        assert!(is_root("Name:\tsh\nUid:\t1000\t0\t0\t0\n"));
+        assert!(!is_root("Name:\tsh\nUid:\t1000\t1000\t1000\t1000\n"));
     }
 
     #[test]

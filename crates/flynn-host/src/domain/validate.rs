@@ -1,6 +1,9 @@
 //! Whether a job can be run as ordered. Said at once, with the field, instead of later by the engine.
 
-use api::host::{HealthCheck, Job};
+use api::{
+    host::{HealthCheck, Job},
+    reserved,
+};
 
 /// What containers of apps may be given: the engine's own default set without devices and raw packets, with which a job
 /// could speak for its neighbours. None of them reaches past the container.
@@ -99,11 +102,23 @@ fn ports(job: &Job) -> Result<(), Invalid> {
         if !service_name(&service.name) {
             return bad("config.ports.service.name", format!("{:?} is not a name", service.name));
         }
-        if let Some(HealthCheck { kind, path, .. }) = &service.check {
+        // What the platform consists of is what its hosts keep alive.
+        if !reserved::may_offer(&service.name, job.resurrect) {
+            let problem = format!(
+                "{:?} is reserved for the platform: give the service another name",
+                service.name
+            );
+            return bad("config.ports.service.name", problem);
+        }
+        if let Some(HealthCheck { kind, path, start_path, .. }) = &service.check {
             if !matches!(kind.as_str(), "tcp" | "http") {
                 return bad("config.ports.service.check.type", "must be tcp or http".into());
             }
-            if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            if kind == "tcp" && start_path.is_some() {
+                let problem = "is asked by a check of type http only".into();
+                return bad("config.ports.service.check.start_path", problem);
+            }
+            if [path, start_path].into_iter().flatten().any(|path| !path.starts_with('/')) {
                 return bad("config.ports.service.check.path", "must begin with a slash".into());
             }
         }
@@ -149,6 +164,20 @@ mod tests {
         job.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
         let job: Job = serde_json::from_value(job).unwrap();
         validate(&job).err().map(|invalid| invalid.field)
+    }
+
+    #[test]
+    fn a_service_of_the_platform_is_for_jobs_of_the_platform() {
+        let offers = |name: &str, resurrect: bool| {
+            let service = json!({ "port": 8080, "service": { "name": name } });
+            field(json!({ "config": { "ports": [service] }, "resurrect": resurrect }))
+        };
+        let refused = Some("config.ports.service.name");
+        assert_eq!(offers("flynn-host", false), refused);
+        assert_eq!(offers("flynn-host", true), refused);
+        assert_eq!(offers("controller", false), refused);
+        assert_eq!(offers("controller", true), None);
+        assert_eq!(offers("node-demo-web", false), None);
     }
 
     #[test]

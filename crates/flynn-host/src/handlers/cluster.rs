@@ -6,6 +6,7 @@ use axum::{Json, extract::State};
 use daemon::{ApiError, Body};
 use http::HeaderMap;
 
+use super::term;
 use crate::{
     cluster::{CommitError, NotLeading},
     routes::App,
@@ -20,10 +21,10 @@ pub(crate) async fn commit(
     headers: HeaderMap,
     Body(tx): Body<Tx>,
 ) -> Result<Json<Committed>, ApiError> {
-    let planner = headers.get(api::host::TERM_HEADER).and_then(|value| value.to_str().ok());
-    let planner = planner.and_then(api::discoverd::Term::from_header);
+    let planner = term(&headers)?;
     app.leadership.commit(planner, tx).await.map(Json).map_err(|err| match err {
         CommitError::NotLeading(err) => not_leading(&err),
+        CommitError::Panicked(err) => ApiError::internal("doing the transaction", &err),
         CommitError::Rejected(rejected) => {
             let detail = serde_json::to_value(rejected).expect("a refusal serialises");
             let message = "the state has changed since the transaction was planned; plan it again";

@@ -9,20 +9,22 @@ use axum::{
     extract::{Path, Query, State},
 };
 use daemon::ApiError;
-use keyspace::Transaction;
+use keyspace::{Keyspace, Transaction};
 use serde::Deserialize;
 use tracing::info;
 
 use crate::{
     grid::{HOSTS, Record},
-    recovery,
+    recovery, removal,
     routes::App,
     subnet,
 };
 
 /// Every host of the cluster, those that are away too.
 pub(crate) async fn list(State(app): State<App>) -> Json<Vec<HostInfo>> {
-    let state = app.leadership.state_of_leader().await.unwrap_or_default();
+    let state = app.leadership.state_of_leader().await;
+    let told = state.is_some();
+    let state = state.unwrap_or_default();
     let (present, leader) = app.leadership.known();
     let (records, members) = match &app.neighbours {
         Some(neighbours) => {
@@ -47,6 +49,7 @@ pub(crate) async fn list(State(app): State<App>) -> Json<Vec<HostInfo>> {
             },
             api: present.get(id).map(|instance| instance.addr.clone()),
             up: present.contains_key(id),
+            unreachable: told && placed.is_none() && present.contains_key(id),
             leader: leader.as_ref() == Some(id),
             draining: placed.is_some_and(|placed| placed.is_draining()),
             full: placed.is_some_and(|placed| placed.is_full()),
@@ -66,7 +69,8 @@ pub(crate) struct Removal {
     force: bool,
 }
 
-/// Takes a host out of the cluster: one that is away, or that runs nothing any more.
+/// Takes a host out of the cluster: one that is away, that runs nothing any more, or whose jobs are stopped for it. Once
+/// begun it is finished, also when whoever asked is gone.
 pub(crate) async fn remove(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -105,12 +109,26 @@ pub(crate) async fn remove(
             ));
         }
     }
+    let force = present.get(&id).filter(|_| force).map(|one| app.leadership.host_of(one));
+    let etcd = app.etcd.clone();
+    let work = async move {
+        if let Some(host) = force {
+            removal::stop_everything(&host).await;
+        }
+        forget(&etcd, &id, &record).await
+    };
+    let removed = app.host.lifetime.carry_out(work).await;
+    removed.map_err(|err| ApiError::internal("removing the host", &err))?
+}
+
+async fn forget(etcd: &Keyspace, id: &str, record: &Record) -> Result<(), ApiError> {
     let key = format!("{HOSTS}{id}");
     let mut removal = Transaction::new().when_present(&key).delete(&key);
     if let Some(part) = record.subnet {
-        removal = removal.delete(subnet::key(part));
+        let (key, now) = subnet::freed(part);
+        removal = removal.delete(subnet::key(part)).put(key, now);
     }
-    match app.etcd.commit(removal).await {
+    match etcd.commit(removal).await {
         Err(err) if !err.is_conflict() => {
             return Err(ApiError::unavailable(format!("{id} could not be removed: {err}")));
         }

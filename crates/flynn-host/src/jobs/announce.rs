@@ -237,19 +237,38 @@ impl Announcer {
         }
     }
 
-    /// Waits until no router has anything under way to a job, `limit` at most; then the rest is closed.
-    pub(crate) async fn drain(&self, active: &ActiveJob, services: u64, limit: Duration) {
+    /// Waits until no router has a request under way to a job, `limit` at most, and says how much is left open then.
+    pub(crate) async fn drain(&self, active: &ActiveJob, services: u64, limit: Duration) -> u32 {
+        self.ask_to_drain(active, services, limit, true).await
+    }
+
+    /// Has every router close what it has open to a job.
+    pub(crate) async fn cut(&self, active: &ActiveJob, services: u64) {
+        self.ask_to_drain(active, services, Duration::ZERO, false).await;
+    }
+
+    async fn ask_to_drain(
+        &self,
+        active: &ActiveJob,
+        services: u64,
+        limit: Duration,
+        keep_open: bool,
+    ) -> u32 {
+        let mut open = 0;
         for (_, instance) in self.instances_of(active) {
             let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-            let drain = Drain { addr: instance.addr, services, timeout_ms };
+            let drain = Drain { addr: instance.addr, services, timeout_ms, keep_open };
             match self.routers.drain(drain).await {
-                Ok(drained) if drained.closed > 0 => {
-                    warn!(job.id = %active.job.id, "closed {} connections that did not end", drained.closed);
+                Ok(drained) => {
+                    if drained.closed > 0 {
+                        warn!(job.id = %active.job.id, "closed {} connections that did not end", drained.closed);
+                    }
+                    open += drained.open;
                 }
-                Ok(_) => {}
                 Err(err) => warn!(error = &err as &dyn Error, "a router was not drained"),
             }
         }
+        open
     }
 
     /// Waits until every router knows that nobody is sent to a job any more, however long that takes.

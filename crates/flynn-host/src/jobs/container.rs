@@ -6,18 +6,22 @@ use api::{
     host::{ActiveJob, Slug},
     id::JobId,
 };
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::{
+    body_full,
+    query_parameters::{CreateImageOptionsBuilder, UploadToContainerOptionsBuilder},
+};
 use futures_util::TryStreamExt;
 
 use super::registry::own_address;
 use crate::{
     backend::{
+        archive::ArchiveError,
         engine::{Engine, EngineError, Image, of},
         slug::SlugError,
     },
     disk,
     domain::{
-        slug_tar::APP_USER,
+        slug_tar::{self, APP_USER},
         spec::{self, Place},
     },
     host::Host,
@@ -32,6 +36,9 @@ pub(crate) enum StartError {
     /// Its slug.
     #[error(transparent)]
     Slug(#[from] SlugError),
+    /// Its image, which was pushed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A volume.
     #[error("the folder of volume {volume} could not be made")]
     Volume {
@@ -41,6 +48,11 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A name of its image's stands for root.
+    #[error(
+        "its image runs as root under another name, which no job does: have the image name a user by a number above 0"
+    )]
+    Root,
     /// It was told to stop first.
     #[error("it was told to stop before it was started")]
     Stopped,
@@ -55,6 +67,10 @@ pub(crate) fn name(host: &Host, id: JobId) -> String {
 pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, StartError> {
     let job = &active.job;
     let image = match host.peers.image(&job.image).await {
+        Err(err @ EngineError::NoImage(_)) if job.image.starts_with("sha256:") => {
+            let id = job.image.parse().map_err(|_| err)?;
+            host.archives.load(&id).await?
+        }
         Err(EngineError::NoImage(_)) if names_registry(&job.image) => {
             pull(&host.engine, &job.image).await?;
             host.engine.image(&job.image).await?
@@ -127,14 +143,27 @@ pub(crate) async fn create(
     };
     let name = name(host, job.id);
     let spec = spec::container(job, &place);
-    match host.engine.create(&name, spec.clone()).await {
+    let container = match host.engine.create(&name, spec.clone()).await {
         // One of an earlier process of this job, which did not get as far as being removed.
         Err(err) if err.is_conflict() => {
             host.engine.remove(&name).await?;
-            Ok(host.engine.create(&name, spec).await?)
+            host.engine.create(&name, spec).await?
         }
-        created => Ok(created?),
+        created => created?,
+    };
+    if spec::lacks_tmp(job) {
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        let body = body_full(slug_tar::tmp_folder("tmp/").into());
+        let made = host.engine.docker().upload_to_container(&container, Some(options), body).await;
+        made.map_err(of(|| "make a folder for temporary files".into()))?;
     }
+    Ok(container)
+}
+
+/// Whether a process that was just started is root. One that is over already is not asked.
+pub(super) fn is_root(pid: i64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    pid > 0 && status.is_ok_and(|status| spec::is_root(&status))
 }
 
 /// This process's own limit, which it has from the same engine.

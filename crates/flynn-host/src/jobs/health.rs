@@ -2,16 +2,19 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    error::Error,
+    fs, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use api::host::{HealthCheck, Job, Port};
+use api::host::{EndReason, HealthCheck, Job, Port};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+
+use tracing::warn;
 
 use crate::domain::sockets;
 
@@ -44,10 +47,12 @@ pub(crate) enum Verdict {
         /// The job is to be killed for it.
         kill: bool,
     },
-    /// It did not come up in time.
+    /// It did not come up in time, be it for the first time or again.
     TooLate {
-        /// What the check saw last.
-        seen: String,
+        /// Which of the two.
+        reason: EndReason,
+        /// What its owner is told: how long, and what the check saw last.
+        said: String,
     },
 }
 
@@ -62,6 +67,10 @@ pub(crate) struct Health {
     start_timeout: Duration,
     pause: Duration,
     was_up: bool,
+    /// It has been up before: what it needed for that is not asked again.
+    has_begun: bool,
+    /// Why it ends if it does not come up in time.
+    too_late: EndReason,
     failures: u32,
 }
 
@@ -87,13 +96,27 @@ impl Health {
             nanos => Duration::from_nanos(nanos),
         });
         let start_timeout = timeouts.max().unwrap_or(START_TIMEOUT);
-        let deadline = Instant::now() + start_timeout.saturating_sub(ran);
+        // A daemon that was away saw nothing of the start, and one failed check is not to decide.
+        let deadline = Instant::now() + start_timeout.saturating_sub(ran).max(start_timeout / 4);
         let pause = match was_up {
             true => STEADY,
             false if checks.is_empty() => settle.saturating_sub(ran),
             false => Duration::ZERO,
         };
-        Self { checks, ip, pid, http, deadline, start_timeout, pause, was_up, failures: 0 }
+        let too_late = EndReason::CheckNeverPassed;
+        Self {
+            checks,
+            ip,
+            pid,
+            http,
+            deadline,
+            start_timeout,
+            pause,
+            was_up,
+            has_begun: was_up,
+            too_late,
+            failures: 0,
+        }
     }
 
     /// Waits for the next change. Without checks a job that has settled is up for ever.
@@ -115,6 +138,7 @@ impl Health {
             None => {
                 self.failures = 0;
                 self.pause = STEADY;
+                self.has_begun = true;
                 (!std::mem::replace(&mut self.was_up, true)).then_some(Verdict::Up)
             }
             Some((seen, kill)) if self.was_up => {
@@ -124,22 +148,29 @@ impl Health {
                     return None;
                 }
                 self.was_up = false;
-                // It was up once, so it has the time of a start to come up again before it counts as too late.
-                self.deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+                // It was up once, so it has the time of a start to come up again before another takes its place.
+                self.deadline = Instant::now() + self.start_timeout;
+                self.too_late = EndReason::CheckFailed;
                 self.pause = SLOWEST;
                 Some(Verdict::Down { seen, kill })
             }
             Some((seen, _)) => {
                 // By little: what is waited too long is a part of how long it took to come up.
                 self.pause = (self.pause * 17 / 16).clamp(FIRST, SLOWEST);
-                (Instant::now() >= self.deadline).then(|| Verdict::TooLate {
-                    seen: format!(
-                        "it did not pass its check within {:?}: {seen}",
-                        self.start_timeout
-                    ),
-                })
+                (Instant::now() >= self.deadline).then(|| self.too_late(&seen))
             }
         }
+    }
+
+    fn too_late(&self, seen: &str) -> Verdict {
+        let limit = self.start_timeout;
+        let said = match self.too_late {
+            EndReason::CheckFailed => {
+                format!("it failed its check for {limit:?} and was killed: {seen}")
+            }
+            _ => format!("it did not pass its check within {limit:?}: {seen}"),
+        };
+        Verdict::TooLate { reason: self.too_late, said }
     }
 
     /// The first check that fails: what it saw, and whether it wants the job killed.
@@ -157,17 +188,27 @@ impl Health {
     }
 
     async fn tcp(&self, port: u16) -> Result<(), String> {
-        match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(self.explain(port)),
+        loop {
+            match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
+                Ok(Ok(_)) => return Ok(()),
+                // Nothing is known of the job then, neither good nor bad.
+                Ok(Err(err)) if is_ours(&err) => unknown(&err).await,
+                Ok(Err(_)) | Err(_) => return Err(self.explain(port)),
+            }
         }
     }
 
     async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), String> {
         self.tcp(port).await?;
-        let path = check.path.as_deref().unwrap_or("/");
+        let start_path = check.start_path.as_deref().filter(|_| !self.has_begun);
+        let path = start_path.or(check.path.as_deref()).unwrap_or("/");
         let url = format!("http://{}{path}", SocketAddr::new(self.ip, port));
-        let answer = self.http.get(&url).timeout(ANSWER).send().await;
+        let answer = loop {
+            match self.http.get(&url).timeout(ANSWER).send().await {
+                Err(err) if err.is_connect() && is_ours(&err) => unknown(&err).await,
+                answer => break answer,
+            }
+        };
         let status = match answer {
             Ok(answer) => answer.status().as_u16(),
             Err(err) if err.is_timeout() => {
@@ -195,6 +236,34 @@ impl Health {
     }
 }
 
+/// Whether a connection failed for want of something on our side, as open files, and not for what it should lead to.
+fn is_ours(err: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    let found = std::iter::successors(Some(err), |&err| err.source())
+        .find_map(|err| err.downcast_ref::<io::Error>());
+    let theirs = |kind| {
+        matches!(
+            kind,
+            ConnectionAborted
+                | ConnectionRefused
+                | ConnectionReset
+                | HostUnreachable
+                | NetworkUnreachable
+                | TimedOut
+        )
+    };
+    found.is_some_and(|err| err.raw_os_error().is_some() && !theirs(err.kind()))
+}
+
+/// A check that could not be made is made again.
+async fn unknown(err: &(dyn Error + Send + Sync + 'static)) {
+    warn!(error = err as &dyn Error, "a job cannot be checked; trying again");
+    sleep(SLOWEST).await;
+}
+
 /// The HTTP client of checks.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
@@ -213,6 +282,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn what_is_full_on_our_side_is_no_failed_check() {
+        let is_ours = |errno| is_ours(&io::Error::from_raw_os_error(errno));
+        // Too many open files, of the process and of the system; no buffers; no free port.
+        assert!([24, 23, 105, 99].into_iter().all(is_ours));
+        // Refused, reset, no route, timed out.
+        assert!(![111, 104, 113, 110].into_iter().any(is_ours));
+    }
 
     fn health(port: u16, timeout: Duration) -> Health {
         let job = serde_json::json!({
@@ -263,7 +341,21 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_never_listens_is_too_late_and_told_what_was_seen() {
         let mut health = health(1, Duration::from_millis(80));
-        let Verdict::TooLate { seen } = health.changed().await else { panic!() };
-        assert!(seen.contains("nothing listens on 0.0.0.0:1"), "{seen}");
+        let Verdict::TooLate { reason, said } = health.changed().await else { panic!() };
+        assert_eq!(reason, EndReason::CheckNeverPassed);
+        assert!(said.contains("nothing listens on 0.0.0.0:1"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_was_up_and_does_not_come_up_again_is_too_late_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut health = health(listener.local_addr().unwrap().port(), Duration::from_millis(300));
+        assert_eq!(health.changed().await, Verdict::Up);
+        drop(listener);
+        health.pause = DOUBT;
+        assert!(matches!(health.changed().await, Verdict::Down { .. }));
+        let Verdict::TooLate { reason, said } = health.changed().await else { panic!() };
+        assert_eq!(reason, EndReason::CheckFailed);
+        assert!(said.starts_with("it failed its check for 300ms"), "{said}");
     }
 }

@@ -6,7 +6,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use api::{
-    host::{ActiveJob, Status},
+    host::{ActiveJob, EndReason, Status},
     id::JobId,
 };
 use futures_util::FutureExt;
@@ -24,27 +24,21 @@ use super::{
     limits::{Breach, Limited},
     pump::Pump,
     registry::{Order, own_address},
+    replace,
+    stop::{CONDEMNED, KILLED_STATUS, end, stop},
 };
 use crate::{
     backend::{engine::Container, raw::Attached},
     domain::{
         addresses::kind,
-        job::{Observed, STEADY, pause_before_restart},
+        job::{Cause, Observed, STEADY, pause_before_restart},
         limits,
     },
     host::Host,
 };
 
-const SIGTERM: u32 = 15;
-const SIGKILL: u32 = 9;
-/// Time between SIGTERM and SIGKILL of a job that its own check condemns.
-const CONDEMNED: Duration = Duration::from_secs(5);
-/// Status of what ended by SIGKILL.
-const KILLED_STATUS: i32 = 128 + 9;
 /// The engine may tell of what the kernel killed so long after it told of the end.
 const LATE_NEWS: Duration = Duration::from_millis(500);
-/// The engine is given so long to report the end of what was killed.
-const KILLED: Duration = Duration::from_secs(30);
 /// An end is reported even if the last output has not come by then.
 const LAST_OUTPUT: Duration = Duration::from_millis(300);
 /// The log is complete, or is given up, after this.
@@ -68,7 +62,7 @@ pub(crate) fn spawn(host: &Arc<Host>, id: JobId, origin: Origin) {
         let life = Life { host: host.clone(), id };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = life.live(origin) => {}
+            ((), ()) = async { tokio::join!(life.live(origin), replace::decide(&host, id)) } => {}
         }
     });
 }
@@ -88,6 +82,8 @@ pub(super) struct Process {
     ran: Duration,
     /// It had ended for want of memory when this daemon came to know it.
     out_of_memory: bool,
+    /// The job it was ended for.
+    made_way_for: Option<JobId>,
     /// Its log says that something was killed for memory.
     memory_said: bool,
 }
@@ -100,6 +96,9 @@ impl Life {
         };
         let mut crashes = 0;
         loop {
+            if adopted.is_none() {
+                replace::rest(&self.host, self.id).await;
+            }
             let begun = Instant::now();
             let (observed, process) = self.one_process(adopted.take()).await;
             let withdrawn = match self.host.registry.job(self.id) {
@@ -139,6 +138,7 @@ impl Life {
             tokio::select! {
                 () = sleep(pause_before_restart(crashes)) => {}
                 () = self.told_to_stop() => {}
+                () = self.host.registry.until_asked_to_make_way(self.id) => {}
             }
         }
     }
@@ -164,6 +164,10 @@ impl Life {
         {
             process.pumped = None;
         }
+        if let Some(by) = process.made_way_for {
+            let because = replace::sentence(by);
+            return (Observed::MadeWay { status, because }, Some(process));
+        }
         let because = match because {
             None => self.died_of_memory(&process, status).await,
             told => told,
@@ -188,6 +192,12 @@ impl Life {
             () = self.told_to_stop() => return Err(StartError::Stopped),
             image = container::image(host, &active) => image?,
         };
+        // What it replaces serves until all that can be done before is done.
+        tokio::select! {
+            biased;
+            () = self.told_to_stop() => return Err(StartError::Stopped),
+            () = replace::take_turn(host, self.id) => {}
+        }
         let container = container::create(host, &active, &image).await?;
         match self.run(&container, &active).await {
             Ok(process) => Ok(process),
@@ -206,8 +216,12 @@ impl Life {
         let attached = engine.attach(container, active.job.config.stdin).await?;
         engine.start(container).await?;
         let pid = engine.container(container).await?.map_or(0, |container| container.pid);
+        if container::is_root(pid) {
+            return Err(StartError::Root);
+        }
         let pumped = self.pump(container, active, &death, Some(attached));
-        self.host.registry.observe(self.id, Observed::Started { container: container.into() });
+        let started = Observed::Started { container: container.into(), at: None };
+        self.host.registry.observe(self.id, started);
         Ok(Process {
             container: container.into(),
             pid,
@@ -215,6 +229,7 @@ impl Life {
             pumped,
             ran: Duration::ZERO,
             out_of_memory: false,
+            made_way_for: None,
             memory_said: false,
         })
     }
@@ -251,6 +266,12 @@ impl Life {
         if !container.running {
             deaths.tell(&container.id, container.exit_status);
         }
+        // A start that the daemon before this one did not live to see.
+        if active.as_ref().is_some_and(|active| active.started_at.is_none()) {
+            let (at, container) = (container.started_at, container.id.clone());
+            self.host.registry.observe(self.id, Observed::Started { container, at });
+        }
+        let active = self.active();
         let pumped =
             active.as_ref().and_then(|active| self.pump(&container.id, active, &death, None));
         let since = active.and_then(|active| active.started_at).unwrap_or_else(Timestamp::now);
@@ -261,13 +282,14 @@ impl Life {
             pumped,
             ran: ran.try_into().unwrap_or_default(),
             out_of_memory: !container.running && container.out_of_memory,
+            made_way_for: None,
             memory_said: false,
             container: container.id,
         }
     }
 
     /// Watches a process until it has ended: its exit status, and why, if it was our doing.
-    async fn supervise(&self, process: &mut Process) -> (i32, Option<String>) {
+    async fn supervise(&self, process: &mut Process) -> (i32, Option<Cause>) {
         let registry = &self.host.registry;
         let (Some(active), Some(mut orders)) = (self.active(), registry.orders(self.id)) else {
             return (process.death.wait().await, None);
@@ -283,7 +305,11 @@ impl Life {
             let verdict = tokio::select! {
                 biased;
                 status = process.death.wait() => return (status, None),
-                () = stop_ordered(&mut orders) => return (self.stop(process, &active).await, None),
+                () = stop_ordered(&mut orders) => return (stop(&self.host, process, &active).await, None),
+                () = registry.until_asked_to_make_way(self.id) => {
+                    process.made_way_for = replace::begin_to_rest(&self.host, self.id);
+                    return (stop(&self.host, process, &active).await, None);
+                }
                 verdict = health.changed() => verdict,
                 breach = limited.passed() => {
                     match self.passed(process, &active, breach).await {
@@ -292,34 +318,51 @@ impl Life {
                     }
                 }
             };
-            match verdict {
-                Verdict::Up => {
-                    let mut death = process.death.clone();
-                    let fails = |because| {
-                        registry.observe(self.id, Observed::NotAnnounced { because });
-                    };
-                    tokio::select! {
-                        biased;
-                        _ = death.wait() => {}
-                        () = stop_ordered(&mut orders) => {}
-                        () = self.host.announcer.register(&active, fails) => {
-                            registry.observe(self.id, Observed::Up);
-                        }
-                    }
-                }
-                Verdict::Down { seen, kill } => {
-                    warn!(job.id = %self.id, "job {} fails its check: {seen}", self.id);
-                    self.host.announcer.withdraw(&active).await;
-                    if kill {
-                        let because = format!("it failed its check and was killed: {seen}");
-                        return (self.end(process, CONDEMNED).await, Some(because));
-                    }
-                }
-                Verdict::TooLate { seen } => {
-                    return (self.end(process, CONDEMNED).await, Some(seen));
-                }
+            if let Some(ended) = self.judged(process, &active, &mut orders, verdict).await {
+                return ended;
             }
         }
+    }
+
+    /// Does what the checks' verdict asks for: how the process ended, if it was ended for it.
+    async fn judged(
+        &self,
+        process: &mut Process,
+        active: &ActiveJob,
+        orders: &mut watch::Receiver<Order>,
+        verdict: Verdict,
+    ) -> Option<(i32, Option<Cause>)> {
+        let registry = &self.host.registry;
+        let because = match verdict {
+            Verdict::Up => {
+                let mut death = process.death.clone();
+                let fails = |because| {
+                    registry.observe(self.id, Observed::NotAnnounced { because });
+                };
+                tokio::select! {
+                    biased;
+                    _ = death.wait() => {}
+                    () = stop_ordered(orders) => {}
+                    () = self.host.announcer.register(active, fails) => {
+                        registry.observe(self.id, Observed::Up);
+                    }
+                }
+                return None;
+            }
+            Verdict::Down { seen, kill } => {
+                warn!(job.id = %self.id, "job {} fails its check: {seen}", self.id);
+                let because = format!("it fails its check: {seen}");
+                registry.observe(self.id, Observed::Failing { because });
+                self.host.announcer.withdraw(active).await;
+                if !kill {
+                    return None;
+                }
+                let said = format!("it failed its check and was killed: {seen}");
+                Cause { reason: EndReason::CheckFailed, said }
+            }
+            Verdict::TooLate { reason, said } => Cause { reason, said },
+        };
+        Some((end(&self.host, self.id, process, CONDEMNED).await, Some(because)))
     }
 
     /// Says that a limit was passed, and ends the process where only that helps.
@@ -328,7 +371,7 @@ impl Life {
         process: &mut Process,
         active: &ActiveJob,
         breach: Breach,
-    ) -> Option<(i32, Option<String>)> {
+    ) -> Option<(i32, Option<Cause>)> {
         match breach {
             Breach::Memory { said } => {
                 process.memory_said = true;
@@ -342,47 +385,14 @@ impl Life {
             Breach::Disk { said } => {
                 self.say(&said).await;
                 self.host.announcer.withdraw(active).await;
-                Some((self.end(process, CONDEMNED).await, Some(said)))
+                let because = Cause { reason: EndReason::LimitExceeded, said };
+                Some((end(&self.host, self.id, process, CONDEMNED).await, Some(because)))
             }
         }
-    }
-
-    /// Withdraws the job, lets requests under way finish, and ends it.
-    async fn stop(&self, process: &mut Process, active: &ActiveJob) -> i32 {
-        let limit = Duration::from_secs(active.job.config.stop_timeout_seconds.into());
-        let announcer = &self.host.announcer;
-        if !announcer.instances_of(active).is_empty() {
-            let mut death = process.death.clone();
-            let quiet = async {
-                // While discovery is away the routers still choose this job: it serves until they cannot.
-                let revision = timeout(limit, announcer.until_withdrawn(active)).await;
-                announcer.drain(active, revision.unwrap_or_default(), limit).await;
-            };
-            tokio::select! {
-                _ = death.wait() => {}
-                () = quiet => {}
-            }
-        }
-        self.end(process, limit).await
-    }
-
-    /// SIGTERM, and after a while SIGKILL.
-    async fn end(&self, process: &mut Process, patience: Duration) -> i32 {
-        let engine = &self.host.engine;
-        for (signal, patience) in [(SIGTERM, patience), (SIGKILL, KILLED)] {
-            if let Err(err) = engine.kill(&process.container, signal).await {
-                warn!(error = &err as &dyn Error, job.id = %self.id, "a signal was not delivered");
-            }
-            if let Ok(status) = timeout(patience, process.death.wait()).await {
-                return status;
-            }
-        }
-        warn!(job.id = %self.id, "the engine does not report the end of a process it killed");
-        KILLED_STATUS
     }
 
     /// Why a process died, if it was for want of memory; said in its log, too.
-    async fn died_of_memory(&self, process: &Process, status: i32) -> Option<String> {
+    async fn died_of_memory(&self, process: &Process, status: i32) -> Option<Cause> {
         if status == 0 || self.told_to_stop().now_or_never().is_some() {
             return None;
         }
@@ -394,7 +404,7 @@ impl Life {
         if so && !process.memory_said {
             self.say(&limits::killed_sentence(limit)).await;
         }
-        so.then(|| limits::memory_sentence(limit))
+        so.then(|| out_of_memory(limit))
     }
 
     /// The engine may tell of what the kernel killed after it told of the end, which nobody was to wait for.
@@ -403,7 +413,7 @@ impl Life {
         if timeout(LATE_NEWS, death.of_memory(KILLED_STATUS)).await.is_ok() {
             let limit = active.job.limits.memory;
             self.say(&limits::killed_sentence(limit)).await;
-            let because = limits::memory_sentence(limit);
+            let because = out_of_memory(limit);
             self.host.registry.observe(self.id, Observed::Explained { because });
         }
     }
@@ -454,6 +464,10 @@ impl Life {
             host.addresses.acknowledge(address);
         }
     }
+}
+
+fn out_of_memory(limit: u64) -> Cause {
+    Cause { reason: EndReason::LimitExceeded, said: limits::memory_sentence(limit) }
 }
 
 async fn stop_ordered(orders: &mut watch::Receiver<Order>) {

@@ -12,4 +12,6 @@ pub(crate) mod orders;
 pub(crate) mod output;
 pub(crate) mod pump;
 pub(crate) mod registry;
+pub(crate) mod replace;
 pub(crate) mod restore;
+pub(crate) mod stop;

@@ -7,6 +7,7 @@ use api::{
     host::{ActiveJob, EventKind, Job, Status},
     id::JobId,
 };
+use daemon::WorkPanicked;
 use jiff::Timestamp;
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
     life::{self, Origin},
     output::Output,
     registry::log_folder,
+    replace,
 };
 use crate::{
     backend::engine::EngineError,
@@ -24,7 +26,7 @@ use crate::{
     },
     host::Host,
     terms::TermError,
-    volumes::VolumeError,
+    volumes::{VolumeError, VolumeInUse, check_writers},
 };
 
 /// An order is not carried out.
@@ -62,6 +64,9 @@ pub(crate) enum OrderError {
     /// Its data is elsewhere.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// Its data is being written by another job.
+    #[error(transparent)]
+    VolumeInUse(#[from] VolumeInUse),
     /// Its limits do not fit beside those of the jobs that are there.
     #[error(
         "this host has no room for another job of {memory} MiB: stop jobs, lower their limits or add a host"
@@ -76,6 +81,9 @@ pub(crate) enum OrderError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A bug of ours.
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
 }
 
 /// Promises a leader that no job is taken any more under an older term: what is listed from now on is all there is.
@@ -85,20 +93,42 @@ pub(crate) async fn promise(host: &Host, term: Term) -> Result<(), TermError> {
     host.terms.obey(term)
 }
 
-/// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon.
+/// Takes a job: when this answers it is on disk and will be started, whatever happens to this daemon. Once begun it is
+/// finished, also when whoever asked is gone.
 pub(crate) async fn accept(
     host: &Arc<Host>,
     term: Option<Term>,
     job: Job,
 ) -> Result<(), OrderError> {
     validate(&job)?;
-    host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
-    let _one_by_one = host.accepting.lock().await;
+    let turn = loop {
+        let seen = host.volumes.released();
+        host.volumes.claim(&host.folders.volumes(), &job.config.volumes).await?;
+        let turn = host.accepting.clone().lock_owned().await;
+        // What was given up meanwhile may be what was just found to be this host's.
+        if host.volumes.released() == seen {
+            break turn;
+        }
+    };
+    // From here on it is this daemon's: half an order would be started at the next start, unknown to everybody until then.
+    let work = {
+        let host = host.clone();
+        async move {
+            let _one_by_one = turn;
+            take(&host, term, job).await
+        }
+    };
+    host.lifetime.carry_out(work).await?
+}
+
+async fn take(host: &Arc<Host>, term: Option<Term>, job: Job) -> Result<(), OrderError> {
     term.map_or(Ok(()), |term| host.terms.obey(term))?;
     let id = job.id;
     if let Some(known) = host.registry.job(id) {
         return if known.job == job { Ok(()) } else { Err(OrderError::Different(id)) };
     }
+    replace::check(&host.registry, &job)?;
+    check_writers(&job, &host.registry.active())?;
     let (free, reserve) = (host.disk_free(), host.settings.disk_reserve);
     if free < reserve && !job.resurrect {
         return Err(OrderError::NoDisk { free, reserve });

@@ -44,9 +44,15 @@ struct Known {
     boot_id: String,
     order: watch::Sender<Order>,
     output: Arc<Output>,
+    /// The job that takes its place, and cannot run while it does.
+    makes_way_for: Option<JobId>,
+    /// It has made way: it has no process, and gets none meanwhile.
+    rests: bool,
     /// Held while the journal is written.
     writing: Arc<Mutex<()>>,
 }
+
+type Jobs<'a> = MutexGuard<'a, BTreeMap<JobId, Known>>;
 
 /// All jobs.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ pub(crate) struct Registry {
     events: broadcast::Sender<Event>,
     /// Nudged with every new job, for those who wait for one.
     arrivals: watch::Sender<()>,
+    /// Nudged with every change of a job.
+    changes: watch::Sender<()>,
     journal: Journal,
 }
 
@@ -71,11 +79,12 @@ impl Registry {
             jobs: Mutex::default(),
             events: broadcast::Sender::new(BACKLOG),
             arrivals: watch::Sender::new(()),
+            changes: watch::Sender::new(()),
             journal,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Known>> {
+    fn lock(&self) -> Jobs<'_> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,9 +101,12 @@ impl Registry {
             let _ = self.events.send(Event { event, job: Some(active.clone()) });
         }
         let writing = Arc::default();
-        jobs.insert(active.job.id, Known { active, boot_id, order, output, writing });
+        let known =
+            Known { active, boot_id, order, output, makes_way_for: None, rests: false, writing };
+        jobs.insert(known.active.job.id, known);
         drop(jobs);
         self.arrivals.send_replace(());
+        self.changes.send_replace(());
     }
 
     /// One job.
@@ -138,20 +150,100 @@ impl Registry {
 
     /// Something happened to a job. Answers how it is then.
     pub(crate) fn observe(&self, id: JobId, observed: Observed) -> Option<ActiveJob> {
-        let (active, writing) = {
-            let mut jobs = self.lock();
-            let known = jobs.get_mut(&id)?;
-            let event = after(&mut known.active, observed, Timestamp::now())?;
-            if event == EventKind::Stopping {
-                known.order.send_replace(Order::Stop);
-            }
-            let active = known.active.clone();
-            let _ = self.events.send(Event { event, job: Some(active.clone()) });
-            info!(job.id = %id, "job {id}: {event:?}, now {:?}", active.status);
-            (active, known.writing.clone())
-        };
+        let jobs = self.lock();
+        self.observe_in(jobs, id, observed)
+    }
+
+    /// The same, among jobs that were looked at before.
+    fn observe_in(&self, mut jobs: Jobs<'_>, id: JobId, observed: Observed) -> Option<ActiveJob> {
+        let on_trial = is_on_trial(&jobs, id);
+        let known = jobs.get_mut(&id)?;
+        let event = after(&mut known.active, observed, on_trial, Timestamp::now())?;
+        if event == EventKind::Stopping {
+            known.order.send_replace(Order::Stop);
+        }
+        let active = known.active.clone();
+        let _ = self.events.send(Event { event, job: Some(active.clone()) });
+        info!(job.id = %id, "job {id}: {event:?}, now {:?}", active.status);
+        let writing = known.writing.clone();
+        drop(jobs);
+        self.changes.send_replace(());
         self.note(id, &writing);
         Some(active)
+    }
+
+    /// Gives the place of one job to another, if that one serves at this moment: the first is to stop.
+    pub(crate) fn hand_over(&self, from: JobId, to: JobId) -> bool {
+        let jobs = self.lock();
+        let serves = jobs.get(&to).is_some_and(|to| to.active.status == Status::Running);
+        serves && self.observe_in(jobs, from, Observed::Ordered).is_some()
+    }
+
+    /// Asks a job to end its process for another that takes its place.
+    pub(crate) fn ask_to_make_way(&self, id: JobId, by: JobId) {
+        self.change(id, |known| known.makes_way_for = Some(by));
+    }
+
+    /// For whom a job makes way, while that one is on trial.
+    pub(crate) fn makes_way_for(&self, id: JobId) -> Option<JobId> {
+        let jobs = self.lock();
+        jobs.get(&id)?.makes_way_for.filter(|by| is_on_trial(&jobs, *by))
+    }
+
+    /// Says that a job has made way, or does so no more.
+    pub(crate) fn rests(&self, id: JobId, rests: bool) {
+        self.change(id, |known| {
+            known.rests = rests;
+            if !rests {
+                known.makes_way_for = None;
+            }
+        });
+    }
+
+    fn change(&self, id: JobId, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.lock().get_mut(&id) {
+            change(known);
+        }
+        self.changes.send_replace(());
+    }
+
+    /// Waits until something is so of what is known.
+    async fn until_so(&self, so: impl Fn(&BTreeMap<JobId, Known>) -> bool) {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if so(&self.lock()) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until a job is so, or is not known.
+    pub(crate) async fn until(&self, id: JobId, so: impl Fn(&ActiveJob) -> bool) {
+        self.until_so(|jobs| jobs.get(&id).is_none_or(|known| so(&known.active))).await;
+    }
+
+    /// Waits until a job is asked to make way.
+    pub(crate) async fn until_asked_to_make_way(&self, id: JobId) {
+        let asked = |jobs: &BTreeMap<JobId, Known>| {
+            let by = jobs.get(&id).and_then(|known| known.makes_way_for);
+            by.is_some_and(|by| is_on_trial(jobs, by))
+        };
+        self.until_so(asked).await;
+    }
+
+    /// Waits until a job has made way, or is over.
+    pub(crate) async fn until_at_rest(&self, id: JobId) {
+        let rests = |known: &Known| known.rests || !known.active.status.is_active();
+        self.until_so(|jobs| jobs.get(&id).is_none_or(rests)).await;
+    }
+
+    /// Waits until a job's trial is over.
+    pub(crate) async fn until_tried(&self, id: JobId) {
+        self.until_so(|jobs| !is_on_trial(jobs, id)).await;
     }
 
     /// Writes to the journal how a job is in its turn, so that nothing older replaces it. A journal that cannot be written
@@ -191,6 +283,7 @@ impl Registry {
             forgotten.push((id, writing));
         }
         drop(jobs);
+        self.changes.send_replace(());
         for (id, writing) in forgotten {
             let _turn = writing.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(err) = self.journal.remove(id) {
@@ -205,6 +298,13 @@ impl Registry {
         let active = jobs.values().filter(|known| known.active.status.is_active());
         active.map(|known| known.active.clone()).collect()
     }
+}
+
+/// Whether a job is to take the place of one that can still have it back.
+fn is_on_trial(jobs: &BTreeMap<JobId, Known>, id: JobId) -> bool {
+    let Some(new) = jobs.get(&id).filter(|new| new.active.status.is_active()) else { return false };
+    let old = new.active.job.replaces.and_then(|old| jobs.get(&old));
+    old.is_some_and(|old| matches!(old.active.status, Status::Starting | Status::Running))
 }
 
 /// Where a job's process is reached: its own address, or the host's.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
-    host::{ActiveJob, Status},
+    host::{ActiveJob, EndReason, Status},
     id::JobId,
 };
 use tracing::{info, warn};
@@ -13,12 +13,13 @@ use super::{
     life::{self, Origin},
     output::Output,
     registry::{log_folder, own_address},
+    replace,
 };
 use crate::{
     backend::engine::Container,
     domain::{
         addresses::kind,
-        job::Observed,
+        job::{Cause, Observed},
         spec::{LABEL_ENTRY, LABEL_HOST, LABEL_JOB},
     },
     host::Host,
@@ -40,9 +41,15 @@ pub(crate) async fn restore(host: &Arc<Host>, journal: &Journal) -> anyhow::Resu
     for entry in entries.values().filter(|entry| entry.job.status.is_active()) {
         claim(host, &entry.job);
     }
+    // All are known before one runs: how far a replacement has come follows from both of its jobs.
+    let mut taken_up = Vec::new();
     for (id, entry) in entries {
         let container = containers.remove(&id);
-        take_up(host, entry, container).await?;
+        taken_up.extend(take_up(host, entry, container).await?);
+    }
+    replace::resume(host, &taken_up);
+    for one in taken_up {
+        go_on(host, one);
     }
     for (id, container) in containers {
         warn!(job.id = %id, "removing a container nobody can tell the job of");
@@ -75,11 +82,19 @@ fn claim(host: &Host, active: &ActiveJob) {
     }
 }
 
+/// A job that was not over when this daemon came.
+pub(super) struct TakenUp {
+    pub(super) active: ActiveJob,
+    /// One that was started.
+    pub(super) container: Option<Container>,
+    same_boot: bool,
+}
+
 async fn take_up(
     host: &Arc<Host>,
     entry: Entry,
     container: Option<Container>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<TakenUp>> {
     let active = entry.job.clone();
     let id = active.job.id;
     if !active.status.is_active() {
@@ -88,28 +103,36 @@ async fn take_up(
         if let Some(container) = container {
             host.engine.remove(&container.id).await?;
         }
-        return Ok(());
+        return Ok(None);
     }
     let folder = log_folder(&host.folders.logs(), id);
     let output = Output::open(&folder, active.job.config.stdin && container.is_none())?;
     let same_boot = entry.boot_id == host.settings.boot_id;
     host.registry.insert(entry, Arc::new(output), None);
+    let container = match container {
+        Some(created) if !created.was_started => {
+            host.engine.remove(&created.id).await?;
+            None
+        }
+        container => container,
+    };
+    Ok(Some(TakenUp { active, container, same_boot }))
+}
+
+fn go_on(host: &Arc<Host>, TakenUp { active, container, same_boot }: TakenUp) {
+    let id = active.job.id;
     match container {
-        Some(container) if container.was_started => {
+        Some(container) => {
             info!(job.id = %id, running = container.running, "took up job {id}");
             let serves = container.running && active.status == Status::Running;
             host.announcer.adopt(&active, serves);
             life::spawn(host, id, Origin::Adopted(container));
         }
-        created => {
-            if let Some(container) = created {
-                host.engine.remove(&container.id).await?;
-            }
+        None => {
             host.announcer.adopt(&active, false);
             begin_again(host, &active, same_boot);
         }
     }
-    Ok(())
 }
 
 /// An accepted job without a process.
@@ -117,8 +140,9 @@ fn begin_again(host: &Arc<Host>, active: &ActiveJob, same_boot: bool) {
     let id = active.job.id;
     let never_started = active.status == Status::Starting && active.started_at.is_none();
     if active.status != Status::Stopping && !(never_started && same_boot) {
-        let because = Some("its host was restarted".to_owned());
-        host.registry.observe(id, Observed::Ended { status: 137, because });
+        // Not the program's doing, and nobody's order.
+        let because = Cause { reason: EndReason::HostLost, said: "its host was restarted".into() };
+        host.registry.observe(id, Observed::Ended { status: 137, because: Some(because) });
     }
     match host.registry.job(id) {
         Some(job) if job.status.is_active() => {

@@ -7,6 +7,9 @@ pub fn hba() -> String {
     format!(
         "# Written at each start.\n\
          local all {SUPERUSER} trust\n\
+         # The databases of the server itself are not the apps'.\n\
+         host postgres,template1 {SUPERUSER} all scram-sha-256\n\
+         host postgres,template1 all all reject\n\
          host all all 0.0.0.0/0 scram-sha-256\n\
          host all all ::/0 scram-sha-256\n"
     )
@@ -20,7 +23,11 @@ pub fn conf(port: u16, socket_dir: &str) -> String {
          listen_addresses = '*'\n\
          port = {port}\n\
          unix_socket_directories = {socket_dir}\n\
-         max_connections = 200\n\
+         max_connections = 300\n\
+         # Apps' connections are limited by role; were there ever too many, the system still gets in.\n\
+         superuser_reserved_connections = 60\n\
+         # No query fills the disk with what it sorts.\n\
+         temp_file_limit = 2GB\n\
          shared_buffers = 128MB\n\
          # An acknowledged write survives the loss of power.\n\
          fsync = on\n\

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::{
-    host::{ActiveJob, EndReason, Job, Limits, META_APP, META_RELEASE, META_TYPE, Status},
+    host::{
+        ActiveJob, EndReason, Job, Limits, META_APP, META_IN_PLACE_OF, META_RELEASE, META_TYPE,
+        Status, Volume,
+    },
     id::{AppId, JobId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -84,6 +87,12 @@ impl Owner {
             _ => Self::Other,
         }
     }
+
+    fn in_place_of(&self, metadata: &BTreeMap<String, String>) -> Option<KindId> {
+        let Self::Process(kind) = self else { return None };
+        let release = metadata.get(META_IN_PLACE_OF)?.parse().ok()?;
+        Some(KindId::of(kind.app, release, &kind.name))
+    }
 }
 
 /// Where a job is in its life.
@@ -134,12 +143,15 @@ pub struct JobView {
     pub created_at: Option<Timestamp>,
     /// Its host restarts it.
     pub resurrect: bool,
-    /// It keeps data on its host, so that it cannot be started elsewhere.
-    pub bound: bool,
+    /// Its volumes: data on its host, so that it cannot be started elsewhere.
+    pub volumes: Vec<Volume>,
     /// Times its process was started again after crashes.
     pub restarts: u32,
     /// The ended job it replaces.
     pub replaces: Option<JobId>,
+    /// The kind of the process whose place its host lets it take.
+    #[serde(skip)]
+    pub in_place_of: Option<KindId>,
     /// What the host says is wrong with it.
     pub error: Option<String>,
     /// Arguments, of a one-off job.
@@ -151,12 +163,14 @@ pub struct JobView {
 impl JobView {
     /// A job that is only in the cluster's state.
     pub fn ordered(metadata: &BTreeMap<String, String>, limits: &Limits) -> Self {
+        let owner = Owner::of(metadata);
         Self {
-            owner: Owner::of(metadata),
+            in_place_of: owner.in_place_of(metadata),
+            owner,
             phase: Phase::Ordered,
             created_at: None,
             resurrect: false,
-            bound: false,
+            volumes: Vec::new(),
             restarts: 0,
             replaces: metadata.get(META_REPLACES).and_then(|id| id.parse().ok()),
             error: None,
@@ -177,7 +191,11 @@ impl JobView {
                 asked,
                 crashed: active.status != Status::Done && !asked,
                 forgotten: false,
-                reason: active.end_reason,
+                reason: active.end_reason.or(match active.status {
+                    // As hosts of the version before tell it.
+                    Status::Failed => Some(EndReason::NotStarted),
+                    _ => None,
+                }),
                 exit_status: active.exit_status,
                 error: active.error.clone(),
             }),
@@ -213,10 +231,20 @@ impl JobView {
     fn of_job(job: &Job, host_restarts: u32) -> Self {
         Self {
             resurrect: job.resurrect,
-            bound: !job.config.volumes.is_empty(),
+            volumes: job.config.volumes.clone(),
             restarts: job.restarts.saturating_add(host_restarts),
             ..Self::ordered(&job.metadata, &job.limits)
         }
+    }
+
+    /// A job whose order is under way.
+    pub fn under_way(job: &Job) -> Self {
+        Self { resurrect: false, ..Self::of_job(job, 0) }
+    }
+
+    /// Whether it keeps data on its host.
+    pub fn is_bound(&self) -> bool {
+        !self.volumes.is_empty()
     }
 
     /// Whether it is over.
@@ -225,6 +253,13 @@ impl JobView {
             Phase::Ended(ending) => Some(ending),
             _ => None,
         }
+    }
+
+    /// When its host, and not its release, kept it from running: it refused it, or could start no process.
+    pub fn failed_by_host(&self) -> Option<Timestamp> {
+        let ending = self.ending()?;
+        let by_host = matches!(ending.reason, Some(EndReason::Refused | EndReason::NotStarted));
+        by_host.then_some(ending.at)
     }
 
     /// The kind of process it is, if it is one of a formation's.

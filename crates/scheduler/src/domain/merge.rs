@@ -47,6 +47,14 @@ pub fn merge(
         Arc::make_mut(&mut jobs).insert(id, ordered);
     }
     debug_assert!(jobs.values().all(|job| job.phase != Phase::Ordered || job.created_at.is_none()));
-    let (draining, full) = (state.is_draining(), state.is_full());
-    HostView { version: state.version, room, connected, draining, full, jobs }
+    HostView {
+        version: state.version,
+        room,
+        connected,
+        draining: state.is_draining(),
+        full: state.is_full(),
+        slow: false,
+        tags: state.tags.clone(),
+        jobs,
+    }
 }

@@ -1,6 +1,8 @@
 //! Decisions, pure: no waiting, no clock, no dice, ordered maps.
 
 pub mod backoff;
+mod census;
+mod homes;
 pub mod job;
 mod merge;
 mod placement;

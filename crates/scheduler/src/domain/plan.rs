@@ -10,25 +10,20 @@ use api::{
     discoverd::Term,
     expand::{ExpandError, process_job},
     host::Job,
-    id::{AppId, JobId, ReleaseId},
+    id::JobId,
 };
-use jiff::{SignedDuration, Timestamp};
-use rustc_hash::FxHashMap;
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     backoff::{self, Replacement},
-    job::{Ending, JobView, Kind, KindId, META_REPLACES, Phase},
-    placement::{HostIndex, Placement, Spread},
+    census::{Cast, Census, Ended, Key, Present, leaves},
+    homes::Homes,
+    job::{Kind, META_REPLACES, Phase},
+    placement::{HostIndex, Placement, Spread, Tags, has_tags},
     snapshot::{HostView, Snapshot},
 };
-
-/// A host restarts its `resurrect` jobs itself. One that it still lists is given up as lost after so long.
-const RESURRECTION_LIMIT: SignedDuration = SignedDuration::from_secs(120);
-
-/// A `resurrect` job that its host no longer lists is given up after so long.
-const FORGOTTEN_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What to change, with nothing left to decide.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -50,11 +45,13 @@ pub struct Plan {
     pub foreign: BTreeSet<JobId>,
 }
 
-/// A job that should run and cannot yet.
+/// A job that should run and cannot yet, and all others of its kind that wait for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Waiting {
     /// The id it will have.
     pub id: JobId,
+    /// How many wait, with this one.
+    pub count: u32,
     /// What it is.
     pub kind: Kind,
     /// The host it waits for, if it is an omni process.
@@ -67,32 +64,35 @@ pub struct Waiting {
     pub restarts: u32,
 }
 
-/// A kind by its parts, those together that spread together.
-type Key<'a> = (AppId, &'a str, ReleaseId);
-
-/// A job that counts.
-#[derive(Debug, Clone, Copy)]
-struct Present<'a> {
-    host: HostIndex,
-    id: JobId,
-    job: &'a JobView,
+impl Waiting {
+    /// How many wait if it is not one, and why.
+    pub fn sentence(&self) -> String {
+        match self.count {
+            1 => self.reason.clone(),
+            count => format!("+{} wait: {}", with_commas(count), self.reason),
+        }
+    }
 }
 
-/// A job that ended unasked and was not replaced yet.
-#[derive(Debug, Clone, Copy)]
-struct Ended<'a> {
-    host: HostIndex,
-    id: JobId,
-    job: &'a JobView,
-    ending: &'a Ending,
+fn with_commas(count: u32) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
-/// The jobs of one kind.
-#[derive(Debug, Clone, Default)]
-struct Cast<'a> {
-    present: Vec<Present<'a>>,
-    /// Newest first.
-    ended: Vec<Ended<'a>>,
+/// What is to be started: one of these for all of a kind.
+struct Wish<'k> {
+    kind: &'k Kind,
+    /// The job, but for its id.
+    job: Result<Job, ExpandError>,
+    /// Where it may run.
+    tags: Option<&'k Tags>,
 }
 
 /// One process that is missing.
@@ -108,11 +108,19 @@ struct Missing<'a> {
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let census = Census::new(snapshot);
     let casts = census.casts();
-    let mut planner = Planner::new(snapshot);
-    planner.plan.foreign = census.foreign.into_iter().collect();
+    let mut planner = Planner::new(snapshot, &census);
+    planner.plan.foreign = census.foreign.iter().copied().collect();
+    for &(host, job) in &census.left_over {
+        planner.hosts[host].stop.push(job);
+    }
     for same_spread in casts.chunk_by(|(a, _), (b, _)| (a.0, a.1) == (b.0, b.1)) {
-        let present = same_spread.iter().flat_map(|(_, cast)| &cast.present);
-        let mut spread = Spread::new(present.map(|present| present.host));
+        let present = || same_spread.iter().flat_map(|(_, cast)| &cast.present);
+        let failed_on = same_spread.iter().flat_map(|(_, cast)| &cast.failed_on).copied();
+        let mut spread = Spread::new(present().map(|present| present.host), failed_on.collect());
+        // Of a job that was just ordered it is not known yet which volumes it has.
+        let untold =
+            |present: &&Present<'_>| present.job.phase == Phase::Ordered && !present.job.is_bound();
+        planner.homes.untold = present().find(untold).map(|present| (present.host, present.id));
         for (key, cast) in same_spread {
             planner.settle(*key, cast, &mut spread);
         }
@@ -120,136 +128,12 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     planner.finish()
 }
 
-/// How many jobs of a kind there are, and how many there should be.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    wanted: u32,
-    omni: bool,
-    present: u32,
-    /// One of them is to leave its host.
-    leaves: bool,
-}
-
-impl Tally {
-    /// Whether nothing is to be done about the kind.
-    fn is_settled(self) -> bool {
-        self.present == self.wanted && !self.leaves && (!self.omni || self.wanted == 0)
-    }
-}
-
-/// All kinds that are wanted or that there are jobs of, counted.
-#[derive(Debug, Default)]
-struct Census<'a> {
-    /// Where a kind is in the lists.
-    numbers: FxHashMap<KindId, usize>,
-    kinds: Vec<Key<'a>>,
-    tallies: Vec<Tally>,
-    /// Jobs that count, with their kinds' numbers.
-    present: Vec<(usize, Present<'a>)>,
-    /// Jobs that ended unasked, with their kinds' numbers.
-    ended: Vec<(usize, Ended<'a>)>,
-    replaced: BTreeSet<JobId>,
-    /// Jobs of apps that were never listed.
-    foreign: Vec<JobId>,
-}
-
-impl<'a> Census<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
-        let mut census = Self { replaced: snapshot.replaced.clone(), ..Self::default() };
-        for formation in snapshot.formations.values().flat_map(BTreeMap::values) {
-            let ExpandedFormation { app, release, processes, .. } = &**formation;
-            for (name, &wanted) in processes {
-                let id = KindId::of(app.id, release.id, name);
-                let number = census.number(id, (app.id, name, release.id));
-                let omni = release.processes.get(name).is_some_and(|process| process.omni);
-                census.tallies[number] = Tally { wanted, omni, ..Tally::default() };
-            }
-        }
-        for (host, view) in snapshot.hosts.values().enumerate() {
-            for (&id, job) in view.jobs.iter() {
-                census.count(snapshot, (host, view), id, job);
-            }
-        }
-        census
-    }
-
-    fn number(&mut self, id: KindId, key: Key<'a>) -> usize {
-        *self.numbers.entry(id).or_insert_with(|| {
-            self.kinds.push(key);
-            self.tallies.push(Tally::default());
-            self.kinds.len() - 1
-        })
-    }
-
-    fn count(
-        &mut self,
-        snapshot: &Snapshot,
-        (host, view): (HostIndex, &HostView),
-        id: JobId,
-        job: &'a JobView,
-    ) {
-        self.replaced.extend(job.replaces);
-        let Some(kind) = job.kind() else { return };
-        let number = match self.numbers.get(&kind.id()) {
-            Some(&number) => number,
-            None if snapshot.formations.contains_key(&kind.app) => {
-                self.number(kind.id(), (kind.app, &kind.name, kind.release))
-            }
-            None => {
-                self.foreign.extend(job.ending().is_none().then_some(id));
-                return;
-            }
-        };
-        if counts(snapshot, id, job) {
-            let tally = &mut self.tallies[number];
-            tally.present += 1;
-            tally.leaves |= leaves(view, job);
-            self.present.push((number, Present { host, id, job }));
-        } else if let Some(ending) = job.ending().filter(|ending| !ending.asked) {
-            self.ended.push((number, Ended { host, id, job, ending }));
-        }
-    }
-
-    /// The kinds that something may have to be done about, and those that they spread with, with their jobs. Most kinds are
-    /// as they should be, and their jobs are not sorted by kind.
-    fn casts(&self) -> Vec<(Key<'a>, Cast<'a>)> {
-        let all = || self.kinds.iter().zip(&self.tallies);
-        let unsettled = all().filter(|(_, tally)| !tally.is_settled());
-        let unsettled: BTreeSet<_> = unsettled.map(|((app, name, _), _)| (app, name)).collect();
-        let cast = |(app, name, _): &Key<'a>| unsettled.contains(&(app, name)).then(Cast::default);
-        let mut casts: Vec<Option<Cast<'a>>> = self.kinds.iter().map(cast).collect();
-        for &(number, present) in &self.present {
-            if let Some(cast) = &mut casts[number] {
-                cast.present.push(present);
-            }
-        }
-        for &(number, ended) in &self.ended {
-            if let Some(cast) = &mut casts[number]
-                && !self.replaced.contains(&ended.id)
-            {
-                cast.ended.push(ended);
-            }
-        }
-        let casts = self.kinds.iter().zip(casts);
-        let mut casts: Vec<_> = casts.filter_map(|(&key, cast)| Some((key, cast?))).collect();
-        casts.sort_unstable_by_key(|&(key, _)| key);
-        for (_, cast) in &mut casts {
-            cast.ended.sort_unstable_by_key(|ended| (Reverse(ended.ending.at), ended.id));
-        }
-        casts
-    }
-}
-
-/// Whether a job is to leave its host, which is drained.
-fn leaves(host: &HostView, job: &JobView) -> bool {
-    host.draining && !job.bound
-}
-
 struct Planner<'a> {
     snapshot: &'a Snapshot,
     /// The hosts with what is started and stopped on each.
     hosts: Vec<Orders<'a>>,
     placement: Placement<'a>,
+    homes: Homes<'a>,
     /// Ids of new jobs that waited in the last plan, by kind and host.
     waited: HashMap<(&'a Kind, Option<&'a str>), Vec<JobId>>,
     plan: Plan,
@@ -263,7 +147,7 @@ struct Orders<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
+    fn new(snapshot: &'a Snapshot, census: &Census<'a>) -> Self {
         let orders = |(id, view)| Orders { id, view, start: Vec::new(), stop: Vec::new() };
         let hosts = snapshot.hosts.iter().map(|(id, view)| orders((id.as_str(), view)));
         let mut waited: HashMap<_, Vec<JobId>> = HashMap::new();
@@ -273,7 +157,8 @@ impl<'a> Planner<'a> {
         Self {
             snapshot,
             hosts: hosts.collect(),
-            placement: Placement::new(snapshot),
+            placement: Placement::new(snapshot, &census.in_trouble()),
+            homes: Homes::new(snapshot, census),
             waited,
             plan: Plan { term: snapshot.term, ..Plan::default() },
         }
@@ -298,8 +183,10 @@ impl<'a> Planner<'a> {
         for &ended in &cast.ended {
             by_host[ended.host].ended.push(ended);
         }
+        let tags = formation.and_then(|formation| formation.tags.get(name));
         for (host, cast) in by_host.iter().enumerate() {
-            self.settle_count(&kind, formation, 1, cast, spread, Some(host));
+            let wanted = usize::from(has_tags(self.hosts[host].view, tags));
+            self.settle_count(&kind, formation, wanted, cast, spread, Some(host));
         }
     }
 
@@ -308,12 +195,13 @@ impl<'a> Planner<'a> {
         kind: &Kind,
         formation: Option<&ExpandedFormation>,
         wanted: usize,
-        Cast { present, ended }: &Cast<'a>,
+        Cast { present, ended, .. }: &Cast<'a>,
         spread: &mut Spread<'_>,
         only: Option<HostIndex>,
     ) {
+        let tags = formation.and_then(|formation| formation.tags.get(&kind.name));
         let leaves = |present: &Present<'_>| {
-            only.is_none() && leaves(self.hosts[present.host].view, present.job)
+            only.is_none() && leaves(self.hosts[present.host].view, present.job, tags)
         };
         let staying = present.iter().filter(|present| !leaves(present)).count();
         if staying < present.len() {
@@ -332,13 +220,33 @@ impl<'a> Planner<'a> {
         let Some(formation) = formation else { return };
         let ExpandedFormation { app, release, artifacts, .. } = formation;
         let job = process_job(Uuid::nil().into(), app, release, artifacts, &kind.name);
-        let missing = wanted - staying;
+        self.start_all(&Wish { kind, job, tags }, wanted - staying, ended, spread, only);
+    }
+
+    /// Starts what is missing of a kind. What finds no place waits together: for all of it the answer is the same.
+    fn start_all(
+        &mut self,
+        wish: &Wish<'_>,
+        missing: usize,
+        ended: &[Ended<'a>],
+        spread: &mut Spread<'_>,
+        only: Option<HostIndex>,
+    ) {
         let replacements = ended.iter().copied().map(Some);
+        let mut waits: Option<Waiting> = None;
         for (n, ended_one) in replacements.chain(std::iter::repeat(None)).take(missing).enumerate()
         {
-            let n = n.saturating_sub(ended.len());
-            self.start(kind, &job, n, Missing { only, ended: ended_one }, spread);
+            let fresh = n.saturating_sub(ended.len());
+            let refused = self.start(wish, fresh, Missing { only, ended: ended_one }, spread);
+            let Some(refused) = refused else { continue };
+            waits.get_or_insert(Waiting { count: 0, ..refused }).count += 1;
+            if ended_one.is_none() {
+                let others = u32::try_from(missing - n - 1).unwrap_or(u32::MAX);
+                waits.iter_mut().for_each(|waits| waits.count += others);
+                break;
+            }
         }
+        self.plan.waiting.extend(waits);
     }
 
     /// Stops what is more than wanted: first what does not serve yet, then the newest.
@@ -354,16 +262,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Starts one process, or says why not yet. `job` is the one to start, but for its id.
+    /// Starts one process, or has it wait for its time. If it finds no place the answer says why.
     fn start(
         &mut self,
-        kind: &Kind,
-        job: &Result<Job, ExpandError>,
+        wish: &Wish<'_>,
         n: usize,
         missing: Missing<'a>,
         spread: &mut Spread<'_>,
-    ) {
+    ) -> Option<Waiting> {
         let Missing { only, ended } = missing;
+        let kind = wish.kind;
         let wait = ended.map(|ended| backoff::replacement(ended.job, ended.ending));
         let only_id = only.map(|host| self.hosts[host].id);
         let id = match ended {
@@ -373,7 +281,7 @@ impl<'a> Planner<'a> {
         let restarts = wait.map_or(0, |wait| wait.restarts);
         let waiting = |reason, run_at| {
             let only = only_id.map(str::to_owned);
-            Waiting { id, kind: kind.clone(), only, reason, run_at, restarts }
+            Waiting { id, count: 1, kind: kind.clone(), only, reason, run_at, restarts }
         };
         if let (Some(wait), Some(ended)) = (wait, ended)
             && wait.not_before > self.snapshot.now
@@ -381,26 +289,45 @@ impl<'a> Planner<'a> {
             self.wake_at(wait);
             let reason = backoff::reason(ended.ending, wait);
             self.plan.waiting.push(waiting(reason, Some(wait.not_before)));
-            return;
+            return None;
         }
-        let cannot = |err| format!("it cannot be run: {err}");
-        let placed = job.as_ref().map_err(cannot).and_then(|job| {
-            let host = match only {
-                Some(host) => self.placement.place_on(host, spread, job)?,
-                None => self.placement.place(spread, job)?,
-            };
-            Ok((host, job))
-        });
-        match placed {
+        match self.place(wish, only, spread) {
             Ok((host, job)) => {
                 let mut job = Job { id, restarts, ..job.clone() };
                 if let Some(ended) = ended {
                     job.metadata.insert(META_REPLACES.into(), ended.id.to_string());
                 }
+                self.homes.took(host, &job);
                 self.hosts[host].start.push(job);
+                None
             }
-            Err(reason) => self.plan.waiting.push(waiting(reason, None)),
+            Err(reason) => Some(waiting(reason, None)),
         }
+    }
+
+    /// Takes room for one process: where its data is, if it has any.
+    fn place<'w>(
+        &mut self,
+        wish: &'w Wish<'_>,
+        only: Option<HostIndex>,
+        spread: &mut Spread<'_>,
+    ) -> Result<(HostIndex, &'w Job), String> {
+        let job = wish.job.as_ref().map_err(|err| format!("it cannot be run: {err}"))?;
+        let home = self.homes.of(job)?;
+        let host = match (only, home) {
+            (None, None) => self.placement.place(spread, job, wish.tags)?,
+            (Some(only), Some(home)) if only != home => {
+                return Err(format!(
+                    "the data of its volume is on host {}, and is of no other: a type that runs on every host \
+                     cannot keep data in a volume",
+                    self.hosts[home].id
+                ));
+            }
+            (Some(host), _) | (None, Some(host)) => {
+                self.placement.place_on(host, spread, job, wish.tags)?
+            }
+        };
+        Ok((host, job))
     }
 
     /// The id the last plan gave the `n`th new job of a kind if it waited, so that a person sees one job wait and not
@@ -430,18 +357,6 @@ impl<'a> Planner<'a> {
             }
         }
         plan
-    }
-}
-
-/// Whether a job counts towards what is wanted.
-fn counts(snapshot: &Snapshot, id: JobId, job: &JobView) -> bool {
-    match &job.phase {
-        Phase::Ordered | Phase::Starting | Phase::Up => !snapshot.stops.contains(&id),
-        Phase::Stopping => false,
-        Phase::Ended(ending) => {
-            let limit = if ending.forgotten { FORGOTTEN_LIMIT } else { RESURRECTION_LIMIT };
-            job.resurrect && !ending.asked && snapshot.now.duration_since(ending.at) <= limit
-        }
     }
 }
 

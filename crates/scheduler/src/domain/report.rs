@@ -23,8 +23,9 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
     for (host, view) in &snapshot.hosts {
         for (&id, job) in view.jobs.iter() {
             if let Some(report) = of_job(snapshot, host, id, job) {
-                // A host that does not answer may have started it long ago.
-                let untold = job.phase == Phase::Ordered && !view.connected;
+                // A host that does not answer may have started it long ago, and one that was just asked may refuse.
+                let untold = job.phase == Phase::Ordered
+                    && (!view.connected || snapshot.ordering.contains(&id));
                 reports.insert(id, (!untold).then_some(report));
             }
         }
@@ -41,7 +42,7 @@ pub fn reports(snapshot: &Snapshot, plan: &Plan) -> Reports {
             state: JobState::Pending,
             args: Vec::new(),
             exit_status: None,
-            host_error: Some(waiting.reason.clone()),
+            host_error: Some(waiting.sentence()),
             end_reason: None,
             run_at: waiting.run_at,
             restarts: waiting.restarts,

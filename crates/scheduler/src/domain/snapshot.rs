@@ -49,6 +49,12 @@ pub struct Snapshot {
     pub replaced: BTreeSet<JobId>,
     /// Times an ended job's replacement was ordered without a certain answer: perhaps it was taken.
     pub attempts: BTreeMap<JobId, u32>,
+    /// The host that has the data of each volume, also where it is away.
+    pub volumes: BTreeMap<String, String>,
+    /// Jobs whose order is under way: they count, and nothing is known of them yet.
+    pub ordering: BTreeSet<JobId>,
+    /// Jobs of apps that the controller has not known for long: left over from an app that was deleted.
+    pub left_over: BTreeSet<JobId>,
 }
 
 /// A host at one instant.
@@ -65,6 +71,10 @@ pub struct HostView {
     pub draining: bool,
     /// Whether its disk is full.
     pub full: bool,
+    /// Whether it has had an order for longer than most take: others get what can run elsewhere.
+    pub slow: bool,
+    /// Tags that placement may ask for.
+    pub tags: BTreeMap<String, String>,
     /// Its jobs, and those that ended lately.
     pub jobs: Arc<BTreeMap<JobId, JobView>>,
 }

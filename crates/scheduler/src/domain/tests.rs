@@ -1,6 +1,7 @@
 //! Plans: properties over arbitrary clusters, then single cases.
 
 mod cases;
+mod places;
 mod properties;
 mod views;
 
@@ -10,9 +11,12 @@ use std::{
 };
 
 use api::{
-    controller::{self, App, Artifact, ArtifactType, ExpandedFormation, ProcessType, Release},
+    controller::{
+        self, App, Artifact, ArtifactType, ExpandedFormation, ProcessType, Release, VolumeReq,
+    },
     discoverd::Term,
-    host::Limits,
+    expand::volume_name,
+    host::{EndReason, Limits, Volume},
     id::{AppId, JobId},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -82,6 +86,7 @@ fn formation(app: u8, processes: &[(&str, u32, bool)]) -> Arc<ExpandedFormation>
             created_at: ago(1000),
         }],
         processes: processes.iter().map(|&(name, count, _)| (name.to_owned(), count)).collect(),
+        tags: BTreeMap::new(),
         updated_at: ago(1000),
     })
 }
@@ -108,13 +113,49 @@ fn crashed(at: Timestamp) -> Phase {
     })
 }
 
+/// Ended for a reason of its host's.
+fn refused(at: Timestamp) -> Phase {
+    let Phase::Ended(ending) = crashed(at) else { unreachable!() };
+    Phase::Ended(Ending { started_at: None, reason: Some(EndReason::Refused), ..ending })
+}
+
+/// A formation whose processes of these types keep data.
+fn with_volumes(formation: &ExpandedFormation, types: &[&str]) -> Arc<ExpandedFormation> {
+    let mut formation = formation.clone();
+    for (name, process) in &mut formation.release.processes {
+        if types.contains(&name.as_str()) {
+            process.volumes = vec![VolumeReq { path: "/data".into(), shared: false }];
+        }
+    }
+    Arc::new(formation)
+}
+
+/// The volume that such a process has.
+fn volume(kind: &Kind) -> Volume {
+    let name = volume_name(kind.app, &kind.name, "/data");
+    Volume { name, path: "/data".into(), shared: false }
+}
+
+fn bound(kind: Kind, phase: Phase) -> JobView {
+    JobView { volumes: vec![volume(&kind)], ..job(kind, phase) }
+}
+
 /// A host with room for `slots` jobs and these on it.
 fn host(slots: u64, jobs: impl IntoIterator<Item = (JobId, JobView)>) -> HostView {
     let jobs: BTreeMap<JobId, JobView> = jobs.into_iter().collect();
     let mut room = Room { memory: slots * MEMORY, cpu: u64::MAX, addresses: 1000 };
     jobs.values().filter(|job| job.ending().is_none()).for_each(|job| room.take(&job.limits));
     let jobs = Arc::new(jobs);
-    HostView { version: 1, room, connected: true, draining: false, full: false, jobs }
+    HostView {
+        version: 1,
+        room,
+        connected: true,
+        draining: false,
+        full: false,
+        slow: false,
+        tags: BTreeMap::new(),
+        jobs,
+    }
 }
 
 fn snapshot(
@@ -137,6 +178,9 @@ fn snapshot(
         life: Uuid::nil(),
         replaced: BTreeSet::new(),
         attempts: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        ordering: BTreeSet::new(),
+        left_over: BTreeSet::new(),
     }
 }
 
@@ -158,6 +202,7 @@ impl Snapshot {
                 job.phase = Phase::Up;
                 job.created_at = Some(self.now);
                 job.restarts = start.restarts;
+                job.volumes = start.config.volumes.clone();
                 host.room.take(&start.limits);
                 assert!(jobs.insert(start.id, job).is_none(), "a new job has a new id");
             }

@@ -28,6 +28,7 @@ pub async fn keep_formations(
             () = stop.cancelled() => return,
             ended = follow(&controller, &observed, &mut opened) => ended,
         };
+        observed.formations_lost();
         if opened {
             pause = PAUSES.0;
         }

@@ -4,9 +4,10 @@
 
 mod formations;
 mod hosts;
+mod orders;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use api::{
 pub use formations::keep_formations;
 pub use hosts::keep_hosts;
 use jiff::{SignedDuration, Timestamp};
+use orders::Orders;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -37,6 +39,10 @@ const STOP_LIMIT: SignedDuration = SignedDuration::from_secs(30);
 
 /// A replacement is remembered for longer than any host remembers what it replaced.
 const REPLACED_KEPT: SignedDuration = SignedDuration::from_mins(30);
+
+/// A job of an app that the controller does not list is left over from one that was deleted, once it was seen for so long:
+/// until then its app may be one that is just being made.
+const LEFT_OVER_GRACE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Pauses between attempts to open a stream: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -66,10 +72,28 @@ struct Known {
     replaced: BTreeMap<JobId, Timestamp>,
     /// Ended jobs whose replacement was ordered without a certain answer: how often, and when the last time.
     attempts: BTreeMap<JobId, (u32, Timestamp)>,
-    /// Jobs that a host may not have taken; the state that is read next says which.
-    doubtful: BTreeMap<JobId, (String, JobView)>,
+    /// Jobs that a host may not have taken; a state that is read from now on says which.
+    doubtful: BTreeMap<JobId, Doubt>,
+    /// Orders that are under way.
+    orders: Orders,
+    /// How often the cluster's state was read.
+    looks: u64,
+    /// Whether the controller's stream of formations is open, and so what is known is what it knows.
+    current: bool,
+    /// Jobs of apps the controller does not list, and since when.
+    foreign: BTreeMap<JobId, Timestamp>,
     /// When a snapshot was first asked for.
     began: Option<Timestamp>,
+}
+
+/// A job that a host may not have taken.
+#[derive(Debug)]
+struct Doubt {
+    host: String,
+    /// As it is if it was not.
+    job: JobView,
+    /// The look at the state during which the doubt arose: that state may be older.
+    look: u64,
 }
 
 impl Observed {
@@ -78,12 +102,20 @@ impl Observed {
         Self { life, ..Self::default() }
     }
 
+    /// The cluster's state is about to be read, for [`Observed::snapshot`]: it will hold all orders that were answered.
+    pub fn begin_look(&self) {
+        let mut known = self.known();
+        known.looks += 1;
+        known.orders.forget_answered();
+    }
+
     /// One instant, or `None` while too little is known to decide anything.
     pub fn snapshot(&self, state: &State, seed: Uuid, now: Timestamp) -> Option<Snapshot> {
         let mut known = self.known();
         known.settle_doubts(state);
         let began = *known.began.get_or_insert(now);
-        let Known { formations, views, stops, untold, waited, replaced, attempts, .. } =
+        let left_over = known.left_over(now);
+        let Known { formations, views, stops, untold, waited, replaced, attempts, orders, .. } =
             &mut *known;
         let formations = formations.clone()?;
         views.retain(|id, view| view.is_open() || state.hosts.contains_key(id));
@@ -102,7 +134,9 @@ impl Observed {
                 view.prune(now);
             }
             let untold = untold.entry(id.clone()).or_default();
-            (id.clone(), merge(host, views.get(id), untold, now))
+            let mut view = merge(host, views.get(id), untold, now);
+            orders.join(id, host, &mut view, now);
+            (id.clone(), view)
         });
         Some(Snapshot {
             now,
@@ -115,7 +149,19 @@ impl Observed {
             life: self.life,
             replaced: replaced.keys().copied().collect(),
             attempts: attempts.iter().map(|(ended, (count, _))| (*ended, *count)).collect(),
+            volumes: state.volumes.clone(),
+            ordering: orders.jobs().collect(),
+            left_over,
         })
+    }
+
+    /// Remembers which jobs a plan found to be of apps that the controller does not list.
+    pub fn foreign(&self, jobs: &BTreeSet<JobId>, now: Timestamp) {
+        let known = &mut self.known().foreign;
+        known.retain(|job, _| jobs.contains(job));
+        for &job in jobs {
+            known.entry(job).or_insert(now);
+        }
     }
 
     /// Remembers what a plan lets wait, for the next one.
@@ -153,12 +199,17 @@ impl Observed {
     /// A host did not take all of these jobs. Each that the state does not have counts as crashed, so that trying again
     /// backs off.
     pub fn not_taken(&self, host: &str, jobs: &[Job], reason: &str, now: Timestamp) {
-        let doubtful =
-            jobs.iter().map(|job| (job.id, (host.into(), JobView::not_taken(job, reason, now))));
-        self.known().doubtful.extend(doubtful);
+        let mut known = self.known();
+        let look = known.looks;
+        let doubt = |job: &Job| {
+            let host = host.to_owned();
+            (job.id, Doubt { host, job: JobView::not_taken(job, reason, now), look })
+        };
+        known.doubtful.extend(jobs.iter().map(doubt));
     }
 
-    fn has_listing(&self) -> bool {
+    /// Whether all formations were listed once.
+    pub fn has_listing(&self) -> bool {
         self.known().formations.is_some()
     }
 
@@ -179,6 +230,7 @@ impl Observed {
             put(&mut formations, formation);
         }
         known.formations = Some(Arc::new(formations));
+        known.current = true;
         drop(known);
         self.nudge.notify_one();
         Ok(())
@@ -190,6 +242,11 @@ impl Observed {
         put(Arc::make_mut(known.formations.get_or_insert_default()), formation);
         drop(known);
         self.nudge.notify_one();
+    }
+
+    /// The stream of formations was lost. What was told stands.
+    pub fn formations_lost(&self) {
+        self.known().current = false;
     }
 
     /// The stream of a host's events was opened: its listing follows.
@@ -224,14 +281,27 @@ impl Observed {
 }
 
 impl Known {
-    /// A job in the state was taken; what is not was not, unless its host told of it.
+    /// A job in the state was taken; what is not was not, unless its host told of it. A state that was asked for before the
+    /// doubt arose settles nothing.
     fn settle_doubts(&mut self, state: &State) {
-        for (id, (host, job)) in std::mem::take(&mut self.doubtful) {
-            let taken = state.hosts.get(&host).is_some_and(|host| host.jobs.contains_key(&id));
-            if !taken {
-                self.views.entry(host).or_default().not_taken(id, job);
+        let looks = self.looks;
+        for (id, doubt) in self.doubtful.extract_if(.., |_, doubt| doubt.look < looks) {
+            let host = state.hosts.get(&doubt.host);
+            if !host.is_some_and(|host| host.jobs.contains_key(&id)) {
+                self.views.entry(doubt.host).or_default().not_taken(id, doubt.job);
             }
         }
+    }
+
+    /// Jobs that no app the controller knows has had for long. A controller that lists nothing is not believed.
+    fn left_over(&self, now: Timestamp) -> BTreeSet<JobId> {
+        let formations = self.formations.iter().flat_map(|formations| formations.values());
+        if !self.current || !formations.into_iter().any(|releases| !releases.is_empty()) {
+            return BTreeSet::new();
+        }
+        let long = |since: &Timestamp| now.duration_since(*since) >= LEFT_OVER_GRACE;
+        let jobs = self.foreign.iter().filter(|(_, since)| long(since));
+        jobs.map(|(&job, _)| job).collect()
     }
 }
 
@@ -256,13 +326,13 @@ fn stopped(view: &View, id: JobId) -> bool {
     })
 }
 
-/// Formations may be told of in any order: the one changed last counts.
+/// The controller's stream is in order, so the last word counts, whatever the clocks say. What has no processes is not
+/// kept: an app that is deployed often would leave a release behind each time.
 fn put(formations: &mut Formations, formation: ExpandedFormation) {
     let releases = formations.entry(formation.app.id).or_default();
-    let newer = releases
-        .get(&formation.release.id)
-        .is_none_or(|known| known.updated_at <= formation.updated_at);
-    if newer {
+    if formation.processes.is_empty() {
+        releases.remove(&formation.release.id);
+    } else {
         releases.insert(formation.release.id, Arc::new(formation));
     }
 }

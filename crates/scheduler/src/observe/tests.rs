@@ -62,13 +62,69 @@ fn snapshot(observed: &Observed) -> Option<Snapshot> {
 }
 
 #[test]
-fn a_formation_that_is_told_late_does_not_overwrite_a_newer_one() {
+fn the_last_word_on_a_formation_counts_whatever_its_clock_says() {
     let observed = Observed::default();
     observed.listed(vec![formation(1, 5)]).unwrap();
     observed.changed(formation(1, 4));
-    assert_eq!(web(&observed, 1), Some(5));
-    observed.changed(formation(1, 6));
-    assert_eq!(web(&observed, 1), Some(6));
+    assert_eq!(web(&observed, 1), Some(4));
+}
+
+#[test]
+fn a_release_that_runs_nothing_leaves_nothing_behind() {
+    let observed = Observed::default();
+    observed.listed(vec![formation(1, 5)]).unwrap();
+    let mut over = formation(1, 6);
+    over.processes.clear();
+    observed.changed(over);
+    let known = observed.known();
+    let app = Uuid::from_u128(1).into();
+    assert!(known.formations.as_ref().unwrap()[&app].is_empty(), "its jobs are not foreign");
+}
+
+#[test]
+fn jobs_of_an_app_the_controller_does_not_list_are_left_over_after_ten_minutes() {
+    let observed = Observed::default();
+    let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+    let job = JobId::from(Uuid::from_u128(1));
+    let left_over = |minutes| {
+        observed.foreign(&[job].into(), at(minutes));
+        observed.snapshot(&state(), Uuid::nil(), at(minutes)).unwrap().left_over
+    };
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    tell(&observed, EventKind::Synced, None);
+    left_over(0);
+    assert!(left_over(10).is_empty(), "a controller that lists nothing is not believed");
+    observed.listed(vec![formation(2, 5)]).unwrap();
+    assert_eq!(left_over(10), [job].into());
+    observed.formations_lost();
+    assert!(left_over(11).is_empty(), "its listing may be old");
+    observed.listed(vec![formation(2, 5)]).unwrap();
+    assert_eq!(left_over(12), [job].into());
+    observed.foreign(&BTreeSet::new(), at(13));
+    assert!(left_over(14).is_empty(), "it was gone, and counts anew");
+}
+
+#[test]
+fn what_is_ordered_counts_until_a_state_was_read_that_holds_it() {
+    let observed = Observed::default();
+    observed.listed(Vec::new()).unwrap();
+    observed.opened("host0");
+    tell(&observed, EventKind::Synced, None);
+    let ordered = job(1, Status::Starting).job;
+    let id = ordered.id;
+    observed.begin_look();
+    assert!(observed.begin_order("host0", &[ordered], &[], Timestamp::UNIX_EPOCH));
+    let seen = || snapshot(&observed).unwrap().hosts["host0"].jobs.contains_key(&id);
+    assert!(seen());
+    observed.end_order("host0", &[id].into(), false, Timestamp::UNIX_EPOCH);
+    assert!(seen(), "the state that was read may be older than the order");
+    observed.begin_look();
+    assert!(!seen());
+    let later = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(2);
+    observed.begin_order("host0", &[], &[], Timestamp::UNIX_EPOCH);
+    let slow = observed.snapshot(&state(), Uuid::nil(), later).unwrap();
+    assert!(slow.hosts["host0"].slow);
 }
 
 #[test]
@@ -136,6 +192,8 @@ fn of_the_jobs_a_host_may_not_have_taken_those_in_the_state_were() {
     tell(&observed, EventKind::Synced, None);
     let (taken, lost) = (job(1, Status::Starting).job, job(2, Status::Starting).job);
     observed.not_taken("host0", &[taken.clone(), lost.clone()], "no room", Timestamp::UNIX_EPOCH);
+    assert!(snapshot(&observed).unwrap().hosts["host0"].jobs.is_empty(), "it may be older");
+    observed.begin_look();
     let mut state = state();
     let host = state.hosts.get_mut("host0").unwrap();
     Arc::make_mut(host).jobs.insert(taken.id, sampi::placed(&taken));

@@ -1,7 +1,7 @@
 //! The controller, as far as the scheduler uses it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -31,6 +31,8 @@ struct Inner {
     jobs: Mutex<BTreeMap<JobId, Job>>,
     told: Mutex<Vec<Job>>,
     live: broadcast::Sender<Option<Item>>,
+    /// Terms of the schedulers that told anything.
+    terms: Mutex<BTreeSet<String>>,
 }
 
 impl Default for FakeController {
@@ -40,6 +42,7 @@ impl Default for FakeController {
             jobs: Mutex::default(),
             told: Mutex::default(),
             live: broadcast::channel(256).0,
+            terms: Mutex::default(),
         }))
     }
 }
@@ -89,6 +92,11 @@ impl FakeController {
         jobs.values().filter(|job| job.state == state).cloned().collect()
     }
 
+    /// Under which terms it was told anything.
+    pub(crate) fn terms(&self) -> Vec<String> {
+        self.0.terms.lock().unwrap().iter().cloned().collect()
+    }
+
     /// How often it was told anything.
     pub(crate) fn told(&self) -> Vec<Job> {
         self.0.told.lock().unwrap().clone()
@@ -131,8 +139,11 @@ async fn jobs(
 async fn put_job(
     State(FakeController(fake)): State<FakeController>,
     Path((_, id)): Path<(String, String)>,
+    headers: http::HeaderMap,
     Body(job): Body<Job>,
 ) -> Json<Job> {
+    let term = headers[api::host::TERM_HEADER].to_str().unwrap().to_owned();
+    fake.terms.lock().unwrap().insert(term);
     assert_eq!(id, job.id);
     fake.told.lock().unwrap().push(job.clone());
     fake.jobs.lock().unwrap().insert(job.uuid, job.clone());

@@ -1,4 +1,4 @@
-//! A host that leads: its jobs come up at once, unless they shall not.
+//! A host that leads: its jobs come up at once, unless they shall not. Others may stand beside it.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use daemon::{ApiError, Body, auth};
 use http::HeaderMap;
 use jiff::Timestamp;
 use sampi::{HostInfo, placed};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::KEY;
 
@@ -39,6 +39,12 @@ struct Inner {
     id: String,
     known: Mutex<Known>,
     live: broadcast::Sender<Option<Event>>,
+    /// Of the host that leads: the others.
+    others: Mutex<BTreeMap<String, FakeHost>>,
+    /// Of one that does not: the one that does.
+    leader: Option<FakeHost>,
+    /// While it is so, it answers no order.
+    slow: watch::Sender<bool>,
 }
 
 struct Known {
@@ -48,7 +54,22 @@ struct Known {
     crashing: bool,
     /// No order is taken.
     deaf: bool,
+    /// Jobs it did not take.
+    refusals: usize,
     commits: u32,
+}
+
+impl Inner {
+    fn new(id: &str, known: Known, leader: Option<FakeHost>) -> Self {
+        Self {
+            id: id.into(),
+            known: Mutex::new(known),
+            live: broadcast::channel(1024).0,
+            others: Mutex::default(),
+            leader,
+            slow: watch::Sender::new(false),
+        }
+    }
 }
 
 impl FakeHost {
@@ -63,10 +84,43 @@ impl FakeHost {
             as_of: 0,
         };
         cluster.upsert_host(id, info);
-        let known =
-            Known { cluster, jobs: BTreeMap::new(), crashing: false, deaf: false, commits: 0 };
-        let live = broadcast::channel(1024).0;
-        Self(Arc::new(Inner { id: id.into(), known: Mutex::new(known), live }))
+        let known = Known {
+            cluster,
+            jobs: BTreeMap::new(),
+            crashing: false,
+            deaf: false,
+            refusals: 0,
+            commits: 0,
+        };
+        Self(Arc::new(Inner::new(id, known, None)))
+    }
+
+    /// Another host, of that many GiB, which this one leads.
+    pub(crate) fn beside(&self, id: &str, addr: SocketAddr, gib: u64) -> Self {
+        let info = HostInfo {
+            addr: addr.to_string(),
+            tags: BTreeMap::new(),
+            capacity: Capacity { memory: gib * GIB, cpu: 4000, addresses: 500 },
+            jobs: BTreeMap::new(),
+            as_of: 0,
+        };
+        self.0.known.lock().unwrap().cluster.upsert_host(id, info);
+        let known = Known {
+            cluster: sampi::Cluster::default(),
+            jobs: BTreeMap::new(),
+            crashing: false,
+            deaf: false,
+            refusals: 0,
+            commits: 0,
+        };
+        let other = Self(Arc::new(Inner::new(id, known, Some(self.clone()))));
+        self.0.others.lock().unwrap().insert(id.into(), other.clone());
+        other
+    }
+
+    /// Lets it answer no order until it is told otherwise.
+    pub(crate) fn set_slow(&self, slow: bool) {
+        self.0.slow.send_replace(slow);
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -88,6 +142,10 @@ impl FakeHost {
     /// Every job it was ever given.
     pub(crate) fn all(&self) -> Vec<ActiveJob> {
         self.0.known.lock().unwrap().jobs.values().cloned().collect()
+    }
+
+    pub(crate) fn refusals(&self) -> usize {
+        self.0.known.lock().unwrap().refusals
     }
 
     pub(crate) fn commits(&self) -> u32 {
@@ -167,11 +225,9 @@ impl FakeHost {
     }
 
     fn end(&self, id: JobId, status: i32, silently: bool) {
-        let mut active = {
-            let mut known = self.0.known.lock().unwrap();
-            known.cluster.job_ended(&self.0.id, id);
-            known.jobs[&id].clone()
-        };
+        let leader = self.0.leader.as_ref().unwrap_or(self);
+        leader.0.known.lock().unwrap().cluster.job_ended(&self.0.id, id);
+        let mut active = self.0.known.lock().unwrap().jobs[&id].clone();
         active.status = Status::Crashed;
         active.ended_at = Some(Timestamp::now());
         active.exit_status = Some(status);
@@ -212,26 +268,36 @@ async fn commit(
         ApiError::new(ErrorCode::Conflict, "refused").with_detail(detail)
     };
     let planner = headers[TERM_HEADER].to_str().ok().and_then(Term::from_header).unwrap();
-    let (committed, orders) = {
+    let (commit, on) = {
         let mut known = host.0.known.lock().unwrap();
         known.cluster.obey(planner).map_err(refuse)?;
-        let mut commit = known.cluster.commit(tx).map_err(refuse)?;
+        let commit = known.cluster.commit(tx).map_err(refuse)?;
         known.commits += 1;
-        let orders = commit.dispatch.remove(&host.0.id).unwrap_or_default();
-        let mut committed = Committed { versions: commit.versions, ..Committed::default() };
-        if known.deaf {
-            for job in &orders.start {
-                known.cluster.job_ended(&host.0.id, job.id);
-            }
-            committed.lost.insert(host.0.id.clone(), "the disk is full".into());
-            return Ok(Json(committed));
-        }
-        for job in &orders.start {
-            assert!(known.cluster.taken(&host.0.id, job.id));
-        }
-        (committed, orders)
+        let others = host.0.others.lock().unwrap().clone();
+        (commit, others)
     };
-    orders.start.iter().for_each(|job| host.start(job));
-    orders.stop.into_iter().for_each(|id| host.stop(id));
+    let mut committed = Committed { versions: commit.versions, ..Committed::default() };
+    for (id, orders) in commit.dispatch {
+        let on = on.get(&id).unwrap_or(&host);
+        let mut slow = on.0.slow.subscribe();
+        slow.wait_for(|slow| !slow).await.unwrap();
+        let deaf = on.0.known.lock().unwrap().deaf;
+        {
+            let cluster = &mut host.0.known.lock().unwrap().cluster;
+            for job in &orders.start {
+                match deaf {
+                    true => assert!(cluster.job_ended(&id, job.id)),
+                    false => assert!(cluster.taken(&id, job.id)),
+                }
+            }
+        }
+        if deaf {
+            on.0.known.lock().unwrap().refusals += orders.start.len();
+            committed.lost.insert(id, "the disk is full".into());
+            continue;
+        }
+        orders.start.iter().for_each(|job| on.start(job));
+        orders.stop.into_iter().for_each(|id| on.stop(id));
+    }
     Ok(Json(committed))
 }

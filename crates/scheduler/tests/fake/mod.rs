@@ -46,6 +46,16 @@ impl Cluster {
         Self { discoverd, controller, host, discoverd_url, lifetime }
     }
 
+    /// Adds a host with so much memory.
+    pub(crate) async fn add_host(&self, id: &str, gib: u64) -> FakeHost {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let host = self.host.beside(id, addr, gib);
+        self.lifetime.serve(listener, host.router());
+        self.discoverd.register("flynn-host", addr, &[("id", id)]);
+        host
+    }
+
     /// Runs a scheduler, not yet known to discoverd, so it does not lead.
     pub(crate) async fn scheduler(&self, job_id: &str) -> Lifetime {
         let lifetime = Lifetime::default();

@@ -1,5 +1,7 @@
 //! Blobs.
 
+use std::io;
+
 use api::blob::{Blob, COPY_FROM};
 use axum::{
     Extension, Json,
@@ -11,6 +13,7 @@ use daemon::ApiError;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
@@ -104,21 +107,41 @@ async fn content(
     access: Access,
 ) -> Result<Body, ApiError> {
     let mut file = tokio::fs::File::from_std(blob.file);
-    file.seek(std::io::SeekFrom::Start(range.start))
-        .await
-        .map_err(StoreError::io("reading a blob"))?;
+    file.seek(io::SeekFrom::Start(range.start)).await.map_err(StoreError::io("reading a blob"))?;
     let mut left = range.end - range.start;
     if left == 0 {
         access.spend();
     }
-    let chunks = ReaderStream::with_capacity(file.take(left), READ_SIZE).inspect(move |chunk| {
-        let len = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        left = left.saturating_sub(len);
-        if left == 0 && len > 0 {
+    // Only who reads all of it can be told that it is not what was stored.
+    let mut digest = (left == blob.size).then(Sha256::new);
+    let chunks = ReaderStream::with_capacity(file.take(left), READ_SIZE).map(move |chunk| {
+        let chunk = chunk?;
+        left = left.saturating_sub(chunk.len() as u64);
+        if let Some(digest) = &mut digest {
+            digest.update(&chunk);
+            if left == 0 && hex::encode(digest.clone().finalize()) != blob.sha256 {
+                tracing::error!(
+                    "the disk gave other bytes for blob {} than were stored",
+                    blob.sha256
+                );
+                // The answer ends short of its length, so nobody takes it for the blob.
+                return Err(io::Error::other("the blob is damaged"));
+            }
+        }
+        if left == 0 && !chunk.is_empty() {
             access.spend();
         }
+        Ok(chunk)
     });
     Ok(Body::from_stream(chunks))
+}
+
+/// Which version of a blob is to be removed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Deleting {
+    /// Nanoseconds of Unix time; one that was stored later stays.
+    #[serde(default)]
+    not_after: Option<u64>,
 }
 
 /// Removes a blob.
@@ -126,8 +149,9 @@ pub(crate) async fn delete(
     State(store): State<Store>,
     Extension(access): Extension<Access>,
     path: BlobPath,
+    Query(Deleting { not_after }): Query<Deleting>,
 ) -> Result<(), ApiError> {
-    store.delete(path).await?;
+    store.delete(path, not_after).await?;
     access.spend();
     Ok(())
 }

@@ -9,16 +9,20 @@ pub struct Known {
     pub name: String,
     /// What makes it want an app.
     pub wants: String,
+    /// Whether it installs the dependencies of a language, so that an app may need it beside another one.
+    pub is_language: bool,
 }
 
-/// Reads the `order` file: directory, name and wish, with tabs between.
+/// Reads the `order` file: directory, name, wish and, for some, the word `language`, with tabs between.
 pub fn parse(text: &str) -> Vec<Known> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| {
             let mut fields = line.split('\t').map(str::trim);
             let (directory, name, wants) = (fields.next()?, fields.next()?, fields.next()?);
-            Some(Known { directory: directory.into(), name: name.into(), wants: wants.into() })
+            let is_language = fields.next() == Some("language");
+            let [directory, name, wants] = [directory, name, wants].map(Into::into);
+            Some(Known { directory, name, wants, is_language })
         })
         .collect()
 }
@@ -35,9 +39,36 @@ pub fn none_wants(known: &[Known]) -> String {
     text
 }
 
+/// What to say when one of them was taken and others want the app too.
+pub fn several(taken: &Known, others: &[&Known]) -> String {
+    let names = |of: fn(&Known) -> &str, between| {
+        let all = others.iter().map(|&known| of(known));
+        all.collect::<Vec<_>>().join(between)
+    };
+    format!(
+        "More than one buildpack fits: {} is taken, {} is not. To have all of them, or another order, commit\na file \
+         .buildpacks with one name a line:\n  {}\n  {}",
+        taken.name,
+        names(|known| &known.name, " and "),
+        taken.directory,
+        names(|known| &known.directory, "\n  "),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_taken_is_named_with_the_way_to_have_it() {
+        let known = parse(
+            "nodejs\tNode.js\tpackage.json\tlanguage\npython\tPython\tx\tlanguage\nstatic\tstatic\ty\n",
+        );
+        assert_eq!(known.iter().filter(|known| known.is_language).count(), 2);
+        let text = several(&known[0], &[&known[1]]);
+        assert!(text.contains("Node.js is taken, Python is not"), "{text}");
+        assert!(text.ends_with("\n  nodejs\n  python"), "{text}");
+    }
 
     #[test]
     fn whoever_has_no_buildpack_learns_what_they_look_for() {

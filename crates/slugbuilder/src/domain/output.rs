@@ -44,6 +44,18 @@ pub fn placed(line: &[u8]) -> Vec<u8> {
     [b"       ", line].concat()
 }
 
+/// A line with stars in place of secrets.
+pub fn without(line: &[u8], secrets: &[String]) -> Vec<u8> {
+    let mut line = line.to_vec();
+    for secret in secrets.iter().map(String::as_bytes).filter(|secret| !secret.is_empty()) {
+        while let Some(at) = line.windows(secret.len()).position(|part| part == secret) {
+            // What is put there must not be found again.
+            line.splice(at..at + secret.len(), secret.iter().map(|_| 0u8));
+        }
+    }
+    line.iter().map(|&b| if b == 0 { b'*' } else { b }).collect()
+}
+
 /// A number of bytes as people say it: `2.9M`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "K", "M", "G"];
@@ -69,6 +81,13 @@ mod tests {
         assert_eq!(placed(b"npm warn"), b"       npm warn");
         assert_eq!(placed(b"         deeper"), b"         deeper");
         assert_eq!(placed(b" !     no"), b" !     no");
+    }
+
+    #[test]
+    fn secrets_are_covered_wherever_they_stand() {
+        let secrets = ["key=t0ken".to_owned(), String::new(), "*".to_owned()];
+        assert_eq!(without(b"a?key=t0ken/ key=t0ken", &secrets), b"a?*********/ *********");
+        assert_eq!(without(b"plain", &[]), b"plain");
     }
 
     #[test]

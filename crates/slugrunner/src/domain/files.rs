@@ -2,9 +2,13 @@
 
 use std::path::{Component, Path, PathBuf};
 
+/// Files at the root of a site that are for the platform, where a whole repository is served.
+const PRIVATE: [&str; 3] = ["Procfile", "app.json", "static.json"];
+
 /// The file a URL path means, relative to the site's root; none if it means no file that may be served.
 ///
-/// Refused are `..`, anything that begins with a dot but `.well-known`, and what no file name can hold.
+/// Refused are `..`, anything that begins with a dot but `.well-known`, what no file name can hold, and the files that
+/// tell the platform how to run the site.
 pub fn relative(url_path: &str) -> Option<PathBuf> {
     let decoded = percent_decode(url_path)?;
     if decoded.contains('\0') {
@@ -19,7 +23,8 @@ pub fn relative(url_path: &str) -> Option<PathBuf> {
         }
         path.push(name);
     }
-    Some(path)
+    let private = PRIVATE.iter().any(|name| path == Path::new(name));
+    (!private).then_some(path)
 }
 
 fn percent_decode(text: &str) -> Option<String> {
@@ -147,6 +152,7 @@ mod tests {
     fn a_path_never_leaves_the_site_nor_reaches_a_hidden_file() {
         assert_eq!(relative("/"), Some(PathBuf::new()));
         assert_eq!(relative("//a//b%20c/"), Some("a/b c".into()));
+        assert_eq!(relative("/docs/Procfile"), Some("docs/Procfile".into()));
         assert_eq!(relative("/.well-known/x"), Some(".well-known/x".into()));
         for refused in [
             "/../x",
@@ -159,6 +165,10 @@ mod tests {
             "/%00",
             "/%ff",
             "/.%2e/x",
+            "/Procfile",
+            "//%50rocfile",
+            "/./static.json",
+            "/app.json",
         ] {
             assert_eq!(relative(refused), None, "{refused}");
         }

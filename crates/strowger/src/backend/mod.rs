@@ -50,6 +50,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Backend {
     addr: SocketAddr,
     in_flight: AtomicU32,
+    /// How much of that was upgraded to another protocol.
+    upgraded: AtomicU32,
     /// Withdrawn: gets nothing new.
     gone: AtomicBool,
     /// Vanished without being withdrawn: may be dead.
@@ -99,6 +101,7 @@ impl Backend {
         Self {
             addr,
             in_flight: AtomicU32::new(0),
+            upgraded: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
@@ -120,7 +123,8 @@ impl Backend {
         self.gone.load(Ordering::SeqCst)
     }
 
-    fn in_flight(&self) -> u32 {
+    /// Requests and upgraded connections under way.
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::SeqCst)
     }
 
@@ -191,13 +195,14 @@ impl Backend {
         }
     }
 
-    /// Waits until nothing is under way to it; it must have been withdrawn.
-    async fn until_drained(&self) {
+    /// Waits until nothing, or nothing else, is under way to it; it must have been withdrawn.
+    async fn until_drained(&self, but_for_upgraded: bool) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.in_flight() == 0 {
+            let upgraded = if but_for_upgraded { self.upgraded.load(Ordering::SeqCst) } else { 0 };
+            if self.in_flight() <= upgraded {
                 return;
             }
             ended.await;
@@ -248,34 +253,49 @@ impl Backend {
 
 /// A request, or a connection of another protocol, that is under way to a backend.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Backend>);
+pub(crate) struct Busy {
+    backend: Arc<Backend>,
+    is_tunnel: bool,
+}
 
 impl Busy {
     /// Counts one more, unless the backend was withdrawn.
     pub(crate) fn begin(backend: &Arc<Backend>) -> Option<Self> {
         backend.in_flight.fetch_add(1, Ordering::SeqCst);
-        let busy = Self(backend.clone());
+        let busy = Self { backend: backend.clone(), is_tunnel: false };
         (!backend.is_gone()).then_some(busy)
     }
 
     /// To whom.
     pub(crate) fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
+    }
+
+    /// It is no request any more, but a connection that its ends close when they like.
+    pub(crate) fn becomes_tunnel(&mut self) {
+        if !std::mem::replace(&mut self.is_tunnel, true) {
+            self.backend.upgraded.fetch_add(1, Ordering::SeqCst);
+            self.backend.ended.notify_waiters();
+        }
     }
 
     /// Ends with a connection that may be used again.
     pub(crate) fn end_with(self, mut upstream: Box<Upstream>) {
         if upstream.is_usable() {
-            self.0.keep(upstream);
+            self.backend.keep(upstream);
         }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.0.is_gone() {
-            self.0.ended.notify_waiters();
+        // First: at no moment may a request seem to be one of the upgraded.
+        if self.is_tunnel {
+            self.backend.upgraded.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.backend.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.backend.is_gone() {
+            self.backend.ended.notify_waiters();
         }
     }
 }

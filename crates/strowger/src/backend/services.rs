@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use api::route::Drained;
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 use tracing::debug;
@@ -118,12 +119,14 @@ impl Services {
         self.revision.subscribe()
     }
 
-    /// Waits until nothing is under way to an address; after the time cuts what is and counts it.
+    /// Waits until nothing is under way to an address; after the time cuts what is and counts it. With `keep_open` it waits
+    /// for requests only, and cuts nothing.
     pub(crate) async fn drain(
         &self,
         addr: SocketAddr,
         deadline: Instant,
-    ) -> Result<u32, Registered> {
+        keep_open: bool,
+    ) -> Result<Drained, Registered> {
         let leaving: Vec<_> = {
             let inner = lock(&self.inner);
             let registered = inner
@@ -141,15 +144,20 @@ impl Services {
         };
         let drained = async {
             for backend in &leaving {
-                backend.until_drained().await;
+                backend.until_drained(keep_open).await;
             }
         };
-        if tokio::time::timeout_at(deadline, drained).await.is_ok() {
-            return Ok(0);
+        let in_time = tokio::time::timeout_at(deadline, drained).await.is_ok();
+        if keep_open {
+            let open = leaving.iter().map(|backend| backend.in_flight()).sum();
+            return Ok(Drained { closed: 0, open });
+        }
+        if in_time {
+            return Ok(Drained::default());
         }
         let closed = leaving.iter().map(|backend| backend.cut()).sum();
         debug!(backend = %addr, closed, "cut what was still under way to {addr}");
-        Ok(closed)
+        Ok(Drained { closed, open: 0 })
     }
 
     /// The backends that may be dead.
@@ -244,13 +252,13 @@ mod tests {
         let backend = service.set().backends[0].clone();
         let busy = Busy::begin(&backend).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
-        assert!(services.drain(backend.addr(), soon()).await.is_err());
+        assert!(services.drain(backend.addr(), soon(), false).await.is_err());
 
         services.apply([("web".into(), view(&["10.0.0.2:80"]))], 6);
         assert!(Busy::begin(&backend).is_none());
-        assert_eq!(services.drain(backend.addr(), soon()).await.unwrap(), 1);
+        assert_eq!(services.drain(backend.addr(), soon(), false).await.unwrap().closed, 1);
         drop(busy);
-        assert_eq!(services.drain(backend.addr(), soon()).await.unwrap(), 0);
+        assert_eq!(services.drain(backend.addr(), soon(), false).await.unwrap().closed, 0);
         assert_eq!(*services.revision().borrow(), Some(6));
     }
 
@@ -277,7 +285,7 @@ mod tests {
         services.apply([("web".into(), suspect.clone())], 1);
         let backend = service.set().backends[0].clone();
         assert!(Busy::begin(&backend).is_some());
-        assert_eq!(services.drain(backend.addr(), Instant::now()).await.unwrap(), 0);
+        assert_eq!(services.drain(backend.addr(), Instant::now(), false).await.unwrap().closed, 0);
         assert!(Busy::begin(&backend).is_none());
         services.apply([("web".into(), suspect)], 2);
         assert!(Busy::begin(&service.set().backends[0]).is_none());

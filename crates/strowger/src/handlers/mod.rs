@@ -1,4 +1,5 @@
 //! One file a resource.
 
+pub(crate) mod events;
 pub(crate) mod routes;
 pub(crate) mod wait;

@@ -5,9 +5,9 @@ use std::{io, time::Duration};
 use api::route::{NewRoute, Route, Stored};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
 };
-use daemon::{ApiError, Body};
+use daemon::{ApiError, Body, Query};
 use jiff::Timestamp;
 use serde::Deserialize;
 

@@ -3,11 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use api::route::{Drain, Drained, Sync};
-use axum::{
-    Json,
-    extract::{Query, State},
-};
-use daemon::ApiError;
+use axum::{Json, extract::State};
+use daemon::{ApiError, Query};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -39,10 +36,10 @@ pub(crate) async fn drain(
     Query(drain): Query<Drain>,
 ) -> Result<Json<Drained>, ApiError> {
     let deadline = deadline(drain.timeout_ms);
-    let addr: SocketAddr = drain.addr.parse().map_err(|_| Error::Addr(drain.addr))?;
+    let addr: SocketAddr = drain.addr.parse().map_err(|_| Error::Addr(drain.addr.clone()))?;
     until_seen("services", api.live.services.revision(), drain.services, deadline).await?;
-    let closed = api.live.services.drain(addr, deadline).await.map_err(Error::from)?;
-    Ok(Json(Drained { closed }))
+    let drained = api.live.services.drain(addr, deadline, drain.keep_open).await;
+    Ok(Json(drained.map_err(Error::from)?))
 }
 
 async fn until_seen(

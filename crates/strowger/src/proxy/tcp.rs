@@ -100,8 +100,9 @@ async fn accept(
 async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
     let connected = Search::new(&target).connect().await;
-    let (mut backend, busy) = connected.map_err(io::Error::other)?;
+    let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
     backend.control().becomes_tunnel();
+    busy.becomes_tunnel();
     let copied = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
     drop(busy);
     copied.map(drop)

@@ -34,7 +34,7 @@ pub(super) async fn forward(
     parts.headers.insert(UPGRADE, protocol);
     let body = RequestBody((!body.is_end_stream()).then_some(body));
     let mut search = Search::new(target);
-    let (upstream, busy) = loop {
+    let (upstream, mut busy) = loop {
         let (index, busy) = search.next()?;
         match busy.backend().open(search.patience()).await {
             Ok(upstream) => break (upstream, busy),
@@ -58,6 +58,7 @@ pub(super) async fn forward(
     let of_backend = hyper::upgrade::on(&mut response);
     if let Some(of_client) = of_client {
         control.becomes_tunnel();
+        busy.becomes_tunnel();
         context.lifetime.spawn_drained(tunnel(of_client, of_backend, busy));
     }
     let protocol = response.headers().get(UPGRADE).cloned();

@@ -58,12 +58,13 @@ fn counts_are_types_with_numbers() {
 fn a_type_the_release_lacks_is_refused_with_the_one_that_was_meant() {
     let asked = [("wbe".to_owned(), 1)].into();
     assert_eq!(
-        merged(&Counts::new(), &asked, &release()).unwrap_err().to_string(),
+        check(&Counts::new(), &asked, &release()).unwrap_err().to_string(),
         "the release has no process type \"wbe\", did you mean \"web\"?; it has: web, worker"
     );
-    let now = [("web".to_owned(), 1), ("worker".to_owned(), 2)].into();
-    let both = merged(&now, &web(8), &release()).unwrap();
-    assert_eq!(shown(&both, &release()), "web=8 worker=2");
+    let now = [("web".to_owned(), 1), ("clock".to_owned(), 2)].into();
+    let of_the_next = [("clock".to_owned(), 3)].into();
+    assert_eq!(check(&now, &of_the_next, &release()), Ok(()));
+    assert_eq!(shown(&now, &release()), "clock=2 web=1 worker=0");
     assert_eq!(shown(&Counts::new(), &release()), "web=0 worker=0");
 }
 

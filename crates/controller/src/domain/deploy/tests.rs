@@ -1,32 +1,44 @@
 use api::{
-    controller::Strategy,
+    controller::{Job, JobState, Strategy},
+    host::EndReason,
     id::{AppId, JobId, ReleaseId},
 };
 use proptest::{prelude::*, strategy::Strategy as Choice};
 
 use super::*;
 
-fn counts(web: u32, worker: u32) -> Counts {
+pub(super) fn counts(web: u32, worker: u32) -> Counts {
     BTreeMap::from([("web".to_owned(), web), ("worker".to_owned(), worker)])
 }
 
-fn state(strategy: Strategy, target: Counts, old: Counts) -> DeployState {
+pub(super) fn state(strategy: Strategy, target: Counts, old: Counts) -> DeployState {
     let old_alive = old.clone();
+    let began = Timestamp::UNIX_EPOCH;
     DeployState {
         strategy,
         target,
+        original: old.clone(),
+        has_old: true,
+        over_itself: false,
+        going_back: false,
         old,
         new: Counts::new(),
         seen: Seen { old_alive, ..Seen::default() },
         omni: BTreeSet::new(),
-        hosts: 1,
+        hosts: Some(1),
         batch: 3,
-        waited: Duration::ZERO,
+        now: began,
+        began,
+        step_at: began,
         limit: Duration::from_secs(120),
     }
 }
 
-fn strategies() -> impl Choice<Value = Strategy> {
+fn after(time: Duration) -> Timestamp {
+    Timestamp::UNIX_EPOCH + time
+}
+
+pub(super) fn strategies() -> impl Choice<Value = Strategy> {
     prop_oneof![
         Just(Strategy::OneByOne),
         Just(Strategy::AllAtOnce),
@@ -173,21 +185,24 @@ proptest! {
 fn an_omni_type_is_waited_for_on_every_host() {
     let mut now = state(Strategy::OneByOne, counts(1, 0), counts(1, 0));
     now.omni.insert("web".into());
-    now.hosts = 3;
+    now.hosts = Some(3);
     now.new = counts(1, 0);
     now.seen.new_up = counts(2, 0);
     assert_eq!(next_step(&now), Step::Wait);
     now.seen.new_up = counts(3, 0);
     assert!(matches!(next_step(&now), Step::Scale { old, .. } if of(&old, "web") == 0));
+    // A controller that has just started knows of none yet.
+    now.hosts = None;
+    assert_eq!(next_step(&now), Step::Wait);
 }
 
 #[test]
 fn a_step_that_takes_too_long_fails_and_says_what_was_waited_for() {
     let mut now = state(Strategy::OneByOne, counts(2, 0), counts(2, 0));
     now.new = counts(1, 0);
-    now.waited = now.limit;
+    now.now = after(now.limit);
     let Step::Fail(failure) = next_step(&now) else { panic!("it goes on") };
-    let text = failure.sentence(true, &[]);
+    let text = failure.sentence(true);
     assert!(text.contains("web") && text.contains("120 s") && text.contains("keeps"), "{text}");
 }
 
@@ -198,13 +213,13 @@ fn it_is_over_when_nothing_old_serves_any_more_or_its_host_is_away() {
     now.seen.new_up = counts(1, 0);
     now.seen.old_up = counts(1, 0);
     assert_eq!(next_step(&now), Step::Wait);
-    now.waited = LINGER;
+    now.now = after(LINGER);
     assert_eq!(next_step(&now), Step::Complete);
-    (now.waited, now.seen.old_up) = (Duration::ZERO, counts(0, 0));
+    (now.now, now.seen.old_up) = (now.began, counts(0, 0));
     assert_eq!(next_step(&now), Step::Complete);
 }
 
-fn release(kinds: &[&str]) -> Release {
+pub(super) fn release(kinds: &[&str]) -> Release {
     Release {
         id: ReleaseId::random(),
         app_id: None,
@@ -216,7 +231,7 @@ fn release(kinds: &[&str]) -> Release {
     }
 }
 
-fn job(release: &Release, state: JobState) -> Job {
+pub(super) fn job(release: &Release, state: JobState) -> Job {
     let uuid = JobId::random();
     Job {
         id: format!("host-{uuid}"),
@@ -256,47 +271,164 @@ fn what_runs_is_kept_and_a_type_that_is_gone_is_not() {
     assert_eq!(wanted, BTreeMap::from([("web".into(), 4)]));
 }
 
+fn reported(job: Job) -> Reported {
+    Reported { job, since: Timestamp::UNIX_EPOCH, first_restarts: 0 }
+}
+
+fn failure_of(jobs: impl IntoIterator<Item = Job>, new: &Release, stopped: u32) -> Option<Failure> {
+    let jobs: Vec<_> = jobs.into_iter().map(reported).collect();
+    seen(&jobs, (None, new), Timestamp::UNIX_EPOCH, stopped, &counts(1, 0)).failure
+}
+
+fn ended(new: &Release, reason: EndReason) -> Job {
+    Job { exit_status: Some(1), end_reason: Some(reason), ..job(new, JobState::Crashed) }
+}
+
 #[test]
 fn the_third_crash_fails_it_and_a_job_that_never_served_at_once() {
     let new = release(&["web"]);
-    let crashed = |_| Job { exit_status: Some(1), ..job(&new, JobState::Crashed) };
-    let two: Vec<_> = (0..2).map(crashed).collect();
-    assert_eq!(seen(&two, None, &new, 0).failure, None);
-    let three: Vec<_> = (0..3).map(crashed).collect();
-    let failure = seen(&three, None, &new, 0).failure.unwrap();
-    assert!(failure.sentence(false, &["boom".into()]).ends_with("boom"), "{failure:?}");
-    let refused =
-        Job { host_error: Some("nothing listens on 8080".into()), ..job(&new, JobState::Crashed) };
-    let too_late = Job {
-        exit_status: Some(143),
-        host_error: Some("it did not pass its check within 60s: nothing listens on 8080".into()),
-        ..job(&new, JobState::Crashed)
+    let crashed = |_| ended(&new, EndReason::Exited);
+    assert_eq!(failure_of((0..2).map(crashed), &new, 0), None);
+    let failure = failure_of((0..3).map(crashed), &new, 0).unwrap();
+    assert!(failure.sentence(false).contains("ended 3 times"), "{failure:?}");
+    let deaf = Job {
+        host_error: Some("nothing listens on 8080".into()),
+        ..ended(&new, EndReason::CheckNeverPassed)
     };
-    for job in [refused, too_late] {
-        let failure = seen(&[job], None, &new, 0).failure.unwrap();
-        assert!(failure.sentence(false, &[]).contains("nothing listens on 8080"), "{failure:?}");
+    let failure = failure_of([deaf], &new, 0).unwrap();
+    assert!(failure.sentence(false).contains("nothing listens on 8080"), "{failure:?}");
+}
+
+#[test]
+fn a_host_that_is_lost_or_refuses_fails_nothing_and_gives_the_release_another_chance() {
+    let new = release(&["web"]);
+    for reason in
+        [EndReason::HostLost, EndReason::Refused, EndReason::NotStarted, EndReason::Stopped]
+    {
+        let jobs = (0..20).map(|_| Job { exit_status: None, ..ended(&new, reason) });
+        assert_eq!(failure_of(jobs, &new, 0), None, "{reason:?}");
     }
+    let mut now = state(Strategy::OneByOne, counts(1, 0), counts(1, 0));
+    now.new = counts(1, 0);
+    now.now = after(now.limit);
+    now.seen.displaced = Some(after(Duration::from_secs(1)));
+    assert_eq!(next_step(&now), Step::Wait);
+    now.now = after(now.limit + Duration::from_secs(1));
+    assert!(matches!(next_step(&now), Step::Fail(Failure::TimedOut { .. })));
+}
+
+#[test]
+fn a_deployment_ends_however_often_its_hosts_are_lost() {
+    let mut now = state(Strategy::OneByOne, counts(1, 0), counts(1, 0));
+    now.new = counts(1, 0);
+    now.now = after(now.limit * 3);
+    now.seen.displaced = Some(now.now);
+    assert!(matches!(next_step(&now), Step::Fail(Failure::Overdue { .. })));
+}
+
+#[test]
+fn what_ended_before_the_deployment_began_is_not_counted() {
+    let new = release(&["web"]);
+    let began = after(Duration::from_secs(60));
+    let before = |_| reported(ended(&new, EndReason::Exited));
+    let mut jobs: Vec<_> = (0..9).map(before).collect();
+    // The process that is started now carries the count of those before it.
+    let job = Job { restarts: 9, ..job(&new, JobState::Up) };
+    jobs.push(Reported { job, since: began, first_restarts: 9 });
+    let failure = |jobs: &[Reported]| seen(jobs, (None, &new), began, 0, &counts(1, 0)).failure;
+    assert_eq!(failure(&jobs), None);
+    // One that its host starts again and again meanwhile is.
+    jobs.last_mut().unwrap().job.restarts = 12;
+    assert!(matches!(failure(&jobs), Some(Failure::Crashed { times: 3, .. })));
+}
+
+#[test]
+fn of_many_processes_a_few_may_end() {
+    let new = release(&["web"]);
+    let jobs: Vec<_> = (0..5).map(|_| reported(ended(&new, EndReason::Exited))).collect();
+    let of = |web| seen(&jobs, (None, &new), Timestamp::UNIX_EPOCH, 0, &counts(web, 0)).failure;
+    assert!(of(4).is_some());
+    assert_eq!(of(50), None);
 }
 
 #[test]
 fn jobs_that_were_told_to_stop_are_no_failure() {
     let new = release(&["web"]);
     let down: Vec<_> = (0..3).map(|_| job(&new, JobState::Down)).collect();
-    assert_eq!(seen(&down, None, &new, 3).failure, None);
-    assert!(seen(&down, None, &new, 0).failure.is_some());
+    assert_eq!(failure_of(down.clone(), &new, 3), None);
+    assert!(failure_of(down.clone(), &new, 0).is_some());
+    let stopped =
+        down.iter().cloned().map(|job| Job { end_reason: Some(EndReason::Stopped), ..job });
+    assert_eq!(failure_of(stopped, &new, 0), None);
     let waited = down.into_iter().map(|job| Job { host_id: None, ..job });
-    assert_eq!(seen(&waited.collect::<Vec<_>>(), None, &new, 0).failure, None);
+    assert_eq!(failure_of(waited, &new, 0), None);
 }
 
 #[test]
 fn the_new_release_stays_until_the_old_one_serves_again() {
     let original = counts(2, 1);
-    let mut state = state(Strategy::OneByOne, original.clone(), original.clone());
-    assert!(!state.went_back(&original));
-    state.seen.old_up = counts(1, 1);
-    assert!(!state.went_back(&original), "a web process is missing");
-    state.seen.old_up = counts(2, 1);
-    assert!(state.went_back(&original));
-    let unshared = DeployState { strategy: Strategy::OneDownOneUp, seen: Seen::default(), ..state };
-    assert!(unshared.went_back(&original), "both releases cannot run at once");
+    let mut now = state(Strategy::OneByOne, original.clone(), original.clone());
+    (now.going_back, now.old, now.new) = (true, counts(0, 1), counts(2, 0));
+    let back = |new: Counts| Step::Scale { old: counts(2, 1), new };
+    assert_eq!(next_step(&now), back(counts(2, 0)));
+    now.old = original.clone();
+    now.seen.old_up = counts(1, 1);
+    assert_eq!(next_step(&now), Step::Wait, "a web process is missing");
+    now.seen.old_up = counts(2, 1);
+    assert_eq!(next_step(&now), back(Counts::new()));
+    // One that cannot serve again keeps the new release no longer than this.
+    (now.seen.old_up, now.now) = (Counts::new(), after(GO_BACK));
+    assert_eq!(next_step(&now), back(Counts::new()));
+    now.new = Counts::new();
+    assert_eq!(next_step(&now), Step::WentBack);
+    let unshared = DeployState {
+        strategy: Strategy::OneDownOneUp,
+        old: counts(0, 1),
+        new: counts(2, 0),
+        now: after(Duration::ZERO),
+        ..now
+    };
+    assert_eq!(next_step(&unshared), back(Counts::new()), "both releases cannot run at once");
+}
+
+#[test]
+fn a_release_deployed_over_itself_is_not_taken_away() {
+    let mut now = state(Strategy::OneByOne, counts(1, 0), Counts::new());
+    (now.has_old, now.over_itself, now.going_back, now.new) = (false, true, true, counts(1, 0));
+    assert_eq!(next_step(&now), Step::WentBack);
+}
+
+#[test]
+fn a_scale_changes_only_what_it_names_and_each_release_takes_what_it_has() {
+    let (old, new) = (release(&["web", "worker"]), release(&["web", "clock"]));
+    let (target, original) = (BTreeMap::from([("web".into(), 4)]), counts(4, 2));
+    let worker = Change::Some(BTreeMap::from([("worker".into(), 5), ("clock".into(), 1)]));
+    let now = retarget(&target, &original, (Some(&old), &new), &worker);
+    assert_eq!(now.target, BTreeMap::from([("web".into(), 4), ("clock".into(), 1)]));
+    assert_eq!(now.original, counts(4, 5));
+    let all = Change::All(BTreeMap::from([("web".into(), 2)]));
+    let now = retarget(&target, &original, (Some(&old), &new), &all);
+    assert_eq!(
+        (now.target, now.original),
+        (BTreeMap::from([("web".into(), 2)]), BTreeMap::from([("web".into(), 2)]))
+    );
+}
+
+#[test]
+fn the_largest_batch_is_no_more_than_the_target() {
+    let mut now = state(Strategy::InBatches, counts(3, 0), counts(3, 0));
+    (now.batch, now.new, now.seen.new_up) = (u32::MAX, counts(1, 0), counts(1, 0));
+    now.old = counts(2, 0);
+    assert!(matches!(next_step(&now), Step::Scale { new, .. } if of(&new, "web") == 3));
+}
+
+#[test]
+fn what_a_process_printed_is_shown_bounded_and_without_what_a_terminal_obeys() {
+    let lines = vec!["first".to_owned(); 60];
+    assert_eq!(last_lines(&lines).unwrap().lines().count(), 50);
+    let odd = ["bad\0\u{1b}[2Jbyte\u{9b}é".to_owned(), "x".repeat(1 << 20)];
+    let shown = last_lines(&odd).unwrap();
+    assert!(shown.starts_with("bad\\x00\\x1b[2Jbyte\\x9bé\n"), "{shown:?}");
+    assert!(shown.len() < 1200, "{}", shown.len());
+    assert_eq!(last_lines(&[]), None);
 }

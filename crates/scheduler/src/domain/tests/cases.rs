@@ -145,7 +145,10 @@ fn what_finds_no_room_waits_under_one_id_and_says_why() {
     let first = plan(&full);
     assert_eq!(first.start["host0"].len(), 1);
     let reason = &first.waiting[0].reason;
-    assert!(reason.contains("host0 has 0 MiB of memory free of the 1024 needed"), "{reason}");
+    assert!(
+        reason.contains("host0 has less than the 1024 MiB of memory free that it needs"),
+        "{reason}"
+    );
     let after = full.apply(&first);
     assert_eq!(plan(&after).waiting, first.waiting);
     let report = reports(&after, &first)[&first.waiting[0].id].clone().unwrap();
@@ -194,7 +197,7 @@ fn what_runs_on_a_host_that_is_drained_stops_when_something_serves_in_its_place(
     assert!(alone.is_empty());
     assert!(alone.waiting[0].reason.contains("a is being drained"), "{alone:?}");
     // What keeps data stays where the data is.
-    let bound = (id(1), JobView { bound: true, ..job(kind(0, "web"), Phase::Up) });
+    let bound = (id(1), bound(kind(0, "web"), Phase::Up));
     let hosts = [("a".to_owned(), drained(vec![bound])), ("b".into(), host(5, [up(2)]))];
     assert!(plan(&snapshot(hosts, formation())).is_empty());
 }
@@ -222,4 +225,36 @@ fn an_omni_process_runs_once_on_every_host() {
     let snapshot = snapshot(hosts, [formation(0, &[("web", 1, true)])]);
     let plan = plan(&snapshot);
     assert_eq!(plan.start.values().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
+fn a_job_in_the_place_of_another_is_left_alone_and_counts_once_that_one_is_gone() {
+    let old = kind(0, "db");
+    let new = Kind::new(old.app, uuid(999).into(), "db");
+    let in_place = |phase| {
+        let mut job = job(new.clone(), phase);
+        job.in_place_of = Some(old.id());
+        (id(2), job)
+    };
+    let wanted = || [formation(0, &[("db", 1, false)])];
+    for phase in [Phase::Ordered, Phase::Starting, Phase::Up] {
+        // Both are there, or only the new one is: nothing is started and nothing stopped.
+        let both = [(id(1), job(old.clone(), Phase::Starting)), in_place(phase.clone())];
+        assert!(plan(&one_host(both, wanted())).is_empty(), "{phase:?}");
+        assert!(plan(&one_host([in_place(phase.clone())], wanted())).is_empty(), "{phase:?}");
+    }
+    let failed = [(id(1), job(old.clone(), Phase::Up)), in_place(crashed(ago(5)))];
+    assert!(plan(&one_host(failed, wanted())).is_empty());
+    let gone = plan(&one_host([in_place(crashed(ago(5)))], wanted()));
+    assert_eq!(gone.start.values().flatten().count(), 1, "the old release is wanted");
+    // The app was scaled down or deleted meanwhile: neither is wanted.
+    let both = [(id(1), job(old.clone(), Phase::Up)), in_place(Phase::Up)];
+    assert_eq!(stops(&one_host(both, [formation(0, &[("db", 0, false)])])), [id(1), id(2)]);
+    // What ordered it says that the new release is wanted now.
+    let mut said = (*formation(0, &[("db", 1, false)])).clone();
+    said.release.id = new.release;
+    let mut over = (*formation(0, &[("db", 0, false)])).clone();
+    over.updated_at = now();
+    let now_wanted = [Arc::new(said), Arc::new(over)];
+    assert!(plan(&one_host([in_place(Phase::Up)], now_wanted)).is_empty());
 }

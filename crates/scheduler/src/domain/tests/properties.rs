@@ -58,7 +58,7 @@ proptest! {
         prop_assert!(rest.is_empty(), "{rest:?}");
         for (kind, (wanted, omni)) in snapshot.kinds() {
             let running: u32 = after.running(&kind).values().sum();
-            let waiting = first.waiting.iter().filter(|w| w.kind == kind).count() as u32;
+            let waiting: u32 = first.waiting.iter().filter(|w| w.kind == kind).map(|w| w.count).sum();
             let wanted = match omni && wanted > 0 {
                 true => snapshot.hosts.len() as u32,
                 false => wanted,

@@ -1,0 +1,286 @@
+//! `providers`, `provider-add`, `resources`, `resource-add`, `resource-remove`, `resource-restore`, `gc`.
+
+use std::{collections::BTreeMap, io::Read};
+
+use anyhow::{Context, bail};
+use api::{
+    controller::{NewProvider, NewRelease, NewResource, Provider, Release, Resource},
+    id::{ProviderId, ResourceId},
+};
+use clap::Args;
+use controller_client::Controller;
+
+use super::deploy;
+use crate::{
+    args::Listing,
+    domain::{env::changed, suggest::nearest, table},
+    output,
+    session::{AppSession, Session},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct AddProviderArgs {
+    /// The key the provider wants; `-` reads it from stdin
+    #[arg(long)]
+    key: Option<String>,
+    /// What it is called
+    name: String,
+    /// Where it makes things: http(s)://host/path, or discoverd+http://service/path inside the cluster
+    url: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResourcesArgs {
+    /// Of all apps, with those that can still be restored
+    #[arg(long)]
+    all: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// Who makes it, as `flynn providers` lists them: postgres
+    provider: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Id of the resource, or the provider if the app has one resource of it
+    resource: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Id of the resource, as `flynn resources --all` shows it
+    resource: ResourceId,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn providers(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let (_, controller) = session.server()?;
+    let providers = controller.providers().await?;
+    if args.json {
+        return output::json(&providers);
+    }
+    let row = |p: &Provider| vec![p.name.clone(), p.url.clone(), p.id.to_string()];
+    let rows: Vec<_> = providers.iter().map(row).collect();
+    Ok(output::text(&table::render(&["NAME", "URL", "ID"], &rows))?)
+}
+
+pub(crate) async fn add_provider(session: &Session, args: &AddProviderArgs) -> anyhow::Result<()> {
+    let (_, controller) = session.server()?;
+    let key = match args.key.as_deref() {
+        Some("-") => {
+            let mut key = String::new();
+            std::io::stdin().read_to_string(&mut key).context("reading the key from stdin")?;
+            Some(key.trim().to_owned())
+        }
+        key => key.map(str::to_owned),
+    };
+    let new = NewProvider { url: args.url.clone(), name: args.name.clone(), key };
+    let provider = controller.create_provider(&new).await?;
+    Ok(output::data(&format!("Added provider {} ({}).", provider.name, provider.id))?)
+}
+
+pub(crate) async fn list(session: &Session, args: &ResourcesArgs) -> anyhow::Result<()> {
+    let (controller, resources) = if args.all {
+        let (_, controller) = session.server()?;
+        let resources = controller.all_resources(true).await?;
+        (controller, resources)
+    } else {
+        let target = session.app()?;
+        let resources = target.controller.resources(&target.name).await;
+        let resources = resources.map_err(|err| target.explained(err))?;
+        (target.controller, resources)
+    };
+    if args.json {
+        return output::json(&resources);
+    }
+    let names = names(&controller).await?;
+    let row = |r: &Resource| {
+        let provider = names.get(&r.provider).cloned().unwrap_or_else(|| r.provider.to_string());
+        let state = r.purge_at.map(|at| format!("removed, kept until {at:.0}")).unwrap_or_default();
+        vec![r.id.to_string(), provider, r.external_id.clone(), state]
+    };
+    let rows: Vec<_> = resources.iter().map(row).collect();
+    Ok(output::text(&table::render(&["ID", "PROVIDER", "PROVIDER'S ID", ""], &rows))?)
+}
+
+async fn names(controller: &Controller) -> anyhow::Result<BTreeMap<ProviderId, String>> {
+    Ok(controller.providers().await?.into_iter().map(|p| (p.id, p.name)).collect())
+}
+
+/// Has the provider make a resource for the app, and deploys the app with its environment.
+pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let app = target.app().await?;
+    let names: Vec<String> =
+        target.controller.providers().await?.into_iter().map(|p| p.name).collect();
+    if !names.contains(&args.provider) && args.provider.parse::<ProviderId>().is_err() {
+        let near = nearest(&args.provider, names.iter().map(String::as_str));
+        let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        bail!("there is no provider {:?}{near} (`flynn providers` lists them)", args.provider);
+    }
+    let new = NewResource { apps: vec![app.id.to_string()], ..NewResource::default() };
+    let made = target.controller.provision(&args.provider, &new).await?;
+    output::say(&format!("Created resource {}.", made.id));
+    let set: EnvChange =
+        made.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+    change_env(&target, |_| EnvChange::clone(&set)).await.with_context(|| {
+        format!("the resource {} was made, but the app was not deployed with it", made.id)
+    })?;
+    if args.json { output::json(&made) } else { Ok(()) }
+}
+
+type EnvChange = BTreeMap<String, Option<String>>;
+
+/// What takes a resource's variables out of an environment: those that still have its values.
+fn without(env: &BTreeMap<String, String>, resource: &Resource) -> EnvChange {
+    let its = resource.env.iter().filter(|(name, value)| env.get(*name) == Some(value));
+    its.map(|(name, _)| (name.clone(), None)).collect()
+}
+
+async fn change_env(
+    target: &AppSession,
+    change: impl Fn(&Release) -> EnvChange,
+) -> anyhow::Result<()> {
+    deploy::change(target, async |app, current| {
+        let current = current.unwrap_or_else(super::env::empty);
+        let Some(new) = changed(&current, None, &change(&current))? else { return Ok(None) };
+        let new = NewRelease { app_id: Some(app.id), ..new };
+        let made = target.controller.create_release(&new).await?;
+        output::say(&format!("Created release {}.", made.id));
+        Ok(Some(made.id))
+    })
+    .await
+}
+
+/// Deploys the app without a resource, and removes it.
+pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let resources = target.controller.resources(&target.name).await;
+    let resources = resources.map_err(|err| target.explained(err))?;
+    let resource = chosen(&resources, &names(&target.controller).await?, &args.resource)?;
+    let provider = resource.provider.to_string();
+    let app = target.app().await?;
+    change_env(&target, |release| without(&release.env, resource)).await?;
+    if resource.apps.iter().any(|user| *user != app.id) {
+        let left = target.controller.remove_resource_app(&provider, resource.id, &target.name);
+        let left = left.await?;
+        output::say(&format!("Other apps use {} still; it stays for them.", resource.id));
+        return if args.json { output::json(&left) } else { Ok(()) };
+    }
+    let removed = target.controller.remove_resource(&provider, resource.id).await?;
+    let until = removed.purge_at.map(|at| format!(" until {at:.0}")).unwrap_or_default();
+    output::say(&format!(
+        "Removed {id}. `flynn resource-restore {id}` brings it back{until}; then it is destroyed.",
+        id = removed.id
+    ));
+    if args.json { output::json(&removed) } else { Ok(()) }
+}
+
+/// The resource a person means.
+fn chosen<'a>(
+    resources: &'a [Resource],
+    names: &BTreeMap<ProviderId, String>,
+    wanted: &str,
+) -> anyhow::Result<&'a Resource> {
+    let meant = |r: &&Resource| {
+        r.id.to_string() == wanted || names.get(&r.provider).is_some_and(|name| name == wanted)
+    };
+    let found: Vec<_> = resources.iter().filter(meant).collect();
+    match found[..] {
+        [one] => Ok(one),
+        [] => bail!("the app has no resource {wanted:?}; `flynn resources` lists what it has"),
+        _ => bail!("the app has {} resources of {wanted}: give the id of one", found.len()),
+    }
+}
+
+/// Brings a removed resource back, and deploys the app with it if the command names one.
+pub(crate) async fn restore(session: &Session, args: &RestoreArgs) -> anyhow::Result<()> {
+    let (_, controller) = session.server()?;
+    let all = controller.all_resources(true).await?;
+    let found = all.iter().find(|resource| resource.id == args.resource);
+    let found = found.with_context(|| {
+        format!("there is no resource {}; what was destroyed cannot be restored", args.resource)
+    })?;
+    let provider = found.provider.to_string();
+    let restored = controller.restore_resource(&provider, found.id).await?;
+    output::say(&format!("Restored {}.", restored.id));
+    let Ok(target) = session.app() else {
+        output::say("Say -a <app> to have an app use it again.");
+        return if args.json { output::json(&restored) } else { Ok(()) };
+    };
+    let linked = target.controller.add_resource_app(&provider, restored.id, &target.name).await;
+    let linked = linked.map_err(|err| target.explained(err))?;
+    let set: EnvChange =
+        linked.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+    change_env(&target, |_| EnvChange::clone(&set)).await?;
+    if args.json { output::json(&linked) } else { Ok(()) }
+}
+
+/// Deletes what is no longer kept of the app.
+pub(crate) async fn collect(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let target = session.app()?;
+    let done =
+        target.controller.collect(&target.name).await.map_err(|err| target.explained(err))?;
+    if args.json {
+        return output::json(&done);
+    }
+    let kib = done.bytes.div_ceil(1024);
+    Ok(output::data(&format!(
+        "Deleted {} releases, {} artifacts and {} blobs ({kib} KiB).",
+        done.releases, done.artifacts, done.blobs
+    ))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn resource(env: &[(&str, &str)]) -> Resource {
+        Resource {
+            id: ResourceId::random(),
+            provider: ProviderId::random(),
+            external_id: "x".into(),
+            env: map(env),
+            apps: vec![],
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            deleted_at: None,
+            purge_at: None,
+        }
+    }
+
+    #[test]
+    fn removing_a_resource_leaves_variables_that_somebody_changed() {
+        let resource = resource(&[("DATABASE_URL", "a"), ("PGHOST", "b")]);
+        let change = without(&map(&[("DATABASE_URL", "a"), ("PGHOST", "mine")]), &resource);
+        assert_eq!(change, [("DATABASE_URL".to_owned(), None)].into());
+    }
+
+    #[test]
+    fn a_provider_means_the_only_resource_of_it() {
+        let (one, two) = (resource(&[]), resource(&[]));
+        let two = Resource { provider: one.provider, ..two };
+        let names = [(one.provider, "postgres".to_owned())].into();
+        let both = [one.clone(), two.clone()];
+        assert_eq!(chosen(&both[..1], &names, "postgres").unwrap().id, one.id);
+        assert_eq!(chosen(&both, &names, &two.id.to_string()).unwrap().id, two.id);
+        assert!(chosen(&both, &names, "postgres").is_err());
+        assert!(chosen(&[], &names, "postgres").is_err());
+    }
+}

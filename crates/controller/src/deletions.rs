@@ -1,0 +1,175 @@
+//! Deleting apps: no new process, no route, then, when the last process has ended, the name is free.
+//!
+//! That an app shall go is kept in the database, so any controller goes on with it, whatever became of the one that was
+//! asked and of the client that asked.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use api::{
+    controller::App,
+    id::{AppId, JobId},
+};
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, Result},
+    handlers::routes,
+    server::Controller,
+    store::{self, Tx, apps::Deletion},
+};
+
+/// Longest wait of one request; the deletion goes on after it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked at even if nothing is heard.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Added to the time the slowest process has to stop, for its host to say that it has.
+const GRACE: Duration = Duration::from_secs(120);
+/// Longest time a look at one app may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Apps deleted at a time.
+const AT_ONCE: usize = 8;
+
+/// What was done already, by this controller; forgotten with it, it is done again, which is harmless.
+#[derive(Debug, Default)]
+struct Progress {
+    routes_gone: bool,
+    told: Vec<JobId>,
+}
+
+/// Goes on with all deletions until the daemon stops.
+pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
+    let mut nudges = controller.events.nudges();
+    let mut known: BTreeMap<AppId, Progress> = BTreeMap::new();
+    loop {
+        nudges.mark_unchanged();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            busy = round(&controller, &mut known) => if let Err(err) = busy {
+                // Every request tells of a database that is away.
+                tracing::debug!(error = &err as &dyn std::error::Error, "deletions wait");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = timeout(LOOK_AGAIN, nudges.changed()) => {}
+        }
+    }
+}
+
+async fn round(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -> Result<()> {
+    let deletions = {
+        let client = controller.db.client().await?;
+        store::apps::deletions(&client).await?
+    };
+    known.retain(|id, _| deletions.iter().any(|deletion| deletion.app.id == *id));
+    let work: Vec<_> = deletions
+        .into_iter()
+        .map(|deletion| (known.remove(&deletion.app.id).unwrap_or_default(), deletion))
+        .collect();
+    let steps = stream::iter(work).map(|(mut progress, deletion)| async move {
+        let step = timeout(STEP_TIMEOUT, step(controller, &deletion, &mut progress)).await;
+        // Missing: another controller has just deleted it.
+        if let Ok(Err(err)) = step
+            && !matches!(err, Error::Missing { .. })
+        {
+            let error = &err as &dyn std::error::Error;
+            warn!(error, app.id = %deletion.app.id, "the deletion of {} waits", deletion.app.name);
+        }
+        (deletion.app.id, progress)
+    });
+    *known = steps.buffer_unordered(AT_ONCE).collect().await;
+    Ok(())
+}
+
+async fn step(controller: &Controller, deletion: &Deletion, done: &mut Progress) -> Result<()> {
+    let app = &deletion.app;
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    stop(&mut tx, app).await?;
+    tx.commit().await?;
+    drop(client);
+    if !done.routes_gone {
+        routes::delete_all(controller, app).await?;
+        done.routes_gone = true;
+    }
+    stop_one_offs(controller, app, done).await?;
+    let mut client = controller.db.client().await?;
+    let running = store::jobs::unfinished(&client, app.id).await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    if running == 0 {
+        stop(&mut tx, app).await?;
+        if store::apps::is_being_deleted(&*tx, app.id).await? {
+            store::apps::delete(&mut tx, app).await?;
+            info!(app.id = %app.id, "deleted app {}", app.name);
+        }
+    } else if deletion.waited > deletion.stop_timeout + GRACE {
+        let error = format!(
+            "{running} processes of {} did not end within {} s; see `flynn -a {} ps`, and delete it again",
+            app.name,
+            deletion.waited.as_secs(),
+            app.name
+        );
+        store::apps::give_up_deletion(&mut tx, app, &error).await?;
+    }
+    tx.commit().await
+}
+
+/// Nothing of the app shall run, and nothing shall be deployed.
+async fn stop(tx: &mut Tx<'_>, app: &App) -> Result<()> {
+    store::apps::lock(tx, &app.id.to_string()).await?;
+    store::deployments::fail_all(tx, app.id, "the app was deleted").await?;
+    for formation in store::formations::of_app(&**tx, app.id).await? {
+        store::formations::delete(tx, app.id, formation.release).await?;
+    }
+    Ok(())
+}
+
+/// What no formation stands for is stopped by its host. One that cannot be asked is gone, and its jobs with it.
+async fn stop_one_offs(controller: &Controller, app: &App, done: &mut Progress) -> Result<()> {
+    let jobs = {
+        let client = controller.db.client().await?;
+        store::jobs::one_off(&client, app.id).await?
+    };
+    for job in jobs.into_iter().filter(|job| !done.told.contains(&job.uuid)).collect::<Vec<_>>() {
+        let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
+        let Some(Ok(host)) = host else { continue };
+        match host.stop_job(job.uuid).await {
+            Err(err) if !err.is_not_found() => {
+                return Err(Error::neighbour("stopping the app's jobs")(err));
+            }
+            _ => done.told.push(job.uuid),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until an app is deleted, or its deletion was given up.
+pub(crate) async fn wait(controller: &Controller, app: &App) -> Result<()> {
+    let mut nudges = controller.events.nudges();
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        nudges.mark_unchanged();
+        {
+            let client = controller.db.client().await?;
+            // In this order: it ceases to be deleted when it is, or when that was given up.
+            if !store::apps::is_being_deleted(&client, app.id).await? {
+                if store::apps::is_deleted(&client, app.id).await? {
+                    return Ok(());
+                }
+                let error = store::events::deletion_error(&client, app.id).await?;
+                return Err(Error::Conflict(error.unwrap_or_else(|| "it was given up".into())));
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Away(format!(
+                "{} is being deleted, but its processes have not ended yet; this goes on by itself, and asking again \
+                 waits for its end",
+                app.name
+            )));
+        }
+        let _ = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), nudges.changed()).await;
+    }
+}

@@ -1,0 +1,216 @@
+//! What providers made: `/resources` and `/providers/:provider/resources`.
+
+use api::{
+    controller::{NewResource, Provider, Resource},
+    id::{AppId, ResourceId},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use daemon::{Body, Query};
+use serde::Deserialize;
+
+use super::{Answer, id, page};
+use crate::{
+    error::{Error, Result},
+    server::Controller,
+    store::{self, Tx},
+};
+
+/// Which resources.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Which {
+    /// Also those that were removed and can be restored.
+    #[serde(deserialize_with = "page::flag")]
+    removed: bool,
+}
+
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<page::Paging>,
+    Query(which): Query<Which>,
+) -> Answer<Vec<Resource>> {
+    let page = paging.page(page::HISTORY)?;
+    let client = controller.db.client().await?;
+    Ok(Json(store::resources::list(&client, page, which.removed).await?))
+}
+
+pub(crate) async fn of_provider(
+    State(controller): State<Controller>,
+    Path(provider): Path<String>,
+) -> Answer<Vec<Resource>> {
+    let client = controller.db.client().await?;
+    let provider = store::providers::find(&client, &provider).await?;
+    Ok(Json(store::resources::of_provider(&client, provider.id).await?))
+}
+
+pub(crate) async fn of_app(
+    State(controller): State<Controller>,
+    Path(app): Path<String>,
+) -> Answer<Vec<Resource>> {
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, &app).await?;
+    Ok(Json(store::resources::of_app(&client, app.id).await?))
+}
+
+pub(crate) async fn show(
+    State(controller): State<Controller>,
+    Path((provider, resource)): Path<(String, String)>,
+) -> Answer<Resource> {
+    Ok(Json(find(&controller.db.client().await?, &provider, &resource).await?))
+}
+
+async fn find(client: &impl pg::GenericClient, provider: &str, resource: &str) -> Result<Resource> {
+    let provider = store::providers::find(client, provider).await?;
+    let found = store::resources::find(client, id("resource", resource)?).await?;
+    if found.provider != provider.id {
+        return Err(Error::missing("resource", resource));
+    }
+    Ok(found)
+}
+
+/// Has the provider make a resource, and records it. The request goes on by itself if the client goes; should the
+/// controller go, what was made is destroyed.
+pub(crate) async fn provision(
+    State(controller): State<Controller>,
+    Path(provider): Path<String>,
+    Body(mut new): Body<NewResource>,
+) -> Answer<Resource> {
+    let id = ResourceId::random();
+    let client = controller.db.client().await?;
+    let apps = apps_of(&client, &new).await?;
+    let provider = store::providers::find(&client, &provider).await?;
+    if new.external_id.is_none() {
+        store::resources::begin_provisioning(&client, id, provider.id, &new.config).await?;
+        let key = store::providers::key(&client, provider.id).await?;
+        drop(client);
+        let made = controller.neighbours.provision(&provider, key, id, &new.config).await;
+        let made = match made {
+            Err(err) if err.is_refusal() => {
+                let client = controller.db.client().await?;
+                store::resources::end_provisioning(&client, id).await?;
+                return Err(err);
+            }
+            made => made?,
+        };
+        new.external_id = Some(made.id);
+        new.env = made.env;
+    }
+    record(&controller, id, &provider, &new, &apps).await
+}
+
+/// Records a resource that exists already.
+pub(crate) async fn put(
+    State(controller): State<Controller>,
+    Path((provider, resource)): Path<(String, String)>,
+    Body(new): Body<NewResource>,
+) -> Answer<Resource> {
+    if new.external_id.as_ref().is_none_or(String::is_empty) {
+        return Err(Error::invalid("external_id", "must not be blank"));
+    }
+    let resource = id("resource", &resource)?;
+    let client = controller.db.client().await?;
+    let apps = apps_of(&client, &new).await?;
+    let provider = store::providers::find(&client, &provider).await?;
+    drop(client);
+    record(&controller, resource, &provider, &new, &apps).await
+}
+
+async fn apps_of(client: &pg::Client, new: &NewResource) -> Result<Vec<AppId>> {
+    let mut apps = Vec::new();
+    for app in &new.apps {
+        match store::apps::find(client, app).await {
+            Ok(found) => apps.push(found.id),
+            Err(Error::Missing { .. }) => {
+                return Err(Error::invalid("apps", format!("names no app: {app}")));
+            }
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(apps)
+}
+
+async fn record(
+    controller: &Controller,
+    id: ResourceId,
+    provider: &Provider,
+    new: &NewResource,
+    apps: &[AppId],
+) -> Answer<Resource> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let resource = store::resources::put(&mut tx, id, provider.id, new, apps).await?;
+    tx.commit().await?;
+    Ok(Json(resource))
+}
+
+/// Removes a resource: it can be restored for some time, and is then destroyed.
+pub(crate) async fn remove(
+    State(controller): State<Controller>,
+    Path((provider, resource)): Path<(String, String)>,
+) -> Answer<Resource> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = find(&*tx, &provider, &resource).await?;
+    for app in &found.apps {
+        let app = store::apps::find(&*tx, &app.to_string()).await?;
+        if app.meta.get(api::controller::META_SYSTEM_APP).is_some_and(|system| system == "true") {
+            return Err(Error::Conflict(format!(
+                "{} is a part of Flynn and needs this resource: it cannot be removed",
+                app.name
+            )));
+        }
+    }
+    let removed = store::resources::remove(&mut tx, found.id, controller.resource_grace).await?;
+    tx.commit().await?;
+    Ok(Json(removed))
+}
+
+/// Brings a removed resource back.
+pub(crate) async fn restore(
+    State(controller): State<Controller>,
+    Path((provider, resource)): Path<(String, String)>,
+) -> Answer<Resource> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = find(&*tx, &provider, &resource).await?;
+    let restored = store::resources::restore(&mut tx, found.id).await?;
+    tx.commit().await?;
+    Ok(Json(restored))
+}
+
+/// Lets one more app use a resource.
+pub(crate) async fn add_app(
+    State(controller): State<Controller>,
+    Path((provider, resource, app)): Path<(String, String, String)>,
+) -> Answer<Resource> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = find(&*tx, &provider, &resource).await?;
+    if found.deleted_at.is_some() {
+        return Err(Error::Conflict(format!(
+            "{} was removed: restore it first (POST …/restore)",
+            found.id
+        )));
+    }
+    let app = store::apps::find(&*tx, &app).await?;
+    let resource = store::resources::add_app(&mut tx, found.id, app.id).await?;
+    tx.commit().await?;
+    Ok(Json(resource))
+}
+
+/// Has an app use a resource no longer.
+pub(crate) async fn remove_app(
+    State(controller): State<Controller>,
+    Path((provider, resource, app)): Path<(String, String, String)>,
+) -> Answer<Resource> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = find(&*tx, &provider, &resource).await?;
+    let app = store::apps::find(&*tx, &app).await?;
+    let resource = store::resources::remove_app(&mut tx, found.id, app.id).await?;
+    tx.commit().await?;
+    Ok(Json(resource))
+}

@@ -1,0 +1,82 @@
+//! Deleting apps, whatever becomes of who asked.
+
+use std::time::Duration;
+
+use api::{
+    controller::{App, Job, JobState, Release},
+    error::ErrorCode,
+    id::JobId,
+};
+use controller_client::{Controller, EventQuery};
+
+use crate::{neighbours::HOST, world::World};
+
+async fn running_job(world: &World, app: &App, release: &Release) -> Job {
+    let uuid = JobId::random();
+    let job = Job {
+        id: format!("{HOST}-{uuid}"),
+        uuid,
+        host_id: Some(HOST.into()),
+        app: app.id,
+        release: release.id,
+        kind: "web".into(),
+        state: JobState::Up,
+        args: vec!["--password=sesame".into()],
+        exit_status: None,
+        host_error: None,
+        end_reason: None,
+        run_at: None,
+        restarts: 0,
+        created_at: None,
+        updated_at: None,
+    };
+    world.client.put_job(&job).await.unwrap()
+}
+
+/// Asks for the deletion, and goes before there is an answer.
+async fn ask_and_go(world: &World, app: &str) {
+    let once = Controller::with_client(world.client.client().without_retries());
+    let asked = tokio::time::timeout(Duration::from_millis(500), once.delete_app(app)).await;
+    assert!(asked.is_err(), "its process still runs: {asked:?}");
+}
+
+#[tokio::test]
+async fn a_deletion_goes_on_without_who_asked_for_it() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let job = running_job(&world, &app, &release).await;
+    ask_and_go(&world, "one").await;
+    assert_eq!(world.client.app("one").await.unwrap().id, app.id);
+    let refused = world.client.deploy_release("one", release.id).await.unwrap_err();
+    assert!(refused.to_string().contains("being deleted"), "{refused}");
+    world.client.put_job(&Job { state: JobState::Down, ..job }).await.unwrap();
+    testkit::wait_until("the app is deleted", async || match world.client.app("one").await {
+        Err(err) if err.is_not_found() => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let left = world.neighbours.routes.lock().unwrap().clone();
+    assert_eq!(left, []);
+    let query = EventQuery { types: &["job"], ..EventQuery::default() };
+    let jobs = world.client.past_events(&query, 100).await.unwrap();
+    assert!(!jobs.is_empty() && !serde_json::to_string(&jobs).unwrap().contains("sesame"));
+}
+
+#[tokio::test]
+async fn a_deletion_whose_processes_do_not_end_is_given_up_and_says_so() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    running_job(&world, &app, &release).await;
+    ask_and_go(&world, "one").await;
+    let past = "UPDATE apps SET deleting_since = now() - interval '2 hours' WHERE name = 'one'";
+    world.sql(past).await;
+    let err = world.client.delete_app("one").await.unwrap_err();
+    assert_eq!(err.code(), Some(ErrorCode::Conflict));
+    assert!(err.to_string().contains("1 processes of one did not end"), "{err}");
+    let query = EventQuery { types: &["app_deletion"], ..EventQuery::default() };
+    let told = world.client.past_events(&query, 10).await.unwrap();
+    assert!(told[0].data["error"].as_str().unwrap().contains("did not end"));
+    assert_eq!(world.client.app("one").await.unwrap().id, app.id);
+}

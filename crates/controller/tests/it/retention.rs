@@ -1,0 +1,72 @@
+//! What is kept, and what is not.
+
+use std::time::Duration;
+
+use api::{
+    blob::Blob,
+    controller::{
+        App, ArtifactType, Collected, NewArtifact, NewFormation, NewRelease, ProcessType, Release,
+    },
+};
+use jiff::Timestamp;
+
+use crate::world::{World, client};
+
+/// Pushes once, as the receiver does: a slug in shelf, an artifact that names it, a release, a deployment.
+async fn push(world: &World, app: &App, n: u32) -> Release {
+    let sha256 = format!("{n:064x}");
+    let path = format!("/slugs/{sha256}.tgz");
+    let blob =
+        Blob { path: path.clone(), size: 1000, sha256: sha256.clone(), modified: Timestamp::now() };
+    world.neighbours.blobs.lock().unwrap().insert(path.clone(), blob);
+    let slug = NewArtifact {
+        id: None,
+        kind: ArtifactType::File,
+        uri: format!("http://shelf.discoverd{path}"),
+        meta: [("sha256".to_owned(), sha256)].into(),
+    };
+    let slug = world.client.create_artifact(&slug).await.unwrap();
+    let new = NewRelease {
+        app_id: Some(app.id),
+        artifacts: vec![slug.id],
+        processes: [("web".to_owned(), ProcessType::default())].into(),
+        ..NewRelease::default()
+    };
+    world.client.create_release(&new).await.unwrap()
+}
+
+#[tokio::test]
+async fn three_hundred_releases_end_with_the_disk_use_of_the_last_ten() {
+    let mut world = World::without_controller().await;
+    world.config.retention.delay = Duration::ZERO;
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    world.client = client(running.addr);
+    let app = world.app("many").await;
+    let none = NewFormation { processes: [("web".to_owned(), 0)].into() };
+    let mut releases = Vec::new();
+    for n in 0..300 {
+        let release = push(&world, &app, n).await;
+        world.client.put_formation("many", release.id, &none).await.unwrap();
+        releases.push(release.id);
+        if n == 0 {
+            world.client.set_release("many", release.id).await.unwrap();
+        }
+    }
+    // An old release still runs something: it stays, with its slug.
+    let some = NewFormation { processes: [("web".to_owned(), 1)].into() };
+    world.client.put_formation("many", releases[5], &some).await.unwrap();
+    let serving = world.client.current_release("many").await.unwrap().id;
+    assert_eq!(world.neighbours.blobs.lock().unwrap().len(), 300);
+
+    let done = world.client.collect("many").await.unwrap();
+    assert_eq!((done.releases, done.blobs, done.bytes), (288, 288, 288_000), "{done:?}");
+    let kept: Vec<_> = world.client.releases("many").await.unwrap();
+    let kept: Vec<_> = kept.into_iter().map(|release| release.id).collect();
+    assert_eq!(kept.len(), 12);
+    for needed in releases[290..].iter().chain([&releases[5], &serving]) {
+        assert!(kept.contains(needed), "a release that is needed is gone");
+    }
+    let slugs = world.neighbours.blobs.lock().unwrap().len();
+    assert_eq!(slugs, 12, "slugs left");
+    assert_eq!(world.client.collect("many").await.unwrap(), Collected::default());
+}
