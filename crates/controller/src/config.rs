@@ -13,6 +13,9 @@ pub struct Args {
     /// Keys that are accepted, separated by commas.
     #[arg(long, env = "AUTH_KEY", hide_env_values = true)]
     auth_key: String,
+    /// Keys of gitreceived, separated by commas: they open only what a push needs.
+    #[arg(long, env = "GITRECEIVE_KEY", hide_env_values = true, default_value = "")]
+    gitreceive_key: String,
     /// Key of flynn-host and sampi.
     #[arg(long, env = "HOST_KEY", hide_env_values = true)]
     host_key: Option<String>,
@@ -64,6 +67,8 @@ pub struct Config {
     pub listen: std::net::SocketAddr,
     /// Keys that are accepted.
     pub keys: Keys,
+    /// Keys that open only what a push needs.
+    pub gitreceive_keys: Keys,
     /// Key of flynn-host and sampi.
     pub host_key: Option<String>,
     /// Key of strowger's API.
@@ -92,6 +97,7 @@ impl From<Args> for Config {
         Self {
             listen: (std::net::Ipv4Addr::UNSPECIFIED, args.port).into(),
             keys: Keys::parse(&args.auth_key),
+            gitreceive_keys: Keys::parse(&args.gitreceive_key),
             host_key: args.host_key,
             strowger_key: args.strowger_key,
             postgres_api_key: args.postgres_api_key,

@@ -17,6 +17,7 @@ mod one_off;
 mod purges;
 mod retention;
 mod routes;
+mod scope;
 mod server;
 mod store;
 mod wishes;

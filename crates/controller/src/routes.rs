@@ -4,7 +4,6 @@ use axum::{
     Router, middleware,
     routing::{delete, get, post, put},
 };
-use daemon::auth::{self, Keys};
 
 use crate::{
     cors,
@@ -12,13 +11,14 @@ use crate::{
         apps, artifacts, builds, deployments, events, formations, images, jobs, keys, log,
         providers, releases, repositories, resources, routes as app_routes, run, sinks,
     },
+    scope::{self, Scopes},
     server::Controller,
 };
 
-pub(crate) fn routes(controller: Controller, accepted: Keys) -> Router {
+pub(crate) fn routes(controller: Controller, accepted: Scopes) -> Router {
     of_an_app()
         .merge(others())
-        .route_layer(middleware::from_fn_with_state(accepted, auth::require))
+        .route_layer(middleware::from_fn_with_state(accepted, scope::require))
         .route("/ca-cert", get(app_routes::certificate))
         .method_not_allowed_fallback(daemon::serve::no_such_method)
         .layer(middleware::from_fn(cors::allow_all))

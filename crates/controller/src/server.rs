@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config, deletions, deployer, events::Events, neighbours::Neighbours, purges, retention,
-    routes::routes, store,
+    routes::routes, scope::Scopes, store,
 };
 
 /// Connections to the database.
@@ -89,11 +89,16 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
+    let scopes = Scopes {
+        controller: controller.clone(),
+        people: config.keys,
+        pushes: config.gitreceive_keys,
+    };
     let status = daemon::status::status({
         let controller = controller.clone();
         move || health(controller.clone())
     });
-    lifetime.serve_with_status(listener, routes(controller, config.keys), status);
+    lifetime.serve_with_status(listener, routes(controller, scopes), status);
     info!(%addr, "the controller listens on {addr}");
     Ok(Running { addr })
 }

@@ -1,4 +1,4 @@
-//! Branches and tags that are kept and not deployed.
+//! Branches and tags that are kept and not deployed; and what the key of gitreceived opens.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,10 @@ use api::{
     error::ErrorCode,
 };
 
-use crate::world::World;
+use api::controller::{META_SYSTEM_APP, NewApp, RepositoryLease};
+use controller_client::Controller;
+
+use crate::world::{GITRECEIVE_KEY, World};
 
 fn change(name: &str, id: Option<String>, packs: Option<(&[&str], &[&str])>) -> RefsChange {
     let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
@@ -37,4 +40,38 @@ async fn kept_branches_come_and_go_with_their_packs_by_compare_and_set() {
     client.change_refs("one", &change("refs/heads/x", None, None)).await.unwrap();
     let repository = client.repository("one").await.unwrap();
     assert!(repository.refs.is_empty() && repository.packs.len() == 1);
+}
+
+#[tokio::test]
+async fn the_key_of_gitreceived_opens_what_a_push_needs_and_nothing_of_flynn_itself() {
+    let world = World::start().await;
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    let url = format!("http://{}", running.addr);
+    let pushes = Controller::new(url.as_str(), Some(GITRECEIVE_KEY.into()));
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let meta = [(META_SYSTEM_APP.to_owned(), "true".to_owned())].into();
+    let part = NewApp { name: Some("part".into()), meta: Some(meta), ..NewApp::default() };
+    let part = world.client.create_app(&part).await.unwrap();
+    let secret = world.release(&part, &["web"], "serve").await;
+    let lease = RepositoryLease { holder: "a".repeat(16), ttl_seconds: 60 };
+    pushes.keys().await.unwrap();
+    pushes.app("one").await.unwrap();
+    pushes.lease_repository("one", &lease).await.unwrap();
+    assert_eq!(pushes.release(release.id).await.unwrap(), release);
+    let refused = [
+        pushes.apps().await.map(drop),
+        pushes.delete_app("one").await,
+        pushes.release(secret.id).await.map(drop),
+        pushes.current_release("part").await.map(drop),
+        pushes.current_release(&part.id.to_string()).await.map(drop),
+        pushes.lease_repository("part", &lease).await.map(drop),
+        pushes.deploy_release("one", release.id).await.map(drop),
+        pushes.add_key("ssh-ed25519 AAAA").await.map(drop),
+    ];
+    for (at, refused) in refused.into_iter().enumerate() {
+        assert_eq!(refused.unwrap_err().code(), Some(ErrorCode::Unauthorized), "{at}");
+    }
+    let stranger = Controller::new(url.as_str(), Some("another".into()));
+    assert_eq!(stranger.keys().await.unwrap_err().code(), Some(ErrorCode::Unauthorized));
 }

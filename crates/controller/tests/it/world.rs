@@ -14,6 +14,8 @@ use tokio::sync::Mutex;
 use crate::neighbours::Neighbours;
 
 pub(crate) const KEY: &str = "controller-key";
+/// Opens what a push needs.
+pub(crate) const GITRECEIVE_KEY: &str = "gitreceive-key";
 
 pub(crate) struct World {
     pub(crate) postgres: Mutex<Postgres>,
@@ -37,6 +39,7 @@ impl World {
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             keys: Keys::parse(KEY),
+            gitreceive_keys: Keys::parse(GITRECEIVE_KEY),
             host_key: Some("host-key".into()),
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,
