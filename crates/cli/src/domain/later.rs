@@ -28,8 +28,8 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (&["log-sink"], "logs are not sent elsewhere by the cluster yet; `flynn log -f` follows them"),
     (
-        &["volume", "decommission"],
-        "`flynn volume-remove <id>` removes a volume that no process uses",
+        &["volume"],
+        "there is no command for volumes yet; `flynn release-show --json` shows those of each process type",
     ),
     (
         &["remote", "add"],

@@ -197,7 +197,7 @@ fn a_later_command_that_does_not_come_answers_with_the_way_that_does() {
     for (words, way) in [
         (&["docker", "login"][..], "docker-push"),
         (&["-a", "x", "pg", "psql"], "DATABASE_URL"),
-        (&["volume", "decommission", "x"], "volume-remove"),
+        (&["volume", "decommission", "x"], "release-show"),
     ] {
         let outcome = scene.flynn(words);
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
