@@ -21,6 +21,9 @@ const ATTEMPTS: u32 = 20;
 /// Pause before a controller that did not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Times the watch over a deployment may be lost and taken up again: with the pauses, half a minute without an answer.
+const LOST_MAX: u32 = 60;
+
 /// Waits until no deployment of the app is under way, so that a change builds on what then serves.
 pub(crate) async fn settle(target: &AppSession) -> anyhow::Result<()> {
     let deployments = target.controller.deployments(&target.name).await;
@@ -94,7 +97,18 @@ async fn watch(target: &AppSession, deployment: Deployment) -> anyhow::Result<()
             }
         }
     };
-    let ended = target.controller.wait_deployment(deployment.id, tell).await?;
+    // The router or the controller itself may be what is replaced: then nothing answers for a moment.
+    let mut tell = tell;
+    let mut lost = 0;
+    let ended = loop {
+        match target.controller.wait_deployment(deployment.id, &mut tell).await {
+            Err(err) if err.is_retryable() && lost < LOST_MAX => {
+                lost += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => break ended?,
+        }
+    };
     if ended.status == DeploymentStatus::Failed {
         let why = ended.error.unwrap_or_else(|| "the controller does not say why".into());
         bail!(
