@@ -105,15 +105,26 @@ pub fn leader(host: u8) -> Result<u8, String> {
     leads.and_then(|one| one["id"].as_str()).map(number).ok_or_else(|| format!("{seen:?}"))
 }
 
-/// Lets a host lead: whichever leads instead has its daemon restarted, and so comes last in the order of succession.
+/// Takes a host's own entry out of discovery; its daemon announces itself again, last in the order of succession.
+const STEP_BACK: &str = r#"id=$(curl -fs http://127.0.0.1:1111/services/flynn-host/instances |
+    jq -re --arg host "$HOST_ID" '.[] | select(.meta.id == $host) | .id') &&
+    curl -fsX DELETE -u ":$(docker exec flynn-discoverd printenv DISCOVERD_KEY)" \
+    http://127.0.0.1:1111/services/flynn-host/instances/$id"#;
+
+/// Lets a host lead: whichever leads instead steps back. Nothing is restarted, and no job is touched.
 pub async fn lead(hosts: &[u8], wanted: u8) {
     until(&format!("host {wanted} to lead"), WHOLE, async || {
         let leads = leader(wanted)?;
         if leads == wanted {
             return Ok(());
         }
-        on(leads, "docker restart -t 3 flynn-host").ok();
-        Err(format!("host {leads} led"))
+        on(leads, &format!("HOST_ID=h{leads}; {STEP_BACK}")).ok();
+        let next = until("another to lead", WHOLE, async || match leader(wanted) {
+            Ok(next) if next != leads => Ok(next),
+            seen => Err(seen),
+        });
+        let next = next.await;
+        if next == wanted { Ok(()) } else { Err(format!("host {next} leads")) }
     })
     .await;
     until("every host to see it", WHOLE, async || {
