@@ -340,8 +340,7 @@ impl Parts<'_> {
             .unwrap_or(gateway.into())
             .to_string();
         let env = config.extra_ca.as_deref().map(extra_ca).unwrap_or_default();
-        let others = discoverd.watch(SERVICE);
-        let key = self.key("flynn-host");
+        let (others, key) = (discoverd.watch(SERVICE), self.key("flynn-host"));
         let peers = Peers::new(self.engine.clone(), others, &self.file.id, key);
         let addresses = Addresses::open(self.folders.addresses(), subnet, config.quarantine);
         Ok(Host {
