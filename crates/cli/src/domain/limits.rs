@@ -55,18 +55,7 @@ pub(crate) fn changed(mut limits: Limits, assignments: &[String]) -> Result<Limi
 
 /// Bytes; units are powers of 1024, however they are spelled.
 fn size(name: &'static str, text: &str) -> Result<u64, LimitError> {
-    let wrong = || LimitError::NoSize { name, value: text.into() };
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let power = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let count: u64 = digits.parse().map_err(|_| wrong())?;
-    count.checked_mul(1 << power).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+    api::size::parse(text).ok_or_else(|| LimitError::NoSize { name, value: text.into() })
 }
 
 fn number(name: &'static str, text: &str, least: u32, most: u32) -> Result<u32, LimitError> {
