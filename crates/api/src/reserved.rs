@@ -7,7 +7,7 @@ const FAMILIES: [&str; 5] = ["controller", "gitreceive", "gitreceived", "postgre
 /// The platform's own apps offer these.
 const PLATFORM: [&str; 1] = ["shelf"];
 
-/// Whether layer 0 alone offers a service: no job may, whoever orders it.
+/// Whether only layer 0 offers a service: no job may, also none of the platform.
 pub fn is_layer0_service(name: &str) -> bool {
     LAYER0.contains(&name)
 }

@@ -1,4 +1,4 @@
-//! Browsers of any origin may ask: whoever has the key has it.
+//! Browsers of any origin may ask: it is the key that admits, not the origin.
 
 use axum::{
     extract::Request,

@@ -335,7 +335,7 @@ impl Worker {
         self.finish(tx, sight, None).await
     }
 
-    /// Notes that the deployment goes back from here on, whoever works it, and why.
+    /// Notes why the deployment goes back: from here on every worker takes it back.
     async fn turn_back(&self, failure: &Failure) -> Result<Stepped> {
         let log = match failure.job() {
             Some(job) => deploy::last_lines(&self.last_lines(job).await),

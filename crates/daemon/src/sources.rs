@@ -22,7 +22,7 @@ pub struct Share {
 }
 
 impl Sources {
-    /// Lets every source have so many at once.
+    /// Lets every source have this number of connections at once.
     pub fn new(most: usize) -> Self {
         Self { most, present: Arc::default() }
     }

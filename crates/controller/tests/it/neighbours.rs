@@ -44,7 +44,7 @@ pub(crate) struct Neighbours {
     pub(crate) ended: Mutex<BTreeMap<JobId, (Status, EndReason)>>,
     /// What jobs have said.
     pub(crate) logs: watch::Sender<BTreeMap<JobId, Vec<LogLine>>>,
-    /// Changes when whoever follows a log is cut off.
+    /// Changes when the followers of a log are cut off.
     pub(crate) cuts: watch::Sender<u32>,
     /// Jobs it was told to stop.
     pub(crate) stopped: watch::Sender<Vec<JobId>>,

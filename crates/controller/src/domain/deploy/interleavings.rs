@@ -369,7 +369,7 @@ impl World {
         self.now += ROUND;
     }
 
-    /// Whether nothing is under way any more, and what shall run does.
+    /// Whether all work has ended and everything that shall run runs.
     fn is_settled(&self) -> bool {
         let serving =
             self.serving.map(|serving| (&self.releases[serving], self.formation(serving)));
