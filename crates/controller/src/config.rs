@@ -40,6 +40,13 @@ pub struct Args {
     /// Releases of each app that are kept, besides those that run.
     #[arg(long, env = "KEEP_RELEASES", default_value_t = 10)]
     keep_releases: usize,
+    /// Seconds that deleted apps, jobs that ended, and files that nothing names any more are kept: longer than any upload
+    /// and any build may take.
+    #[arg(long, env = "KEEP_UNUSED_SECONDS", default_value_t = 86_400)]
+    keep_unused_seconds: u64,
+    /// Seconds that events and ended deployments are kept.
+    #[arg(long, env = "KEEP_EVENTS_SECONDS", default_value_t = 30 * 86_400)]
+    keep_events_seconds: u64,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -104,13 +111,11 @@ impl From<Args> for Config {
             shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
             builds_at_once: args.builds_at_once,
-            // A longer time than a hundred years is none.
-            resource_grace: std::time::Duration::from_secs(
-                args.resource_grace_seconds.min(100 * 365 * 86_400),
-            ),
+            resource_grace: seconds(args.resource_grace_seconds),
             retention: crate::Retention {
                 releases: args.keep_releases.max(1),
-                ..crate::Retention::default()
+                history: seconds(args.keep_events_seconds),
+                ..crate::Retention::default().with_delay(seconds(args.keep_unused_seconds))
             },
             discoverd: args.discoverd,
             database: pg::Config {
@@ -123,6 +128,11 @@ impl From<Args> for Config {
             },
         }
     }
+}
+
+/// A hundred years at most: a longer time cannot be reckoned with.
+fn seconds(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(seconds.min(100 * 365 * 86_400))
 }
 
 impl std::fmt::Debug for Args {

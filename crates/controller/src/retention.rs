@@ -1,7 +1,7 @@
 //! Deletes what is no longer kept, from the database and from shelf: one controller at a time, each thing again and again
 //! until it is gone. `domain::retention` decides.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use api::{blob::Blob, controller::Collected, id::AppId};
 use jiff::Timestamp;
@@ -17,8 +17,6 @@ use crate::{
     store::{self, Tx},
 };
 
-/// Pause between two rounds.
-const INTERVAL: Duration = Duration::from_secs(600);
 /// Statements that delete a batch each, in one round.
 const BATCHES: usize = 50;
 /// Folders in shelf of which something may be deleted. Each is listed in parts, for a listing has an end.
@@ -26,7 +24,7 @@ const FOLDERS: [&str; 5] = ["slugs", "images", "repos", "cache", "builds"];
 
 /// Deletes until the daemon stops.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
-    let mut tick = interval(INTERVAL);
+    let mut tick = interval(controller.retention.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         match stop.run_until_cancelled(collect(&controller, None)).await {
@@ -74,8 +72,10 @@ async fn round(
     }
     if app.is_none() {
         for _ in 0..BATCHES {
-            let deleted = store::retention::delete_history(&*client, policy.history).await?;
-            if deleted + store::retention::delete_apps(client, policy.delay).await? == 0 {
+            let deleted = store::retention::delete_history(&*client, policy.history).await?
+                + store::retention::delete_jobs(&*client, policy.delay).await?
+                + store::retention::delete_apps(client, policy.delay).await?;
+            if deleted == 0 {
                 break;
             }
         }

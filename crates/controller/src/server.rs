@@ -4,9 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use api::error::ErrorCode;
 use daemon::Lifetime;
-use tokio::{net::TcpListener, time::interval};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tokio::net::TcpListener;
+use tracing::info;
 
 use crate::{
     config::Config, deletions, deployer, events::Events, neighbours::Neighbours, purges, retention,
@@ -15,8 +14,6 @@ use crate::{
 
 /// Connections to the database.
 const CONNECTIONS: usize = 16;
-/// How often old jobs are forgotten.
-const TIDY: Duration = Duration::from_secs(3600);
 
 /// What handlers and workers share.
 #[derive(Debug, Clone)]
@@ -88,7 +85,6 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
     lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
-    lifetime.spawn("tidying", |stop| keep_tidy(controller.db.clone(), stop));
     let scopes = Scopes {
         controller: controller.clone(),
         people: config.keys,
@@ -113,19 +109,5 @@ async fn health(controller: Controller) -> Result<(), String> {
         }
         // That no host leads at the moment is none of its settings.
         _ => Ok(()),
-    }
-}
-
-async fn keep_tidy(db: pg::Pool, stop: CancellationToken) {
-    let mut tick = interval(TIDY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let forgotten = async { store::jobs::forget_old(&db.client().await?).await };
-        if let Err(err) = forgotten.await {
-            warn!(error = &err as &dyn std::error::Error, "old jobs could not be forgotten yet");
-        }
     }
 }

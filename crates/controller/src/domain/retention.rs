@@ -23,12 +23,24 @@ pub struct Policy {
     pub history: Duration,
     /// Bytes that the build caches of all apps may have.
     pub caches: u64,
+    /// Pause between two looks for what may go.
+    pub interval: Duration,
+}
+
+impl Policy {
+    /// With another delay, and looks so frequent that nothing stays much longer than it.
+    #[must_use]
+    pub fn with_delay(self, delay: Duration) -> Self {
+        let shortest = Duration::from_secs(1).min(self.interval);
+        Self { delay, interval: (delay / 4).clamp(shortest, self.interval), ..self }
+    }
 }
 
 impl Default for Policy {
     fn default() -> Self {
         let day = Duration::from_secs(86_400);
-        Self { releases: 10, delay: day, history: 30 * day, caches: 20 << 30 }
+        let interval = Duration::from_secs(600);
+        Self { releases: 10, delay: day, history: 30 * day, caches: 20 << 30, interval }
     }
 }
 
@@ -230,6 +242,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_short_delay_is_kept_by_looking_more_often() {
+        let policy = Policy::default();
+        assert_eq!(policy.with_delay(policy.delay), policy);
+        assert_eq!(policy.with_delay(Duration::from_secs(8)).interval, Duration::from_secs(2));
+        assert_eq!(policy.with_delay(Duration::ZERO).interval, Duration::from_secs(1));
     }
 
     #[test]

@@ -198,9 +198,3 @@ pub(crate) async fn find(db: &impl GenericClient, app: AppId, job: JobId) -> Res
     let row = pg::row_opt(db, &sql, &[&app.uuid(), &job.uuid()]).await?;
     row.as_ref().map(of_row).ok_or_else(|| Error::missing("job", job))
 }
-
-/// Forgets jobs that ended more than a day ago.
-pub(crate) async fn forget_old(db: &impl GenericClient) -> Result<u64> {
-    let sql = format!("DELETE FROM jobs WHERE {ENDED} AND updated_at < now() - interval '1 day'");
-    Ok(pg::execute(db, &sql, &[]).await?)
-}

@@ -130,6 +130,14 @@ pub(crate) async fn delete_history(db: &impl GenericClient, ago: Duration) -> Re
     Ok(deleted)
 }
 
+/// Forgets jobs that ended before this time ago. Answers how many.
+pub(crate) async fn delete_jobs(db: &impl GenericClient, ago: Duration) -> Result<u64> {
+    let sql = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs \
+               WHERE state IN ('down', 'crashed') \
+                 AND updated_at < now() - make_interval(secs => $1) LIMIT $2)";
+    Ok(pg::execute(db, sql, &[&ago.as_secs_f64(), &BATCH]).await?)
+}
+
 /// What is named by what is kept.
 pub(crate) async fn kept(db: &impl GenericClient) -> Result<Kept> {
     let sql = "SELECT uri || ' ' || meta::text FROM artifacts";

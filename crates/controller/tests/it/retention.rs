@@ -10,7 +10,10 @@ use api::{
 };
 use jiff::Timestamp;
 
-use crate::world::{World, client};
+use crate::{
+    scheduler::Scheduler,
+    world::{World, client},
+};
 
 /// Pushes once, as the receiver does: a slug in shelf, an artifact that names it, a release, a deployment.
 async fn push(world: &World, app: &App, n: u32) -> Release {
@@ -69,4 +72,48 @@ async fn three_hundred_releases_end_with_the_disk_use_of_the_last_ten() {
     let slugs = world.neighbours.blobs.lock().unwrap().len();
     assert_eq!(slugs, 12, "slugs left");
     assert_eq!(world.client.collect("many").await.unwrap(), Collected::default());
+}
+
+/// The tables with rows that name something.
+async fn tables_naming(world: &World, what: &str) -> Vec<String> {
+    let db = pg::Pool::new(world.config.database.clone(), 1);
+    db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+    let db = db.client().await.unwrap();
+    let sql = "SELECT relname::text FROM pg_class \
+               WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    let mut naming = Vec::new();
+    for table in pg::rows(&db, sql, &[]).await.unwrap() {
+        let table: String = table.get(0);
+        let sql = format!("SELECT 1 FROM {table} t WHERE strpos(t::text, $1) > 0 LIMIT 1");
+        if pg::row_opt(&db, &sql, &[&what]).await.unwrap().is_some() {
+            naming.push(table);
+        }
+    }
+    naming
+}
+
+#[tokio::test]
+async fn no_table_knows_an_app_that_was_deleted_once_its_time_is_over() {
+    let world = World::start().await;
+    let app = world.app("gone").await;
+    Scheduler::start(&world.lifetime, &world.client);
+    let release = world.release(&app, &["web"], "serve").await;
+    world.deploy(&app, &release).await;
+    let uuid = app.id.uuid().to_string();
+    let named = tables_naming(&world, &uuid).await;
+    for table in ["apps", "deployments", "events", "formations", "jobs", "releases", "services"] {
+        assert!(named.iter().any(|one| one == table), "{table}: {named:?}");
+    }
+    world.client.delete_app("gone").await.unwrap();
+    let retention = controller::Retention { history: Duration::ZERO, ..world.config.retention };
+    let hasty = controller::Config {
+        retention: retention.with_delay(Duration::ZERO),
+        ..world.config.clone()
+    };
+    controller::start(hasty, &world.lifetime).await.unwrap();
+    testkit::wait_until_for(testkit::LIMIT, "no table names it", async || {
+        let left = tables_naming(&world, &uuid).await;
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
 }
