@@ -16,7 +16,10 @@ use std::{
 use api::route::Drain;
 use futures_util::future::join_all;
 use harness::{Backend, Harness, Wire, nowhere, scripted};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 #[tokio::test]
 async fn a_backend_that_refuses_connections_costs_no_request() {
@@ -46,6 +49,44 @@ async fn without_a_backend_the_answer_is_503() {
         let (head, body) = wire.get(host, "/").await;
         assert!(head.starts_with("http/1.1 503"), "{head}");
         assert!(body.contains("not running"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_process_that_is_busy_and_goes_elsewhere_where_one_is_free() {
+    let harness = Harness::start().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let busy = listener.local_addr().unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..2 {
+        crowd.push(TcpStream::connect(busy).await.unwrap());
+    }
+    harness.up("app", busy).await;
+    harness.route("a.example", "app").await;
+    let browser = harness.browser(&["a.example"]);
+    let get = || browser.get(harness.url("a.example", "/")).send();
+    let waits = get();
+    tokio::pin!(waits);
+    timeout(Duration::from_secs(3), &mut waits).await.expect_err("it is not given up");
+    let serves = async {
+        for _ in 0..2 {
+            drop(listener.accept().await.unwrap());
+        }
+        let mut wire = Wire(listener.accept().await.unwrap().0, Vec::new());
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy").await;
+    };
+    let (answer, ()) = tokio::join!(waits, serves);
+    assert_eq!(answer.unwrap().text().await.unwrap(), "busy");
+    for _ in 0..2 {
+        crowd.push(TcpStream::connect(busy).await.unwrap());
+    }
+    harness.up("app", Backend::named("free").await.addr).await;
+    for _ in 0..10 {
+        let answer = timeout(Duration::from_secs(2), get()).await.expect("it goes elsewhere");
+        assert_eq!(answer.unwrap().text().await.unwrap(), "free");
     }
 }
 

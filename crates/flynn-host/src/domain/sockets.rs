@@ -1,4 +1,5 @@
-//! What listens inside a container, out of `/proc/<pid>/net/tcp` and `tcp6`, to say why a check cannot connect.
+//! What listens inside a container, and who is served there, out of `/proc/<pid>/net/tcp` and `tcp6`: why a check cannot
+//! connect, and whether a process that does not answer answers others.
 
 use std::{
     collections::BTreeSet,
@@ -7,6 +8,9 @@ use std::{
 
 /// The kernel's number for a listening socket.
 const LISTEN: &str = "0A";
+/// And for one whose connection is not made yet, and one that is over.
+const SYN_RECEIVED: &str = "03";
+const TIME_WAIT: &str = "06";
 
 /// Reads a table, `tcp` or `tcp6`; lines of another form are left out.
 pub(crate) fn listening(table: &str) -> BTreeSet<SocketAddr> {
@@ -19,9 +23,42 @@ fn listener(line: &str) -> Option<SocketAddr> {
     if fields.nth(1)? != LISTEN {
         return None;
     }
-    let (ip, port) = local.split_once(':')?;
+    socket(local)
+}
+
+fn socket(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     Some(SocketAddr::new(address(ip)?, port))
+}
+
+/// What goes on at a port that is listened on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Connections that were made and that the process has not taken yet.
+    pub(crate) waiting: usize,
+    /// Where those are from that it has taken.
+    pub(crate) taken: BTreeSet<SocketAddr>,
+}
+
+impl Traffic {
+    /// Adds what a table says of a port. One that waits belongs to no process yet: it has no inode.
+    pub(crate) fn add(&mut self, table: &str, port: u16) {
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let &[_, local, remote, state, _, _, _, _, _, inode, ..] = &fields[..] else {
+                continue;
+            };
+            let is_open = !matches!(state, LISTEN | SYN_RECEIVED | TIME_WAIT);
+            if !is_open || socket(local).is_none_or(|socket| socket.port() != port) {
+                continue;
+            }
+            match inode {
+                "0" => self.waiting += 1,
+                _ => self.taken.extend(socket(remote)),
+            }
+        }
+    }
 }
 
 /// Groups of eight hex digits, each a 32-bit word in the machine's order.
@@ -100,6 +137,28 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_is_counted_and_who_was_taken_is_named() {
+        let line = |remote: &str, state: &str, inode: u32| {
+            format!(
+                "0: 0100007F:1F90 {remote} {state} 00000000:00000000 00:00000000 00000000 1000 0 {inode}\n"
+            )
+        };
+        let other =
+            "1: 0100007F:1F91 0100007F:0009 01 00000000:00000000 00:00000000 00000000 1000 0 5\n";
+        let lines = [
+            line("00000000:0000", "0A", 7),
+            line("0100007F:0001", "01", 0),
+            line("0100007F:0002", "08", 0),
+            line("0100007F:0003", "01", 8),
+            line("0100007F:0004", "03", 0),
+            line("0100007F:0005", "06", 0),
+        ];
+        let mut traffic = Traffic::default();
+        traffic.add(&format!("{HEAD}{}{other}", lines.concat()), 8080);
+        assert_eq!(traffic, Traffic { waiting: 2, taken: sockets(&["127.0.0.1:3"]) });
+    }
+
+    #[test]
     fn the_sentence_says_what_to_change() {
         let said = explain(8080, &sockets(&["127.0.0.1:8080"]));
         assert!(said.contains("listens only on 127.0.0.1"), "{said}");
@@ -115,6 +174,7 @@ mod tests {
         #[test]
         fn parsing_never_panics(table in "(.{0,80}\n){0,4}", hex in "[0-9A-Fa-f:]{0,40}") {
             listening(&table);
+            Traffic::default().add(&table, 1);
             listening(&format!("{HEAD} 0: {hex}:1F90 {hex} 0A x\n"));
         }
     }

@@ -16,7 +16,7 @@ use tokio::{
 
 use tracing::warn;
 
-use crate::domain::sockets;
+use crate::domain::sockets::{self, Traffic};
 
 /// Longest time a connection within the host may take.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ const STEADY: Duration = Duration::from_secs(2);
 const DOUBT: Duration = Duration::from_millis(100);
 /// Checks in a row that must fail before a job counts as down: one may be lost to a moment's load.
 const FAILURES: u32 = 2;
+/// A process for which others wait as well is only busy as long as it took somebody within this time.
+const BUSY: Duration = Duration::from_secs(30);
 /// How long a job may take to come up, unless its check says.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -56,6 +58,30 @@ pub(crate) enum Verdict {
     },
 }
 
+/// What a check saw that failed.
+#[derive(Debug)]
+struct Failed {
+    /// As a sentence.
+    seen: String,
+    /// Where nobody answered in time: it may be answering others.
+    late_at: Option<u16>,
+}
+
+impl Failed {
+    fn at_once(seen: String) -> Self {
+        Self { seen, late_at: None }
+    }
+}
+
+/// Those who wait for a process, while it does not answer.
+#[derive(Debug)]
+struct Queue {
+    /// Whom it has taken.
+    taken: BTreeSet<SocketAddr>,
+    /// When it took somebody last, as far as is known.
+    moved: Instant,
+}
+
 /// The checks of one process.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -72,6 +98,9 @@ pub(crate) struct Health {
     /// Why it ends if it does not come up in time.
     too_late: EndReason,
     failures: u32,
+    queue: Option<Queue>,
+    /// [`BUSY`].
+    busy: Duration,
 }
 
 impl Health {
@@ -116,6 +145,8 @@ impl Health {
             has_begun: was_up,
             too_late,
             failures: 0,
+            queue: None,
+            busy: BUSY,
         }
     }
 
@@ -126,7 +157,13 @@ impl Health {
                 std::future::pending::<()>().await;
             }
             sleep(self.pause).await;
-            let failed = self.failing().await;
+            let failed = match self.failing().await {
+                Some((Failed { late_at: Some(port), .. }, _)) if self.is_busy(port) => {
+                    self.pause = SLOWEST;
+                    continue;
+                }
+                failed => failed.map(|(failed, kill)| (failed.seen, kill)),
+            };
             if let Some(verdict) = self.judge(failed) {
                 return verdict;
             }
@@ -137,6 +174,7 @@ impl Health {
         match failed {
             None => {
                 self.failures = 0;
+                self.queue = None;
                 self.pause = STEADY;
                 self.has_begun = true;
                 (!std::mem::replace(&mut self.was_up, true)).then_some(Verdict::Up)
@@ -173,8 +211,32 @@ impl Health {
         Verdict::TooLate { reason: self.too_late, said }
     }
 
+    /// Whether a process that is up and does not answer in time answers others: they wait for it, and it takes one of them
+    /// now and then. It counts neither for nor against it then.
+    fn is_busy(&mut self, port: u16) -> bool {
+        let mut now = Traffic::default();
+        for table in ["tcp", "tcp6"] {
+            now.add(&self.table(table).unwrap_or_default(), port);
+        }
+        if now.waiting == 0 || !self.was_up {
+            self.queue = None;
+            return false;
+        }
+        let moment = Instant::now();
+        let moved = match &self.queue {
+            Some(queue) if now.taken.is_subset(&queue.taken) => queue.moved,
+            _ => moment,
+        };
+        self.queue = Some(Queue { taken: now.taken, moved });
+        moment - moved < self.busy
+    }
+
+    fn table(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(format!("/proc/{}/net/{name}", self.pid))
+    }
+
     /// The first check that fails: what it saw, and whether it wants the job killed.
-    async fn failing(&self) -> Option<(String, bool)> {
+    async fn failing(&self) -> Option<(Failed, bool)> {
         for (port, check) in &self.checks {
             let checked = match check.kind.as_str() {
                 "http" => self.http(*port, check).await,
@@ -187,18 +249,19 @@ impl Health {
         None
     }
 
-    async fn tcp(&self, port: u16) -> Result<(), String> {
+    async fn tcp(&self, port: u16) -> Result<(), Failed> {
         loop {
             match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
                 Ok(Ok(_)) => return Ok(()),
                 // Nothing is known of the job then, neither good nor bad.
                 Ok(Err(err)) if is_ours(&err) => unknown(&err).await,
-                Ok(Err(_)) | Err(_) => return Err(self.explain(port)),
+                Ok(Err(_)) => return Err(Failed::at_once(self.explain(port))),
+                Err(_) => return Err(Failed { seen: self.explain(port), late_at: Some(port) }),
             }
         }
     }
 
-    async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), String> {
+    async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), Failed> {
         self.tcp(port).await?;
         let start_path = check.start_path.as_deref().filter(|_| !self.has_begun);
         let path = start_path.or(check.path.as_deref()).unwrap_or("/");
@@ -212,21 +275,26 @@ impl Health {
         let status = match answer {
             Ok(answer) => answer.status().as_u16(),
             Err(err) if err.is_timeout() => {
-                return Err(format!("GET {path} was not answered within {ANSWER:?}"));
+                let seen = format!("GET {path} was not answered within {ANSWER:?}");
+                return Err(Failed { seen, late_at: Some(port) });
             }
-            Err(_) => return Err(format!("GET {path} got no valid HTTP answer")),
+            Err(_) => {
+                return Err(Failed::at_once(format!("GET {path} got no valid HTTP answer")));
+            }
         };
         let good = check.status.map_or(status < 500, |wanted| status == wanted);
-        if good { Ok(()) } else { Err(format!("GET {path} was answered with status {status}")) }
+        if good {
+            return Ok(());
+        }
+        Err(Failed::at_once(format!("GET {path} was answered with status {status}")))
     }
 
     /// Why nothing answers, from the sockets of the job's own network where they can be seen.
     fn explain(&self, port: u16) -> String {
-        let table = |name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid));
-        match (self.pid > 0).then(|| table("tcp")) {
+        match (self.pid > 0).then(|| self.table("tcp")) {
             Some(Ok(tcp)) => {
                 let mut listening: BTreeSet<SocketAddr> = sockets::listening(&tcp);
-                listening.extend(sockets::listening(&table("tcp6").unwrap_or_default()));
+                listening.extend(sockets::listening(&self.table("tcp6").unwrap_or_default()));
                 sockets::explain(port, &listening)
             }
             _ => {
@@ -323,6 +391,70 @@ mod tests {
         health.pause = DOUBT;
         let Verdict::Down { seen, kill: false } = health.changed().await else { panic!() };
         assert!(seen.contains(&port.to_string()), "{seen}");
+    }
+
+    /// A process whose queue is full, and one that fills it again whenever one of it is taken.
+    struct Crowd {
+        listener: TcpListener,
+        waiting: Vec<TcpStream>,
+        taken: Vec<TcpStream>,
+    }
+
+    impl Crowd {
+        async fn gather() -> Self {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listener = socket.listen(1).unwrap();
+            let mut crowd = Self { listener, waiting: Vec::new(), taken: Vec::new() };
+            // The kernel's queue is one longer than it was told.
+            crowd.come().await;
+            crowd.come().await;
+            crowd
+        }
+
+        fn port(&self) -> u16 {
+            self.listener.local_addr().unwrap().port()
+        }
+
+        async fn come(&mut self) {
+            let addr = self.listener.local_addr().unwrap();
+            self.waiting.push(TcpStream::connect(addr).await.unwrap());
+        }
+
+        async fn take(&mut self) {
+            self.taken.push(self.listener.accept().await.unwrap().0);
+        }
+    }
+
+    /// What the checks of a process with a full queue say, which takes somebody every so often.
+    async fn judged(busy: Duration, takes: Option<Duration>) -> Option<Verdict> {
+        let mut crowd = Crowd::gather().await;
+        let mut health = health(crowd.port(), Duration::from_secs(60));
+        (health.was_up, health.pause, health.busy) = (true, DOUBT, busy);
+        let goes_on = async {
+            let mut tick = tokio::time::interval(takes.unwrap_or(Duration::MAX / 2));
+            tick.tick().await;
+            loop {
+                tick.tick().await;
+                crowd.take().await;
+                crowd.come().await;
+            }
+        };
+        tokio::select! {
+            verdict = timeout(Duration::from_secs(5), health.changed()) => verdict.ok(),
+            () = goes_on => unreachable!("a crowd never ends"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_busy_with_others_is_not_down() {
+        let every = Duration::from_millis(300);
+        let (busy, hung) = tokio::join!(
+            judged(Duration::from_secs(3), Some(every)),
+            judged(Duration::from_secs(1), None),
+        );
+        assert_eq!(busy, None, "it takes one after the other");
+        assert!(matches!(hung, Some(Verdict::Down { .. })), "it takes nobody: {hung:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,9 @@
 //! A request's way to a backend.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Method, Request, Response, Version, request::Parts};
 use http_body::Body;
@@ -23,6 +26,9 @@ use crate::{
 
 /// A request that cannot be sent again takes a connection which was used not longer ago than this, or a new one.
 const FRESH: Duration = Duration::from_secs(1);
+/// A request waits so long for a process that takes no connection because it is busy with others; where another process is
+/// free it goes there.
+const BUSY_LIMIT: Duration = Duration::from_secs(30);
 /// How often the same request is begun anew because a kept connection had just been closed.
 const STALE_LIMIT: u32 = 3;
 
@@ -34,6 +40,9 @@ pub(super) struct Search<'a> {
     tried: Tried,
     tries: usize,
     last: Option<ConnectError>,
+    begun: Instant,
+    /// Whether one of those that were tried did not answer: it may be busy.
+    is_waited_for: bool,
 }
 
 impl<'a> Search<'a> {
@@ -41,7 +50,16 @@ impl<'a> Search<'a> {
         let service = &*target.service;
         let set = service.set();
         let leader_only = target.route.leader;
-        Self { service, leader_only, set, tried: Tried::default(), tries: 0, last: None }
+        Self {
+            service,
+            leader_only,
+            set,
+            tried: Tried::default(),
+            tries: 0,
+            last: None,
+            begun: Instant::now(),
+            is_waited_for: false,
+        }
     }
 
     /// The next backend to try. It counts the request from then on.
@@ -51,7 +69,11 @@ impl<'a> Search<'a> {
                 return Ok(found);
             }
             let now = self.service.set();
-            if Arc::ptr_eq(&now, &self.set) || self.tries >= TRIES {
+            let all_were_tried = Arc::ptr_eq(&now, &self.set) || self.tries >= TRIES;
+            if std::mem::take(&mut self.is_waited_for) && self.begun.elapsed() < BUSY_LIMIT {
+                // Each round of those waits for at least one of them.
+                self.tries = 0;
+            } else if all_were_tried {
                 return Err(self.last.take().map_or(Failure::NoBackend, Failure::Unreachable));
             }
             self.set = now;
@@ -88,6 +110,7 @@ impl<'a> Search<'a> {
         debug!(backend = %backend.addr(), error = %err, "a backend could not be connected to");
         self.tried.add(index);
         self.tries += 1;
+        self.is_waited_for |= matches!(err, ConnectError::Timeout(_));
         self.last = Some(err);
     }
 
