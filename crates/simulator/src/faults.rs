@@ -65,7 +65,7 @@ impl World {
         for _ in 0..self.between(26, 44) {
             let host = self.between(0, self.hosts.len() as u64 - 1) as usize;
             let planner = self.between(0, self.planners.len() as u64 - 1) as usize;
-            let fault = match self.between(0, 12) {
+            let fault = match self.between(0, 13) {
                 0..=2 => Fault::Daemon(host),
                 3 | 4 => Fault::Machine(host),
                 5 => Fault::Scheduler(planner),
@@ -73,6 +73,10 @@ impl World {
                 8 => Fault::Etcd,
                 9 => Fault::Deaf(host),
                 10 | 11 => Fault::HangUp,
+                12 => {
+                    let away = self.between(1, self.hosts.len() as u64 - 1) as usize;
+                    Fault::OneWay(host, (host + away) % self.hosts.len())
+                }
                 _ => Fault::Storm,
             };
             let at = self.between(3000, TROUBLE - 5000);
@@ -112,6 +116,12 @@ impl World {
                 self.deaf.insert(host);
                 let places: Vec<usize> = self.planners.iter().map(|planner| planner.host).collect();
                 self.break_streams(true, |n, at| at == host && places[n] != host);
+                self.between(5000, 60_000)
+            }
+            Fault::OneWay(from, to) if !self.one_way.contains(&(from, to)) => {
+                self.one_way.insert((from, to));
+                let places: Vec<usize> = self.planners.iter().map(|planner| planner.host).collect();
+                self.break_streams(true, |n, at| at == to && places[n] == from);
                 self.between(5000, 60_000)
             }
             Fault::HangUp => {
@@ -160,6 +170,7 @@ impl World {
                 self.spread();
             }
             Fault::Deaf(host) => _ = self.deaf.remove(&host),
+            Fault::OneWay(from, to) => _ = self.one_way.remove(&(from, to)),
             Fault::HangUp => {}
             Fault::Etcd => {
                 self.etcd.up = true;
@@ -174,6 +185,7 @@ impl World {
     pub(crate) fn mend_all(&mut self) {
         self.storm = false;
         self.hanging_up = 0;
+        self.one_way.clear();
         self.mend(Fault::Etcd);
         for host in 0..self.hosts.len() {
             self.mend(Fault::Partition(host));
@@ -261,6 +273,7 @@ fn kind(fault: Fault) -> &'static str {
         Fault::Scheduler(_) => "scheduler",
         Fault::Partition(_) => "partition",
         Fault::Deaf(_) => "deaf",
+        Fault::OneWay(..) => "one-way",
         Fault::HangUp => "hang-up",
         Fault::Etcd => "etcd",
         Fault::Storm => "storm",

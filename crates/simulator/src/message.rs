@@ -114,6 +114,8 @@ pub(crate) enum Fault {
     Partition(usize),
     /// Nobody opens a connection to a host, which itself reaches everybody, and etcd.
     Deaf(usize),
+    /// One host opens no connection to another, which opens them to it, and all else reaches both.
+    OneWay(usize, usize),
     /// Whoever asks a leader next hangs up, and what was begun for it dies with it.
     HangUp,
     /// etcd answers nobody.

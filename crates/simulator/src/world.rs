@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) cut: BTreeSet<usize>,
     /// Hosts that nobody opens a connection to.
     pub(crate) deaf: BTreeSet<usize>,
+    /// Links on which only the second host opens connections.
+    pub(crate) one_way: BTreeSet<(usize, usize)>,
     pub(crate) storm: bool,
     /// How many askers are to hang up on a leader.
     pub(crate) hanging_up: u32,
@@ -89,6 +91,7 @@ impl World {
             formations: Vec::new(),
             cut: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            one_way: BTreeSet::new(),
             storm: false,
             hanging_up: 0,
             streams: BTreeMap::new(),
@@ -235,7 +238,8 @@ impl World {
 
     /// Whether a connection can be opened from one host to another. What is answered comes back on it.
     pub(crate) fn connects(&self, from: usize, to: usize) -> bool {
-        self.reach(from, to) && (from == to || !self.deaf.contains(&to))
+        let closed = self.deaf.contains(&to) || self.one_way.contains(&(from, to));
+        self.reach(from, to) && (from == to || !closed)
     }
 
     pub(crate) fn reaches_etcd(&self, host: usize) -> bool {

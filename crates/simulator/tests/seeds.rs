@@ -8,7 +8,7 @@
 )))]
 
 /// Seeds that are played at every test run; `script/soak simulator` plays ten thousand.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 
 #[test]
 fn nothing_happens_that_must_not() {
@@ -19,6 +19,7 @@ fn nothing_happens_that_must_not() {
         all.add(&coverage);
     }
     assert!(all.left_out > SEEDS / 10 && all.faults["hang-up"] > SEEDS / 2, "{all}");
+    assert!(all.faults["one-way"] > SEEDS / 2, "{all}");
     assert!(all.leaders > 3 * SEEDS && all.hosts_lost > SEEDS, "{all}");
     assert!(["Changed", "Gone", "OldTerm"].iter().all(|why| all.refused[*why] > 0), "{all}");
 }
