@@ -176,6 +176,33 @@ pub fn order() -> [u8; 3] {
     orders[chosen.unwrap_or(4) % orders.len()]
 }
 
+/// What a host's own member of etcd has: a hash of all keys at a revision, the newest if none is given.
+fn hash_of_keys(host: u8, revision: Option<&str>) -> Result<Value, Said> {
+    let asked = serde_json::json!({ "revision": revision.unwrap_or("0") });
+    let ask = "curl -fsm 5 -X POST http://127.0.0.1:2381/v3/maintenance/hash -d";
+    let said = on(host, &format!("{ask} '{asked}'"));
+    serde_json::from_str(&said.out).map_err(|_| said)
+}
+
+/// Waits until every member of etcd answers, and has the same keys as the others at the same revision.
+pub async fn same_keys(hosts: &[u8]) {
+    until("all members of etcd to have the same keys", WHOLE, async || {
+        let first = hash_of_keys(hosts[0], None)?;
+        let revision = first["header"]["revision"].as_str().unwrap_or_default().to_owned();
+        let hashes: Result<Vec<Value>, Said> = hosts
+            .iter()
+            .map(|host| Ok(hash_of_keys(*host, Some(&revision))?["hash"].clone()))
+            .collect();
+        let hashes = hashes?;
+        if hashes.iter().all(|hash| hash.is_number() && *hash == hashes[0]) {
+            Ok(())
+        } else {
+            Err(Said { status: 0, out: format!("{hashes:?} at {revision}"), err: String::new() })
+        }
+    })
+    .await;
+}
+
 /// Waits until the cluster is whole: these hosts are up, none is more, and etcd has its members.
 pub async fn whole(hosts: &[u8], voters: usize) {
     until("the cluster to be whole", WHOLE, async || {

@@ -9,7 +9,7 @@ use e2e::{
     app::App,
     hosts::{
         WHOLE, address, cluster, count, hosts_of, hosts_with_data, lead, list, number, on, order,
-        round, router, running, up, whole,
+        round, router, running, same_keys, up, whole,
     },
     load::Load,
     shell::Said,
@@ -298,6 +298,7 @@ async fn when_the_quorum_is_lost_for_good_one_member_goes_on() {
     .await;
     // The others gave up what their own etcd knew, and are members again of the one that goes on.
     whole(&ALL, 3).await;
+    same_keys(&ALL).await;
     works(&app, &["env-set", "A=1"], WHOLE).await;
     works(&app, &["scale", "web=6"], WHOLE).await;
     count(&ALL, &app.name, 6, WHOLE).await;

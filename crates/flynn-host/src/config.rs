@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    domain::{garbage::Kept, net::Cidr},
+    domain::{garbage::Kept, manifest, net::Cidr},
     garbage::Rules,
     join::Invitation,
 };
@@ -356,6 +357,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// The host manifest.
+    pub(crate) fn manifest_text(&self) -> anyhow::Result<String> {
+        match &self.manifest {
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("reading the host manifest {}", path.display())),
+            None => Ok(manifest::BUILT_IN.into()),
+        }
+    }
+
     /// What is kept of what nobody uses.
     pub(crate) fn rules(&self) -> Rules {
         let (most, longest) = (self.unused_images, self.unused_image_age);

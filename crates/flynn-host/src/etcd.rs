@@ -27,10 +27,12 @@ use crate::{
         membership::{self, Candidate, Step},
         slug_tar::APP_USER,
     },
-    grid::{Grid, GridStore, MEMBERS, Member},
+    grid::{Grid, GridStore, MEMBERS, Member, MemberId},
     identity::Folders,
 };
 
+/// How often a host looks whether what its member left is gone.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the leading host looks who has a member.
 const LOOK: Duration = Duration::from_secs(3);
 
@@ -42,15 +44,18 @@ pub(crate) enum Role {
     Alone,
     /// It runs none.
     Client,
+    /// It runs none for now: its member is being made anew.
+    Restoring,
     /// It runs one of several.
     Member {
         /// The members there were when it was made: `name=url`, separated by commas.
         cluster: String,
         /// Whether the others were there before it.
         joined: bool,
-        /// Whether it goes on without them, the quorum being lost for good.
-        #[serde(default)]
-        forced: bool,
+        /// Which member it is, if it was added to others: what one knew is of no use to another. One that began a cluster
+        /// never takes an id out of the grid: that may be of the cluster before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<MemberId>,
     },
 }
 
@@ -61,10 +66,6 @@ impl Role {
 
     pub(crate) fn write(&self, folders: &Folders) -> io::Result<()> {
         disk::write_json(&folders.etcd_file(), self, Durable::Synced)
-    }
-
-    fn is_forced(&self) -> bool {
-        matches!(self, Self::Member { forced: true, .. })
     }
 
     pub(crate) fn is_alone(&self) -> bool {
@@ -86,7 +87,7 @@ pub(crate) fn values(
 ) -> BTreeMap<&'static str, String> {
     let (client, past_tunnel, peer) = ports;
     let (port, url, cluster, state) = match role {
-        Role::Alone | Role::Client => {
+        Role::Alone | Role::Client | Role::Restoring => {
             let url = format!("http://127.0.0.1:{peer}");
             (client, url.clone(), format!("{id}={url}"), "new")
         }
@@ -96,13 +97,14 @@ pub(crate) fn values(
         }
     };
     BTreeMap::from([
-        ("etcd_runs", (*role != Role::Client).to_string()),
+        ("etcd_runs", (!matches!(role, Role::Client | Role::Restoring)).to_string()),
         ("etcd_tls", if role.is_alone() { String::new() } else { "yes".into() }),
         ("etcd_port", port.to_string()),
         ("etcd_peer_url", url),
         ("etcd_cluster", cluster),
         ("etcd_state", state.into()),
-        ("etcd_forced", if role.is_forced() { "yes".into() } else { String::new() }),
+        // Of manifests written for an older daemon.
+        ("etcd_forced", String::new()),
     ])
 }
 
@@ -133,15 +135,16 @@ pub(crate) async fn follow(
     stop: CancellationToken,
 ) {
     let mut seen = grid.subscribe();
+    let mut tick = interval(FOLLOW_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let next = {
             let grid = seen.borrow_and_update();
-            follow_once(&id, &role.borrow(), &grid, has_started(&folders))
+            follow_once(&id, &role.borrow(), &grid, left_data(&folders))
         };
         if let Some(next) = next {
             info!("this host's part in etcd changes: {next:?}");
-            let was = role.borrow().clone();
-            match take_on(&folders, &was, &next) {
+            match next.write(&folders) {
                 Ok(()) => _ = role.send_replace(next),
                 Err(err) => warn!(error = &err as &dyn Error, "it could not be noted"),
             }
@@ -149,38 +152,49 @@ pub(crate) async fn follow(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = seen.changed() => if changed.is_err() { return },
+            _ = tick.tick() => {}
         }
     }
 }
 
-/// Whether this host's member has found the others: only then does etcd write a log.
-fn has_started(folders: &Folders) -> bool {
-    folders.etcd_data().join("member/wal").exists()
+/// What there is of a member on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MemberData {
+    Nothing,
+    /// It has not found the others: only then does etcd write a log.
+    Unstarted,
+    Started,
 }
 
-fn take_on(folders: &Folders, was: &Role, next: &Role) -> io::Result<()> {
-    // What a member knew that has been removed is of no use to one that is added.
-    if let (Role::Client, Role::Member { .. }) = (was, next) {
-        forget(&folders.etcd_data())?;
-        fs::File::open(folders.root())?.sync_all()?;
+fn left_data(folders: &Folders) -> MemberData {
+    let data = folders.etcd_data();
+    match (data.join("member/wal").exists(), data.exists()) {
+        (true, _) => MemberData::Started,
+        (false, true) => MemberData::Unstarted,
+        (false, false) => MemberData::Nothing,
     }
-    next.write(folders)
 }
 
-fn follow_once(id: &str, role: &Role, grid: &Grid, has_started: bool) -> Option<Role> {
-    let is_member = grid.member(id).is_some();
+fn follow_once(id: &str, role: &Role, grid: &Grid, data: MemberData) -> Option<Role> {
+    let own = grid.member(id);
+    let is_member = own.is_some();
+    let own_id = own.and_then(|own| own.id);
     let added = || {
         let members = grid.members.iter();
         let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
-        Role::Member { cluster: cluster.join(","), joined: true, forced: false }
+        Role::Member { cluster: cluster.join(","), joined: true, id: own_id }
     };
     match role {
-        Role::Client if is_member => Some(added()),
+        // What a member knew is of no use to another: whoever keeps layer 0 takes it away first, and its container.
+        Role::Client if is_member && data == MemberData::Nothing => Some(added()),
         // Nobody being a member is a grid that is not known yet.
         Role::Member { .. } if !is_member && !grid.members.is_empty() => Some(Role::Client),
         // etcd finds the others only if it is told exactly who they are, and they may have changed since.
-        Role::Member { joined: true, .. } if is_member && !has_started => {
+        Role::Member { joined: true, .. } if is_member && data != MemberData::Started => {
             Some(added()).filter(|added| added != role)
+        }
+        Role::Member { id: Some(was), .. } if own_id.is_some_and(|is| is != *was) => {
+            Some(Role::Client)
         }
         _ => None,
     }
@@ -240,8 +254,7 @@ impl Keeper {
         let at = self.etcd.get(MEMBERS).await?.map_or(0, |entry| entry.mod_revision);
         let members = self.etcd.members().await?;
         let grid = self.grid.now().clone();
-        let of = |member: &keyspace::Member| self.host_of(member, &grid);
-        let told: Vec<Member> = members.iter().filter_map(|m| told(m, of(m)?)).collect();
+        let told = members_told(&members, &grid, self.peer_port);
         if told != grid.members && !told.is_empty() {
             let value = serde_json::to_vec(&told).expect("members serialise");
             let unchanged = match at {
@@ -292,17 +305,26 @@ impl Keeper {
 
     /// A member that has not started yet has no name, but an address.
     fn host_of(&self, member: &keyspace::Member, grid: &Grid) -> Option<String> {
-        if !member.name.is_empty() {
-            return Some(member.name.clone());
-        }
-        let is_at = |addr| member.peer_urls.contains(&peer_url(addr, self.peer_port));
-        grid.hosts.iter().find(|(_, record)| is_at(record.addr)).map(|(id, _)| id.clone())
+        host_of(member, grid, self.peer_port)
     }
+}
+
+fn host_of(member: &keyspace::Member, grid: &Grid, peer_port: u16) -> Option<String> {
+    if !member.name.is_empty() {
+        return Some(member.name.clone());
+    }
+    let is_at = |addr| member.peer_urls.contains(&peer_url(addr, peer_port));
+    grid.hosts.iter().find(|(_, record)| is_at(record.addr)).map(|(id, _)| id.clone())
+}
+
+/// The members etcd has, as they are told to the hosts.
+pub(crate) fn members_told(members: &[keyspace::Member], grid: &Grid, port: u16) -> Vec<Member> {
+    members.iter().filter_map(|member| told(member, host_of(member, grid, port)?)).collect()
 }
 
 fn told(member: &keyspace::Member, host: String) -> Option<Member> {
     let peer_url = member.peer_urls.first()?.clone();
-    Some(Member { host, peer_url, learner: member.learner })
+    Some(Member { host, peer_url, learner: member.learner, id: Some(MemberId(member.id)) })
 }
 
 /// The one that joined first comes first.
@@ -337,6 +359,7 @@ mod tests {
             host: (*host).into(),
             peer_url: format!("https://{host}:2380"),
             learner: false,
+            id: None,
         };
         Grid { members: members.iter().map(member).collect(), ..Grid::default() }
     }
@@ -362,9 +385,13 @@ mod tests {
         let member = Role::Member {
             cluster: "a=https://a:2380,b=https://b:2380".into(),
             joined: true,
-            forced: false,
+            id: None,
         };
-        let next = |role: &Role, members: &[&str]| follow_once("b", role, &grid(members), true);
+        let next = |role: &Role, members: &[&str]| {
+            let data =
+                if *role == Role::Client { MemberData::Nothing } else { MemberData::Started };
+            follow_once("b", role, &grid(members), data)
+        };
         assert_eq!(next(&Role::Client, &["a", "b"]), Some(member.clone()));
         assert_eq!(next(&member, &["a", "b"]), None);
         assert_eq!(next(&member, &["a"]), Some(Role::Client));
@@ -375,13 +402,39 @@ mod tests {
 
     #[test]
     fn a_member_that_has_not_found_the_others_is_told_who_they_are_by_now() {
-        let member = follow_once("b", &Role::Client, &grid(&["a", "b", "c"]), false).unwrap();
+        let member =
+            follow_once("b", &Role::Client, &grid(&["a", "b", "c"]), MemberData::Nothing).unwrap();
         let fewer = grid(&["a", "b"]);
-        let told = follow_once("b", &member, &fewer, false).unwrap();
+        let told = follow_once("b", &member, &fewer, MemberData::Unstarted).unwrap();
         let Role::Member { cluster, .. } = &told else { panic!("{told:?}") };
         assert_eq!(cluster, "a=https://a:2380,b=https://b:2380");
-        assert_eq!(follow_once("b", &told, &fewer, false), None);
-        assert_eq!(follow_once("b", &member, &fewer, true), None, "it is one of them");
+        assert_eq!(follow_once("b", &told, &fewer, MemberData::Unstarted), None);
+        assert_eq!(
+            follow_once("b", &member, &fewer, MemberData::Started),
+            None,
+            "it is one of them"
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_another_member_by_now_begins_anew_once_the_old_one_is_gone() {
+        let own = |n| Member { id: Some(MemberId(n)), ..grid(&["b"]).members[0].clone() };
+        let now = |n| Grid { members: vec![own(n)], ..Grid::default() };
+        let was = follow_once("b", &Role::Client, &now(1), MemberData::Nothing).unwrap();
+        assert_eq!(follow_once("b", &was, &now(1), MemberData::Started), None);
+        assert_eq!(follow_once("b", &was, &now(2), MemberData::Started), Some(Role::Client));
+        assert_eq!(follow_once("b", &Role::Client, &now(2), MemberData::Started), None);
+        let is = follow_once("b", &Role::Client, &now(2), MemberData::Nothing);
+        assert!(matches!(is, Some(Role::Member { id: Some(MemberId(2)), joined: true, .. })));
+    }
+
+    #[test]
+    fn one_that_began_a_cluster_stays_whatever_id_the_one_before_gave_it() {
+        let cluster = "b=https://b:2380".to_owned();
+        let role = Role::Member { cluster, joined: false, id: None };
+        let own = Member { id: Some(MemberId(7)), ..grid(&["b"]).members[0].clone() };
+        let now = Grid { members: vec![own], ..Grid::default() };
+        assert_eq!(follow_once("b", &role, &now, MemberData::Started), None);
     }
 
     #[test]
@@ -389,11 +442,8 @@ mod tests {
         let addr = [10, 0, 0, 1].into();
         let alone = values(&Role::Alone, "a", addr, (2379, 2381, 2380));
         assert_eq!((alone["etcd_port"].as_str(), alone["etcd_tls"].as_str()), ("2379", ""));
-        let role = Role::Member {
-            cluster: "a=https://10.0.0.1:2380".into(),
-            joined: false,
-            forced: false,
-        };
+        let role =
+            Role::Member { cluster: "a=https://10.0.0.1:2380".into(), joined: false, id: None };
         let member = values(&role, "a", addr, (2379, 2381, 2380));
         assert_eq!(member["etcd_port"], "2381");
         assert_eq!(member["etcd_peer_url"], "https://10.0.0.1:2380");

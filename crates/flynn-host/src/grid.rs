@@ -8,6 +8,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -58,6 +59,28 @@ pub(crate) struct Member {
     /// Whether it has no vote yet.
     #[serde(default)]
     pub(crate) learner: bool,
+    /// etcd's id of it. A host that is added again has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<MemberId>,
+}
+
+/// etcd's id of a member. As text: many readers of JSON round such a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(crate) struct MemberId(pub(crate) u64);
+
+impl From<MemberId> for String {
+    fn from(MemberId(id): MemberId) -> Self {
+        format!("{id:016x}")
+    }
+}
+
+impl TryFrom<String> for MemberId {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u64::from_str_radix(&text, 16).map(Self)
+    }
 }
 
 /// What is known of the cluster's hosts.
@@ -138,13 +161,15 @@ fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Option<T> {
 pub(crate) struct GridStore {
     path: PathBuf,
     seen: watch::Sender<Grid>,
+    /// Held by who changes it: read, written to disk and told as one.
+    changing: Mutex<()>,
 }
 
 impl GridStore {
     /// What was known last.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         let grid = disk::read_json(&path)?.unwrap_or_default();
-        Ok(Self { path, seen: watch::Sender::new(grid) })
+        Ok(Self { path, seen: watch::Sender::new(grid), changing: Mutex::default() })
     }
 
     /// What is known now.
@@ -158,6 +183,7 @@ impl GridStore {
     }
 
     fn change(&self, change: impl FnOnce(&mut Grid)) {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut grid = self.now().clone();
         change(&mut grid);
         if *self.now() == grid {
@@ -173,6 +199,18 @@ impl GridStore {
     /// etcd goes on with one member alone: this host asks that one from now on.
     pub(crate) fn follow(&self, member: &Member) {
         self.change(|grid| grid.members = vec![member.clone()]);
+    }
+
+    /// The same, unless other members were learned of since those. Answers whether it is followed.
+    pub(crate) fn follow_from(&self, before: &[Member], member: &Member) -> bool {
+        let mut followed = false;
+        self.change(|grid| {
+            followed = grid.members == before;
+            if followed {
+                grid.members = vec![member.clone()];
+            }
+        });
+        followed
     }
 
     /// Keeps it up to date out of etcd.
@@ -235,6 +273,26 @@ mod tests {
         assert_eq!(grid.at_gateway([100, 64, 2, 1].into()).unwrap().0, "a");
         assert!(grid.peers("a").is_empty());
         assert_eq!(grid.peers("b").len(), 1);
+    }
+
+    #[test]
+    fn who_is_told_to_follow_after_it_learned_of_others_stays_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = GridStore::open(dir.path().join("grid.json")).unwrap();
+        let member = |host: &str| Member {
+            host: host.into(),
+            peer_url: format!("https://{host}:2380"),
+            learner: false,
+            id: None,
+        };
+        let before = [member("a"), member("b")];
+        store.change(|grid| grid.members = before.to_vec());
+        assert!(store.follow_from(&before, &member("a")));
+        assert_eq!(store.now().members, [member("a")]);
+        // Its own member has been added to the one that went on.
+        store.change(|grid| grid.members = before.to_vec());
+        assert!(!store.follow_from(&[member("a")], &member("a")));
+        assert_eq!(store.now().members, before);
     }
 
     #[tokio::test]

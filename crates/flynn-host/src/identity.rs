@@ -106,6 +106,11 @@ impl Folders {
         self.root.join("etcd")
     }
 
+    /// Where etcd's member is made anew.
+    pub(crate) fn etcd_restored(&self) -> PathBuf {
+        self.root.join("etcd.restored")
+    }
+
     pub(crate) fn etcd_tls(&self) -> PathBuf {
         self.root.join("etcd-tls")
     }
@@ -221,13 +226,13 @@ pub(crate) fn grow(
 ) -> Result<(), IdentityError> {
     let url = etcd::peer_url(addr, peer_port);
     let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
-    let member = Member { host: id.into(), peer_url: url.clone(), learner: false };
+    let member = Member { host: id.into(), peer_url: url.clone(), learner: false, id: None };
     let grid = Grid { hosts: BTreeMap::from([(id.into(), record)]), members: vec![member] };
     let path = folders.grid_file();
     disk::write_json(&path, &grid, Durable::Synced)
         .map_err(|source| IdentityError::Io { path, source })?;
     // Last: it says that the rest is there.
-    let role = Role::Member { cluster: format!("{id}={url}"), joined: false, forced: false };
+    let role = Role::Member { cluster: format!("{id}={url}"), joined: false, id: None };
     let path = folders.etcd_file();
     role.write(folders).map_err(|source| IdentityError::Io { path, source })
 }
@@ -413,7 +418,7 @@ mod tests {
         assert!(invitation.starts_with(&format!("10.0.0.1:1114/{fingerprint}/")), "{invitation}");
         let role = Role::read(&folders).unwrap();
         let cluster = "host-1=https://10.0.0.1:2380".to_owned();
-        assert_eq!(role, Role::Member { cluster, joined: false, forced: false });
+        assert_eq!(role, Role::Member { cluster, joined: false, id: None });
         assert!(init(&options).unwrap().invitation.is_none());
     }
 

@@ -9,6 +9,7 @@ mod disk;
 mod domain;
 mod error;
 mod etcd;
+mod etcd_restore;
 mod garbage;
 mod grid;
 mod handlers;

@@ -21,11 +21,12 @@ use crate::{
     cluster::Leadership,
     config::Config,
     disk,
-    domain::net::Cidr,
+    domain::{manifest, net::Cidr},
     etcd::{self, Keeper, Role},
     grid::{GridStore, HOSTS, MEMBERS, Record},
     identity::{self, Folders, HostFile},
     join::{self, Invitation},
+    server::ETCD,
     tunnel::{Entrance, Ports, Tunnel},
 };
 
@@ -52,6 +53,7 @@ pub(crate) struct Neighbours {
     authority: Authority,
     fixed_addr: bool,
     joining: std::sync::Mutex<Option<TcpListener>>,
+    pub(crate) etcd_image: String,
     /// Held while etcd is recovered: once at a time.
     pub(crate) recovering: tokio::sync::Mutex<()>,
 }
@@ -129,6 +131,7 @@ impl Neighbours {
             authority,
             fixed_addr: file.addr.is_some(),
             joining: std::sync::Mutex::new(Some(joining)),
+            etcd_image: manifest::image_of(&config.manifest_text()?, ETCD)?,
             recovering: tokio::sync::Mutex::default(),
         }))
     }
@@ -179,6 +182,13 @@ impl Neighbours {
                 return;
             }
         }
+    }
+
+    /// Takes another part in etcd, for good.
+    pub(crate) fn take_role(&self, role: Role) -> io::Result<()> {
+        role.write(&self.folders)?;
+        self.role.send_replace(role);
+        Ok(())
     }
 
     /// The leading host's part.

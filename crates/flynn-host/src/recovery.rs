@@ -13,7 +13,8 @@ use tracing::{debug, info, warn};
 
 use crate::{
     disk::{self, Durable},
-    etcd::{Role, peer_url},
+    etcd::{Role, members_told, peer_url},
+    etcd_restore::{Restoration, RestoreError},
     grid::{MEMBERS, Member},
     neighbours::Neighbours,
     routes::App,
@@ -24,6 +25,8 @@ use crate::{
 const EPOCH: &str = "/discoverd/epoch";
 /// An etcd that does not answer within it has no quorum.
 const ANSWER: Duration = Duration::from_secs(5);
+/// A host asks etcd before it follows, and may have to find out that it does not answer.
+const TELLING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long etcd may take to start.
 const START: Duration = Duration::from_secs(60);
 /// Pause between two looks.
@@ -41,9 +44,9 @@ pub(crate) enum RecoveryError {
     /// A file.
     #[error("this host's part in etcd could not be noted: {0}")]
     Io(#[from] io::Error),
-    /// The engine.
-    #[error("etcd's container could not be made anew: {0}")]
-    Engine(#[from] crate::backend::engine::EngineError),
+    /// The member.
+    #[error("etcd's member could not be made anew: {0}")]
+    Restore(#[from] RestoreError),
     /// etcd.
     #[error("etcd does not serve yet: {0}; this host goes on trying")]
     Etcd(String),
@@ -65,43 +68,47 @@ impl From<RecoveryError> for ApiError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "stage")]
 enum Pending {
-    /// It was ordered; etcd does not serve alone yet.
-    Forcing,
+    /// It was ordered; the member that goes on is being made of what etcd has here.
+    #[serde(alias = "forcing")]
+    Restoring,
+    /// It is made; etcd does not serve with it yet.
+    Restored,
     /// etcd served alone; the epoch is not raised yet.
     Noting,
     /// Hosts have not been told yet.
     Telling {
         /// Their ids.
         untold: BTreeSet<String>,
+        /// The cluster's epoch that began with it; an older daemon did not note it.
+        #[serde(default)]
+        epoch: Option<u64>,
     },
 }
 
 /// What a recovery does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// Start etcd alone.
-    Force,
-    /// Wait until it serves alone.
+    /// Make the member that goes on.
+    Restore,
+    /// Put it in the place of what was there, and wait until it serves.
     Serve,
-    /// Start it as any other from now on: started alone again, it would force out whoever has joined meanwhile.
-    Unforce,
     /// Raise the epoch, and say who the members are.
     Note,
-    /// Tell hosts.
-    Tell(BTreeSet<String>),
+    /// Tell hosts of the epoch that began.
+    Tell(BTreeSet<String>, Option<u64>),
     /// It never began, and nothing was lost by it.
     GiveUp,
 }
 
-/// `ordered`: somebody orders it now, and it does not go on from where the daemon was interrupted.
-fn next_step(pending: &Pending, is_forced: bool, ordered: bool) -> Step {
-    match (pending, is_forced) {
-        (Pending::Forcing, false) if ordered => Step::Force,
-        (Pending::Forcing, false) => Step::GiveUp,
-        (Pending::Forcing, true) => Step::Serve,
-        (Pending::Noting, true) => Step::Unforce,
-        (Pending::Noting, false) => Step::Note,
-        (Pending::Telling { untold }, _) => Step::Tell(untold.clone()),
+/// `is_member`: etcd was not stopped for it yet. `ordered`: somebody orders it now, and it does not go on from where the
+/// daemon was interrupted.
+fn next_step(pending: &Pending, is_member: bool, ordered: bool) -> Step {
+    match pending {
+        Pending::Restoring if is_member && !ordered => Step::GiveUp,
+        Pending::Restoring => Step::Restore,
+        Pending::Restored => Step::Serve,
+        Pending::Noting => Step::Note,
+        Pending::Telling { untold, epoch } => Step::Tell(untold.clone(), *epoch),
     }
 }
 
@@ -112,16 +119,15 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
         return refused("this host is alone: its etcd has no quorum to lose");
     };
     let role = neighbours.role.borrow().clone();
-    let Role::Member { forced, .. } = role else {
+    if !matches!(role, Role::Member { .. } | Role::Restoring) {
         let members: Vec<_> =
             neighbours.grid.now().members.iter().map(|m| m.host.clone()).collect();
         return refused(&format!(
             "this host has no member of etcd; run this on the one of {} that is left",
             members.join(", ")
         ));
-    };
-    // One that was forced before the daemon died goes on from there.
-    if !forced && timeout(ANSWER, app.etcd.get(MEMBERS)).await.is_ok_and(|answer| answer.is_ok()) {
+    }
+    if serves(&app.etcd).await {
         return refused(
             "etcd has its quorum, so nothing is lost; replace a member with flynn-host remove",
         );
@@ -130,7 +136,14 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
     let this = app.clone();
     let work = async move {
         let _once = neighbours.recovering.lock().await;
-        keep(&neighbours, &Pending::Forcing)?;
+        let left = pending(&neighbours)?;
+        // Whoever ordered it at the same time had it done meanwhile: once more, it would throw out who has joined.
+        if matches!(left, None | Some(Pending::Telling { .. })) {
+            if serves(&this.etcd).await {
+                return go_on(&this, &neighbours, false).await;
+            }
+            keep(&neighbours, &Pending::Restoring)?;
+        }
         go_on(&this, &neighbours, true).await
     };
     app.host.lifetime.carry_out(work).await?
@@ -172,16 +185,18 @@ pub(crate) async fn finish(app: App, stop: CancellationToken) {
 }
 
 fn pending(neighbours: &Neighbours) -> io::Result<Option<Pending>> {
-    let pending = disk::read_json(&neighbours.folders.recovery_file())?;
-    // An older daemon kept no file.
-    let forced = matches!(*neighbours.role.borrow(), Role::Member { forced: true, .. });
-    Ok(pending.or_else(|| forced.then_some(Pending::Forcing)))
+    disk::read_json(&neighbours.folders.recovery_file())
+}
+
+/// Whether etcd answers, which it does with a quorum only.
+async fn serves(etcd: &Keyspace) -> bool {
+    timeout(ANSWER, etcd.get(MEMBERS)).await.is_ok_and(|answer| answer.is_ok())
 }
 
 fn keep(neighbours: &Neighbours, pending: &Pending) -> io::Result<()> {
     let path = neighbours.folders.recovery_file();
     match pending {
-        Pending::Telling { untold } if untold.is_empty() => fs::remove_file(path),
+        Pending::Telling { untold, .. } if untold.is_empty() => fs::remove_file(path),
         _ => disk::write_json(&path, pending, Durable::Synced),
     }
 }
@@ -192,56 +207,58 @@ async fn go_on(
     neighbours: &Neighbours,
     mut ordered: bool,
 ) -> Result<Recovered, RecoveryError> {
+    let url = peer_url(neighbours.addr, neighbours.peer_port);
     loop {
-        let role = neighbours.role.borrow().clone();
-        let is_forced = matches!(role, Role::Member { forced: true, .. });
         let Some(pending) = pending(neighbours)? else {
             return Ok(Recovered { untold: Vec::new() });
         };
-        let as_forced = |forced| match role.clone() {
-            Role::Member { cluster, joined, .. } => Role::Member { cluster, joined, forced },
-            other => other,
-        };
-        match next_step(&pending, is_forced, std::mem::take(&mut ordered)) {
-            Step::Force => make_anew(app, neighbours, as_forced(true)).await?,
+        let is_member = matches!(*neighbours.role.borrow(), Role::Member { .. });
+        match next_step(&pending, is_member, std::mem::take(&mut ordered)) {
+            Step::Restore => {
+                neighbours.take_role(Role::Restoring)?;
+                restoration(app, neighbours, &url).make().await?;
+                keep(neighbours, &Pending::Restored)?;
+            }
             Step::Serve => {
+                restoration(app, neighbours, &url).take()?;
+                // Alone, so that no other host's member is asked in its stead.
+                neighbours.grid.follow(&alone(&neighbours.id, &url));
+                let cluster = format!("{}={url}", neighbours.id);
+                neighbours.take_role(Role::Member { cluster, joined: false, id: None })?;
                 until_it_serves(app).await?;
                 keep(neighbours, &Pending::Noting)?;
             }
-            Step::Unforce => make_anew(app, neighbours, as_forced(false)).await?,
             Step::GiveUp => fs::remove_file(neighbours.folders.recovery_file())?,
             Step::Note => {
-                let own = Member {
-                    host: neighbours.id.clone(),
-                    peer_url: peer_url(neighbours.addr, neighbours.peer_port),
-                    learner: false,
-                };
                 until_it_serves(app).await?;
-                let noted = note(&app.etcd, &own).await;
-                noted.map_err(|err| RecoveryError::Etcd(err.to_string()))?;
-                neighbours.grid.follow(&own);
-                let hosts = neighbours.grid.now().hosts.keys().cloned().collect();
-                keep(neighbours, &Pending::Telling { untold: hosts })?;
+                let noted = note(&app.etcd, neighbours).await;
+                let epoch = Some(noted.map_err(|err| RecoveryError::Etcd(err.to_string()))?);
+                let untold = neighbours.grid.now().hosts.keys().cloned().collect();
+                keep(neighbours, &Pending::Telling { untold, epoch })?;
             }
-            Step::Tell(untold) => {
-                let untold = tell_others(app, neighbours, &untold).await;
-                keep(neighbours, &Pending::Telling { untold: untold.iter().cloned().collect() })?;
+            Step::Tell(untold, epoch) => {
+                let untold = tell_others(app, neighbours, &untold, epoch).await;
+                let left = untold.iter().cloned().collect();
+                keep(neighbours, &Pending::Telling { untold: left, epoch })?;
                 return Ok(Recovered { untold });
             }
         }
     }
 }
 
-/// Starts etcd with another role, and waits until it serves.
-async fn make_anew(app: &App, neighbours: &Neighbours, role: Role) -> Result<(), RecoveryError> {
-    role.write(&neighbours.folders)?;
-    neighbours.role.send_replace(role);
-    // Whoever keeps layer 0 makes it of the new role.
-    let container = format!("{}-{ETCD}", app.host.settings.prefix);
-    if let Some(found) = app.host.engine.container(&container).await? {
-        app.host.engine.remove(&found.id).await?;
+fn restoration<'a>(app: &'a App, neighbours: &'a Neighbours, url: &'a str) -> Restoration<'a> {
+    Restoration {
+        engine: &app.host.engine,
+        folders: &neighbours.folders,
+        container: format!("{}-{ETCD}", app.host.settings.prefix),
+        image: &neighbours.etcd_image,
+        id: &neighbours.id,
+        peer_url: url,
     }
-    until_it_serves(app).await
+}
+
+fn alone(host: &str, peer_url: &str) -> Member {
+    Member { host: host.into(), peer_url: peer_url.into(), learner: false, id: None }
 }
 
 async fn until_it_serves(app: &App) -> Result<(), RecoveryError> {
@@ -259,19 +276,31 @@ async fn until_it_serves(app: &App) -> Result<(), RecoveryError> {
     }
 }
 
-/// The revision may be lower than before: a higher epoch keeps every term higher.
-async fn note(etcd: &Keyspace, own: &Member) -> Result<(), keyspace::Error> {
-    let epoch = etcd.get(EPOCH).await?;
-    let epoch: u64 = epoch.and_then(|e| serde_json::from_slice(&e.value).ok()).unwrap_or(0);
-    let members = serde_json::to_vec(&[own]).expect("members serialise");
-    let raised = Transaction::new().put(EPOCH, (epoch + 1).to_string()).put(MEMBERS, members);
+/// The revision may be lower than before: a higher epoch keeps every term higher. Answers that epoch.
+async fn note(etcd: &Keyspace, neighbours: &Neighbours) -> Result<u64, keyspace::Error> {
+    let epoch = epoch(etcd).await? + 1;
+    // Whoever leads may have added one already.
+    let members = etcd.members().await?;
+    let members = members_told(&members, &neighbours.grid.now().clone(), neighbours.peer_port);
+    let members = serde_json::to_vec(&members).expect("members serialise");
+    let raised = Transaction::new().put(EPOCH, epoch.to_string()).put(MEMBERS, members);
     etcd.commit(raised).await?;
-    info!(epoch = epoch + 1, "etcd serves again, with one member");
-    Ok(())
+    info!(epoch, "etcd serves again, with one member");
+    Ok(epoch)
+}
+
+async fn epoch(etcd: &Keyspace) -> Result<u64, keyspace::Error> {
+    let epoch = etcd.get(EPOCH).await?;
+    Ok(epoch.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or(0))
 }
 
 /// Every host that answers gives up what its own etcd knew.
-async fn tell_others(app: &App, neighbours: &Neighbours, untold: &BTreeSet<String>) -> Vec<String> {
+async fn tell_others(
+    app: &App,
+    neighbours: &Neighbours,
+    untold: &BTreeSet<String>,
+    epoch: Option<u64>,
+) -> Vec<String> {
     let others: Vec<_> = {
         let grid = neighbours.grid.now();
         let others =
@@ -281,7 +310,7 @@ async fn tell_others(app: &App, neighbours: &Neighbours, untold: &BTreeSet<Strin
     let told = others.into_iter().map(|(id, subnet)| async move {
         let Some(subnet) = subnet else { return Some(id) };
         let host = app.leadership.host_at(subnet.gateway());
-        match timeout(ANSWER, host.follow(&neighbours.id)).await {
+        match timeout(TELLING_TIMEOUT, host.follow(&neighbours.id, epoch)).await {
             Ok(Ok(())) => None,
             Ok(Err(err)) => {
                 warn!(host.id = id, error = &err as &dyn Error, "a host could not be told");
@@ -293,17 +322,34 @@ async fn tell_others(app: &App, neighbours: &Neighbours, untold: &BTreeSet<Strin
     join_all(told).await.into_iter().flatten().collect()
 }
 
-/// Follows the etcd of a host that was recovered.
-pub(crate) fn follow(app: &App, host: &str) -> Result<(), RecoveryError> {
+/// Follows the etcd of a host that was recovered, unless this host does already: told late or twice, it would give up the
+/// member it has been given meanwhile.
+pub(crate) async fn follow(app: &App, host: &str, told: Option<u64>) -> Result<(), RecoveryError> {
     let Some(neighbours) = &app.neighbours else {
         return Err(RecoveryError::Refused("this host is alone".into()));
     };
     let Some(record) = neighbours.grid.now().hosts.get(host).cloned() else {
         return Err(RecoveryError::Refused(format!("this host knows no host {host}")));
     };
-    warn!("etcd goes on with the member of {host} alone; this host follows it");
+    let before = neighbours.grid.now().members.clone();
+    let known = timeout(ANSWER, epoch(&app.etcd)).await;
+    if let (Some(told), Ok(Ok(known))) = (told, known)
+        && known >= told
+    {
+        info!("this host follows the recovered etcd of {host} already");
+        // Only a member that was added to the recovered one knows which it is.
+        let began = matches!(*neighbours.role.borrow(), Role::Member { id: None, .. });
+        if began && host != neighbours.id {
+            neighbours.take_role(Role::Client)?;
+        }
+        return Ok(());
+    }
     let peer_url = peer_url(record.addr, neighbours.peer_port);
-    neighbours.grid.follow(&Member { host: host.into(), peer_url, learner: false });
+    if !neighbours.grid.follow_from(&before, &alone(host, &peer_url)) {
+        let said = "who the members of etcd are has just changed; tell this host again";
+        return Err(RecoveryError::Refused(said.into()));
+    }
+    warn!("etcd goes on with the member of {host} alone; this host follows it");
     Ok(())
 }
 
@@ -312,20 +358,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recovery_forces_once_and_goes_on_from_where_it_was_interrupted() {
-        use Pending::{Forcing, Noting};
-        assert_eq!(next_step(&Forcing, false, true), Step::Force);
-        assert_eq!(next_step(&Forcing, true, true), Step::Serve, "it is forced already");
-        assert_eq!(next_step(&Forcing, true, false), Step::Serve);
-        assert_eq!(next_step(&Noting, true, false), Step::Unforce);
-        assert_eq!(next_step(&Noting, false, false), Step::Note);
+    fn a_recovery_goes_on_from_where_it_was_interrupted() {
+        use Pending::{Noting, Restored, Restoring};
+        assert_eq!(next_step(&Restoring, true, true), Step::Restore);
+        assert_eq!(next_step(&Restoring, false, false), Step::Restore, "etcd was stopped for it");
+        assert_eq!(next_step(&Restored, false, false), Step::Serve);
+        assert_eq!(next_step(&Restored, true, false), Step::Serve);
+        assert_eq!(next_step(&Noting, true, false), Step::Note);
         let untold = BTreeSet::from(["b".to_owned()]);
-        let telling = Pending::Telling { untold: untold.clone() };
-        assert_eq!(next_step(&telling, false, false), Step::Tell(untold));
+        let telling = Pending::Telling { untold: untold.clone(), epoch: Some(2) };
+        assert_eq!(next_step(&telling, true, false), Step::Tell(untold, Some(2)));
     }
 
     #[test]
     fn an_order_that_never_reached_etcd_says_nothing_of_its_members() {
-        assert_eq!(next_step(&Pending::Forcing, false, false), Step::GiveUp);
+        assert_eq!(next_step(&Pending::Restoring, true, false), Step::GiveUp);
     }
 }

@@ -237,11 +237,7 @@ impl Manifest {
         if config.no_layer0 {
             return Ok(Vec::new());
         }
-        let text = match &config.manifest {
-            Some(path) => std::fs::read_to_string(path)
-                .with_context(|| format!("reading the host manifest {}", path.display()))?,
-            None => manifest::BUILT_IN.into(),
-        };
+        let text = config.manifest_text()?;
         let ports = (config.etcd_port, config.etcd_member_port, config.etcd_peer_port);
         let mut values = etcd::values(role, &self.id, self.addr, ports);
         values.extend([

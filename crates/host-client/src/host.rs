@@ -79,9 +79,10 @@ impl Host {
         self.client.with_timeout(limit).post("/cluster/recover", &serde_json::json!({})).await
     }
 
-    /// Tells a host that etcd goes on with that host's member alone.
-    pub async fn follow(&self, host: &str) -> Result<(), Error> {
-        self.order(Method::PUT, &format!("/cluster/recovered/{host}"), None).await.map(drop)
+    /// Tells a host that etcd goes on with that host's member alone, since that epoch of the cluster.
+    pub async fn follow(&self, host: &str, epoch: Option<u64>) -> Result<(), Error> {
+        let since = epoch.map(|epoch| format!("?epoch={epoch}")).unwrap_or_default();
+        self.order(Method::PUT, &format!("/cluster/recovered/{host}{since}"), None).await.map(drop)
     }
 
     /// Orders a job to stop and does not wait for its end.

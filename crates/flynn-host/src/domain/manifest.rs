@@ -71,6 +71,13 @@ pub(crate) enum BadManifest {
     },
 }
 
+/// The image of a service, wherever it runs.
+pub(crate) fn image_of(text: &str, id: &str) -> Result<String, BadManifest> {
+    let services: Vec<Service> = serde_json::from_str(text).map_err(BadManifest::Form)?;
+    let named = services.into_iter().find(|service| service.id == id).map(|service| service.image);
+    Ok(named.filter(|image| !image.is_empty()).unwrap_or_else(|| format!("flynn/{id}")))
+}
+
 /// The services with every template filled in.
 pub(crate) fn render(
     text: &str,

@@ -142,10 +142,17 @@ pub(crate) async fn recover(State(app): State<App>) -> Result<Json<Recovered>, A
     Ok(Json(recovery::recover(&app).await?))
 }
 
+/// Which recovery it is about.
+#[derive(Deserialize)]
+pub(crate) struct RecoveredEpoch {
+    epoch: Option<u64>,
+}
+
 /// etcd goes on with another host's member alone.
 pub(crate) async fn follow(
     State(app): State<App>,
     Path(host): Path<String>,
+    Query(recovered): Query<RecoveredEpoch>,
 ) -> Result<(), ApiError> {
-    Ok(recovery::follow(&app, &host)?)
+    Ok(recovery::follow(&app, &host, recovered.epoch).await?)
 }
