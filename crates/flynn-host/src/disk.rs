@@ -1,13 +1,18 @@
 //! Small files that survive a power failure: written beside, synced, renamed, the folder synced.
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::fd::OwnedFd,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, lchown},
     path::Path,
 };
 
-use rustix::fs::FallocateFlags;
+use rustix::{
+    fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, openat, statat},
+    io::Errno,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Whether the write has to survive a power failure.
@@ -26,6 +31,11 @@ const BALLAST: u64 = 4 << 20;
 const BALLAST_FILE: &str = "ballast";
 /// The data dir is so many folders above any file at most.
 const DEPTH: usize = 4;
+/// Folders in each other that are measured: each is open meanwhile.
+const FOLDERS_DEEP: usize = 200;
+/// How one is opened.
+const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Takes disk for bad times, unless it is there or they have come.
 pub(crate) fn keep_ballast(data_dir: &Path) -> io::Result<()> {
@@ -96,26 +106,75 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a folder for a container's user, 0700. One that is there keeps what it has.
+/// Makes a folder for a container's user, 0700. One that was another's becomes that user's with all that is in it; who
+/// had it runs no more.
 pub(crate) fn user_dir(path: &Path, user: u32) -> io::Result<()> {
-    if let Ok(there) = std::fs::metadata(path)
-        && there.is_dir()
-    {
-        // Made, but not handed over: the power failed in between.
-        let unfinished = std::os::unix::fs::MetadataExt::uid(&there) == 0
-            && std::fs::read_dir(path)?.next().is_none();
-        return if unfinished {
-            std::os::unix::fs::chown(path, Some(user), Some(user))
-        } else {
-            Ok(())
-        };
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => {
+            return if there.uid() == user { Ok(()) } else { give(path, user) };
+        }
+        _ => {}
     }
     if let Some(above) = path.parent() {
         // Others must be able to pass through; names of volumes are no secret.
         DirBuilder::new().recursive(true).mode(0o711).create(above)?;
     }
     DirBuilder::new().mode(0o700).create(path)?;
-    std::os::unix::fs::chown(path, Some(user), Some(user))
+    chown(path, Some(user), Some(user))
+}
+
+/// Gives a folder to a user: what is in it first, so that one that was given is given wholly, whenever the power fails.
+/// Of what is in it nothing is followed.
+fn give(path: &Path, user: u32) -> io::Result<()> {
+    let mut folders = vec![path.to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = folders.get(seen).cloned() {
+        seen += 1;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                lchown(entry.path(), Some(user), Some(user))?;
+            }
+        }
+    }
+    folders.iter().rev().try_for_each(|folder| lchown(folder, Some(user), Some(user)))
+}
+
+/// Bytes of disk that is taken by what is below a folder, which may change meanwhile: nothing is followed out of it.
+pub(crate) fn used_below(folder: &Path) -> io::Result<u64> {
+    let top = rustix::fs::open(folder, FOLDER, Mode::empty())?;
+    used(top, FOLDERS_DEEP, &mut HashSet::new())
+}
+
+fn used(folder: OwnedFd, depth: usize, linked: &mut HashSet<u64>) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let found = match statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            found => found?,
+        };
+        // A file of several names takes its room once.
+        let is_folder = FileType::from_raw_mode(found.st_mode).is_dir();
+        if is_folder || found.st_nlink == 1 || linked.insert(found.st_ino) {
+            sum += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+        }
+        if is_folder {
+            let below = match openat(&folder, name, FOLDER, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                below => below?,
+            };
+            let depth = depth.checked_sub(1).ok_or(io::ErrorKind::InvalidFilename)?;
+            sum += used(below, depth, linked)?;
+        }
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]
@@ -125,9 +184,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ballast_is_real_and_goes_when_it_is_needed() {
-        use std::os::unix::fs::MetadataExt;
+    fn what_is_below_a_folder_is_measured_once_and_nothing_outside_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, folder) = (dir.path().join("outside"), dir.path().join("folder"));
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        for path in [outside.join("large"), folder.join("deep/large")] {
+            fs::write(path, vec![7; 1 << 20]).unwrap();
+        }
+        fs::hard_link(folder.join("deep/large"), folder.join("same")).unwrap();
+        std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
+        let used = used_below(&folder).unwrap();
+        assert!((1 << 20..1 << 21).contains(&used), "{used}");
+        let deepest = (0..=FOLDERS_DEEP).fold(folder.clone(), |path, _| path.join("d"));
+        fs::create_dir_all(&deepest).unwrap();
+        let refused = used_below(&folder).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidFilename);
+    }
 
+    #[test]
+    fn a_folder_that_was_anothers_is_given_wholly_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, outside) = (dir.path().join("volumes/a"), dir.path().join("outside"));
+        fs::write(&outside, "").unwrap();
+        user_dir(&volume, 1000).unwrap();
+        fs::create_dir_all(volume.join("deep/er")).unwrap();
+        fs::write(volume.join("deep/er/file"), "").unwrap();
+        std::os::unix::fs::symlink(&outside, volume.join("link")).unwrap();
+        let of = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        let before = of(&outside);
+        user_dir(&volume, 1_050_000).unwrap();
+        for name in ["", "deep", "deep/er", "deep/er/file", "link"] {
+            assert_eq!(of(&volume.join(name)), 1_050_000, "{name}");
+        }
+        assert_eq!(of(&outside), before);
+        assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn the_ballast_is_real_and_goes_when_it_is_needed() {
         let dir = tempfile::tempdir().unwrap();
         keep_ballast(dir.path()).unwrap();
         keep_ballast(dir.path()).unwrap();

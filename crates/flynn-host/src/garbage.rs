@@ -19,14 +19,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    backend::engine::EngineError,
+    backend::{engine::EngineError, slug},
     disk::{self, Durable},
     domain::{
         garbage::{Idle, Kept, age, surplus},
         spec::{LABEL_HOST, LABEL_JOB},
+        users,
         validate::is_volume_name,
     },
     host::Host,
+    jobs::container::scratch_root,
 };
 
 /// Folders of volumes that are being removed begin so; no volume's name does.
@@ -60,6 +62,7 @@ pub(crate) struct Garbage {
     path: PathBuf,
     unused: Unused,
     containers: Idle,
+    scratch: Idle,
     looked: Instant,
 }
 
@@ -72,7 +75,15 @@ impl Garbage {
             None
         });
         let unused = unused.unwrap_or_default();
-        Self { host, rules, path, unused, containers: Idle::new(), looked: Instant::now() }
+        Self {
+            host,
+            rules,
+            path,
+            unused,
+            containers: Idle::new(),
+            scratch: Idle::new(),
+            looked: Instant::now(),
+        }
     }
 
     async fn containers(&mut self, since: Duration) -> Result<(), EngineError> {
@@ -85,8 +96,8 @@ impl Garbage {
             let used = active.is_some_and(|active| active.status.is_active());
             present.insert(container.id, used);
         }
-        for (id, digest) in host.slugs.makings().await? {
-            present.insert(id, host.slugs.is_under_way(&digest));
+        for (id, tag) in host.slugs.makings().await? {
+            present.insert(id, host.slugs.is_under_way(&tag));
         }
         let used = present.iter().filter(|(_, used)| **used).map(|(id, _)| id.clone()).collect();
         self.containers = age(&self.containers, &present.into_keys().collect(), &used, since);
@@ -97,10 +108,26 @@ impl Garbage {
         Ok(())
     }
 
+    /// What the image of an ended job kept outside of its layers: its life removes it, unless this daemon ended first.
+    async fn scratch(&mut self, since: Duration) -> io::Result<()> {
+        let folder = scratch_root(&self.host);
+        let listed = folder.clone();
+        let present = blocking(move || names(&listed)).await?;
+        let job = |name: &str| self.host.registry.job(name.parse().ok()?);
+        let is_used = |name: &String| job(name).is_some_and(|job| job.status.is_active());
+        let used = present.iter().filter(|name| is_used(name)).cloned().collect();
+        self.scratch = age(&self.scratch, &present, &used, since);
+        for name in surplus(&self.scratch, CONTAINERS, true) {
+            let path = folder.join(name);
+            blocking(move || fs::remove_dir_all(path)).await?;
+        }
+        Ok(())
+    }
+
     async fn images(&mut self, since: Duration) -> Result<(), EngineError> {
         let host = &self.host;
         let present = host.slugs.images().await?;
-        let used = used_slugs(host).iter().map(|digest| host.slugs.name(digest)).collect();
+        let used = used_slugs(host).iter().map(|tag| host.slugs.name(tag)).collect();
         self.unused.images = age(&self.unused.images, &present, &used, since);
         for name in surplus(&self.unused.images, self.rules.images, host.is_short()) {
             let removed = host.slugs.remove(name, || used_slugs(host)).await;
@@ -149,6 +176,7 @@ impl Reconcile for Garbage {
         };
         // Each for itself: what cannot be removed of one keeps none of the others.
         self.containers(since).await.unwrap_or_else(|err| said(&err));
+        self.scratch(since).await.unwrap_or_else(|err| said(&err));
         self.images(since).await.unwrap_or_else(|err| said(&err));
         self.volumes(since).await.unwrap_or_else(|err| said(&err));
         let (path, unused) = (self.path.clone(), self.unused.clone());
@@ -164,16 +192,27 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
 }
 
-/// Digests of the slugs of jobs that run or are about to.
+/// Tags of the images of slugs of jobs that run or are about to.
 fn used_slugs(host: &Host) -> BTreeSet<String> {
-    let active = host.registry.active().into_iter();
-    active.filter_map(|active| Some(active.job.slug?.sha256)).collect()
+    let active = host.registry.active().into_iter().map(|active| active.job);
+    active.filter_map(|job| Some(slug::tag(job.slug.as_ref()?, users::of_app(&job)))).collect()
 }
 
 /// Names of the volumes of every job this host remembers.
 fn used_volumes(host: &Host) -> BTreeSet<String> {
     let jobs = host.registry.all().into_values();
     jobs.flat_map(|active| active.job.config.volumes).map(|volume| volume.name).collect()
+}
+
+/// Names in a folder; none if there is no such folder.
+fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<_>>(),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(err) => Err(err),
+    }
 }
 
 /// The volumes there are, and folders of those that were to be removed when the daemon ended.

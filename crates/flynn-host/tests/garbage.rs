@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use api::host::Status;
 use serde_json::json;
-use support::{Fixture, IMAGE, LIMIT, docker, ended, is, shell_with};
+use support::{Fixture, IMAGE, LIMIT, docker, ended, is, shell_with, user_of};
 use testkit::wait_until_for;
 
 const SOON: Duration = Duration::from_millis(200);
 
 fn image(host: &Fixture, digest: &str) -> String {
-    format!("{}-slug:{digest}", host.prefix)
+    format!("{}-slug:{digest}-{}", host.prefix, user_of("a1"))
 }
 
 /// An image like that of a slug.

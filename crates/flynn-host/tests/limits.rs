@@ -6,7 +6,7 @@ mod support;
 
 use api::host::{ActiveJob, EndReason, Job, Status};
 use serde_json::json;
-use support::{Fixture, LIMIT, ended, is, shell, shell_with};
+use support::{Fixture, IMAGE, LIMIT, docker, ended, is, shell, shell_with};
 use testkit::wait_until_for;
 
 fn limited(line: &str, limits: serde_json::Value) -> Job {
@@ -115,4 +115,44 @@ async fn a_job_that_writes_too_much_is_stopped_with_that_reason() {
     assert!(log.iter().any(|(_, text)| text.starts_with("flynn: it wrote")), "{log:?}");
     // By now the other was measured as often.
     assert_eq!(host.client().job(careful.id).await.unwrap().status, Status::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_keeps_outside_of_its_layers_is_within_the_limit() {
+    let host = Fixture::start().await;
+    let image = format!("flynn-host-test/{}:volumes", host.prefix);
+    let made = docker(&["create", IMAGE]);
+    docker(&["commit", "-c", "VOLUME /app /www", made.trim(), &image]);
+    docker(&["rm", made.trim()]);
+    let with_volumes = |line: &str| {
+        let mut job = shell(line);
+        job.image.clone_from(&image);
+        job.limits.temp_disk = 2 << 20;
+        job
+    };
+    let small = with_volumes("cat /www/index.html; echo x >/app/file && cat /app/file");
+    let done = host.run(&small, ended).await;
+    let log = host.log(small.id, None, true).await;
+    let log: Vec<&str> = log.iter().map(|(_, msg)| msg.as_str()).collect();
+    assert_eq!((done.exit_status, &log[..]), (Some(0), &["it works", "x"][..]));
+    let large = "dd if=/dev/zero of=/app/file bs=1M count=4; sleep 1000";
+    let stopped = host.run(&with_volumes(large), ended).await;
+    assert_eq!(stopped.end_reason, Some(EndReason::LimitExceeded), "{stopped:?}");
+    assert!(stopped.error.unwrap().contains("wrote 4 MiB"));
+    let left = host.dir.path().join("scratch");
+    wait_until_for(LIMIT, "nothing is left of it", async || {
+        let left: Vec<_> = std::fs::read_dir(&left).unwrap().map(|one| one.unwrap()).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    docker(&["rmi", &image]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_writes_much_at_once_is_not_waited_for() {
+    let host = Fixture::start_with(|config| config.measured_every = LIMIT * 60).await;
+    let mut writer = shell("dd if=/dev/zero of=/app/file bs=1M count=64; sleep 1000");
+    writer.limits.temp_disk = 16 << 20;
+    let stopped = host.run(&writer, ended).await;
+    assert_eq!(stopped.end_reason, Some(EndReason::LimitExceeded), "{stopped:?}");
 }

@@ -13,12 +13,12 @@ use std::{
     },
 };
 
-use api::host::{Job, Slug, Status};
+use api::host::{Job, META_APP, Slug, Status};
 use axum::{Router, body::Bytes, routing::get};
 use daemon::Lifetime;
 use http::header::ETAG;
 use sha2::{Digest, Sha256};
-use support::{Fixture, docker, ended, shell};
+use support::{Fixture, docker, ended, shell, shell_with, user_of};
 use tokio::net::TcpListener;
 
 /// A slug with one file, as a builder run by root would pack it.
@@ -87,12 +87,48 @@ async fn a_slug_becomes_an_image_once_and_belongs_to_the_app() {
         let log = host.log(id, None, true).await;
         let log: Vec<&str> = log.iter().map(|(_, msg)| msg.as_str()).collect();
         assert_eq!(log[3..], ["hello from the slug", "../../outside", "1"], "{log:?}");
-        assert!(log[..2].iter().all(|line| line.contains(" 1000     1000 ")), "{log:?}");
+        let user = user_of("a1");
+        let owner = format!(" {user}  {user} ");
+        assert!(log[..2].iter().all(|line| line.contains(&owner)), "{log:?}");
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
-    let image = format!("{}-slug:{sha256}", host.prefix);
+    let image = format!("{}-slug:{sha256}-{}", host.prefix, user_of("a1"));
     let inherited = docker(&["inspect", "-f", "{{json .Config}}", &image]);
     assert!(!inherited.contains("SECRET") && !inherited.contains("flynn.job"), "{inherited}");
+    lifetime.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_app_has_a_user_of_its_own_with_a_name_and_its_volumes_are_that_users() {
+    use std::os::unix::fs::chown;
+
+    let lifetime = Lifetime::default();
+    let slug = slug();
+    let sha256 = hex::encode(Sha256::digest(&slug));
+    let (url, _) = shelf(slug, &lifetime).await;
+    let host = Fixture::start_with(|config| config.shelf = Some(url)).await;
+    // As hosts before this one made it, when every app was user 1000.
+    let volume = host.dir.path().join("volumes/old");
+    std::fs::create_dir_all(&volume).unwrap();
+    std::fs::write(volume.join("kept"), "kept").unwrap();
+    for path in [&volume, &volume.join("kept")] {
+        chown(path, Some(1000), Some(1000)).unwrap();
+    }
+    let line = "id -u; id -un; cat /data/kept 2>/dev/null; echo -n more >>/data/kept && echo wrote";
+    for app in ["a1", "a2"] {
+        let mounted = if app == "a1" { "old" } else { "new" };
+        let volumes = serde_json::json!({ "volumes": [{ "name": mounted, "path": "/data" }] });
+        let mut job = shell_with(line, volumes);
+        job.slug = Some(Slug { path: format!("/slugs/{sha256}.tgz"), sha256: sha256.clone() });
+        job.metadata.insert(META_APP.into(), app.into());
+        let done = host.run(&job, ended).await;
+        let log = host.log(job.id, None, true).await;
+        let log: Vec<&str> = log.iter().map(|(_, msg)| msg.as_str()).collect();
+        assert_eq!((done.exit_status, done.error), (Some(0), None), "{log:?}");
+        assert_eq!(log[..2], [user_of(app).to_string().as_str(), "flynn"], "{log:?}");
+        assert_eq!(app == "a1", log[2].starts_with("kept"), "{log:?}");
+    }
+    assert_ne!(user_of("a1"), user_of("a2"));
     lifetime.end();
 }
 

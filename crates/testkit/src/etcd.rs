@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Etcd {
     server: Server,
+    name: String,
     client_port: u16,
     peer_port: u16,
     dir: TempDir,
@@ -26,10 +27,15 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_as("default").await
+    }
+
+    /// Starts one whose member has that name.
+    pub async fn start_as(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (client_port, peer_port) = (crate::free_port(), crate::free_port());
-        let server = spawn(dir.path(), client_port, peer_port);
-        let mut etcd = Self { server, client_port, peer_port, dir };
+        let server = spawn(dir.path(), name, client_port, peer_port);
+        let mut etcd = Self { server, name: name.into(), client_port, peer_port, dir };
         etcd.until_it_answers().await;
         etcd
     }
@@ -47,7 +53,7 @@ impl Etcd {
     /// Starts it again after [`Etcd::kill`] (or kills it first), on the same folder and ports.
     pub async fn restart(&mut self) {
         self.kill();
-        self.server = spawn(self.dir.path(), self.client_port, self.peer_port);
+        self.server = spawn(self.dir.path(), &self.name, self.client_port, self.peer_port);
         self.until_it_answers().await;
     }
 
@@ -77,14 +83,14 @@ impl Etcd {
     }
 }
 
-fn spawn(dir: &Path, client_port: u16, peer_port: u16) -> Server {
+fn spawn(dir: &Path, name: &str, client_port: u16, peer_port: u16) -> Server {
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let mut command = command_as(None, Path::new("etcd"));
     command.arg("--data-dir").arg(dir.join("data"));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--initial-cluster", &format!("default={peer}")]);
+    command.args(["--name", name, "--initial-cluster", &format!("{name}={peer}")]);
     // It elects itself at once: there is nobody else.
     command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
     command.args(["--logger", "zap", "--log-level", "warn"]);

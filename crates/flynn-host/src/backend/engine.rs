@@ -106,6 +106,8 @@ pub(crate) struct Image {
     pub(crate) user: String,
     /// Its labels.
     pub(crate) labels: HashMap<String, String>,
+    /// Where it wants folders that are no part of its layers.
+    pub(crate) volumes: Vec<String>,
 }
 
 /// A container, as far as a listing tells.
@@ -171,6 +173,7 @@ impl Engine {
             id: found.id.unwrap_or_else(|| name.into()),
             user: config.user.unwrap_or_default(),
             labels: config.labels.unwrap_or_default(),
+            volumes: config.volumes.unwrap_or_default(),
         })
     }
 

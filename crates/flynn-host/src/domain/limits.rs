@@ -46,6 +46,15 @@ pub(crate) fn refusals(events: &str) -> Option<u64> {
     events.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
 }
 
+/// Whether a job may have passed its limit since it was measured, given what the disk it writes to lost meanwhile.
+pub(crate) fn may_have_passed(limit: u64, used: u64, free_then: u64, free_now: u64) -> bool {
+    free_then.saturating_sub(free_now) > limit.saturating_sub(used)
+}
+
+/// Said of a job that nested folders so deep that nobody can say how much they take.
+pub(crate) const TOO_DEEP: &str = "it made folders in each other, deeper than can be measured, in a volume of its image, \
+     and was stopped";
+
 /// Said in a job's log when it has as many processes as it may.
 pub(crate) fn processes_sentence(limit: u32) -> String {
     format!(
@@ -88,6 +97,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_job_that_passes_its_limit_is_looked_at_at_once(
+            used in 0u64..1000, wrote in 0u64..1000, others in 0u64..1000, limit in 0u64..1000,
+        ) {
+            let then = 10_000;
+            if used + wrote > limit {
+                prop_assert!(may_have_passed(limit, used.min(limit), then, then - wrote - others)
+                    || used > limit || wrote + others <= limit - used);
+            }
+            prop_assert!(!may_have_passed(limit, used, then, then + others), "nobody wrote anything");
+        }
+
         #[test]
         fn who_ends_well_did_not_die(flagged: bool, ago in prop::option::of(0u64..9)) {
             prop_assert!(!died_of_memory(0, flagged, ago.map(Duration::from_secs)));

@@ -9,10 +9,9 @@
 
 use std::collections::HashSet;
 
-/// The user and the group that run apps.
-pub(crate) const APP_USER: u32 = 1000;
+pub(crate) use super::users::PLATFORM as APP_USER;
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// Most bytes a slug unpacks to: an image layer of that size is a mistake.
 const LIMIT: u64 = 8 << 30;
 
@@ -57,8 +56,10 @@ pub(crate) enum BadTar {
 }
 
 /// Rewrites a tar stream chunk by chunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chown {
+    /// The user and the group to which everything comes to belong.
+    owner: u32,
     head: Vec<u8>,
     body: u64,
     total: u64,
@@ -71,6 +72,20 @@ pub(crate) struct Chown {
 }
 
 impl Chown {
+    /// Makes everything that user's.
+    pub(crate) fn to(owner: u32) -> Self {
+        Self {
+            owner,
+            head: Vec::new(),
+            body: 0,
+            total: 0,
+            long: None,
+            name: None,
+            target: None,
+            links: HashSet::new(),
+        }
+    }
+
     /// Takes a chunk and gives what can go on.
     pub(crate) fn push(&mut self, mut chunk: &[u8]) -> Result<Vec<u8>, BadTar> {
         self.total += chunk.len() as u64;
@@ -136,7 +151,7 @@ impl Chown {
             out.extend_from_slice(&head);
             return Ok(());
         }
-        let size = rewrite(&mut head)?;
+        let size = rewrite(&mut head, self.owner)?;
         if matches!(head[156], b'L' | b'K') {
             if !(1..=NAME_LEN_MAX + 1).contains(&size) {
                 return Err(BadTar::Damaged);
@@ -260,34 +275,8 @@ fn text(field: &[u8]) -> Vec<u8> {
     field[..end].to_vec()
 }
 
-/// An archive with nothing but the app's own folder, which the engine would otherwise leave as it is.
-pub(crate) fn app_folder(name: &str) -> Vec<u8> {
-    folder(name, 0o755, APP_USER)
-}
-
-/// An archive with nothing but a folder for files of everybody.
-pub(crate) fn tmp_folder(name: &str) -> Vec<u8> {
-    folder(name, 0o1777, 0)
-}
-
-fn folder(name: &str, mode: u64, owner: u32) -> Vec<u8> {
-    let mut tar = vec![0; 3 * BLOCK];
-    let head = &mut tar[..BLOCK];
-    head[..name.len()].copy_from_slice(name.as_bytes());
-    octal(&mut head[100..108], mode);
-    octal(&mut head[108..116], owner.into());
-    octal(&mut head[116..124], owner.into());
-    octal(&mut head[124..136], 0);
-    octal(&mut head[136..148], 0);
-    head[156] = b'5';
-    head[257..265].copy_from_slice(b"ustar\x0000");
-    let sum = checksum(head);
-    octal(&mut head[148..156], sum);
-    tar
-}
-
 /// Rewrites owner and rights in a head and answers how many bytes of body follow.
-fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
+fn rewrite(head: &mut [u8], owner: u32) -> Result<u64, BadTar> {
     if number(&head[148..156]) != Some(checksum(head)) {
         return Err(BadTar::Damaged);
     }
@@ -299,8 +288,8 @@ fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
     let mode = number(&head[100..108]).ok_or(BadTar::Damaged)?;
     let size = number(&head[124..136]).filter(|size| *size <= LIMIT).ok_or(BadTar::Damaged)?;
     octal(&mut head[100..108], mode & 0o1777);
-    octal(&mut head[108..116], APP_USER.into());
-    octal(&mut head[116..124], APP_USER.into());
+    octal(&mut head[108..116], owner.into());
+    octal(&mut head[116..124], owner.into());
     // Links and folders have no body, whatever their size field says.
     if matches!(head[156], b'1' | b'2' | b'5') {
         octal(&mut head[124..136], 0);
@@ -310,13 +299,13 @@ fn rewrite(head: &mut [u8]) -> Result<u64, BadTar> {
 }
 
 /// The sum of a head's bytes, with its checksum taken as spaces.
-fn checksum(head: &[u8]) -> u64 {
+pub(super) fn checksum(head: &[u8]) -> u64 {
     let bytes = head.iter().enumerate();
     bytes.map(|(n, &b)| u64::from(if (148..156).contains(&n) { b' ' } else { b })).sum()
 }
 
 /// Octal digits, or a binary number if the first bit is set.
-fn number(field: &[u8]) -> Option<u64> {
+pub(super) fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (high, low) = field.split_at(field.len() - 8.min(field.len() - 1));
         let first =
@@ -328,7 +317,7 @@ fn number(field: &[u8]) -> Option<u64> {
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
-fn octal(field: &mut [u8], value: u64) {
+pub(super) fn octal(field: &mut [u8], value: u64) {
     let digits = format!("{value:0width$o}\0", width = field.len() - 1);
     field.copy_from_slice(digits.as_bytes());
 }
@@ -337,7 +326,7 @@ fn octal(field: &mut [u8], value: u64) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::users::PLATFORM, *};
 
     fn entry(name: &str, kind: u8, mode: u64, body: &[u8]) -> Vec<u8> {
         let mut head = vec![0; BLOCK];
@@ -363,11 +352,11 @@ mod tests {
 
     #[test]
     fn every_entry_comes_to_belong_to_the_app_and_none_is_set_uid() {
-        let mut chown = Chown::default();
+        let mut chown = Chown::to(0o7_654_321);
         let out = chown.push(&archive(b'0')).unwrap();
         chown.finish().unwrap();
         let want = [entry_of(&out, 0), entry_of(&out, BLOCK)];
-        assert_eq!(want, [(0o755, 1000, 1000), (0o755, 1000, 1000)]);
+        assert_eq!(want, [(0o755, 0o7_654_321, 0o7_654_321); 2]);
         assert_eq!(out[2 * BLOCK..2 * BLOCK + 700], [7; 700]);
         assert_eq!(out.len(), archive(b'0').len());
     }
@@ -381,7 +370,7 @@ mod tests {
 
     /// Names of the entries of what was passed on, as tar reads them.
     fn names(slug: &[u8]) -> Vec<Vec<u8>> {
-        let out = Chown::default().push(slug).unwrap();
+        let out = Chown::to(PLATFORM).push(slug).unwrap();
         let (mut at, mut names, mut long) = (0, Vec::new(), None);
         while at + BLOCK <= out.len() && out[at] != 0 {
             let head = &out[at..at + BLOCK];
@@ -426,29 +415,32 @@ mod tests {
     #[test]
     fn names_that_lead_out_or_lie_behind_a_link_are_refused() {
         for name in ["/etc/passwd", "../x", "a/../../x", "..", "a/.."] {
-            let refused = Chown::default().push(&entry(name, b'0', 0o644, b"x"));
+            let refused = Chown::to(PLATFORM).push(&entry(name, b'0', 0o644, b"x"));
             assert_eq!(refused, Err(BadTar::Outside), "{name}");
         }
         for (name, kind) in [("x/passwd", b'0'), ("./x//a/b", b'5'), ("x", b'0'), ("x", b'5')] {
             let tar = [link("x", "/etc"), entry(name, kind, 0o644, b"")].concat();
-            assert_eq!(Chown::default().push(&tar), Err(BadTar::BehindLink), "{name}");
+            assert_eq!(Chown::to(PLATFORM).push(&tar), Err(BadTar::BehindLink), "{name}");
         }
         let mut hard = entry("h", b'1', 0o644, b"");
         hard[157..158].copy_from_slice(b"x");
         let sum = checksum(&hard);
         octal(&mut hard[148..156], sum);
         let tar = [link("x", "/etc/passwd"), hard].concat();
-        assert_eq!(Chown::default().push(&tar), Err(BadTar::BehindLink));
+        assert_eq!(Chown::to(PLATFORM).push(&tar), Err(BadTar::BehindLink));
     }
 
     #[test]
     fn devices_damage_and_truncation_are_refused() {
-        assert_eq!(Chown::default().push(&archive(b'4')), Err(BadTar::Special));
+        assert_eq!(Chown::to(PLATFORM).push(&archive(b'4')), Err(BadTar::Special));
         for kind in [b'x', b'g', b'S', b'7'] {
-            assert_eq!(Chown::default().push(&archive(kind)), Err(BadTar::Extension(kind.into())));
+            assert_eq!(
+                Chown::to(PLATFORM).push(&archive(kind)),
+                Err(BadTar::Extension(kind.into()))
+            );
         }
-        assert_eq!(Chown::default().push(&[b'x'; BLOCK]), Err(BadTar::Damaged));
-        let mut chown = Chown::default();
+        assert_eq!(Chown::to(PLATFORM).push(&[b'x'; BLOCK]), Err(BadTar::Damaged));
+        let mut chown = Chown::to(PLATFORM);
         chown.push(&archive(b'0')[..BLOCK * 2 + 100]).unwrap();
         assert_eq!(chown.finish(), Err(BadTar::Truncated));
     }
@@ -457,14 +449,14 @@ mod tests {
         #[test]
         fn any_chunking_gives_the_same_archive(cuts in prop::collection::vec(1usize..700, 1..20)) {
             let tar = archive(b'0');
-            let (mut chown, mut out, mut rest) = (Chown::default(), Vec::new(), &tar[..]);
+            let (mut chown, mut out, mut rest) = (Chown::to(PLATFORM), Vec::new(), &tar[..]);
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() { break }
                 let (chunk, after) = rest.split_at((*cut).min(rest.len()));
                 out.extend(chown.push(chunk).unwrap());
                 rest = after;
             }
-            prop_assert_eq!(out, Chown::default().push(&tar).unwrap());
+            prop_assert_eq!(out, Chown::to(PLATFORM).push(&tar).unwrap());
         }
 
         #[test]
@@ -474,7 +466,7 @@ mod tests {
                 let right = checksum(&bytes[..BLOCK]);
                 octal(&mut bytes[148..156], right);
             }
-            let mut chown = Chown::default();
+            let mut chown = Chown::to(PLATFORM);
             let _ = chown.push(&bytes);
             let _ = chown.finish();
         }

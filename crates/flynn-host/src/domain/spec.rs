@@ -1,7 +1,7 @@
 //! From a job to the container that runs it: no choice is left to the engine.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -9,8 +9,11 @@ use std::{
 use api::host::{Job, Limits};
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
-    Mount, MountType, NetworkingConfig, ResourcesUlimits,
+    Mount, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig, NetworkingConfig,
+    ResourcesUlimits,
 };
+
+use super::users;
 
 /// Label: the job's id.
 pub(crate) const LABEL_JOB: &str = "flynn.job";
@@ -23,8 +26,6 @@ pub(crate) const LABEL_ENTRY: &str = "flynn.entry";
 const DEFAULT_PORT: u16 = 8080;
 /// Where files go that nobody keeps.
 const TMP: &str = "/tmp";
-/// Runs what an image does not want run by a user of its own.
-const DEFAULT_USER: &str = "1000:1000";
 
 /// What the host decides about a container.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub(crate) struct Place<'a> {
     pub(crate) most_files: u32,
     /// User the image asks for.
     pub(crate) image_user: &'a str,
+    /// Folders the image wants besides its layers, and where they are on the host: see [`scratch`].
+    pub(crate) scratch: &'a [(String, PathBuf)],
     /// Environment for every job (certificates of a proxy's CA).
     pub(crate) env: &'a BTreeMap<String, String>,
     /// The journal's entry, as JSON.
@@ -56,6 +59,16 @@ pub(crate) struct Place<'a> {
 /// Where a volume is on the host.
 pub(crate) fn volume_dir(volumes: &Path, name: &str) -> PathBuf {
     volumes.join(name)
+}
+
+/// Where the folders are that a job's image wants besides its layers (`VOLUME`), those apart that are volumes of the job's.
+/// The engine's own volumes would be anywhere and as large as they like; these count as what the job writes.
+pub(crate) fn scratch(job: &Job, wanted: &[String], folder: &Path) -> Vec<(String, PathBuf)> {
+    let plain = |path: &str| format!("/{}", path.trim_matches('/'));
+    let own: BTreeSet<String> = job.config.volumes.iter().map(|v| plain(&v.path)).collect();
+    let wanted: BTreeSet<String> = wanted.iter().map(|path| plain(path)).collect();
+    let rest = wanted.difference(&own).enumerate();
+    rest.map(|(n, path)| (path.clone(), folder.join(n.to_string()))).collect()
 }
 
 /// The container of a job.
@@ -70,9 +83,7 @@ pub(crate) fn container(job: &Job, place: &Place<'_>) -> ContainerCreateBody {
         image: Some(place.image.into()),
         // On the host's network the host's name is the container's.
         hostname: place.network.map(|_| job.id.to_string()[..12].to_owned()),
-        // Numbers for what apps bring along: a name is what the image says it is.
-        user: (job.slug.is_some() || runs_as_root(place.image_user))
-            .then(|| DEFAULT_USER.to_owned()),
+        user: users::of_job(job, place.image_user).map(|user| format!("{user}:{user}")),
         entrypoint: config.entrypoint.clone(),
         cmd: Some(config.args.clone()).filter(|args| !args.is_empty()),
         env: Some(environment(job, place)),
@@ -97,18 +108,6 @@ fn endpoint(address: Ipv4Addr) -> EndpointSettings {
         ipam_config: Some(EndpointIpamConfig { ipv4_address, ..EndpointIpamConfig::default() }),
         ..EndpointSettings::default()
     }
-}
-
-/// Whether an image's user is root, as the engine reads it: `00` and `+0` are 0.
-fn runs_as_root(user: &str) -> bool {
-    let user = user.split(':').next().unwrap_or_default();
-    matches!(user, "" | "root") || user.parse::<i64>() == Ok(0)
-}
-
-/// Whether a process is root after all, by its `/proc/<pid>/status`: a name may stand for 0 in an image.
-pub(crate) fn is_root(status: &str) -> bool {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    ids.is_some_and(|ids| ids.split_ascii_whitespace().any(|id| id == "0"))
 }
 
 /// What a job sees. The host's own variables win: a process that listens elsewhere than it is told cannot be reached.
@@ -160,6 +159,7 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         target: Some(volume.path.clone()),
         ..Mount::default()
     });
+    let mounts = mounts.chain(place.scratch.iter().map(|(path, folder)| at_host(path, folder)));
     let network = place.network.map_or("host", |(name, _)| name);
     HostConfig {
         network_mode: Some(network.into()),
@@ -185,6 +185,26 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         dns_search: Some(vec![".".into()]),
         log_config: Some(engine_log()),
         ..HostConfig::default()
+    }
+}
+
+/// A volume of the engine's that is a folder of the host: unlike a folder that is mounted, it begins with what the image
+/// has there, and belongs to whom it belongs there.
+fn at_host(path: &str, folder: &Path) -> Mount {
+    let folder = folder.display().to_string();
+    let options = [("type", "none"), ("o", "bind"), ("device", folder.as_str())];
+    let driver = MountVolumeOptionsDriverConfig {
+        name: Some("local".into()),
+        options: Some(options.map(|(name, value)| (name.into(), value.into())).into()),
+    };
+    Mount {
+        typ: Some(MountType::VOLUME),
+        target: Some(path.into()),
+        volume_options: Some(MountVolumeOptions {
+            driver_config: Some(driver),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
     }
 }
 
@@ -228,6 +248,7 @@ mod tests {
                 image: "sha256:1",
                 most_files: 4096,
                 image_user: user,
+                scratch: &[],
                 env: &env,
                 entry: "{}".into(),
             },
@@ -255,7 +276,9 @@ mod tests {
     #[test]
     fn a_container_has_no_privileges_and_limits_on_everything() {
         let spec = spec(json!({ "volumes": [{ "name": "pg-data", "path": "/data" }] }), "");
-        assert_eq!(spec.user.as_deref(), Some("1000:1000"));
+        let user = spec.user.unwrap();
+        let (user, group) = user.split_once(':').unwrap();
+        assert!(user == group && user.parse::<u32>().unwrap() > users::LAYER0);
         let host = spec.host_config.unwrap();
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
@@ -273,6 +296,20 @@ mod tests {
     }
 
     #[test]
+    fn folders_that_an_image_wants_are_the_hosts_unless_they_are_volumes_of_the_job() {
+        let config = json!({ "volumes": [{ "name": "d", "path": "/data" }] });
+        let job = json!({ "id": JobId::random(), "image": "redis", "config": config });
+        let job: Job = serde_json::from_value(job).unwrap();
+        let wanted = ["/data/", "/logs", "/logs/", "/cache"].map(str::to_owned);
+        let folders = scratch(&job, &wanted, Path::new("/s"));
+        let want = [("/cache", "/s/0"), ("/logs", "/s/1")];
+        assert_eq!(folders, want.map(|(path, folder)| (path.into(), folder.into())));
+        let mount = at_host("/cache", Path::new("/s/0"));
+        let driver = mount.volume_options.unwrap().driver_config.unwrap();
+        assert_eq!(driver.options.unwrap()["device"], "/s/0");
+    }
+
+    #[test]
     fn a_job_that_has_a_volume_at_tmp_keeps_it() {
         let job = |image: &str, volumes: serde_json::Value| -> Job {
             let config = json!({ "volumes": volumes });
@@ -282,17 +319,6 @@ mod tests {
         assert!(lacks_tmp(&job("redis", json!([]))));
         assert!(!lacks_tmp(&job("redis", json!([{ "name": "tmp", "path": "/tmp" }]))));
         assert!(!lacks_tmp(&job("flynn/shelf", json!([]))));
-    }
-
-    #[test]
-    fn an_image_with_a_user_of_its_own_keeps_it() {
-        assert_eq!(spec(json!({}), "flynn").user, None);
-        for root in ["0:0", "00", "+0:5", "root", ""] {
-            assert_eq!(spec(json!({}), root).user.as_deref(), Some("1000:1000"), "{root}");
-        }
-        assert_eq!(spec(json!({}), "1001").user, None);
-        assert!(is_root("Name:\tsh\nUid:\t1000\t0\t0\t0\n"));
-        assert!(!is_root("Name:\tsh\nUid:\t1000\t1000\t1000\t1000\n"));
     }
 
     #[test]

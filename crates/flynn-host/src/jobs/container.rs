@@ -1,9 +1,9 @@
 //! From a job to a container that can be started.
 
-use std::{collections::HashMap, io, net::Ipv4Addr};
+use std::{collections::HashMap, io, net::Ipv4Addr, path::PathBuf};
 
 use api::{
-    host::{ActiveJob, Slug},
+    host::{ActiveJob, Job, Slug},
     id::JobId,
 };
 use bollard::{
@@ -17,12 +17,13 @@ use crate::{
     backend::{
         archive::ArchiveError,
         engine::{Engine, EngineError, Image, of},
-        slug::SlugError,
+        slug::{self, SlugError},
     },
     disk,
     domain::{
-        slug_tar::{self, APP_USER},
+        single_tar,
         spec::{self, Place},
+        users,
     },
     host::Host,
 };
@@ -48,14 +49,58 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A folder its image wants.
+    #[error("the folders that its image keeps outside of its layers could not be made")]
+    Scratch(#[source] io::Error),
+    /// Too many of those.
+    #[error("its image has {0} volumes, and may have {SCRATCH_MAX}")]
+    Volumes(usize),
     /// A name of its image's stands for root.
     #[error(
-        "its image runs as root under another name, which no job does: have the image name a user by a number above 0"
+        "its image runs as root, or as one of the platform's own users, under another name, which no job does: have the \
+         image name a user by a number from 1 to 65535"
     )]
     Root,
     /// It was told to stop first.
     #[error("it was told to stop before it was started")]
     Stopped,
+}
+
+/// Most folders an image may want outside of its layers.
+const SCRATCH_MAX: usize = 64;
+
+/// Below it: a folder a job, of what its image wants outside of its layers.
+pub(crate) fn scratch_root(host: &Host) -> PathBuf {
+    host.folders.root().join("scratch")
+}
+
+/// Where the folders are that a job's image wants outside of its layers.
+pub(super) fn scratch_dir(host: &Host, id: JobId) -> PathBuf {
+    scratch_root(host).join(id.to_string())
+}
+
+/// Makes those folders, empty: what an earlier process of the job left is gone, as its layer is.
+async fn make_scratch(
+    host: &Host,
+    id: JobId,
+    folders: &[(String, PathBuf)],
+) -> Result<(), StartError> {
+    if folders.len() > SCRATCH_MAX {
+        return Err(StartError::Volumes(folders.len()));
+    }
+    remove_scratch(host, id).await.map_err(StartError::Scratch)?;
+    let made = folders.iter().try_for_each(|(_, folder)| disk::private_dir(folder));
+    made.map_err(StartError::Scratch)
+}
+
+/// Removes those folders.
+pub(super) async fn remove_scratch(host: &Host, id: JobId) -> io::Result<()> {
+    let folder = scratch_dir(host, id);
+    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(folder) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    });
+    removed.await.map_err(io::Error::other).flatten()
 }
 
 /// What a job's container is called.
@@ -79,17 +124,18 @@ pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, Star
     };
     match &job.slug {
         None => Ok(image),
-        Some(slug) => slug_image(host, &job.image, slug).await,
+        Some(slug) => slug_image(host, job, slug).await,
     }
 }
 
 /// The image of a slug. While shelf cannot be asked, another host may have it; from shelf it is less to fetch.
-async fn slug_image(host: &Host, runner: &str, slug: &Slug) -> Result<Image, StartError> {
-    match host.slugs.image(runner, slug).await {
+async fn slug_image(host: &Host, job: &Job, slug: &Slug) -> Result<Image, StartError> {
+    let (runner, user) = (&job.image, users::of_app(job));
+    match host.slugs.image(runner, slug, user).await {
         Err(err @ SlugError::Fetch { .. }) => {
-            host.peers.image(&host.slugs.name(&slug.sha256)).await.map_err(|_| err)?;
+            host.peers.image(&host.slugs.name(&slug::tag(slug, user))).await.map_err(|_| err)?;
             // One that was made on another runner does not count.
-            Ok(host.slugs.image(runner, slug).await?)
+            Ok(host.slugs.image(runner, slug, user).await?)
         }
         made => Ok(made?),
     }
@@ -122,9 +168,13 @@ pub(crate) async fn create(
     let job = &active.job;
     for volume in &job.config.volumes {
         let folder = spec::volume_dir(&host.folders.volumes(), &volume.name);
-        let made = disk::user_dir(&folder, APP_USER);
+        let user = users::of_volumes(job, &image.user);
+        let made = tokio::task::spawn_blocking(move || disk::user_dir(&folder, user)).await;
+        let made = made.map_err(io::Error::other).flatten();
         made.map_err(|source| StartError::Volume { volume: volume.name.clone(), source })?;
     }
+    let scratch = spec::scratch(job, &image.volumes, &scratch_dir(host, job.id));
+    make_scratch(host, job.id, &scratch).await?;
     let settings = &host.settings;
     let network = own_address(active).map(|address: Ipv4Addr| (settings.network.as_str(), address));
     let entry = host.registry.entry(job.id);
@@ -138,6 +188,7 @@ pub(crate) async fn create(
         image: &image.id,
         most_files: most_files(),
         image_user: &image.user,
+        scratch: &scratch,
         env: &settings.env,
         entry: entry.and_then(|entry| serde_json::to_string(&entry).ok()).unwrap_or_default(),
     };
@@ -153,17 +204,17 @@ pub(crate) async fn create(
     };
     if spec::lacks_tmp(job) {
         let options = UploadToContainerOptionsBuilder::new().path("/").build();
-        let body = body_full(slug_tar::tmp_folder("tmp/").into());
+        let body = body_full(single_tar::tmp_folder("tmp/").into());
         let made = host.engine.docker().upload_to_container(&container, Some(options), body).await;
         made.map_err(of(|| "make a folder for temporary files".into()))?;
     }
     Ok(container)
 }
 
-/// Whether a process that was just started is root. One that is over already is not asked.
-pub(super) fn is_root(pid: i64) -> bool {
+/// Whether a process that was just started is root, or layer 0. One that is over already is not asked.
+pub(super) fn is_above_itself(job: &Job, pid: i64) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-    pid > 0 && status.is_ok_and(|status| spec::is_root(&status))
+    pid > 0 && status.is_ok_and(|status| users::is_above_itself(job, &status))
 }
 
 /// This process's own limit, which it has from the same engine.

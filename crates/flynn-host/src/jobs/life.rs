@@ -216,7 +216,7 @@ impl Life {
         let attached = engine.attach(container, active.job.config.stdin).await?;
         engine.start(container).await?;
         let pid = engine.container(container).await?.map_or(0, |container| container.pid);
-        if container::is_root(pid) {
+        if container::is_above_itself(&active.job, pid) {
             return Err(StartError::Root);
         }
         let pumped = self.pump(container, active, &death, Some(attached));
@@ -442,6 +442,8 @@ impl Life {
     async fn remove(&self, container: &str) {
         if let Err(err) = self.host.engine.remove(container).await {
             warn!(error = &err as &dyn Error, "a container stays behind");
+        } else if let Err(err) = container::remove_scratch(&self.host, self.id).await {
+            warn!(error = %err, "folders of an ended job stay behind");
         }
     }
 

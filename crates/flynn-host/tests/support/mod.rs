@@ -7,7 +7,7 @@ pub(crate) mod discoverd;
 use std::{
     collections::BTreeMap,
     fs::Permissions,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::{PermissionsExt, chown},
     path::Path,
     process::{Command, Stdio},
@@ -25,6 +25,7 @@ use futures_util::{Stream, StreamExt};
 use host_client::Host;
 use keyspace::Keyspace;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
 
@@ -32,6 +33,15 @@ use testkit::{Etcd, free_port, wait_until_for};
 pub(crate) const IMAGE: &str = "flynn-host-test/busybox:3";
 /// The machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a host is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All of it.
+    Alone,
+    /// One of several, which has etcd.
+    OfSeveral,
+}
 
 /// A host and what it stands on. Everything goes with it.
 pub(crate) struct Fixture {
@@ -55,9 +65,28 @@ impl Fixture {
 
     /// With its data in a folder.
     pub(crate) async fn start_in(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_as(dir, Part::Alone, change).await
+    }
+
+    /// As one of several hosts, with the only member of etcd.
+    pub(crate) async fn start_several() -> Self {
+        let host = Self::start_as(tempfile::tempdir().unwrap(), Part::OfSeveral, |_| {}).await;
+        let (etcd, key) = (host.keyspace().await, format!("/flynn/hosts/{}", host.prefix));
+        wait_until_for(LIMIT, "the host has said where it is", async || {
+            etcd.get(&key)
+                .await
+                .map_err(|err| err.to_string())?
+                .ok_or_else(|| "there is no such key".to_owned())
+        })
+        .await;
+        host
+    }
+
+    async fn start_as(dir: TempDir, part: Part, change: impl FnOnce(&mut Config)) -> Self {
         import_image();
-        let (etcd, discoverd) = (Etcd::start().await, discoverd::Fake::start().await);
-        let (prefix, init) = prepare(dir.path());
+        let (prefix, init) = prepare(dir.path(), part);
+        let (etcd, discoverd) = (Etcd::start_as(&prefix).await, discoverd::Fake::start().await);
+        let etcd_port = etcd.url().rsplit(':').next().unwrap().parse().unwrap();
         let mut config = Config {
             dir: init.dir,
             docker_socket: "/var/run/docker.sock".into(),
@@ -67,14 +96,14 @@ impl Fixture {
             mtu: 1450,
             chain: format!("{prefix}-input"),
             port: free_port(),
-            etcd_port: etcd.url().rsplit(':').next().unwrap().parse().unwrap(),
-            etcd_peer_port: free_port(),
-            etcd_member_port: free_port(),
-            tunnel_port: free_port(),
+            etcd_port: if part == Part::Alone { etcd_port } else { free_port() },
+            etcd_peer_port: init.etcd_peer_port,
+            etcd_member_port: if part == Part::Alone { free_port() } else { etcd_port },
+            tunnel_port: init.tunnel_port,
             redirect_port: free_port(),
             relay_port: free_port(),
             overlay: format!("{prefix}vx"),
-            vxlan_port: 4789,
+            vxlan_port: free_port(),
             member_patience: Duration::from_secs(600),
             discoverd_port: discoverd.addr.port(),
             dns_port: 53,
@@ -112,6 +141,11 @@ impl Fixture {
         Keyspace::connect(&[self.etcd.url()]).await.unwrap()
     }
 
+    /// The etcd it stands on.
+    pub(crate) fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.running.as_ref().unwrap().local
     }
@@ -132,8 +166,13 @@ impl Fixture {
     }
 
     pub(crate) async fn start_daemon(&mut self) {
-        let running = flynn_host::start(self.config.clone(), &self.lifetime).await.unwrap();
+        self.try_to_start().await.unwrap();
+    }
+
+    pub(crate) async fn try_to_start(&mut self) -> anyhow::Result<()> {
+        let running = flynn_host::start(self.config.clone(), &self.lifetime).await?;
         self.running = Some(running);
+        Ok(())
     }
 
     /// Orders a job and waits until it is so.
@@ -181,18 +220,29 @@ impl Drop for Fixture {
         for image in images.split_whitespace() {
             docker(&["rmi", "-f", image]);
         }
-        let chain = self.config.chain.as_str();
-        let jump = ["-w", "10", "-D", "INPUT", "-i", &self.config.bridge, "-j", chain];
-        run("iptables", &jump);
-        run("iptables", &["-w", "10", "-F", chain]);
-        run("iptables", &["-w", "10", "-X", chain]);
-        let forwarded = format!("{chain}-FWD");
-        for rule in [&["-D", "DOCKER-USER", "-j"][..], &["-F"], &["-X"]] {
-            run("iptables", &[&["-w", "10"][..], rule, &[&forwarded]].concat());
+        for table in ["filter", "nat", "mangle"] {
+            remove_chains(table, &self.config.chain);
         }
         let file = std::fs::read_to_string(self.dir.path().join("host/host.json")).unwrap();
         let file: Value = serde_json::from_str(&file).unwrap();
+        run("ip", &["link", "del", &self.config.overlay]);
         run("ip", &["route", "del", "blackhole", file["range"].as_str().unwrap()]);
+    }
+}
+
+/// Removes every chain of a table whose name begins so, and what leads there.
+fn remove_chains(table: &str, name: &str) {
+    let in_table = ["-w", "10", "-t", table];
+    let rules = run("iptables", &[&in_table[..], &["-S"]].concat());
+    let ours = |word: &&str| word.starts_with(name);
+    for rule in rules.lines().filter(|rule| rule.starts_with("-A ")) {
+        let words: Vec<&str> = rule.split(' ').skip(1).collect();
+        if words.iter().any(ours) {
+            run("iptables", &[&in_table[..], &["-D"], &words].concat());
+        }
+    }
+    for chain in rules.lines().filter_map(|rule| rule.strip_prefix("-N ")).filter(ours) {
+        run("iptables", &[&in_table[..], &["-X", chain]].concat());
     }
 }
 
@@ -207,7 +257,7 @@ fn reserved(range: u16) -> bool {
 }
 
 /// A host file with a range nobody has.
-fn prepare(dir: &Path) -> (String, Init) {
+fn prepare(dir: &Path, part: Part) -> (String, Init) {
     for _ in 0..50 {
         let tag: u16 = rand::random();
         let prefix = format!("fht{tag:04x}");
@@ -221,10 +271,10 @@ fn prepare(dir: &Path) -> (String, Init) {
             id: Some(prefix.clone()),
             network_range: range.parse().unwrap(),
             bridge: format!("{prefix}br"),
-            alone: true,
-            addr: None,
-            tunnel_port: 1114,
-            etcd_peer_port: 2380,
+            alone: part == Part::Alone,
+            addr: Some(Ipv4Addr::LOCALHOST),
+            tunnel_port: free_port(),
+            etcd_peer_port: free_port(),
         };
         match flynn_host::init(&init) {
             Err(IdentityError::Overlap { .. }) => {}
@@ -292,6 +342,12 @@ fn import_image() {
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// The user that runs the jobs of an app.
+pub(crate) fn user_of(app: &str) -> u32 {
+    let digest = Sha256::digest(app);
+    1_048_576 + u32::from_be_bytes(digest[..4].try_into().unwrap()) % 1_048_576
 }
 
 /// A job that runs a line of shell.
