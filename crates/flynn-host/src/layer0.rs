@@ -1,28 +1,37 @@
 //! Layer 0: the containers of the host manifest, kept there.
 
-use std::{collections::HashMap, error::Error, path::Path, time::Duration};
+use std::{collections::HashMap, error::Error, net::Ipv4Addr, path::Path, time::Duration};
 
+use api::key;
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
+use daemon::Lifetime;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     backend::engine::{Container, Engine, EngineError},
+    config::Config,
     disk,
     domain::{
-        manifest::{Folder, Service},
+        manifest::{self, Folder, Service},
+        net::Cidr,
         slug_tar::APP_USER,
         spec::{engine_log, files},
     },
-    etcd,
+    etcd::{self, Role},
     identity::Folders,
     jobs::container::most_files,
 };
 
+/// The service of the manifest that everything else needs.
+pub(crate) const ETCD: &str = "etcd";
 /// Label: what the container was made from, so that another manifest or image makes another.
 const LABEL_DIGEST: &str = "flynn.layer0";
 /// How often the containers are looked at.
@@ -75,8 +84,84 @@ impl Layer0 {
         format!("{}-{}", self.prefix, service.id)
     }
 
+    /// Starts what everything else needs. A host that has its subnet needs nothing of it to go on with what runs there: it
+    /// may be the only one of several that is up.
+    pub(crate) async fn start_first(
+        &self,
+        manifest: &Manifest,
+        role: &Role,
+        subnet: Option<Cidr>,
+    ) -> anyhow::Result<()> {
+        for service in manifest.services(role)?.iter().filter(|service| service.id == ETCD) {
+            match subnet {
+                Some(_) => self.ensure(service).await?,
+                None => self.start_or_go_on(service).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what else layer 0 has, and keeps all of it.
+    pub(crate) async fn start_rest(
+        self,
+        manifest: Manifest,
+        role: Role,
+        roles: Option<watch::Receiver<Role>>,
+        lifetime: &Lifetime,
+    ) -> anyhow::Result<()> {
+        for service in manifest.services(&role)?.iter().filter(|service| service.id != ETCD) {
+            self.start_or_go_on(service).await?;
+        }
+        let roles = roles.unwrap_or_else(|| watch::channel(role).1);
+        lifetime.spawn("layer 0", move |stop| self.keep_all(manifest, roles, stop));
+        Ok(())
+    }
+
+    /// A service that is not ready must not keep the jobs down that are there already.
+    async fn start_or_go_on(&self, service: &Service) -> Result<(), Layer0Error> {
+        match self.start(service).await {
+            Err(err @ Layer0Error::NotReady { .. }) => {
+                warn!(error = &err as &dyn Error, "going on without {}", service.id);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Keeps all of it, of this host's part in etcd.
+    async fn keep_all(
+        self,
+        manifest: Manifest,
+        mut roles: watch::Receiver<Role>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let role = roles.borrow_and_update().clone();
+            match manifest.services(&role) {
+                Ok(services) => {
+                    if role == Role::Client
+                        && let Err(err) = self.without(ETCD, &self.folders.etcd_data()).await
+                    {
+                        warn!(
+                            error = &err as &dyn Error,
+                            "what is left of etcd could not be removed"
+                        );
+                    }
+                    tokio::select! {
+                        changed = roles.changed() => if changed.is_err() { return self.keep(&services, stop).await },
+                        () = self.keep(&services, stop.child_token()) => return,
+                    }
+                }
+                Err(err) => {
+                    warn!(error = %err, "the host manifest cannot be used");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Starts a service, unless it runs as it should, and waits until it is ready.
-    pub(crate) async fn start(&self, service: &Service) -> Result<(), Layer0Error> {
+    async fn start(&self, service: &Service) -> Result<(), Layer0Error> {
         self.ensure(service).await?;
         if service.ready.is_empty() {
             return Ok(());
@@ -188,7 +273,7 @@ impl Layer0 {
     }
 
     /// Makes a service not run here, and what it kept be gone.
-    pub(crate) async fn without(&self, id: &str, data: &Path) -> Result<(), Layer0Error> {
+    async fn without(&self, id: &str, data: &Path) -> Result<(), Layer0Error> {
         let name = format!("{}-{id}", self.prefix);
         if let Some(found) = self.engine.container(&name).await? {
             info!("{id} does not run here any more");
@@ -201,7 +286,7 @@ impl Layer0 {
     }
 
     /// Keeps the services running: the engine restarts what dies, this what was stopped or removed.
-    pub(crate) async fn keep(&self, services: &[Service], stop: CancellationToken) {
+    async fn keep(&self, services: &[Service], stop: CancellationToken) {
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -215,6 +300,38 @@ impl Layer0 {
                 }
             }
         }
+    }
+}
+
+/// What layer 0 consists of on this host.
+pub(crate) struct Manifest {
+    pub(crate) config: Config,
+    pub(crate) id: String,
+    pub(crate) cluster_key: String,
+    pub(crate) addr: Ipv4Addr,
+    pub(crate) gateway: Ipv4Addr,
+}
+
+impl Manifest {
+    pub(crate) fn services(&self, role: &Role) -> anyhow::Result<Vec<Service>> {
+        let config = &self.config;
+        if config.no_layer0 {
+            return Ok(Vec::new());
+        }
+        let text = config.manifest_text()?;
+        let ports = (config.etcd_port, config.etcd_member_port, config.etcd_peer_port);
+        let mut values = etcd::values(role, &self.id, self.addr, ports);
+        values.extend([
+            ("host_id", self.id.clone()),
+            ("gateway", self.gateway.to_string()),
+            ("data_dir", config.dir.data_dir.display().to_string()),
+            ("etcd_client_port", config.etcd_port.to_string()),
+            ("discoverd_port", config.discoverd_port.to_string()),
+            ("relay_port", config.relay_port.to_string()),
+            ("dns_port", config.dns_port.to_string()),
+            ("discoverd_key", key::derive(&self.cluster_key, "discoverd", key::VERSION)),
+        ]);
+        Ok(manifest::render(&text, &values)?)
     }
 }
 

@@ -19,12 +19,12 @@ use shelf_client::Shelf;
 use strowger_client::Routers;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore},
     time::sleep,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub(crate) use crate::layer0::ETCD;
 use crate::{
     backend::{
         archive::Archives,
@@ -39,11 +39,10 @@ use crate::{
     disk,
     domain::{
         firewall::{Elsewhere, Ports},
-        manifest::{self, Service},
         net::Cidr,
         spec::LABEL_HOST,
     },
-    etcd::{self, Role},
+    etcd::Role,
     garbage::Garbage,
     host::{Host, Settings},
     identity::{self, Folders, HostFile},
@@ -51,7 +50,7 @@ use crate::{
         addresses::Addresses, announce::Announcer, container::extra_ca, deaths::Deaths, health,
         journal::Journal, limits::Layers, registry::Registry, restore::restore,
     },
-    layer0::{Layer0, Layer0Error},
+    layer0::{Layer0, Manifest},
     logs,
     neighbours::{Neighbours, Place},
     recovery,
@@ -71,8 +70,6 @@ const CRITICAL: Duration = Duration::from_secs(1);
 const ENGINE: Duration = Duration::from_secs(60);
 /// Images given to other hosts at once: each costs the engine a core and the disk.
 const EXPORTS: usize = 2;
-/// The service of the manifest that everything else needs.
-pub(crate) const ETCD: &str = "etcd";
 
 /// A daemon that serves.
 #[derive(Debug)]
@@ -122,13 +119,10 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         addr: neighbours.as_ref().map_or(Ipv4Addr::LOCALHOST, |neighbours| neighbours.addr),
         gateway: Ipv4Addr::UNSPECIFIED,
     };
-    // What everything else needs comes first.
-    for service in manifest.services(&role)?.iter().filter(|service| service.id == ETCD) {
-        start_service(&layer0, service).await?;
-    }
+    layer0.start_first(&manifest, &role, file.subnet).await?;
     let etcd_url = format!("http://127.0.0.1:{}", config.etcd_port);
     let etcd = Keyspace::connect(&[etcd_url]).await?;
-    let subnet = subnet(&etcd, &folders, &mut file).await?;
+    let subnet = subnet(&etcd, &folders, &mut file, lifetime).await?;
     let network = job_network(&config, &file, subnet, neighbours.as_deref());
     let peers = neighbours.as_ref().map(|neighbours| neighbours.grid.now().peers(&file.id));
     let peers = peers.unwrap_or_default();
@@ -138,7 +132,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     }
     manifest.gateway = subnet.gateway();
     let roles = neighbours.as_ref().map(|neighbours| neighbours.role.subscribe());
-    start_layer0(layer0, manifest, role, roles, lifetime).await?;
+    layer0.start_rest(manifest, role, roles, lifetime).await?;
 
     let journal = Journal::open(&folders.jobs()).context("opening the journal")?;
     disk::private_dir(&folders.logs()).context("making the folder of logs")?;
@@ -163,51 +157,6 @@ struct Several {
     etcd: Keyspace,
 }
 
-/// Starts what else layer 0 has, and keeps all of it.
-async fn start_layer0(
-    layer0: Layer0,
-    manifest: Manifest,
-    role: Role,
-    roles: Option<watch::Receiver<Role>>,
-    lifetime: &Lifetime,
-) -> anyhow::Result<()> {
-    for service in manifest.services(&role)?.iter().filter(|service| service.id != ETCD) {
-        start_service(&layer0, service).await?;
-    }
-    let roles = roles.unwrap_or_else(|| watch::channel(role).1);
-    lifetime.spawn("layer 0", move |stop| keep_layer0(layer0, manifest, roles, stop));
-    Ok(())
-}
-
-/// Keeps layer 0, of this host's part in etcd.
-async fn keep_layer0(
-    layer0: Layer0,
-    manifest: Manifest,
-    mut roles: watch::Receiver<Role>,
-    stop: CancellationToken,
-) {
-    loop {
-        let role = roles.borrow_and_update().clone();
-        match manifest.services(&role) {
-            Ok(services) => {
-                if role == Role::Client
-                    && let Err(err) = layer0.without(ETCD, &layer0.folders.etcd_data()).await
-                {
-                    warn!(error = &err as &dyn Error, "what is left of etcd could not be removed");
-                }
-                tokio::select! {
-                    changed = roles.changed() => if changed.is_err() { return layer0.keep(&services, stop).await },
-                    () = layer0.keep(&services, stop.child_token()) => return,
-                }
-            }
-            Err(err) => {
-                warn!(error = %err, "the host manifest cannot be used");
-                return;
-            }
-        }
-    }
-}
-
 async fn until_engine_answers(engine: &Engine) -> anyhow::Result<()> {
     let end = Instant::now() + ENGINE;
     loop {
@@ -219,49 +168,6 @@ async fn until_engine_answers(engine: &Engine) -> anyhow::Result<()> {
             }
             Err(_) => sleep(Duration::from_millis(200)).await,
         }
-    }
-}
-
-/// What layer 0 consists of on this host.
-struct Manifest {
-    config: Config,
-    id: String,
-    cluster_key: String,
-    addr: Ipv4Addr,
-    gateway: Ipv4Addr,
-}
-
-impl Manifest {
-    fn services(&self, role: &Role) -> anyhow::Result<Vec<Service>> {
-        let config = &self.config;
-        if config.no_layer0 {
-            return Ok(Vec::new());
-        }
-        let text = config.manifest_text()?;
-        let ports = (config.etcd_port, config.etcd_member_port, config.etcd_peer_port);
-        let mut values = etcd::values(role, &self.id, self.addr, ports);
-        values.extend([
-            ("host_id", self.id.clone()),
-            ("gateway", self.gateway.to_string()),
-            ("data_dir", config.dir.data_dir.display().to_string()),
-            ("etcd_client_port", config.etcd_port.to_string()),
-            ("discoverd_port", config.discoverd_port.to_string()),
-            ("relay_port", config.relay_port.to_string()),
-            ("dns_port", config.dns_port.to_string()),
-            ("discoverd_key", key::derive(&self.cluster_key, "discoverd", key::VERSION)),
-        ]);
-        Ok(manifest::render(&text, &values)?)
-    }
-}
-
-/// A service that is not ready must not keep the jobs down that are there already.
-async fn start_service(layer0: &Layer0, service: &Service) -> Result<(), Layer0Error> {
-    match layer0.start(service).await {
-        Err(err @ Layer0Error::NotReady { .. }) => {
-            warn!(error = &err as &dyn Error, "going on without {}", service.id);
-            Ok(())
-        }
-        done => done,
     }
 }
 

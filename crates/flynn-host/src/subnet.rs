@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
+use daemon::Lifetime;
 use jiff::Timestamp;
 use keyspace::{Keyspace, Transaction};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     domain::net::Cidr,
@@ -65,6 +66,7 @@ pub(crate) async fn subnet(
     etcd: &Keyspace,
     folders: &Folders,
     host: &mut HostFile,
+    lifetime: &Lifetime,
 ) -> Result<Cidr, SubnetError> {
     if let Some(subnet) = host.subnet {
         return match take(etcd, subnet, &host.id).await {
@@ -72,6 +74,7 @@ pub(crate) async fn subnet(
             Ok(Some(owner)) => Err(SubnetError::Taken { subnet, owner }),
             Err(err) => {
                 warn!(error = &err as &dyn Error, "etcd is away; using the subnet on disk");
+                check_later(etcd.clone(), subnet, host.id.clone(), lifetime);
                 Ok(subnet)
             }
         };
@@ -89,6 +92,28 @@ pub(crate) async fn subnet(
     host.subnet = Some(subnet);
     identity::write(folders, host)?;
     Ok(subnet)
+}
+
+/// Asks etcd as soon as it is there. A subnet that is another host's ends this daemon, whose next start says why.
+fn check_later(etcd: Keyspace, subnet: Cidr, id: String, lifetime: &Lifetime) {
+    let own = lifetime.clone();
+    lifetime.spawn("subnet", move |stop| async move {
+        let asked = async {
+            loop {
+                if let Ok(owner) = take(&etcd, subnet, &id).await {
+                    return owner;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            owner = asked => if let Some(owner) = owner {
+                error!("{}", SubnetError::Taken { subnet, owner });
+                own.end();
+            },
+        }
+    });
 }
 
 /// The subnet that is this host's already, or else the first nobody has.
@@ -153,7 +178,9 @@ mod tests {
         std::fs::create_dir_all(folders.host()).unwrap();
         let of = async |id: &str| {
             let mut host = host(id);
-            subnet(&etcd, &folders, &mut host).await.map(|subnet| subnet.to_string())
+            subnet(&etcd, &folders, &mut host, &Lifetime::default())
+                .await
+                .map(|subnet| subnet.to_string())
         };
         assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
         assert_eq!(of("b").await.unwrap(), "10.9.2.0/23");
@@ -169,7 +196,7 @@ mod tests {
         assert_eq!(of("a").await.unwrap(), "10.9.0.0/23");
         assert!(matches!(of("c").await, Err(SubnetError::Full(_))));
         let mut stolen = HostFile { subnet: Some("10.9.0.0/23".parse().unwrap()), ..host("d") };
-        let taken = subnet(&etcd, &folders, &mut stolen).await;
+        let taken = subnet(&etcd, &folders, &mut stolen, &Lifetime::default()).await;
         assert!(matches!(taken, Err(SubnetError::Taken { owner, .. }) if owner == "a"));
     }
 }
