@@ -90,6 +90,11 @@ impl Folders {
         self.host().join("grid.json")
     }
 
+    /// That this host was taken out of its cluster.
+    pub(crate) fn removed_file(&self) -> PathBuf {
+        self.host().join("removed.json")
+    }
+
     pub(crate) fn invite_file(&self) -> PathBuf {
         self.host().join("invite.json")
     }

@@ -8,15 +8,21 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, routing::post};
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    routing::{get, post},
+};
+use bytes::Bytes;
 use daemon::{ApiError, Body};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use keyspace::{Keyspace, Transaction};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::info;
 use tunnel::{TunnelError, dial_unknown};
 
@@ -27,6 +33,8 @@ use crate::{
     etcd::Role,
     grid::{Grid, HOSTS, Record},
     identity::{self, Folders, HostFile, IdentityError},
+    leaving::{self, REMOVED, Standing},
+    tunnel::Tunnel,
 };
 
 /// Below it: a key an invitation, named by the SHA-256 of its secret.
@@ -142,7 +150,46 @@ pub(crate) struct Host {
 
 /// The paths that who joins can reach.
 pub(crate) fn router(host: Host) -> Router {
-    Router::new().route("/cluster/join", post(join)).with_state(host)
+    Router::new()
+        .route("/cluster/join", post(join))
+        .route("/cluster/removed/{id}", get(removed))
+        .with_state(host)
+}
+
+/// When who asks had joined, if it knows.
+#[derive(Debug, Serialize, Deserialize)]
+struct Joined {
+    joined_at: Option<Timestamp>,
+}
+
+/// Whether a host was removed, for one that nobody lets in any more.
+async fn removed(
+    State(host): State<Host>,
+    Path(id): Path<String>,
+    Query(Joined { joined_at }): Query<Joined>,
+) -> Result<Json<Standing>, ApiError> {
+    let found = leaving::standing(&host.etcd, &id, joined_at).await;
+    found.map(Json).map_err(|err| ApiError::unavailable(format!("etcd is away: {err}")))
+}
+
+/// Asks another host, through the tunnel, whether this one was removed.
+pub(crate) async fn was_removed(
+    tunnel: &Tunnel,
+    other: (&str, SocketAddr),
+    joined_at: Option<Timestamp>,
+) -> Result<bool, JoinError> {
+    let lost = |err: &dyn fmt::Display| JoinError::Lost(err.to_string());
+    let since = joined_at.map(|at| format!("?joined_at={at}")).unwrap_or_default();
+    let request = http::Request::get(format!("/cluster/removed/{}{since}", tunnel.id))
+        .header(http::header::HOST, other.1.to_string())
+        .body(Full::default())
+        .map_err(|err| lost(&err))?;
+    let (status, body) = tunnel.ask(other.0, other.1, request).await?;
+    if !status.is_success() {
+        return Err(JoinError::Refused(format!("it answered {status}")));
+    }
+    let standing: Standing = serde_json::from_slice(&body).map_err(|err| lost(&err))?;
+    Ok(standing.removed)
 }
 
 async fn join(
@@ -175,24 +222,15 @@ async fn join(
             grid.hosts.insert(id, record);
         }
     }
-    // One that has no subnet yet never came up: its machine is trying again.
-    let same = |id: &str, record: &Record| {
-        let place = record.addr == request.addr && record.tunnel_port == request.tunnel_port;
-        record.subnet.is_some() && (id == request.id || place)
-    };
-    if let Some((id, _)) = grid.hosts.iter().find(|(id, record)| same(id, record)) {
-        let message = format!(
-            "host {id} is in the cluster already, with that id or that address; give this one another with --id or \
-             --addr, or remove the other first: flynn-host remove {id}"
-        );
-        return Err(ApiError::new(api::error::ErrorCode::ObjectExists, message));
-    }
+    refuse_a_second(&grid, &request)?;
     let Request { id, addr, tunnel_port } = request;
     let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
     let key = format!("{HOSTS}{id}");
     let value = serde_json::to_vec(&record).expect("a record serialises");
     // The invitation goes with the record's coming: it is used once, whatever happens in between.
     let used = Transaction::new().when_present(&invite).delete(&invite).put(&key, value);
+    // Another machine of that id was removed, perhaps; this one is not.
+    let used = used.delete(format!("{REMOVED}{id}"));
     match host.etcd.commit(used).await {
         Err(err) if err.is_conflict() => return Err(unknown()),
         done => _ = done.map_err(away)?,
@@ -210,6 +248,22 @@ async fn join(
         ca_key: authority.key(),
         grid,
     }))
+}
+
+/// Refuses a machine whose id or place another has. One that has no subnet yet never came up: its machine is trying again.
+fn refuse_a_second(grid: &Grid, request: &Request) -> Result<(), ApiError> {
+    let same = |id: &str, record: &Record| {
+        let place = record.addr == request.addr && record.tunnel_port == request.tunnel_port;
+        record.subnet.is_some() && (id == request.id || place)
+    };
+    let Some((id, _)) = grid.hosts.iter().find(|(id, record)| same(id, record)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "host {id} is in the cluster already, with that id or that address; give this one another with --id or \
+         --addr, or remove the other first: flynn-host remove {id}"
+    );
+    Err(ApiError::new(api::error::ErrorCode::ObjectExists, message))
 }
 
 impl Host {
@@ -261,9 +315,9 @@ pub async fn join_cluster(options: &Join) -> Result<String, JoinError> {
         Some(addr) => addr,
         None => identity::own_address(Some(options.invitation.addr))?,
     };
-    let request = Request { id: id.clone(), addr, tunnel_port: options.tunnel_port };
     // What would keep it from being a host is said before the invitation is used up.
     identity::prepare(&folders)?;
+    let request = Request { id: id.clone(), addr, tunnel_port: options.tunnel_port };
     let answer = ask(&options.invitation, &request).await?;
     identity::check_routes(answer.range, &options.bridge)?;
     let authority = tunnel::Authority::read(&answer.ca, &answer.ca_key)
@@ -286,17 +340,31 @@ pub async fn join_cluster(options: &Join) -> Result<String, JoinError> {
 
 async fn ask(invitation: &Invitation, request: &Request) -> Result<Answer, JoinError> {
     let stream = dial_unknown(invitation.addr, &invitation.fingerprint).await?;
+    let body = serde_json::to_vec(request).expect("a request serialises");
+    let request = http::Request::post("/cluster/join")
+        .header(http::header::HOST, invitation.addr.to_string())
+        .header(http::header::AUTHORIZATION, format!("Bearer {}", invitation.secret))
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|err| JoinError::Lost(err.to_string()))?;
+    let (status, body) = exchange(stream, request).await?;
+    if !status.is_success() {
+        let error: Option<api::error::ErrorBody> = serde_json::from_slice(&body).ok();
+        let said = error.map_or_else(|| format!("it answered {status}"), |error| error.message);
+        return Err(JoinError::Refused(said));
+    }
+    serde_json::from_slice(&body).map_err(|err| JoinError::Lost(err.to_string()))
+}
+
+/// Sends one request over a connection to a host, and reads the answer.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: http::Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), JoinError> {
     let lost = |err: &dyn fmt::Display| JoinError::Lost(err.to_string());
     let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|err| lost(&err))?;
-        let body = serde_json::to_vec(request).expect("a request serialises");
-        let request = http::Request::post("/cluster/join")
-            .header(http::header::HOST, invitation.addr.to_string())
-            .header(http::header::AUTHORIZATION, format!("Bearer {}", invitation.secret))
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(bytes::Bytes::from(body)))
             .map_err(|err| lost(&err))?;
         let asked = async {
             let answer = sender.send_request(request).await.map_err(|err| lost(&err))?;
@@ -312,15 +380,9 @@ async fn ask(invitation: &Invitation, request: &Request) -> Result<Answer, JoinE
             })),
         }
     };
-    let (status, body) = tokio::time::timeout(ANSWER, exchange)
+    tokio::time::timeout(ANSWER, exchange)
         .await
-        .map_err(|_| JoinError::Lost(format!("no answer within {ANSWER:?}")))??;
-    if !status.is_success() {
-        let error: Option<api::error::ErrorBody> = serde_json::from_slice(&body).ok();
-        let said = error.map_or_else(|| format!("it answered {status}"), |error| error.message);
-        return Err(JoinError::Refused(said));
-    }
-    serde_json::from_slice(&body).map_err(|err| lost(&err))
+        .map_err(|_| JoinError::Lost(format!("no answer within {ANSWER:?}")))?
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::{
 /// The service of the manifest that everything else needs.
 pub(crate) const ETCD: &str = "etcd";
 /// Label: what the container was made from, so that another manifest or image makes another.
-const LABEL_DIGEST: &str = "flynn.layer0";
+pub(crate) const LABEL_DIGEST: &str = "flynn.layer0";
 /// How often the containers are looked at.
 const LOOK: Duration = Duration::from_secs(3);
 /// How long a service may take until it is ready: etcd may have to read a long log.

@@ -18,6 +18,7 @@ mod identity;
 mod jobs;
 mod join;
 mod layer0;
+mod leaving;
 mod logs;
 mod neighbours;
 mod open_files;

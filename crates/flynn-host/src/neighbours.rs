@@ -11,9 +11,11 @@ use std::{
 
 use anyhow::Context;
 use daemon::{Lifetime, reconcile::Reconcile};
+use jiff::Timestamp;
 use keyspace::{Keyspace, Transaction};
+use rand::seq::SliceRandom;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tunnel::{Authority, Identity};
 
 use crate::{
@@ -24,14 +26,18 @@ use crate::{
     domain::{manifest, net::Cidr},
     etcd::{self, Keeper, Role},
     grid::{GridStore, HOSTS, MEMBERS, Record},
+    host::Host,
     identity::{self, Folders, HostFile},
     join::{self, Invitation},
+    leaving,
     server::ETCD,
     tunnel::{Entrance, Ports, Tunnel},
 };
 
 /// How old a certificate becomes before it is made anew.
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// So many others are asked at once whether this host was removed.
+const ASKED: usize = 5;
 /// Pause before the network to other hosts is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -54,6 +60,7 @@ pub(crate) struct Neighbours {
     fixed_addr: bool,
     joining: std::sync::Mutex<Option<TcpListener>>,
     pub(crate) etcd_image: String,
+    joined_at: std::sync::Mutex<Option<Timestamp>>,
     /// Held while etcd is recovered: once at a time.
     pub(crate) recovering: tokio::sync::Mutex<()>,
 }
@@ -63,10 +70,16 @@ pub(crate) struct Neighbours {
 pub(crate) enum Lost {
     /// It was removed.
     #[error(
-        "this host was removed from its cluster; to use this machine again, stop what runs on it, remove its data \
-         directory, and join anew"
+        "this host was removed from its cluster, and runs nothing any more; to use this machine again, remove its data \
+         directory and join anew"
     )]
     Removed,
+    /// The cluster does not know it, and nobody removed it.
+    #[error(
+        "this host's cluster does not know it, as after a recovery that lost what was newest; to use this machine \
+         again, stop what runs on it, remove its data directory, and join anew"
+    )]
+    Forgotten,
     /// Another has its name.
     #[error("another machine has joined the cluster as host {0}; join anew with another --id")]
     Another(String),
@@ -132,6 +145,7 @@ impl Neighbours {
             fixed_addr: file.addr.is_some(),
             joining: std::sync::Mutex::new(Some(joining)),
             etcd_image: manifest::image_of(&config.manifest_text()?, ETCD)?,
+            joined_at: std::sync::Mutex::default(),
             recovering: tokio::sync::Mutex::default(),
         }))
     }
@@ -204,6 +218,42 @@ impl Neighbours {
         lifetime.spawn("members of etcd", |stop| keeper.keep(stop));
     }
 
+    /// Asks some of the others, once etcd cannot be asked, whether this host was removed: their tunnels let none in that was.
+    async fn was_removed(&self) -> bool {
+        let mut others: Vec<(String, SocketAddr)> = {
+            let grid = self.grid.now();
+            let others = grid.hosts.iter().filter(|(id, _)| **id != self.id);
+            others.map(|(id, record)| (id.clone(), record.tunnel())).collect()
+        };
+        others.shuffle(&mut rand::rng());
+        others.truncate(ASKED);
+        let joined_at = self.joined_at();
+        let asked = others.iter().map(|(id, addr)| async move {
+            join::was_removed(&self.tunnel, (id, *addr), joined_at).await.unwrap_or_else(|err| {
+                debug!(
+                    error = &err as &dyn Error,
+                    "{id} does not say whether this host was removed"
+                );
+                false
+            })
+        });
+        futures_util::future::join_all(asked).await.contains(&true)
+    }
+
+    /// When this host joined, if it is known: that is not of interest to the others any more once it was removed.
+    fn joined_at(&self) -> Option<Timestamp> {
+        let known = self.grid.now().hosts.get(&self.id).map(|record| record.joined_at);
+        let mut kept = self.joined_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *kept = kept.or(known);
+        *kept
+    }
+
+    /// Why etcd does not know this host.
+    async fn why_unknown(&self, etcd: &Keyspace) -> Result<Lost, Lost> {
+        let standing = leaving::standing(etcd, &self.id, self.joined_at()).await?;
+        Ok(if standing.removed { Lost::Removed } else { Lost::Forgotten })
+    }
+
     /// Tells the others where this host is.
     pub(crate) async fn tell(&self, etcd: &Keyspace, subnet: Cidr) -> Result<(), Lost> {
         let key = format!("{HOSTS}{}", self.id);
@@ -211,14 +261,14 @@ impl Neighbours {
         let found = etcd.get(&key).await?;
         let Some(found) = found else {
             if !etcd.list(HOSTS).await?.entries.is_empty() {
-                return Err(Lost::Removed);
+                return Err(self.why_unknown(etcd).await?);
             }
-            let Some(record) = known else { return Err(Lost::Removed) };
+            let Some(record) = known else { return Err(Lost::Forgotten) };
             return self.found(etcd, &key, self.record(&record, subnet)).await;
         };
         let there: Option<Record> = serde_json::from_slice(&found.value).ok();
         let joined = known.as_ref().or(there.as_ref()).cloned();
-        let (Some(joined), Some(there)) = (joined, there) else { return Err(Lost::Removed) };
+        let (Some(joined), Some(there)) = (joined, there) else { return Err(Lost::Forgotten) };
         if joined.joined_at != there.joined_at {
             return Err(Lost::Another(self.id.clone()));
         }
@@ -287,6 +337,7 @@ fn address(file: &HostFile, grid: &GridStore) -> anyhow::Result<Ipv4Addr> {
 /// What is looked at again and again.
 pub(crate) struct Place {
     pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) host: Arc<Host>,
     pub(crate) etcd: Keyspace,
     pub(crate) subnet: Cidr,
     pub(crate) file: HostFile,
@@ -298,7 +349,8 @@ impl Reconcile for Place {
     type Error = io::Error;
 
     async fn reconcile(&mut self) -> Result<(), io::Error> {
-        let Self { neighbours, etcd, subnet, file, lifetime, renewed } = self;
+        let Self { neighbours, host, etcd, subnet, file, lifetime, renewed } = self;
+        neighbours.joined_at();
         if !neighbours.fixed_addr
             && let Ok(addr) = address(file, &neighbours.grid)
             && addr != neighbours.addr
@@ -313,8 +365,16 @@ impl Reconcile for Place {
         }
         match neighbours.tell(etcd, *subnet).await {
             Err(err @ (Lost::Removed | Lost::Another(_))) => {
+                leaving::leave(host, &err.to_string()).await;
+                return Ok(());
+            }
+            Err(err @ Lost::Forgotten) => {
                 error!("{err}");
                 lifetime.end();
+                return Ok(());
+            }
+            Err(Lost::Etcd(_)) if neighbours.was_removed().await => {
+                leaving::leave(host, &Lost::Removed.to_string()).await;
                 return Ok(());
             }
             done => done.map_err(io::Error::other)?,

@@ -51,7 +51,7 @@ use crate::{
         journal::Journal, limits::Layers, registry::Registry, restore::restore,
     },
     layer0::{Layer0, Manifest},
-    logs,
+    leaving, logs,
     neighbours::{Neighbours, Place},
     recovery,
     routes::{Alone, App, router},
@@ -97,6 +97,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let mut file = identity::read(&folders)?;
     let cluster_key = identity::cluster_key(&folders)?;
     let engine = Engine::connect(&config.docker_socket)?;
+    leaving::check(&engine, &folders, &file.id, &config.prefix).await?;
     let role = Role::read(&folders).context("reading host/etcd.json")?;
     let neighbours = if role.is_alone() {
         None
@@ -145,7 +146,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     if let Some(neighbours) = neighbours.clone() {
         let renewed = tokio::time::Instant::now();
         let (etcd, file, lifetime) = (etcd.clone(), parts.file.clone(), lifetime.clone());
-        let place = Place { neighbours, etcd, subnet, file, lifetime, renewed };
+        let place = Place { neighbours, host: host.clone(), etcd, subnet, file, lifetime, renewed };
         keep_up(&host, "place", ANNOUNCE, place);
     }
     serve(&config, host, &parts.cluster_key, network, Several { neighbours, etcd }, lifetime).await

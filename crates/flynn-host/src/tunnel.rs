@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use daemon::Sources;
+use http::StatusCode;
+use http_body_util::Full;
 use rand::seq::SliceRandom;
 use rustix::net::sockopt::ip_original_dst;
 use tokio::{
@@ -27,7 +30,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 use tunnel::{Identity, Service, TunnelError, accept, dial, forward};
 
-use crate::grid::GridStore;
+use crate::{
+    grid::GridStore,
+    join::{self, JoinError},
+};
 
 /// Connections at once, of each way.
 const CONNECTIONS: usize = 8192;
@@ -111,6 +117,17 @@ impl Tunnel {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
+    /// Asks another host something that every machine may ask.
+    pub(crate) async fn ask(
+        &self,
+        id: &str,
+        addr: SocketAddr,
+        request: http::Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), JoinError> {
+        let stream = dial(addr, id, Service::Join, &self.identity()).await?;
+        join::exchange(stream, request).await
+    }
+
     fn port(&self, service: Service) -> u16 {
         match service {
             Service::Etcd => self.ports.etcd,
@@ -136,7 +153,8 @@ impl Tunnel {
 
     async fn incoming(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Way> {
         let accepted = accept(stream, peer, &self.identity()).await?;
-        if let Some(id) = &accepted.id {
+        // Whoever is no host may ask to become one, and one that was whether it is one still.
+        if let Some(id) = accepted.id.as_ref().filter(|_| accepted.service != Service::Join) {
             // One that was removed has its certificate still.
             let known = self.grid.now().hosts.contains_key(id);
             if !known {

@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::{
     grid::{HOSTS, Record},
-    recovery, removal,
+    leaving, recovery, removal,
     routes::App,
     subnet,
 };
@@ -123,7 +123,8 @@ pub(crate) async fn remove(
 
 async fn forget(etcd: &Keyspace, id: &str, record: &Record) -> Result<(), ApiError> {
     let key = format!("{HOSTS}{id}");
-    let mut removal = Transaction::new().when_present(&key).delete(&key);
+    let (stone, then) = leaving::tombstone(id, record.joined_at);
+    let mut removal = Transaction::new().when_present(&key).delete(&key).put(stone, then);
     if let Some(part) = record.subnet {
         let (key, now) = subnet::freed(part);
         removal = removal.delete(subnet::key(part)).put(key, now);
