@@ -28,6 +28,7 @@ use tunnel::{TunnelError, dial_unknown};
 
 use crate::{
     config::Join,
+    dial_back::{Door, knock},
     disk::{self, Durable},
     domain::net::Cidr,
     etcd::Role,
@@ -43,6 +44,8 @@ const INVITES: &str = "/flynn/invites/";
 const VALID: Duration = Duration::from_secs(24 * 3600);
 /// Longest time the other host may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Longest word of a machine that joins.
+const WORD_MAX: usize = 64;
 /// Largest answer: 5,000 hosts are about 1 MB.
 const ANSWER_SIZE: usize = 16 << 20;
 
@@ -128,6 +131,9 @@ struct Request {
     id: String,
     addr: Ipv4Addr,
     tunnel_port: u16,
+    /// What it says to whoever comes to that address and port. Machines before this one did not wait there.
+    #[serde(default)]
+    word: Option<String>,
 }
 
 /// What a host has to know.
@@ -223,7 +229,8 @@ async fn join(
         }
     }
     refuse_a_second(&grid, &request)?;
-    let Request { id, addr, tunnel_port } = request;
+    try_the_way_back(&request).await?;
+    let Request { id, addr, tunnel_port, .. } = request;
     let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
     let key = format!("{HOSTS}{id}");
     let value = serde_json::to_vec(&record).expect("a record serialises");
@@ -266,6 +273,19 @@ fn refuse_a_second(grid: &Grid, request: &Request) -> Result<(), ApiError> {
     Err(ApiError::new(api::error::ErrorCode::ObjectExists, message))
 }
 
+/// Refuses a machine that this host cannot reach.
+async fn try_the_way_back(request: &Request) -> Result<(), ApiError> {
+    let Request { addr, tunnel_port, word, .. } = request;
+    let Some(word) = word.as_deref().filter(|word| word.len() <= WORD_MAX) else { return Ok(()) };
+    knock((*addr, *tunnel_port).into(), word).await.map_err(|err| {
+        let message = format!(
+            "the cluster's hosts cannot reach this machine at {addr}:{tunnel_port}: {err}. Let them connect to that port, \
+             or give the address at which they reach it with --addr; the invitation is still good"
+        );
+        ApiError::new(api::error::ErrorCode::PreconditionFailed, message)
+    })
+}
+
 impl Host {
     async fn members(&self) -> Result<Vec<crate::grid::Member>, keyspace::Error> {
         let entry = self.etcd.get(crate::grid::MEMBERS).await?;
@@ -293,6 +313,17 @@ pub enum JoinError {
     /// The other host did not answer.
     #[error("the host that made the invitation broke off: {0}")]
     Lost(String),
+    /// The tunnel of this machine will not be able to either.
+    #[error(
+        "this machine cannot listen at {addr}, where the other hosts would find it; see --addr and --tunnel-port"
+    )]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -317,8 +348,16 @@ pub async fn join_cluster(options: &Join) -> Result<String, JoinError> {
     };
     // What would keep it from being a host is said before the invitation is used up.
     identity::prepare(&folders)?;
-    let request = Request { id: id.clone(), addr, tunnel_port: options.tunnel_port };
-    let answer = ask(&options.invitation, &request).await?;
+    let tunnel = SocketAddr::from((addr, options.tunnel_port));
+    let door = Door::open(tunnel).await;
+    let door = door.map_err(|source| JoinError::Listen { addr: tunnel, source })?;
+    let word = Some(door.word().to_owned());
+    let request = Request { id: id.clone(), addr, tunnel_port: options.tunnel_port, word };
+    let answer = tokio::select! {
+        answer = ask(&options.invitation, &request) => answer?,
+        never = door.answer() => match never {},
+    };
+    drop(door);
     identity::check_routes(answer.range, &options.bridge)?;
     let authority = tunnel::Authority::read(&answer.ca, &answer.ca_key)
         .map_err(|err| JoinError::Lost(err.to_string()))?;

@@ -5,6 +5,7 @@ mod cluster;
 pub mod commands;
 mod config;
 mod critical;
+mod dial_back;
 mod disk;
 mod domain;
 mod error;
