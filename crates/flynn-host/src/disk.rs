@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
     os::fd::OwnedFd,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, lchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown},
     path::Path,
 };
 
@@ -106,6 +106,15 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes a folder be root's alone, whoever made it: what is mounted there may have been open to everybody.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    let there = fs::metadata(path)?.permissions();
+    if there.mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// Makes a folder for a container's user, 0700. One that was another's becomes that user's with all that is in it; who
 /// had it runs no more.
 pub(crate) fn user_dir(path: &Path, user: u32) -> io::Result<()> {
@@ -179,8 +188,6 @@ fn used(folder: OwnedFd, depth: usize, linked: &mut HashSet<u64>) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -219,6 +226,14 @@ mod tests {
         }
         assert_eq!(of(&outside), before);
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_data_folder_that_was_open_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        make_private(dir.path()).unwrap();
+        assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     disk::{self, Durable},
     domain::{
         membership::{self, Candidate, Step},
-        slug_tar::APP_USER,
+        users::LAYER0,
     },
     grid::{Grid, GridStore, MEMBERS, Member, MemberId},
     identity::Folders,
@@ -111,7 +111,7 @@ pub(crate) fn values(
 /// Gives etcd's container the host's certificate; etcd reads it anew for every connection.
 pub(crate) fn hand_over(folders: &Folders, certificate: &Certificate) -> io::Result<()> {
     let folder = folders.etcd_tls();
-    disk::user_dir(&folder, APP_USER)?;
+    disk::user_dir(&folder, LAYER0)?;
     let files = [
         ("host.pem", &certificate.chain),
         ("ca.pem", &certificate.ca),
@@ -120,7 +120,7 @@ pub(crate) fn hand_over(folders: &Folders, certificate: &Certificate) -> io::Res
     for (name, content) in files {
         let beside = folder.join(format!("{name}.made"));
         disk::write(&beside, content.as_bytes(), Durable::Synced)?;
-        std::os::unix::fs::chown(&beside, Some(APP_USER), Some(APP_USER))?;
+        std::os::unix::fs::chown(&beside, Some(LAYER0), Some(LAYER0))?;
         fs::rename(&beside, folder.join(name))?;
     }
     Ok(())

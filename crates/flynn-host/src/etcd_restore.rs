@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     backend::engine::{Engine, EngineError},
     disk,
-    domain::{slug_tar::APP_USER, spec::engine_log},
+    domain::{spec::engine_log, users::LAYER0},
     etcd::forget,
     identity::Folders,
 };
@@ -75,7 +75,10 @@ impl Restoration<'_> {
         self.stop().await?;
         let beside = self.folders.etcd_restored();
         clear(&beside)?;
-        disk::user_dir(&beside, APP_USER)?;
+        // A member that an older daemon made is another user's.
+        for folder in [&beside, &self.folders.etcd_data()] {
+            disk::user_dir(folder, LAYER0)?;
+        }
         let name = format!("{}-restore", self.container);
         self.engine.remove(&name).await?;
         let container = self.engine.create(&name, self.spec()).await?;
@@ -130,6 +133,7 @@ impl Restoration<'_> {
         ];
         ContainerCreateBody {
             image: Some(self.image.into()),
+            user: Some(format!("{LAYER0}:{LAYER0}")),
             entrypoint: Some(vec!["/usr/bin/etcdctl".into()]),
             cmd: Some(args.iter().map(|arg| (*arg).to_owned()).collect()),
             env: Some(vec!["ETCDCTL_API=3".into()]),

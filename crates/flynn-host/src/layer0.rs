@@ -22,8 +22,8 @@ use crate::{
     domain::{
         manifest::{self, Folder, Service},
         net::Cidr,
-        slug_tar::APP_USER,
         spec::{engine_log, files},
+        users::LAYER0,
     },
     etcd::{self, Role},
     identity::Folders,
@@ -223,7 +223,7 @@ impl Layer0 {
         digest: String,
     ) -> Result<(), Layer0Error> {
         for Folder { folder, .. } in &service.volumes {
-            disk::user_dir(&self.folders.root().join(folder), APP_USER).map_err(|source| {
+            disk::user_dir(&self.folders.root().join(folder), LAYER0).map_err(|source| {
                 let (service, folder) = (service.id.clone(), folder.clone());
                 Layer0Error::Folder { service, folder, source }
             })?;
@@ -243,6 +243,7 @@ impl Layer0 {
         let env = service.env.iter().map(|(name, value)| format!("{name}={value}"));
         ContainerCreateBody {
             image: Some(image.into()),
+            user: Some(format!("{LAYER0}:{LAYER0}")),
             entrypoint: Some(service.entrypoint.clone()).filter(|e| !e.is_empty()),
             cmd: Some(service.args.clone()).filter(|args| !args.is_empty()),
             env: Some(env.collect()),
@@ -337,5 +338,7 @@ impl Manifest {
 
 fn digest(service: &Service, image: &str) -> String {
     let described = serde_json::to_vec(service).expect("a service serialises");
-    hex::encode(Sha256::new().chain_update(described).chain_update(image).finalize())
+    let user = LAYER0.to_string();
+    let digest = Sha256::new().chain_update(described).chain_update(image).chain_update(user);
+    hex::encode(digest.finalize())
 }

@@ -47,8 +47,15 @@ use crate::{
     host::{Host, Settings},
     identity::{self, Folders, HostFile},
     jobs::{
-        addresses::Addresses, announce::Announcer, container::extra_ca, deaths::Deaths, health,
-        journal::Journal, limits::Layers, registry::Registry, restore::restore,
+        addresses::Addresses,
+        announce::Announcer,
+        container::{self, extra_ca},
+        deaths::Deaths,
+        health,
+        journal::Journal,
+        limits::Layers,
+        registry::Registry,
+        restore::restore,
     },
     layer0::{Layer0, Manifest},
     leaving, logs,
@@ -95,6 +102,7 @@ impl Running {
 pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Running> {
     let folders = Folders::new(&config.dir.data_dir);
     let mut file = identity::read(&folders)?;
+    disk::make_private(folders.root()).context("closing the data folder to others")?;
     let cluster_key = identity::cluster_key(&folders)?;
     let engine = Engine::connect(&config.docker_socket)?;
     leaving::check(&engine, &folders, &file.id, &config.prefix).await?;
@@ -196,6 +204,7 @@ fn job_network(
         range: file.range,
         subnet,
         chain: config.chain.clone(),
+        etcd_ports: [config.etcd_port, config.etcd_member_port, config.etcd_peer_port],
         ports: Ports {
             dns: config.dns_port,
             gateway: vec![config.discoverd_port, config.port, config.router_api_port],
@@ -358,6 +367,11 @@ impl Reconcile for House {
         });
         if let Ok(Err(err)) = swept.await {
             warn!(error = %err, "old logs could not be removed");
+        }
+        // Not worth a host that does not start, where the kernel does not know whose a connection is.
+        let users = container::callers(&self.0).await;
+        if let Err(err) = self.1.ensure_callers(&users).await {
+            warn!(error = &err as &dyn Error, "etcd on this host answers everybody");
         }
         let id = &self.0.settings.id;
         let peers = self.2.as_ref().map(|neighbours| neighbours.grid.now().peers(id));

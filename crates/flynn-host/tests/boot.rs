@@ -35,5 +35,7 @@ async fn what_a_host_keeps_running_does_not_wait_for_etcd() {
     host.config.no_layer0 = false;
     timeout(AT_ONCE, host.start_daemon()).await.expect("it starts without etcd");
     host.wait(job.id, is(Status::Running)).await;
+    let etcd = docker(&["inspect", "-f", "{{.Config.User}}", &format!("{}-etcd", host.prefix)]);
+    assert_eq!(etcd.trim(), "1048575:1048575", "layer 0 has a user of its own");
     host.etcd().thaw();
 }

@@ -1,6 +1,12 @@
 //! The job network: the engine's bridge, the route that refuses what nobody has, the packet filter.
 
-use std::{collections::HashMap, io, net::Ipv4Addr, process::Stdio, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::Ipv4Addr,
+    process::Stdio,
+    time::Duration,
+};
 
 use bollard::{
     models::{Ipam, IpamConfig, Network, NetworkCreateRequest},
@@ -42,6 +48,8 @@ pub(crate) struct JobNetwork {
     pub(crate) chain: String,
     /// What jobs may reach.
     pub(crate) ports: Ports,
+    /// Where etcd is on this host, or what leads to it.
+    pub(crate) etcd_ports: [u16; 3],
     /// The part on other hosts, unless this one is alone.
     pub(crate) overlay: Option<Overlay>,
 }
@@ -245,6 +253,19 @@ impl JobNetwork {
         ensure_jump("filter", &["DOCKER-USER", "-j", &forwarded]).await
     }
 
+    /// Has etcd's ports on this host answer nobody but these users. What is connected stays so.
+    pub(crate) async fn ensure_callers(&self, users: &BTreeSet<u32>) -> Result<(), NetworkError> {
+        let chain = self.callers_chain();
+        restore(&firewall::callers(&chain, users)).await?;
+        let jump = firewall::callers_jump(&chain, &self.etcd_ports);
+        let jump: Vec<&str> = jump.iter().map(String::as_str).collect();
+        ensure_jump("filter", &jump).await
+    }
+
+    fn callers_chain(&self) -> String {
+        format!("{}-LO", self.chain)
+    }
+
     fn forward_chain(&self) -> String {
         format!("{}-FWD", self.chain)
     }
@@ -255,7 +276,11 @@ impl JobNetwork {
         let (chain, bridge) = (self.chain.as_str(), self.bridge.as_str());
         let (between, out, source) =
             (format!("{chain}-VX"), format!("{chain}-OUT"), format!("{chain}-SRC"));
-        let jumps: [(&str, &[&str]); 6] = [
+        let callers = self.callers_chain();
+        let from_callers = firewall::callers_jump(&callers, &self.etcd_ports);
+        let from_callers: Vec<&str> = from_callers.iter().map(String::as_str).collect();
+        let jumps: [(&str, &[&str]); 7] = [
+            ("filter", &from_callers),
             ("filter", &["INPUT", "-i", bridge, "-j", chain]),
             ("filter", &["DOCKER-USER", "-j", &forwarded]),
             ("filter", &["INPUT", "-j", &between]),
@@ -268,7 +293,7 @@ impl JobNetwork {
             let _ = run("iptables", &delete, None).await;
         }
         for verb in ["-F", "-X"] {
-            let filter = [chain, &forwarded, &between].map(|chain| ("filter", chain));
+            let filter = [chain, &forwarded, &between, &callers].map(|chain| ("filter", chain));
             let nat = [out.as_str(), &source].map(|chain| ("nat", chain));
             for (table, chain) in filter.into_iter().chain(nat) {
                 let _ = run("iptables", &["--wait", "10", "-t", table, verb, chain], None).await;

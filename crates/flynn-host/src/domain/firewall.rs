@@ -1,6 +1,6 @@
 //! What jobs may reach on the host: DNS, discovery, the daemons that ask for a key, and what everybody reaches anyway.
 
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use super::net::Cidr;
 
@@ -42,6 +42,27 @@ pub(crate) fn rules(chain: &str, gateway: Ipv4Addr, ports: &Ports) -> String {
     rule(String::new(), "REJECT");
     text.push_str("COMMIT\n");
     text
+}
+
+/// Who may open connections to etcd on this host: it is asked by a few processes, each of which has a user of its own, and
+/// the kernel knows whose a connection is.
+pub(crate) fn callers(chain: &str, users: &BTreeSet<u32>) -> String {
+    let mut text = format!("*filter\n:{chain} - [0:0]\n");
+    for user in users {
+        writeln!(text, "-A {chain} -m owner --uid-owner {user} -j RETURN")
+            .expect("a string takes every write");
+    }
+    text.push_str(&format!("-A {chain} -p tcp -j REJECT --reject-with tcp-reset\nCOMMIT\n"));
+    text
+}
+
+/// What leads there: connections that are opened on the loopback to these ports.
+pub(crate) fn callers_jump(chain: &str, ports: &[u16]) -> Vec<String> {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let ports = ports.join(",");
+    let jump = ["OUTPUT", "-d", "127.0.0.0/8", "-o", "lo", "-p", "tcp", "--syn"];
+    let rest = ["-m", "multiport", "--dports", &ports, "-j", chain];
+    jump.into_iter().chain(rest).map(str::to_owned).collect()
 }
 
 /// The address range of a cloud's metadata service, which hands out the host's credentials.
@@ -163,5 +184,15 @@ mod tests {
         );
         let text = between("F", &elsewhere, [[10, 0, 0, 2].into()].into_iter());
         assert!(text.contains("-s 10.0.0.2 -p udp --dport 4789 -j ACCEPT"));
+    }
+
+    #[test]
+    fn etcd_is_asked_by_its_own_callers_only() {
+        let text = callers("C-LO", &BTreeSet::from([0, 7]));
+        let last = text.lines().rev().nth(1).unwrap();
+        assert_eq!(text.matches("--uid-owner").count(), 2);
+        assert_eq!(last, "-A C-LO -p tcp -j REJECT --reject-with tcp-reset");
+        let jump = callers_jump("C-LO", &[2379, 2381]).join(" ");
+        assert!(jump.contains("-o lo -p tcp --syn -m multiport --dports 2379,2381 -j C-LO"));
     }
 }

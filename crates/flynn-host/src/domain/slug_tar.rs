@@ -9,8 +9,6 @@
 
 use std::collections::HashSet;
 
-pub(crate) use super::users::PLATFORM as APP_USER;
-
 pub(super) const BLOCK: usize = 512;
 /// Most bytes a slug unpacks to: an image layer of that size is a mistake.
 const LIMIT: u64 = 8 << 30;

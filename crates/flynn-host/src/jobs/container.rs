@@ -1,6 +1,11 @@
 //! From a job to a container that can be started.
 
-use std::{collections::HashMap, io, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::Ipv4Addr,
+    path::PathBuf,
+};
 
 use api::{
     host::{ActiveJob, Job, Slug},
@@ -215,6 +220,23 @@ pub(crate) async fn create(
 pub(super) fn is_above_itself(job: &Job, pid: i64) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
     pid > 0 && status.is_ok_and(|status| users::is_above_itself(job, &status))
+}
+
+/// The users that may ask etcd on this host: this daemon's, layer 0's, the router's, and that of a router which was started
+/// when it had another.
+pub(crate) async fn callers(host: &Host) -> BTreeSet<u32> {
+    let mut users = BTreeSet::from([0, users::LAYER0, users::ROUTER]);
+    for active in host.registry.active() {
+        if users::of_job(&active.job, "") != Some(users::ROUTER) {
+            continue;
+        }
+        if let Ok(Some(found)) = host.engine.container(&active.container_id).await
+            && let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", found.pid))
+        {
+            users.extend(users::of_process(&status));
+        }
+    }
+    users
 }
 
 /// This process's own limit, which it has from the same engine.
