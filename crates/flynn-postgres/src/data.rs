@@ -11,11 +11,12 @@ use std::{
 
 use rustix::io::FdFlags;
 use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::ServerConfig,
     domain::{SUPERUSER, settings},
+    kept::{self, Programs},
 };
 
 /// How long a predecessor on the same volume may take to end.
@@ -38,7 +39,8 @@ pub enum DataError {
     #[error("no PostgreSQL is installed in {VERSIONS}; set PG_BIN to its programs")]
     NotInstalled,
     #[error(
-        "{path} is of PostgreSQL {has} and this is PostgreSQL {programs}; dump it with {has} and restore it here"
+        "{path} is of PostgreSQL {has}, this is PostgreSQL {programs}, and no programs of {has} are kept beside it; run it once \
+         with an image that has them"
     )]
     OtherVersion { path: PathBuf, has: String, programs: String },
     #[error("{program} could not be started")]
@@ -52,8 +54,8 @@ pub enum DataError {
 /// A volume that is ours, with a cluster on it that can be started.
 #[derive(Debug)]
 pub struct Data {
-    /// The server's program.
-    pub postgres: PathBuf,
+    /// The server's programs.
+    pub programs: Programs,
     /// Its data directory.
     pub directory: PathBuf,
     /// Held for as long as any process of the server lives.
@@ -71,11 +73,12 @@ pub async fn prepare(config: &ServerConfig) -> Result<Data, DataError> {
         Some(programs) => programs.clone(),
         None => newest(Path::new(VERSIONS)).ok_or(DataError::NotInstalled)?,
     };
-    if directory.join("PG_VERSION").exists() {
-        check_version(&directory, &programs)?;
+    let programs = if directory.join("PG_VERSION").exists() {
+        fitting(config, &directory, programs)?
     } else {
         initdb(config, &programs, &directory).await?;
-    }
+        Programs { bin: programs, libraries: None }
+    };
     let socket_dir = config.socket_dir.display().to_string();
     write(&directory.join("postgresql.conf"), &settings::conf(config.port, &socket_dir))?;
     write(&directory.join("pg_hba.conf"), &settings::hba())?;
@@ -90,7 +93,7 @@ pub async fn prepare(config: &ServerConfig) -> Result<Data, DataError> {
             Err(source) => return Err(DataError::File { path: left, done: "removed", source }),
         }
     }
-    Ok(Data { postgres: programs.join("postgres"), directory, lock })
+    Ok(Data { programs, directory, lock })
 }
 
 impl Data {
@@ -128,7 +131,12 @@ fn newest(versions: &Path) -> Option<PathBuf> {
     Some(installed.max_by_key(|path| version(path))?.join("bin"))
 }
 
-fn check_version(directory: &Path, programs: &Path) -> Result<(), DataError> {
+/// The programs that fit the data: these, or else those that are kept beside it.
+fn fitting(
+    config: &ServerConfig,
+    directory: &Path,
+    programs: PathBuf,
+) -> Result<Programs, DataError> {
     let path = directory.join("PG_VERSION");
     let has = fs::read_to_string(&path).map_err(|source| DataError::File {
         path,
@@ -136,16 +144,21 @@ fn check_version(directory: &Path, programs: &Path) -> Result<(), DataError> {
         source,
     })?;
     let has = has.trim();
-    let version = programs.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-    match version {
-        Some(version) if version.parse::<u32>().is_ok() && version != has => {
-            Err(DataError::OtherVersion {
-                path: directory.into(),
-                has: has.into(),
-                programs: version.into(),
-            })
+    match kept::version_of(&programs) {
+        Some(version) if version != has => {
+            let kept =
+                kept::find(&config.data_dir, has).ok_or_else(|| DataError::OtherVersion {
+                    path: directory.into(),
+                    has: has.into(),
+                    programs: version.clone(),
+                })?;
+            warn!(
+                "the data is of PostgreSQL {has} and this image has {version}: it is served by the \
+                 programs that are kept beside it"
+            );
+            Ok(kept)
         }
-        _ => Ok(()),
+        _ => Ok(Programs { bin: programs, libraries: None }),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod data;
 pub mod domain;
 pub mod error;
 pub mod handlers;
+pub mod kept;
 pub mod server;
 pub mod store;
 pub mod supervisor;

@@ -1,6 +1,6 @@
 //! Where the API's parts are joined.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router, middleware,
@@ -23,6 +23,9 @@ pub async fn start(config: &ApiConfig, lifetime: &Lifetime) -> io::Result<Runnin
     let listener = TcpListener::bind(("0.0.0.0", config.port)).await?;
     let addr = listener.local_addr()?;
     let databases = Databases::new(config);
+    let (measured, most) = (databases.clone(), config.database_len_max);
+    let every = Duration::from_secs(config.measure_seconds);
+    lifetime.spawn("quota", move |stop| measured.keep_quota(most, every, stop));
     let keys = auth::Keys::parse(&config.key);
     let router = Router::new()
         .route("/databases", post(handlers::create_database).delete(handlers::delete_database))

@@ -1,5 +1,7 @@
 //! The only place with SQL.
 
+mod quota;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use api::controller::Provisioned;
@@ -29,6 +31,14 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const CONNECTIONS: u32 = 40;
 /// Longest time a transaction of an app may be left open: it holds locks and keeps rows from being tidied.
 const IDLE_TRANSACTION: &str = "10min";
+/// What else a role's sessions begin with. A query that sorts more than this on disk is refused, and cannot say otherwise;
+/// one that runs longer than an hour has to.
+const SESSION: [(&str, &str); 4] = [
+    ("idle_in_transaction_session_timeout", IDLE_TRANSACTION),
+    ("statement_timeout", "1h"),
+    ("work_mem", "4MB"),
+    ("temp_file_limit", "1GB"),
+];
 
 /// Why a database could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -221,11 +231,9 @@ async fn make(
     };
     let limits = format!("CONNECTION LIMIT {CONNECTIONS} PASSWORD {secret}");
     client.batch_execute(&format!("{verb} ROLE {user} LOGIN {limits}")).await?;
-    client
-        .batch_execute(&format!(
-            "ALTER ROLE {user} SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION}'"
-        ))
-        .await?;
+    for (setting, value) in SESSION {
+        client.batch_execute(&format!("ALTER ROLE {user} SET {setting} = '{value}'")).await?;
+    }
     let there = "SELECT 1 FROM pg_database WHERE datname = $1";
     if client.query_opt(there, &[&id.database.to_string()]).await?.is_none() {
         let create = format!("CREATE DATABASE {database} OWNER {user} TEMPLATE template0");

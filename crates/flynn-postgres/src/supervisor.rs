@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -20,6 +20,7 @@ use crate::{
     config::ServerConfig,
     data::{self, Data, DataError},
     domain::SUPERUSER,
+    kept,
 };
 
 /// Pause between attempts to connect to a server that starts.
@@ -54,7 +55,9 @@ pub async fn run(config: &ServerConfig) -> Result<u8, SupervisorError> {
             return Ok(0);
         }
     };
-    let failed = |source| SupervisorError::Program { program: data.postgres.clone(), source };
+    let program = data.programs.bin.join("postgres");
+    let failed = |source| SupervisorError::Program { program: program.clone(), source };
+    limit_memory(config.process_memory).map_err(failed)?;
     let mut server = spawn(&data).map_err(failed)?;
     let mut password = std::pin::pin!(set_password(config));
     let (mut ready, mut ending) = (false, false);
@@ -64,6 +67,7 @@ pub async fn run(config: &ServerConfig) -> Result<u8, SupervisorError> {
             () = password.as_mut(), if !ready => {
                 ready = true;
                 info!(port = config.port, "PostgreSQL takes connections on port {}", config.port);
+                keep_programs(config, &data, &server);
             }
             Some(asked) = signals.recv() => {
                 ending |= asked != Asked::Reload;
@@ -73,14 +77,28 @@ pub async fn run(config: &ServerConfig) -> Result<u8, SupervisorError> {
     }
 }
 
+/// One process of the server that wants too much gets an error, instead of the kernel's end of all of them. The memory they
+/// share is not in it. Children inherit it.
+fn limit_memory(bytes: u64) -> io::Result<()> {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    Ok(setrlimit(Resource::Data, limit)?)
+}
+
 fn spawn(data: &Data) -> io::Result<Child> {
     data.bequeath_lock()?;
-    Command::new(&data.postgres)
-        .arg("-D")
-        .arg(&data.directory)
-        .env_remove("PGPASSWORD")
-        .stdin(Stdio::null())
-        .spawn()
+    let mut server = Command::new(data.programs.bin.join("postgres"));
+    server.arg("-D").arg(&data.directory).env_remove("PGPASSWORD").stdin(Stdio::null());
+    if let Some(libraries) = &data.programs.libraries {
+        server.env("LD_LIBRARY_PATH", libraries);
+    }
+    server.spawn()
+}
+
+/// Keeps the programs beside the data, for the image of a system that has others. The server is not waited for, nor this.
+fn keep_programs(config: &ServerConfig, data: &Data, server: &Child) {
+    let (Some(pid), None) = (server.id(), &data.programs.libraries) else { return };
+    let (data_dir, bin) = (config.data_dir.clone(), data.programs.bin.clone());
+    drop(tokio::task::spawn_blocking(move || kept::keep(&data_dir, &bin, pid)));
 }
 
 fn exit_status(ended: ExitStatus, asked: bool) -> u8 {

@@ -14,8 +14,12 @@ struct Api {
 }
 
 async fn api(port: u16, password: &str) -> Api {
+    api_with(port, password, &[]).await
+}
+
+async fn api_with(port: u16, password: &str, more: &[&str]) -> Api {
     let port = port.to_string();
-    let config = ApiConfig::parse_from([
+    let args = [
         "api",
         "--port=0",
         "--key=secret",
@@ -24,7 +28,8 @@ async fn api(port: u16, password: &str) -> Api {
         &port,
         "--password",
         password,
-    ]);
+    ];
+    let config = ApiConfig::parse_from(args.iter().chain(more));
     let lifetime = daemon::Lifetime::default();
     let running = flynn_postgres::start(&config, &lifetime).await.unwrap();
     let base = format!("http://127.0.0.1:{}", running.addr.port());
@@ -107,6 +112,13 @@ async fn a_role_has_few_connections_and_none_to_the_servers_own_databases() {
         assert!(connect(&theirs).await.is_err(), "a role gets into {own}");
     }
     let mut clients = Vec::new();
+    let client = connect(url).await.unwrap();
+    for (setting, value) in [("statement_timeout", "1h"), ("work_mem", "4MB")] {
+        let shown = client.query_one(&format!("SHOW {setting}"), &[]).await.unwrap();
+        assert_eq!(shown.get::<_, &str>(0), value);
+    }
+    let more = client.batch_execute("SET temp_file_limit = -1").await.unwrap_err();
+    assert!(more.as_db_error().unwrap().message().contains("permission denied"), "{more}");
     let refused = loop {
         match connect(url).await {
             Ok(client) => clients.push(client),
@@ -140,4 +152,42 @@ async fn a_flood_of_pings_is_one_connection_at_a_time() {
     };
     assert!(answers.iter().all(Result::is_ok));
     assert!(most <= 2, "{most} connections at a time");
+}
+
+#[tokio::test]
+async fn a_database_above_its_quota_is_read_and_one_that_is_written_on_is_closed() {
+    let postgres = testkit::Postgres::start().await;
+    // An empty database has some 7 MiB.
+    let quota = ["--database-len-max=16777216", "--measure-seconds=1"];
+    let api = api_with(postgres.port(), postgres.password(), &quota).await;
+    let made = create(&api, "0fb1a2c3-0000-4000-8000-0123456789ab").await.unwrap();
+    let own: Provisioned = api.client.post("/databases", &()).await.unwrap();
+    let fill = "CREATE TABLE IF NOT EXISTS big (t text); ALTER TABLE big ALTER t SET STORAGE EXTERNAL; \
+                INSERT INTO big SELECT repeat('x', 1000000) FROM generate_series(1, 11)";
+    let (url, own) = (&made.env["DATABASE_URL"], &own.env["DATABASE_URL"]);
+    for url in [url, own] {
+        connect(url).await.unwrap().batch_execute(fill).await.unwrap();
+    }
+    let message = |err: &tokio_postgres::Error| {
+        err.as_db_error().map_or_else(|| err.to_string(), |err| err.message().to_owned())
+    };
+    let writes = async |begin: &str, sql: &str| {
+        let client = connect(url).await.map_err(|err| message(&err))?;
+        client.batch_execute(begin).await.map_err(|err| message(&err))?;
+        client.batch_execute(sql).await.map_err(|err| message(&err))
+    };
+    let until = async |what: &str, begin: &str, sql: &str| {
+        testkit::wait_until(what, async || match writes(begin, sql).await {
+            Err(why) if why.contains(what) => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    };
+    let little = "CREATE TABLE IF NOT EXISTS little (n int)";
+    until("read-only transaction", "SELECT 1", little).await;
+    let count = connect(url).await.unwrap().query_one("SELECT count(*) FROM big", &[]).await;
+    assert_eq!(count.unwrap().get::<_, i64>(0), 11, "it is still read");
+    until("not permitted to log in", "SET default_transaction_read_only = off", fill).await;
+    let client = connect(own).await.unwrap();
+    client.batch_execute(fill).await.expect("the cluster's own database has no quota");
 }

@@ -36,9 +36,15 @@ impl Volume {
     }
 
     fn start(&self, password: &str) -> Server {
+        self.start_with(password, None)
+    }
+
+    /// With PostgreSQL's programs in that directory.
+    fn start_with(&self, password: &str, programs: Option<&Path>) -> Server {
         let mut command = Command::new(self.dir.path().join(PROGRAM));
         command.env("DATA_DIR", self.dir.path()).env("SOCKET_DIR", self.dir.path());
         command.env("PORT", self.port.to_string()).env("PGPASSWORD", password);
+        command.envs(programs.map(|programs| ("PG_BIN", programs)));
         command.stdin(Stdio::null()).current_dir("/").process_group(0);
         if let Some(uid) = self.owner {
             command.uid(uid).gid(uid_group(uid));
@@ -158,4 +164,54 @@ fn postmaster_of(dir: &tempfile::TempDir) -> Pid {
     let data = dir.path().join("postgres");
     let text = std::fs::read_to_string(Path::new(&data).join("postmaster.pid")).unwrap();
     Pid::from_raw(text.lines().next().unwrap().parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_query_that_wants_too_much_memory_fails_alone() {
+    let volume = Volume::new();
+    let _server = volume.start("x");
+    let client = volume.connect("x").await;
+    let other = volume.connect("x").await;
+    let much = "SELECT length(repeat('x', 700000000))";
+    let err = client.query_one(much, &[]).await.unwrap_err();
+    assert_eq!(err.code(), Some(&tokio_postgres::error::SqlState::OUT_OF_MEMORY), "{err}");
+    for client in [client, other] {
+        client.query_one("SELECT length(repeat('x', 1000000))", &[]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_image_with_another_postgresql_serves_the_data_with_the_programs_kept_beside_it() {
+    let volume = Volume::new();
+    let mut server = volume.start("x");
+    let client = volume.connect("x").await;
+    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    let version = std::fs::read_to_string(server.data.join("PG_VERSION")).unwrap();
+    let kept = volume.dir.path().join("programs").join(version.trim());
+    wait_until_for(Duration::from_secs(60), "the programs are kept", async || {
+        if kept.exists() {
+            Ok(())
+        } else {
+            Err(std::fs::read_dir(volume.dir.path()).unwrap().count())
+        }
+    })
+    .await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+
+    // What the next image has is of another version, and has nothing of this one.
+    let mut server = volume.start_with("x", Some(Path::new("/usr/lib/postgresql/99/bin")));
+    let client = volume.connect("x").await;
+    client.batch_execute("DO 'BEGIN INSERT INTO t VALUES (2); END'").await.unwrap();
+    let rows = client.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 2);
+    let program = std::fs::read_link(format!("/proc/{}/exe", server.postmaster().as_raw_nonzero()));
+    let program = program.unwrap();
+    assert!(program.starts_with(&kept), "{}", program.display());
+    server.signal(Signal::TERM);
+    server.wait();
+
+    std::fs::remove_dir_all(&kept).unwrap();
+    let mut server = volume.start_with("x", Some(Path::new("/usr/lib/postgresql/99/bin")));
+    assert_eq!(server.wait().code(), Some(1), "there is nothing it could be served with");
 }

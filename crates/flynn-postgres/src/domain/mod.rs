@@ -1,6 +1,7 @@
 //! Names, texts, numbers. Pure.
 
 pub mod names;
+pub mod quota;
 pub mod settings;
 
 /// The superuser.
