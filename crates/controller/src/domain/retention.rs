@@ -88,8 +88,8 @@ fn is_past(at: Timestamp, delay: Duration, now: Timestamp) -> bool {
 pub(crate) struct Kept {
     /// URIs and facts of the artifacts there are.
     pub(crate) artifacts: Vec<String>,
-    /// Packs of the apps' repositories, as `<app>/<digest>`.
-    pub(crate) packs: BTreeSet<String>,
+    /// Packs of the apps' repositories, by their digests.
+    pub(crate) packs: BTreeSet<(AppId, String)>,
     /// Apps that were not deleted, or not long ago.
     pub(crate) apps: BTreeSet<AppId>,
 }
@@ -130,7 +130,9 @@ fn is_needed(path: &str, named: &BTreeSet<&str>, kept: &Kept) -> bool {
     let stem = |name: &'_ str| name.split('.').next().unwrap_or_default().to_owned();
     match (folder, parts.next()) {
         ("slugs" | "images", None) => named.contains(stem(first).as_str()),
-        ("repos", Some(pack)) => kept.packs.contains(&format!("{first}/{}", stem(pack))),
+        ("repos", Some(pack)) => {
+            first.parse().is_ok_and(|app: AppId| kept.packs.contains(&(app, stem(pack))))
+        }
         ("cache", _) => stem(first).parse().is_ok_and(|app: AppId| kept.apps.contains(&app)),
         ("builds", Some(_)) => false,
         _ => true,
@@ -217,7 +219,7 @@ mod tests {
             let all: Vec<Blob> = all.into_values().collect();
             let kept = Kept {
                 artifacts: named.iter().map(|n| format!("http://shelf.discoverd/slugs/{}.tgz", sha(*n))).collect(),
-                packs: named.iter().flat_map(|n| apps.iter().map(|a| format!("{}/{}", app(*a), sha(*n)))).collect(),
+                packs: named.iter().flat_map(|n| apps.iter().map(|a| (app(*a), sha(*n)))).collect(),
                 apps: apps.iter().map(|a| app(*a)).collect(),
             };
             let policy = Policy { delay: Duration::from_secs(1000), caches: 1000, ..Policy::default() };
@@ -231,7 +233,9 @@ mod tests {
                     prop_assert!(!named.iter().any(|n| Some(sha(*n)) == digest));
                 }
                 if let Some(pack) = blob.path.strip_prefix("/repos/") {
-                    prop_assert!(!kept.packs.contains(pack.trim_end_matches(".pack")));
+                    let (app, file) = pack.split_once('/').unwrap();
+                    let pack = (app.parse().unwrap(), file.trim_end_matches(".pack").to_owned());
+                    prop_assert!(!kept.packs.contains(&pack));
                 }
             }
             // What nothing names goes, when it is old.

@@ -147,7 +147,7 @@ pub(crate) async fn kept(db: &impl GenericClient) -> Result<Kept> {
         let (app, pack): (Uuid, String) = (row.get("app_id"), row.get("pack"));
         // A pack is named by its path, its file or its digest.
         let name = pack.rsplit('/').next().unwrap_or_default();
-        format!("{app}/{}", name.split('.').next().unwrap_or_default())
+        (app.into(), name.split('.').next().unwrap_or_default().to_owned())
     };
     let packs = pg::rows(db, sql, &[]).await?.iter().map(pack).collect();
     let apps = pg::rows(db, "SELECT app_id FROM apps", &[]).await?;
