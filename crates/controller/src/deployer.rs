@@ -324,8 +324,11 @@ impl Worker {
         {
             return Ok(Stepped::Failed(Failure::Overtaken));
         }
-        if let Some(old) = &sight.old {
-            store::formations::delete(&mut tx, sight.app.id, old.id).await?;
+        // The old release's, and those of others that somebody scaled by hand: one release serves.
+        for formation in store::formations::of_app(&*tx, sight.app.id).await? {
+            if formation.release != sight.new.id {
+                store::formations::delete(&mut tx, sight.app.id, formation.release).await?;
+            }
         }
         // An app that runs nothing has a formation too: it says so.
         if store::formations::find_opt(&*tx, sight.app.id, sight.new.id).await?.is_none() {

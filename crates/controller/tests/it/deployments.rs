@@ -268,3 +268,27 @@ async fn only_one_pushes_at_a_time() {
     client.release_repository("one", &lease("a")).await.unwrap();
     client.lease_repository("one", &lease("b")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_deployment_ends_what_runs_of_third_releases() {
+    let world = World::start().await;
+    let client = &world.client;
+    let scheduler = Scheduler::start(&world.lifetime, client);
+    let app = world.app("one").await;
+    let mut releases = Vec::new();
+    for _ in 0..3 {
+        releases.push(world.release(&app, &["web"], "serve").await);
+    }
+    world.deploy(&app, &releases[0]).await;
+    scale(client, &app, &releases[1], 2).await;
+    testkit::wait_until("three serve", async || {
+        let last = scheduler.serving.lock().unwrap()[&app.id].last().copied();
+        if last == Some(3) { Ok(()) } else { Err(last) }
+    })
+    .await;
+    let deployment = world.deploy(&app, &releases[2]).await;
+    assert_eq!(deployment.status, DeploymentStatus::Complete, "{deployment:?}");
+    let formations = client.formations("one").await.unwrap();
+    let left: Vec<_> = formations.iter().map(|one| (one.release, &one.processes)).collect();
+    assert_eq!(left, [(releases[2].id, &counts(1))]);
+}
