@@ -5,6 +5,7 @@ pub(crate) mod deploy;
 pub(crate) mod form;
 pub(crate) mod formation;
 pub(crate) mod key;
+pub(crate) mod locks;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod refs;

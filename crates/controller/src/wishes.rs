@@ -1,7 +1,12 @@
 //! How a wish for other counts, or for another release, meets what an app is on its way to. The caller has locked the app.
 
+use std::collections::BTreeMap;
+
 use api::{
-    controller::{App, Base, Deployment, Formation, NewDeployment, NewHead, Release, Tags},
+    controller::{
+        App, Base, Deployment, Formation, META_SYSTEM_CRITICAL, NewDeployment, NewHead, Release,
+        Tags,
+    },
     id::{AppId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -9,7 +14,7 @@ use jiff::Timestamp;
 use crate::{
     domain::{
         deploy::{self, Change, patched, retarget},
-        formation,
+        formation, locks,
     },
     error::{Error, Result},
     store::{self, Counts, Tx, deployments::Work},
@@ -152,8 +157,32 @@ pub(crate) async fn deploy(
             new.id, app.name
         )));
     }
+    check_keys(tx, app, release).await?;
     let target = expected_target(tx, app, release).await?;
     store::deployments::insert(tx, app, new, &target).await
+}
+
+/// A part of Flynn must go on to open to the others.
+async fn check_keys(tx: &Tx<'_>, app: &App, release: &Release) -> Result<()> {
+    let is_part = |app: &App| app.meta.get(META_SYSTEM_CRITICAL).is_some_and(|part| part == "true");
+    if !is_part(app) {
+        return Ok(());
+    }
+    let mut others = BTreeMap::new();
+    for name in locks::holders(&app.name) {
+        let holder = match store::apps::find(&**tx, name).await {
+            Ok(holder) => holder,
+            Err(Error::Missing { .. }) => continue,
+            Err(err) => return Err(err),
+        };
+        if let Some(serves) = holder.release.filter(|_| is_part(&holder)) {
+            others.insert(name, store::releases::find(&**tx, serves).await?.env);
+        }
+    }
+    match locks::locked_out(&app.name, &release.env, &others) {
+        Some(why) => Err(Error::invalid("env", why)),
+        None => Ok(()),
+    }
 }
 
 /// What the deployment of a release will end with when it begins, if nothing is scaled until then.

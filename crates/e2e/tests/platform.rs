@@ -9,10 +9,13 @@ const PARTS: [&str; 6] =
     ["scheduler", "gitreceived", "strowger", "shelf", "controller", "postgres"];
 
 /// Settings with which a part cannot do its work; the process type they are of, if they are of one.
-const BAD: [(&str, &[&str]); 3] = [
+const BAD: [(&str, &[&str]); 5] = [
     ("scheduler", &["CONTROLLER_KEY=wrong"]),
     ("controller", &["PGPASSWORD=wrong"]),
     ("postgres", &["-t", "postgres", "PG_BIN=/nowhere"]),
+    ("gitreceived", &["CONTROLLER_KEY=wrong"]),
+    // This one is not even begun: it would lock the others out.
+    ("shelf", &["SHELF_KEY=wrong"]),
 ];
 
 /// What must work afterwards: a write, a build and a start.

@@ -2,9 +2,10 @@
 
 use api::{
     controller::{
-        App, ArtifactType, DeploymentStatus, JobState, META_SYSTEM_CRITICAL, NewApp, NewArtifact,
-        NewFormation, NewRelease, ProcessType, Release, Strategy,
+        App, ArtifactType, DeploymentStatus, JobState, META_SYSTEM_APP, META_SYSTEM_CRITICAL,
+        NewApp, NewArtifact, NewFormation, NewRelease, ProcessType, Release, Strategy,
     },
+    error::ErrorCode,
     host::{EndReason, Job, META_IN_PLACE_OF, Status},
     id::JobId,
 };
@@ -100,4 +101,36 @@ async fn what_keeps_the_clusters_data_is_replaced_by_its_host_and_only_then_scal
     let formations = world.client.formations("db").await.unwrap();
     assert_eq!((formations.len(), formations[0].release), (1, good.id));
     assert_eq!(trial.config.volumes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_part_of_flynn_is_not_deployed_with_a_key_that_locks_the_others_out() {
+    let world = World::start().await;
+    Scheduler::start(&world.lifetime, &world.client);
+    let deploy = async |name: &str, key: &str| {
+        let meta = [META_SYSTEM_APP, META_SYSTEM_CRITICAL].map(|key| (key.into(), "true".into()));
+        let new = NewApp { name: Some(name.into()), meta: Some(meta.into()), ..NewApp::default() };
+        let app = match world.client.app(name).await {
+            Ok(app) => app,
+            Err(_) => world.client.create_app(&new).await.unwrap(),
+        };
+        let new = NewRelease {
+            app_id: Some(app.id),
+            artifacts: world.release(&app, &[], "serve").await.artifacts,
+            env: [("SHELF_KEY".to_owned(), key.to_owned())].into(),
+            ..NewRelease::default()
+        };
+        let release = world.client.create_release(&new).await.unwrap();
+        let deployment = world.client.deploy_release(name, release.id).await?;
+        world.client.wait_deployment(deployment.id, |_| {}).await
+    };
+    deploy("shelf", "old").await.unwrap();
+    deploy("gitreceived", "old").await.unwrap();
+    let refused = deploy("shelf", "new").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::ValidationError));
+    assert!(refused.to_string().contains("would lock out gitreceived"), "{refused}");
+    for (name, key) in [("shelf", "new,old"), ("gitreceived", "new"), ("shelf", "new")] {
+        let deployment = deploy(name, key).await.unwrap();
+        assert_eq!(deployment.status, DeploymentStatus::Complete, "{name} {key}");
+    }
 }
