@@ -14,6 +14,7 @@ mod lease;
 mod moving;
 mod pack;
 mod push;
+mod ready;
 mod receiver;
 mod repos;
 mod server;

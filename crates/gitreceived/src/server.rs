@@ -17,12 +17,12 @@ use russh::{
 use shelf_client::Shelf;
 use tempfile::TempDir;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     Config,
@@ -35,6 +35,7 @@ use crate::{
     hosting::Hosting,
     keyring::Keyring,
     push::Pushes,
+    ready,
     repos::{Repos, Uses},
     slots::Slots,
     ssh::{Connection, Progress, Shared},
@@ -42,6 +43,8 @@ use crate::{
 
 /// Connections at once; more are closed at once. Those that have not said who they are have a bound of their own.
 const CONNECTIONS_MAX: usize = 1000;
+/// Clients that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// A client has this long to say anything that SSH knows.
 const SPEAK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client has this long to say what it wants; a person may have to type a passphrase or touch a key.
@@ -92,12 +95,34 @@ pub enum StartError {
 /// Starts gitreceived; it ends with `lifetime`.
 pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, StartError> {
     let unbound = |source| StartError::Bind { addr: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(unbound)?;
-    let addr = listener.local_addr().map_err(unbound)?;
+    let socket = bind(config.listen).map_err(unbound)?;
+    let addr = socket.local_addr().map_err(unbound)?;
     let ssh = Arc::new(ssh_config(&config));
     let shared = Arc::new(shared(config, lifetime)?);
-    lifetime.spawn("accept", |stop| accept(listener, ssh, shared, stop));
+    lifetime.spawn("accept", |stop| async move {
+        if let Hosting::Cluster { controller, shelf, .. } = &shared.pushes.hosting {
+            let answered = ready::until_answered(controller, shelf);
+            if stop.run_until_cancelled(answered).await.is_none() {
+                return;
+            }
+        }
+        match socket.listen(BACKLOG) {
+            Ok(listener) => accept(listener, ssh, shared, stop).await,
+            Err(err) => {
+                error!(error = %err, "listening on {addr} failed: is something else using it?");
+                shared.lifetime.end();
+            }
+        }
+    });
     Ok(Running { addr })
+}
+
+/// The address is ours from here on, and nobody is let in yet.
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }
 
 fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {

@@ -116,3 +116,18 @@ async fn a_socket_that_talks_nonsense_is_closed() {
     let _ = end.await.unwrap();
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_gitreceived_whose_key_is_refused_lets_nobody_in() {
+    let mut world = World::new().await;
+    world.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
+    world.shelf_key = "wrong".into();
+    let mut asked = world.fake().asked_for_apps.subscribe();
+    let before = *asked.borrow();
+    world.begin("cache-2").await;
+    // The controller is asked first: that it is asked again says that shelf has refused.
+    asked.wait_for(|asked| *asked > before + 1).await.unwrap();
+    let refused = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    world.end().await;
+}

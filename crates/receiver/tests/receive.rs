@@ -94,6 +94,7 @@ impl World {
             key: "shelf-key".into(),
             data_dir: dir.path().into(),
             disk_reserve: 0,
+            folder_len_max: u64::MAX,
         };
         let shelf_url = format!("http://{}", shelf::start(config, &lifetime).await.unwrap().addr);
         let fake = Fake {

@@ -24,6 +24,9 @@ pub struct Args {
     /// Bytes of the disk that stay free: below it nothing new is stored.
     #[arg(long, env = "DISK_RESERVE", default_value_t = 512 << 20)]
     pub disk_reserve: u64,
+    /// Bytes of all blobs below one `/<kind>/<name>/`: what one app stores leaves the others their room.
+    #[arg(long, env = "FOLDER_LEN_MAX", default_value_t = 32 << 30)]
+    pub folder_len_max: u64,
 }
 
 /// What shelf works with.
@@ -37,6 +40,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Bytes of the disk that stay free.
     pub disk_reserve: u64,
+    /// Bytes of all blobs below one `/<kind>/<name>/`.
+    pub folder_len_max: u64,
 }
 
 impl std::fmt::Debug for Config {
@@ -46,7 +51,9 @@ impl std::fmt::Debug for Config {
 }
 
 impl From<Args> for Config {
-    fn from(Args { port, key, data_dir, disk_reserve }: Args) -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, port).into(), key, data_dir, disk_reserve }
+    fn from(args: Args) -> Self {
+        let Args { port, key, data_dir, disk_reserve, folder_len_max } = args;
+        let listen = (Ipv4Addr::UNSPECIFIED, port).into();
+        Self { listen, key, data_dir, disk_reserve, folder_len_max }
     }
 }

@@ -18,6 +18,11 @@ pub(crate) enum StoreError {
          shelf a larger disk"
     )]
     NoRoom { free: u64, reserve: u64 },
+    #[error(
+        "all below {folder} would be more than the {most} bytes it may be: delete what is not needed there, or raise \
+         FOLDER_LEN_MAX of shelf"
+    )]
+    FolderFull { folder: String, most: u64 },
     #[error("the upload broke off, and nothing of it was stored")]
     BrokenOff,
     #[error("the file of blob {0} is damaged")]
@@ -48,6 +53,10 @@ impl From<StoreError> for ApiError {
                 // Room does not come by itself: clients shall say so at once instead of trying on.
                 error.0.retry = false;
                 error
+            }
+            StoreError::FolderFull { .. } => {
+                tracing::warn!("{message}");
+                ApiError::new(ErrorCode::RequestBodyTooBig, message)
             }
             StoreError::BrokenOff => ApiError::new(ErrorCode::SyntaxError, message),
             StoreError::Damaged(_) => {

@@ -11,13 +11,15 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use api::blob::Grant;
 
 /// No URL is valid for longer, so that nothing is remembered for longer.
 const VALID_MAX_SECONDS: u64 = 86_400;
+/// A download whose last byte was sent may be had again for so long: that it was sent does not say that it arrived.
+const REPEATABLE: Duration = Duration::from_secs(60);
 /// Ends the name of the note of a URL in use.
 const IN_USE: &str = ".using";
 /// Longest nonce.
@@ -76,7 +78,7 @@ impl Grants {
             return Err(Refusal::InUse);
         }
         let claim = Claim { grants: self.clone(), name, spent: AtomicBool::new(false) };
-        if claim.file().exists() {
+        if claim.is_spent(grant.method == "GET") {
             return Err(Refusal::Spent);
         }
         if let Err(err) = fs::File::create(claim.note()) {
@@ -117,6 +119,13 @@ impl Claim {
         self.grants.dir.join(&self.name)
     }
 
+    /// Whether it was done before; of a download, so long ago that nobody repeats it because its end was cut off.
+    fn is_spent(&self, repeatable: bool) -> bool {
+        let Ok(spent) = fs::metadata(self.file()) else { return false };
+        let young = |at: SystemTime| at.elapsed().is_ok_and(|ago| ago < REPEATABLE);
+        !(repeatable && spent.modified().is_ok_and(young))
+    }
+
     fn note(&self) -> PathBuf {
         self.grants.dir.join(format!("{}{IN_USE}", self.name))
     }
@@ -124,11 +133,10 @@ impl Claim {
     /// It has done what it was for.
     pub(crate) fn spend(&self) {
         self.spent.store(true, Ordering::Relaxed);
-        if let Err(err) = fs::rename(self.note(), self.file()) {
-            tracing::error!(
-                error = &err as &dyn std::error::Error,
-                "a spent URL is remembered by this process only"
-            );
+        // What is had again stays as old as it is.
+        let remembered = self.file().exists() || fs::rename(self.note(), self.file()).is_ok();
+        if !remembered {
+            tracing::error!("the spent URL {} is remembered by this process only", self.name);
         }
     }
 }
@@ -176,6 +184,21 @@ mod tests {
         assert_eq!(grants.claim(&grant(100_000, "ab"), 50).unwrap_err(), Refusal::Unusable);
         assert_eq!(grants.claim(&grant(100, "../a"), 50).unwrap_err(), Refusal::Unusable);
     }
+
+    #[test]
+    fn a_download_whose_end_may_not_have_arrived_can_be_had_again_for_a_moment_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let grants = Arc::new(Grants::open(dir.path().into()).unwrap());
+        let get = Grant { method: "GET".into(), ..grant(100, "ab") };
+        for _ in 0..3 {
+            grants.claim(&get, 50).unwrap().spend();
+        }
+        let spent = fs::File::open(dir.path().join("100-ab")).unwrap();
+        spent.set_modified(SystemTime::now() - REPEATABLE).unwrap();
+        assert_eq!(grants.claim(&get, 50).unwrap_err(), Refusal::Spent);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no note stays behind");
+    }
+
     #[test]
     fn what_cannot_be_written_down_works_not_at_all_and_never_twice() {
         let dir = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ use crate::{
     access::Guard,
     grants::{Grants, unix_now},
     routes::routes,
-    store::Store,
+    store::{LOCK, Store},
 };
 
 /// How often spent URLs that have expired are forgotten.
@@ -73,7 +73,7 @@ pub enum StartError {
 async fn lock(data_dir: &Path) -> Result<File, StartError> {
     let unusable = |source| StartError::DataDir { dir: data_dir.display().to_string(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
-    let file = File::create(data_dir.join("lock")).map_err(unusable)?;
+    let file = File::create(data_dir.join(LOCK)).map_err(unusable)?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     while file.try_lock().is_err() {
         if Instant::now() >= deadline {
@@ -94,7 +94,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let unusable =
         |source| StartError::DataDir { dir: config.data_dir.display().to_string(), source };
     let lock = lock(&config.data_dir).await?;
-    let store = Store::open(&config.data_dir, config.disk_reserve, lock).map_err(unusable)?;
+    let store = Store::open(&config.data_dir, config.disk_reserve, config.folder_len_max, lock)
+        .map_err(unusable)?;
     let grants = Arc::new(Grants::open(config.data_dir.join("used")).map_err(unusable)?);
     let sweeping = grants.clone();
     lifetime.spawn("sweep", move |stop| async move {
@@ -104,6 +105,13 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
             sweeping.forget_expired(unix_now());
         }
     });
-    lifetime.serve(listener, routes(store, Guard::new(&config.key, grants)));
+    let checked = store.clone();
+    let status = daemon::status::status(move || {
+        let store = checked.clone();
+        async move {
+            store.check().await.map_err(|err| format!("the data directory cannot be used: {err}"))
+        }
+    });
+    lifetime.serve_with_status(listener, routes(store, Guard::new(&config.key, grants)), status);
     Ok(Running { addr })
 }

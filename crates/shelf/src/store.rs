@@ -10,7 +10,7 @@ mod upload;
 use std::{
     fs::{self, File},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock},
 };
@@ -19,6 +19,8 @@ use tokio::task::spawn_blocking;
 
 use crate::{domain::BlobPath, error::StoreError};
 
+/// In the data directory: who has locked it owns that.
+pub(crate) const LOCK: &str = "lock";
 /// Ends every blob's file, after the digest.
 const MARK: &[u8; 8] = b"flynnsh1";
 /// Bytes of the file after the content: digest and mark.
@@ -33,12 +35,15 @@ struct Inner {
     blobs: PathBuf,
     tmp: PathBuf,
     reserve: u64,
+    folder_len_max: u64,
+    /// Of the data directory.
+    lock_path: PathBuf,
     /// Held while a directory is made and made durable: a directory that others see is durable.
     making_dirs: Mutex<()>,
     /// Held alone while empty directories are removed, shared by whoever needs one to stay until a file is in it.
     pruning: RwLock<()>,
     /// Says that the directory is ours.
-    _lock: File,
+    lock: File,
 }
 
 /// A blob that is open for reading.
@@ -51,7 +56,12 @@ pub(crate) struct OpenBlob {
 
 impl Store {
     /// Opens or makes the store of a directory that is locked. What uploads left unfinished is removed.
-    pub(crate) fn open(data_dir: &Path, reserve: u64, lock: File) -> io::Result<Self> {
+    pub(crate) fn open(
+        data_dir: &Path,
+        reserve: u64,
+        folder_len_max: u64,
+        lock: File,
+    ) -> io::Result<Self> {
         let (blobs, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
         if tmp.exists() {
             fs::remove_dir_all(&tmp)?;
@@ -61,7 +71,23 @@ impl Store {
         // A directory made by a predecessor that was killed may not be durable yet.
         rustix::fs::syncfs(File::open(&blobs)?)?;
         let (making_dirs, pruning) = (Mutex::new(()), RwLock::new(()));
-        Ok(Self(Arc::new(Inner { blobs, tmp, reserve, making_dirs, pruning, _lock: lock })))
+        let lock_path = data_dir.join(LOCK);
+        Ok(Self(Arc::new(Inner {
+            blobs,
+            tmp,
+            reserve,
+            folder_len_max,
+            lock_path,
+            making_dirs,
+            pruning,
+            lock,
+        })))
+    }
+
+    /// Finds out whether the data directory can be read, and is still the one that was locked.
+    pub(crate) async fn check(&self) -> io::Result<()> {
+        let inner = self.0.clone();
+        blocking(move || Ok(inner.check())).await.map_err(io::Error::other)?
     }
 
     /// Opens a blob for reading.
@@ -106,6 +132,14 @@ impl Store {
 }
 
 impl Inner {
+    fn check(&self) -> io::Result<()> {
+        let (ours, there) = (self.lock.metadata()?, fs::metadata(&self.lock_path)?);
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+            return Err(io::Error::other("another directory has its place"));
+        }
+        fs::read_dir(&self.blobs)?.next().transpose().map(drop)
+    }
+
     /// Moves a durable file to a blob's place and makes the move durable.
     fn move_into_place(&self, file: &Path, path: &BlobPath) -> Result<(), StoreError> {
         let storing = || StoreError::io("storing a blob");

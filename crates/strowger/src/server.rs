@@ -82,14 +82,26 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let mut reserved = RESERVED.to_vec();
     reserved.extend([running.http.port(), running.https.port()]);
     reserved.extend(running.api.iter().map(SocketAddr::port));
-    let stop = lifetime.stop();
+    let (stop, known) = (lifetime.stop(), live.clone());
     let api = Api { routes: store, live, reserved: reserved.into(), stop };
     let router = routes::router(api, Keys::parse(&config.key.0));
+    let status = daemon::status::status(move || ready(known.clone()));
     for listener in apis {
-        lifetime.serve(listener, router.clone());
+        lifetime.serve_with_status(listener, router.clone(), status.clone());
     }
     info!(http = %running.http, https = %running.https, api = ?running.api, "serving");
     Ok(running)
+}
+
+/// Whether it has what it serves by. Once it had, it serves on from memory, whatever is away.
+async fn ready(live: Arc<Live>) -> Result<(), String> {
+    if live.revision().borrow().is_none() {
+        return Err("the routes are not known yet: etcd does not tell them".into());
+    }
+    if live.services.revision().borrow().is_none() {
+        return Err("the backends are not known yet: discoverd does not tell them".into());
+    }
+    Ok(())
 }
 
 /// Accepts clients as soon as routes and backends are known.

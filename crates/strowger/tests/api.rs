@@ -169,3 +169,30 @@ async fn who_follows_a_router_hears_of_routes_and_backends_as_they_change() {
     client.delete_route(&there.route.id).await.unwrap();
     assert_eq!(next().await.event, RouterEventKind::Remove);
 }
+
+#[tokio::test]
+async fn a_router_is_ready_when_it_knows_routes_and_backends_and_not_with_an_etcd_that_is_none() {
+    let harness = Harness::start().await;
+    let status = async |router: &strowger::Running| {
+        let url = format!("http://{}/.well-known/status", router.api[0]);
+        let answer = reqwest::get(url).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    testkit::wait_until("the router is ready", async || {
+        let told = status(&harness.router).await;
+        if told.0 == 200 { Ok(()) } else { Err(told) }
+    })
+    .await;
+    for (etcd, discoverd, missing) in [
+        ("http://127.0.0.1:9", harness.discoverd.url.as_str(), "routes"),
+        (&harness.etcd.url(), "http://127.0.0.1:9", "backends"),
+    ] {
+        let (lost, lifetime) = harness::router(etcd, discoverd).await;
+        testkit::wait_until("the router tells what it lacks", async || {
+            let told = status(&lost).await;
+            if told.0 == 500 && told.1.contains(missing) { Ok(()) } else { Err(told) }
+        })
+        .await;
+        lifetime.end();
+    }
+}

@@ -27,7 +27,11 @@ use gitreceived::{ClusterConfig, Config};
 use jiff::Timestamp;
 use russh::keys::{Algorithm, PrivateKey};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Command};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::watch,
+};
 
 /// Says what it was given, keeps the tree, and does what a deployment does: sets the head and the packs.
 const RECEIVER: &str = r#"#!/bin/sh
@@ -58,6 +62,8 @@ pub(crate) struct World {
     pub(crate) authchecker: Vec<String>,
     /// How long a client may be silent.
     pub(crate) idle_timeout: Duration,
+    /// What gitreceived says to shelf.
+    pub(crate) shelf_key: String,
 }
 
 /// The controller's answers; head and packs are files that the receiver writes.
@@ -72,6 +78,8 @@ pub(crate) struct Fake {
     pub(crate) deploy_branch: Arc<Mutex<Option<String>>>,
     /// How often it was asked for keys.
     pub(crate) asked: Arc<Mutex<u32>>,
+    /// How often it was asked for an app.
+    pub(crate) asked_for_apps: watch::Sender<u32>,
 }
 
 impl World {
@@ -87,6 +95,7 @@ impl World {
             key: "shelf-key".into(),
             data_dir: dir.path().join("shelf"),
             disk_reserve: 0,
+            folder_len_max: u64::MAX,
         };
         let shelf_url = format!("http://{}", shelf::start(config, &servers).await.unwrap().addr);
         let controller = Fake {
@@ -98,6 +107,7 @@ impl World {
             refs: Arc::default(),
             deploy_branch: Arc::default(),
             asked: Arc::default(),
+            asked_for_apps: watch::Sender::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let controller_url = format!("http://{}", listener.local_addr().unwrap());
@@ -114,6 +124,7 @@ impl World {
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
             authchecker: Vec::new(),
             idle_timeout: Duration::from_secs(120),
+            shelf_key: "shelf-key".into(),
         };
         world.start("cache").await;
         world.user("me").await;
@@ -121,11 +132,20 @@ impl World {
         world
     }
 
-    /// Starts gitreceived with a cache directory.
+    /// Starts gitreceived with a cache directory, and waits until it lets clients in.
     pub(crate) async fn start(&mut self, cache: &str) {
+        self.begin(cache).await;
+        testkit::wait_until("gitreceived lets clients in", || async {
+            TcpStream::connect(("127.0.0.1", self.port)).await.map(drop)
+        })
+        .await;
+    }
+
+    /// Starts gitreceived with a cache directory.
+    pub(crate) async fn begin(&mut self, cache: &str) {
         let cluster = ClusterConfig {
             controller_key: "controller-key".into(),
-            shelf_key: "shelf-key".into(),
+            shelf_key: self.shelf_key.clone(),
             discoverd: "http://127.0.0.1:9".into(),
             controller_url: Some(self.controller_url.clone()),
             shelf_url: Some(self.shelf_url.clone()),
@@ -296,6 +316,7 @@ async fn app(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<App>, ApiError> {
     fake.is_here()?;
+    fake.asked_for_apps.send_modify(|asked| *asked += 1);
     if name == "nobody" {
         return Err(ApiError::not_found("no such app"));
     }

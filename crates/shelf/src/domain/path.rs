@@ -63,6 +63,12 @@ impl BlobPath {
         &self.0
     }
 
+    /// The first two names, if there are more: the packs of one app, what one build has.
+    pub fn folder(&self) -> Option<String> {
+        let (end, _) = self.0.match_indices('/').nth(2)?;
+        Some(self.0[..=end].to_owned())
+    }
+
     /// Its file, relative to the directory of all blobs.
     pub fn file(&self) -> PathBuf {
         PathBuf::from(format!("{}{FILE_MARK}", &self.0[1..]))
@@ -117,6 +123,14 @@ mod tests {
         assert_eq!(BlobPath::parse(&format!("/{}", "a".repeat(201))), Err(InvalidPath::TooLong));
         assert_eq!(BlobPath::parse(&"/a".repeat(17)), Err(InvalidPath::TooLong));
         assert!(BlobPath::parse("/slugs/0123abc.tgz").is_ok());
+    }
+
+    #[test]
+    fn the_folder_of_a_path_is_its_first_two_names() {
+        let folder = |text| BlobPath::parse(text).unwrap().folder();
+        assert_eq!(folder("/slugs/a.tgz"), None);
+        assert_eq!(folder("/repos/a/1.pack").as_deref(), Some("/repos/a/"));
+        assert_eq!(folder("/x/y/z/w").as_deref(), Some("/x/y/"));
     }
 
     proptest! {

@@ -1,6 +1,10 @@
 //! Taking a blob in.
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -74,6 +78,32 @@ async fn feed<E>(
     }
 }
 
+/// What may still come to a folder.
+struct Room {
+    folder: String,
+    most: u64,
+    left: u64,
+}
+
+impl Room {
+    fn take(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let full = || StoreError::FolderFull { folder: self.folder.clone(), most: self.most };
+        self.left = self.left.checked_sub(bytes).ok_or_else(full)?;
+        Ok(())
+    }
+}
+
+/// Bytes of all files below a directory; what vanishes meanwhile has none.
+fn len_of(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let lens = entries.map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => len_of(&entry.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    lens.fold(0, u64::saturating_add)
+}
+
 impl Inner {
     fn write(
         &self,
@@ -81,6 +111,7 @@ impl Inner {
         mut queue: mpsc::Receiver<Piece>,
     ) -> Result<String, StoreError> {
         self.check_room()?;
+        let mut room = self.folder_room(path);
         let storing = |err: io::Error| self.storing(err);
         let mut temp = NamedTempFile::new_in(&self.tmp).map_err(storing)?;
         let (mut digest, mut unchecked) = (Sha256::new(), 0);
@@ -89,6 +120,7 @@ impl Inner {
                 None => return Err(StoreError::BrokenOff),
                 Some(Piece::End) => break,
                 Some(Piece::Data(data)) => {
+                    room.take(data.len() as u64)?;
                     digest.update(&data);
                     temp.write_all(&data).map_err(storing)?;
                     unchecked += data.len() as u64;
@@ -107,6 +139,17 @@ impl Inner {
         // The file has moved: there is nothing left to remove.
         temp.disable_cleanup(true);
         Ok(hex::encode(digest))
+    }
+
+    /// How much may come to the others below the same two names.
+    fn folder_room(&self, path: &BlobPath) -> Room {
+        let most = self.folder_len_max;
+        let Some(folder) = path.folder() else {
+            return Room { folder: String::new(), most, left: u64::MAX };
+        };
+        let replaced = fs::metadata(self.blobs.join(path.file())).map_or(0, |blob| blob.len());
+        let used = len_of(&self.blobs.join(folder.trim_matches('/')));
+        Room { folder, most, left: most.saturating_sub(used.saturating_sub(replaced)) }
     }
 
     fn check_room(&self) -> Result<(), StoreError> {
