@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     controller::{
         App, Artifact, ArtifactType, META_SYSTEM_CRITICAL, META_VOLUMES_BY_NAME, NewJob,
-        ProcessType, Release, VolumeReq,
+        ONE_OFF_SECONDS, ProcessType, Release, VolumeReq,
     },
     host::{
         Job, JobConfig, META_APP, META_APP_NAME, META_OMNI, META_RELEASE, META_RESERVED, META_TYPE,
@@ -163,6 +163,7 @@ pub fn process_job(
             host_network: process.host_network,
             linux_capabilities: process.linux_capabilities.clone(),
             stop_timeout_seconds: process.stop_timeout_seconds.unwrap_or(30),
+            time_limit_seconds: None,
         },
         limits: process.limits.clone().unwrap_or_default(),
         resurrect: process.resurrect
@@ -238,6 +239,7 @@ pub fn one_off_job(
             tty: new.tty,
             stdin: attached,
             stop_timeout_seconds: 10,
+            time_limit_seconds: Some(new.timeout_seconds.unwrap_or(ONE_OFF_SECONDS)),
             ..JobConfig::default()
         },
         limits: new.limits.clone().unwrap_or_default(),

@@ -27,7 +27,7 @@ const DELETE_PAUSE: Duration = Duration::from_secs(1);
 impl Controller {
     /// All apps, newest first.
     pub async fn apps(&self) -> Result<Vec<App>, Error> {
-        self.client.get("/apps").await
+        self.whole("/apps", |app: &App| app.id.to_string()).await
     }
 
     /// An app by id or name.
@@ -92,7 +92,10 @@ impl Controller {
 
     /// The releases of an app, newest first.
     pub async fn releases(&self, app: &str) -> Result<Vec<Release>, Error> {
-        self.client.get(&format!("/apps/{}/releases", escape(app))).await
+        self.whole(&format!("/apps/{}/releases", escape(app)), |release: &Release| {
+            release.id.to_string()
+        })
+        .await
     }
 
     /// A release.
@@ -124,7 +127,7 @@ impl Controller {
 
     /// All artifacts, newest first.
     pub async fn artifacts(&self) -> Result<Vec<Artifact>, Error> {
-        self.client.get("/artifacts").await
+        self.whole("/artifacts", |artifact: &Artifact| artifact.id.to_string()).await
     }
 
     /// An artifact.
@@ -134,7 +137,10 @@ impl Controller {
 
     /// The formations of an app, newest first.
     pub async fn formations(&self, app: &str) -> Result<Vec<Formation>, Error> {
-        self.client.get(&format!("/apps/{}/formations", escape(app))).await
+        self.whole(&format!("/apps/{}/formations", escape(app)), |formation: &Formation| {
+            formation.release.to_string()
+        })
+        .await
     }
 
     /// How many processes of a release shall run.

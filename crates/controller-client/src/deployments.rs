@@ -48,7 +48,10 @@ impl Controller {
 
     /// The deployments of an app, newest first.
     pub async fn deployments(&self, app: &str) -> Result<Vec<Deployment>, Error> {
-        self.client.get(&format!("/apps/{}/deployments", escape(app))).await
+        self.whole(&format!("/apps/{}/deployments", escape(app)), |deployment: &Deployment| {
+            deployment.id.to_string()
+        })
+        .await
     }
 
     /// Waits until a deployment is complete or has failed, and answers with it, log lines and all. `tell` hears of every change of it and of

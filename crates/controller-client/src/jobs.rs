@@ -38,7 +38,7 @@ impl LogQuery {
 impl Controller {
     /// The jobs of an app, newest first; those that ended long ago are not kept.
     pub async fn jobs(&self, app: &str) -> Result<Vec<Job>, Error> {
-        self.client.get(&format!("/apps/{}/jobs", escape(app))).await
+        self.whole(&format!("/apps/{}/jobs", escape(app)), |job: &Job| job.id.clone()).await
     }
 
     /// A job.

@@ -6,6 +6,7 @@ mod deployments;
 mod images;
 mod jobs;
 mod lines;
+mod pages;
 mod path;
 mod resources;
 mod streams;

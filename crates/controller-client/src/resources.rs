@@ -12,7 +12,7 @@ use crate::{Controller, escape};
 impl Controller {
     /// The keys that may push, newest first.
     pub async fn keys(&self) -> Result<Vec<Key>, Error> {
-        self.client.get("/keys").await
+        self.whole("/keys", |key: &Key| key.fingerprint.clone()).await
     }
 
     /// The key with a fingerprint (with or without colons).
@@ -32,7 +32,7 @@ impl Controller {
 
     /// The resource providers, newest first.
     pub async fn providers(&self) -> Result<Vec<Provider>, Error> {
-        self.client.get("/providers").await
+        self.whole("/providers", |provider: &Provider| provider.id.to_string()).await
     }
 
     /// A provider by id or name.
@@ -67,12 +67,18 @@ impl Controller {
 
     /// The resources a provider made, newest first.
     pub async fn provider_resources(&self, provider: &str) -> Result<Vec<Resource>, Error> {
-        self.client.get(&format!("/providers/{}/resources", escape(provider))).await
+        self.whole(&format!("/providers/{}/resources", escape(provider)), |resource: &Resource| {
+            resource.id.to_string()
+        })
+        .await
     }
 
     /// The resources an app uses, newest first.
     pub async fn resources(&self, app: &str) -> Result<Vec<Resource>, Error> {
-        self.client.get(&format!("/apps/{}/resources", escape(app))).await
+        self.whole(&format!("/apps/{}/resources", escape(app)), |resource: &Resource| {
+            resource.id.to_string()
+        })
+        .await
     }
 
     /// Deletes what is no longer kept of an app, and what in shelf nothing needs.
@@ -82,7 +88,10 @@ impl Controller {
 
     /// All resources, newest first, without their environments; with `removed` also those that can be restored.
     pub async fn all_resources(&self, removed: bool) -> Result<Vec<Resource>, Error> {
-        self.client.get(&format!("/resources?count=10000&removed={removed}")).await
+        self.whole(&format!("/resources?removed={removed}"), |resource: &Resource| {
+            resource.id.to_string()
+        })
+        .await
     }
 
     /// A resource, also one that was removed and can be restored.
@@ -128,7 +137,7 @@ impl Controller {
 
     /// The routes to an app.
     pub async fn routes(&self, app: &str) -> Result<Vec<Route>, Error> {
-        self.client.get(&format!("/apps/{}/routes", escape(app))).await
+        self.whole(&format!("/apps/{}/routes", escape(app)), |route: &Route| route.id.clone()).await
     }
 
     /// Adds a route to an app, or changes the one it has for that domain or port. Answers when every router serves it.

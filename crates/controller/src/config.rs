@@ -67,6 +67,9 @@ pub struct Args {
     pg_database: String,
 }
 
+/// A controller that relays for attached jobs and says nothing for so long is gone.
+const ATTACH_LEASE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What the daemon runs with.
 #[derive(Clone)]
 pub struct Config {
@@ -88,6 +91,8 @@ pub struct Config {
     pub default_route_domain: Option<String>,
     /// Builds that run at the same time.
     pub builds_at_once: u32,
+    /// How long it is good that a controller says whom it relays for.
+    pub attach_lease: std::time::Duration,
     /// How long a removed resource can be restored.
     pub resource_grace: std::time::Duration,
     /// How much of the past is kept.
@@ -111,6 +116,7 @@ impl From<Args> for Config {
             shelf_key: args.shelf_key,
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
             builds_at_once: args.builds_at_once,
+            attach_lease: ATTACH_LEASE,
             resource_grace: seconds(args.resource_grace_seconds),
             retention: crate::Retention {
                 releases: args.keep_releases.max(1),

@@ -14,6 +14,7 @@ mod in_place;
 mod logs;
 mod neighbours;
 mod one_off;
+mod orphans;
 mod purges;
 mod retention;
 mod routes;

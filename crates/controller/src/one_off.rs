@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::{
     cluster::Tx as ClusterTx,
-    controller::{App, Artifact, Job, JobState, NewJob, Release},
+    controller::{App, Artifact, Job, JobState, NewJob, ONE_OFF_SECONDS_MAX, Release},
     discoverd::Term,
     expand::{ExpandError, one_off_job},
     host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest},
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::{
     domain::{place, release},
     error::{Error, Result},
+    orphans::Attachment,
     server::Controller,
     store::{self, Tx},
 };
@@ -47,6 +48,10 @@ pub(crate) async fn plan(
     attached: bool,
 ) -> Result<Planned> {
     release::check_env("env", &new.env)?;
+    if new.timeout_seconds.is_some_and(|seconds| !(1..=ONE_OFF_SECONDS_MAX).contains(&seconds)) {
+        let message = format!("must be from 1 to {ONE_OFF_SECONDS_MAX} (30 days)");
+        return Err(Error::invalid("timeout_seconds", message));
+    }
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, app).await?;
     let release = release_of(&client, &app, new).await?;
@@ -96,7 +101,7 @@ pub(crate) async fn start(controller: &Controller, planned: Planned) -> Result<J
         let (term, hosts) = hosts(controller, &planned).await?;
         for host in hosts {
             if commit(controller, &planned, &host, term).await? {
-                return record(controller, &planned, &host).await;
+                return record(controller, &planned, &host, false).await;
             }
         }
     }
@@ -111,6 +116,8 @@ pub(crate) struct Attached {
     id: JobId,
     host: Host,
     lifetime: Lifetime,
+    /// While there is this, the job has a client.
+    _attachment: Attachment,
 }
 
 impl Drop for Attached {
@@ -173,9 +180,10 @@ async fn begin_attached(
                 id: planned.job.id,
                 host,
                 lifetime: controller.lifetime.clone(),
+                _attachment: controller.attachments.begin(planned.job.id),
             };
             if commit(controller, &planned, &host_id, term).await? {
-                record(controller, &planned, &host_id).await?;
+                record(controller, &planned, &host_id, true).await?;
                 return Ok(attached);
             }
             attached.ended = true;
@@ -266,7 +274,12 @@ impl Attached {
 }
 
 /// Records the job, so that it can be listed, logged and stopped before the scheduler tells of it.
-async fn record(controller: &Controller, planned: &Planned, host: &str) -> Result<Job> {
+async fn record(
+    controller: &Controller,
+    planned: &Planned,
+    host: &str,
+    attached: bool,
+) -> Result<Job> {
     let job = Job {
         id: format!("{host}-{}", planned.job.id),
         uuid: planned.job.id,
@@ -287,6 +300,9 @@ async fn record(controller: &Controller, planned: &Planned, host: &str) -> Resul
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let job = store::jobs::put_new(&mut tx, &job).await?;
+    if attached {
+        store::jobs::attach(&*tx, &[job.uuid], controller.attach_lease).await?;
+    }
     tx.commit().await?;
     Ok(job)
 }

@@ -8,8 +8,15 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
-    config::Config, deletions, deployer, events::Events, neighbours::Neighbours, purges, retention,
-    routes::routes, scope::Scopes, store,
+    config::Config,
+    deletions, deployer,
+    events::Events,
+    neighbours::Neighbours,
+    orphans::{self, Attachments},
+    purges, retention,
+    routes::routes,
+    scope::Scopes,
+    store,
 };
 
 /// Connections to the database.
@@ -29,6 +36,10 @@ pub(crate) struct Controller {
     /// Apps get the route `<app>.<this>`.
     pub(crate) default_route_domain: Option<String>,
     pub(crate) builds_at_once: u32,
+    /// How long it is good that a controller says whom it relays for.
+    pub(crate) attach_lease: Duration,
+    /// Whom this one relays for.
+    pub(crate) attachments: Attachments,
     /// How long a removed resource can be restored.
     pub(crate) resource_grace: Duration,
     /// How much of the past is kept.
@@ -71,6 +82,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         lifetime: lifetime.clone(),
         default_route_domain: config.default_route_domain,
         builds_at_once: config.builds_at_once,
+        attach_lease: config.attach_lease,
+        attachments: Attachments::default(),
         resource_grace: config.resource_grace,
         retention: config.retention,
     };
@@ -82,6 +95,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("event nudges", |_| events.clone().keep_hearing());
     lifetime.spawn("events", |_| events.keep_reading());
     lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
+    lifetime.spawn("orphans", |stop| orphans::keep(controller.clone(), stop));
     lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
     lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
@@ -101,7 +115,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
 
 /// Whether it can do its work with the settings it has: the database answers, and the hosts take its key.
 async fn health(controller: Controller) -> Result<(), String> {
-    let asked = async { store::keys::list(&controller.db.client().await?).await };
+    let asked = async { store::events::last(&controller.db.client().await?).await };
     asked.await.map_err(|err| format!("the database cannot be asked: {err}"))?;
     match controller.neighbours.sampi().state().await {
         Err(err) if err.code() == Some(ErrorCode::Unauthorized) => {

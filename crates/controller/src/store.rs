@@ -44,9 +44,9 @@ pub(crate) type Counts = BTreeMap<String, u32>;
 
 /// A part of a list, newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Page {
+pub(crate) struct Page<Id = Uuid> {
     /// Only what is older than this one.
-    pub(crate) before: Option<Uuid>,
+    pub(crate) before: Option<Id>,
     /// Most that are answered.
     pub(crate) limit: i64,
 }

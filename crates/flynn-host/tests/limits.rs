@@ -156,3 +156,18 @@ async fn a_job_that_writes_much_at_once_is_not_waited_for() {
     let stopped = host.run(&writer, ended).await;
     assert_eq!(stopped.end_reason, Some(EndReason::LimitExceeded), "{stopped:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_runs_longer_than_it_may_is_stopped_with_that_reason() {
+    let host = Fixture::start().await;
+    let job = shell_with("exec sleep 1000", json!({ "time_limit_seconds": 1 }));
+    let stopped = host.run(&job, ended).await;
+    assert_eq!(
+        (stopped.status, stopped.end_reason),
+        (Status::Crashed, Some(EndReason::LimitExceeded))
+    );
+    let said = stopped.error.unwrap();
+    assert!(said.contains("it ran for 1s, which is its time limit"), "{said}");
+    let log = host.log(job.id, None, true).await;
+    assert!(log.iter().any(|(_, text)| text.starts_with("flynn: it ran for 1s")), "{log:?}");
+}

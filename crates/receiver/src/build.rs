@@ -25,7 +25,8 @@ use crate::{
 /// The image that builds.
 const BUILDER: &str = "docker:///flynn/slugbuilder";
 /// The URLs of a build work for this long: its start and its own time limit, and some time for its uploads. A builder
-/// that nothing waits for can do no harm with them: all it can write is below `/builds/<id>/`.
+/// that nothing waits for can do no harm with them: all it can write is below `/builds/<id>/`. Its host ends it after the
+/// same time, whoever is gone by then.
 const URL_TTL: Duration = Duration::from_secs(30 * 60);
 /// Largest slug taken; the builder's own limit is below.
 const SLUG_LEN_MAX: u64 = 1 << 30;
@@ -120,6 +121,7 @@ impl Build<'_> {
             artifacts: vec![builder.id],
             env: self.env(),
             limits: Some(limits),
+            timeout_seconds: u32::try_from(URL_TTL.as_secs()).ok(),
             ..NewJob::default()
         })
     }

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use receiver::{Console, Failure, config::ReceiveArgs, receive};
 use tempfile::TempDir;
 use testkit::wait_until;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, process::Command};
 use tokio_util::codec::Framed;
 
 /// How the build and the deployment go.
@@ -70,6 +70,8 @@ struct World {
     fake: Fake,
     shelf: shelf_client::Shelf,
     args: ReceiveArgs,
+    /// The same as they are typed.
+    words: Vec<String>,
     said: Arc<Mutex<Vec<u8>>>,
     _dir: TempDir,
 }
@@ -126,9 +128,10 @@ impl World {
             "--packs",
             "/repos/a/1.pack,/repos/a/2.pack",
         ];
+        let words = args[1..].iter().map(|word| (*word).to_owned()).collect();
         let args = ReceiveArgs::parse_from(args);
         let shelf = shelf_client::Shelf::new(shelf_url.as_str(), "shelf-key");
-        Self { fake, shelf, args, said: Arc::default(), _dir: dir }
+        Self { fake, shelf, args, words, said: Arc::default(), _dir: dir }
     }
 
     async fn receive(&self) -> Result<(), Failure> {
@@ -423,4 +426,23 @@ async fn a_pack_of_the_whole_repository_can_be_brought_along() {
     let packs = world.shelf.list(&format!("/repos/{}/", world.fake.app)).await.unwrap();
     assert_eq!(packs.len(), 1);
     assert!(packs[0].path.ends_with(&format!("/{}.pack", packs[0].sha256)));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_killed_leaves_no_build_that_goes_on() {
+    let world = World::new(Course::BuildHangs).await;
+    let mut receiver = Command::new(env!("CARGO_BIN_EXE_flynn-receive"));
+    receiver.args(&world.words).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let mut receiver = receiver.spawn().unwrap();
+    let job = wait_until("the build runs", async || {
+        world.fake.seen.lock().unwrap().job.clone().ok_or("no build yet")
+    })
+    .await;
+    assert!(job.timeout_seconds.is_some_and(|seconds| seconds <= 3600), "its host ends it, too");
+    receiver.kill().await.unwrap();
+    wait_until("the build is stopped", async || {
+        let over = world.fake.seen.lock().unwrap().build_over;
+        if over { Ok(()) } else { Err("it runs") }
+    })
+    .await;
 }

@@ -129,7 +129,15 @@ pub struct NewJob {
     /// Limits, where they differ from the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<host::Limits>,
+    /// It is ended when it has run so long; [`ONE_OFF_SECONDS`] if absent, [`ONE_OFF_SECONDS_MAX`] at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
 }
+
+/// How long a one-off job may run if nobody says: what was forgotten does not hold its room for ever.
+pub const ONE_OFF_SECONDS: u32 = 24 * 3600;
+/// How long one may run at most: what never ends is a process type.
+pub const ONE_OFF_SECONDS_MAX: u32 = 30 * 24 * 3600;
 
 /// A line of a job's log: newline-delimited JSON of `GET /apps/:app/log`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,9 @@ pub(crate) struct RunArgs {
     /// Of this release instead of the current one
     #[arg(short, long)]
     release: Option<ReleaseId>,
+    /// End it when it has run so long, such as 30m or 3days [default: 1day]
+    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
     /// What to run, in /app
     #[arg(
         required = true,
@@ -68,6 +71,7 @@ fn new_job(args: &RunArgs, release: ReleaseId, tty: bool, term: Option<&str>) ->
         release_env: true,
         args: args.command.clone(),
         tty,
+        timeout_seconds: args.timeout.map(whole_seconds),
         ..NewJob::default()
     };
     if tty {
@@ -82,6 +86,11 @@ fn new_job(args: &RunArgs, release: ReleaseId, tty: bool, term: Option<&str>) ->
     job
 }
 
+/// A time in seconds; what is less than one is one.
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
 /// The status of the job as a status of ours: never 0 for what was not 0.
 fn exit_code(status: u32) -> u8 {
     let low = status.to_le_bytes()[0];
@@ -91,6 +100,13 @@ fn exit_code(status: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_never_none() {
+        let seconds = |text| whole_seconds(humantime::parse_duration(text).unwrap());
+        assert_eq!((seconds("10ms"), seconds("1500ms"), seconds("30m")), (1, 2, 1800));
+        assert_eq!(seconds("9999years"), u32::MAX);
+    }
 
     #[test]
     fn a_failure_never_becomes_a_success() {

@@ -14,7 +14,11 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Answer, Either, done, id, page::flag, releases::of_this_app};
+use super::{
+    Answer, Either, done, id,
+    page::{self, Paging, flag},
+    releases::of_this_app,
+};
 use crate::{
     domain::{deploy::Change, formation},
     error::Error,
@@ -53,6 +57,7 @@ pub(crate) struct NewTagged {
 pub(crate) async fn all(
     State(controller): State<Controller>,
     Query(Since { since, active }): Query<Since>,
+    Query(paging): Query<Paging>,
     headers: HeaderMap,
 ) -> Either {
     let parse = |text: String| {
@@ -65,19 +70,20 @@ pub(crate) async fn all(
         return Ok(daemon::events::response(formations));
     }
     let client = controller.db.client().await?;
-    let keys = store::formations::keys(&client, since).await?;
-    let mut formations = store::formations::expand_all(&client, &keys).await?;
-    formations.retain(|formation| !active || !formation.processes.is_empty());
-    Ok(Json(formations).into_response())
+    let page = paging.page_of_formations()?;
+    let keys = store::formations::page_of_keys(&client, since, active, page).await?;
+    Ok(Json(store::formations::expand_all(&client, &keys).await?).into_response())
 }
 
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Formation>> {
+    let page = paging.page(page::HISTORY)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    let formations = store::formations::of_app(&client, app.id).await?;
+    let formations = store::formations::page_of_app(&client, app.id, page).await?;
     let running = store::deployments::running(&client, app.id).await?;
     Ok(Json(formations.into_iter().map(|one| wishes::shown(one, running.as_ref())).collect()))
 }

@@ -5,17 +5,21 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
 
-use super::{Answer, done};
+use super::{Answer, done, page::Paging};
 use crate::{
     domain::key,
     server::Controller,
     store::{self, Tx},
 };
 
-pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<Key>> {
-    Ok(Json(store::keys::list(&controller.db.client().await?).await?))
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Key>> {
+    let page = paging.page_of_keys()?;
+    Ok(Json(store::keys::list(&controller.db.client().await?, &page).await?))
 }
 
 pub(crate) async fn show(

@@ -1,5 +1,6 @@
 //! Lists in pages: `count` and `before_id`.
 
+use api::id::{AppId, ClusterJobId, ReleaseId};
 use serde::{Deserialize, Deserializer, de};
 use uuid::Uuid;
 
@@ -27,13 +28,37 @@ pub(crate) struct Paging {
 impl Paging {
     /// The page, of `default` entries if the request does not say.
     pub(crate) fn page(&self, default: u32) -> Result<Page> {
-        let before = self.before_id.as_deref().filter(|id| !id.is_empty());
         // A job has the host's name before its own.
-        let id = |text: &str| {
+        self.page_by(default, |text| {
             let whole = Uuid::try_parse(text).ok();
-            whole.or_else(|| text.parse::<api::id::ClusterJobId>().ok().map(|id| id.job.uuid()))
-        };
-        let before = before.map(|text| id(text).ok_or_else(|| bad(text))).transpose()?;
+            whole.or_else(|| text.parse::<ClusterJobId>().ok().map(|id| id.job.uuid()))
+        })
+    }
+
+    /// The page of a list of formations, which go by `<app id>/<release id>`, or within an app by the latter.
+    pub(crate) fn page_of_formations(&self) -> Result<Page<(AppId, ReleaseId)>> {
+        self.page_by(HISTORY, |text| {
+            let (app, release) = text.split_once('/')?;
+            Some((app.parse().ok()?, release.parse().ok()?))
+        })
+    }
+
+    /// The page of a list of keys, which go by their fingerprints.
+    pub(crate) fn page_of_keys(&self) -> Result<Page<String>> {
+        self.page_by(MOST, |text| Some(text.replace(':', "")))
+    }
+
+    /// The page of a list of routes, which go by `<type>/<hex>`.
+    pub(crate) fn page_of_routes(&self) -> Result<Page<String>> {
+        self.page_by(MOST, |text| {
+            let (kind, id) = text.split_once('/')?;
+            Some(super::routes::full_id(kind, id))
+        })
+    }
+
+    fn page_by<Id>(&self, default: u32, read: impl Fn(&str) -> Option<Id>) -> Result<Page<Id>> {
+        let before = self.before_id.as_deref().filter(|id| !id.is_empty());
+        let before = before.map(|text| read(text).ok_or_else(|| bad(text))).transpose()?;
         let limit = self.count.unwrap_or(default).clamp(1, MOST);
         Ok(Page { before, limit: limit.into() })
     }
@@ -65,5 +90,18 @@ mod tests {
         assert_eq!((page(None), page(Some(0)), page(Some(u32::MAX))), (1000, 1, 10_000));
         let bad = Paging { before_id: Some("x".into()), ..Paging::default() };
         assert!(bad.page(HISTORY).is_err());
+        assert!(bad.page_of_formations().is_err());
+        assert!(bad.page_of_routes().is_err());
+    }
+
+    #[test]
+    fn a_list_goes_on_after_the_id_that_its_entries_have() {
+        let after = |id: &str| Paging { before_id: Some(id.into()), ..Paging::default() };
+        let (app, release) = (AppId::random(), ReleaseId::random());
+        let page = after(&format!("{app}/{release}")).page_of_formations().unwrap();
+        assert_eq!(page.before, Some((app, release)));
+        assert_eq!(after("ab:cd").page_of_keys().unwrap().before, Some("abcd".into()));
+        let dashed = after("http/01234567-89ab-cdef-0123-456789abcdef").page_of_routes().unwrap();
+        assert_eq!(dashed.before, Some("http/0123456789abcdef0123456789abcdef".into()));
     }
 }

@@ -5,17 +5,24 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use daemon::Body;
+use daemon::{Body, Query};
 
-use super::Answer;
+use super::{
+    Answer,
+    page::{self, Paging},
+};
 use crate::{
     error::Error,
     server::Controller,
     store::{self, Tx},
 };
 
-pub(crate) async fn list(State(controller): State<Controller>) -> Answer<Vec<Provider>> {
-    Ok(Json(store::providers::list(&controller.db.client().await?).await?))
+pub(crate) async fn list(
+    State(controller): State<Controller>,
+    Query(paging): Query<Paging>,
+) -> Answer<Vec<Provider>> {
+    let page = paging.page(page::MOST)?;
+    Ok(Json(store::providers::list(&controller.db.client().await?, page).await?))
 }
 
 pub(crate) async fn show(

@@ -1,7 +1,7 @@
 //! What providers made: `/resources` and `/providers/:provider/resources`.
 
 use api::{
-    controller::{NewResource, Provider, Resource},
+    controller::{META_SYSTEM_APP, NewResource, Provider, Resource},
     id::{AppId, ResourceId},
 };
 use axum::{
@@ -40,19 +40,23 @@ pub(crate) async fn list(
 pub(crate) async fn of_provider(
     State(controller): State<Controller>,
     Path(provider): Path<String>,
+    Query(paging): Query<page::Paging>,
 ) -> Answer<Vec<Resource>> {
+    let page = paging.page(page::MOST)?;
     let client = controller.db.client().await?;
     let provider = store::providers::find(&client, &provider).await?;
-    Ok(Json(store::resources::of_provider(&client, provider.id).await?))
+    Ok(Json(store::resources::of_provider(&client, provider.id, page).await?))
 }
 
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<page::Paging>,
 ) -> Answer<Vec<Resource>> {
+    let page = paging.page(page::MOST)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::resources::of_app(&client, app.id).await?))
+    Ok(Json(store::resources::of_app(&client, app.id, page).await?))
 }
 
 pub(crate) async fn show(
@@ -146,26 +150,69 @@ async fn record(
     Ok(Json(resource))
 }
 
-/// Removes a resource: it can be restored for some time, and is then destroyed.
-pub(crate) async fn remove(
-    State(controller): State<Controller>,
-    Path((provider, resource)): Path<(String, String)>,
+/// What is done with a resource that is there.
+enum Change {
+    Remove,
+    Restore,
+    AddApp(String),
+    RemoveApp(String),
+}
+
+/// Does it, and answers the resource as it is then.
+async fn change(
+    controller: &Controller,
+    provider: &str,
+    resource: &str,
+    change: Change,
 ) -> Answer<Resource> {
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let found = find(&*tx, &provider, &resource).await?;
-    for app in &found.apps {
-        let app = store::apps::find(&*tx, &app.to_string()).await?;
-        if app.meta.get(api::controller::META_SYSTEM_APP).is_some_and(|system| system == "true") {
+    let found = find(&*tx, provider, resource).await?;
+    let changed = match change {
+        Change::Remove => {
+            check_unneeded(&tx, &found).await?;
+            store::resources::remove(&mut tx, found.id, controller.resource_grace).await?
+        }
+        Change::Restore => store::resources::restore(&mut tx, found.id).await?,
+        Change::AddApp(_) if found.deleted_at.is_some() => {
+            return Err(Error::Conflict(format!(
+                "{} was removed: restore it first (POST …/restore)",
+                found.id
+            )));
+        }
+        Change::AddApp(app) => {
+            let app = store::apps::find(&*tx, &app).await?;
+            store::resources::add_app(&mut tx, found.id, app.id).await?
+        }
+        Change::RemoveApp(app) => {
+            let app = store::apps::find(&*tx, &app).await?;
+            store::resources::remove_app(&mut tx, found.id, app.id).await?
+        }
+    };
+    tx.commit().await?;
+    Ok(Json(changed))
+}
+
+/// What a part of Flynn uses is not removed.
+async fn check_unneeded(tx: &Tx<'_>, resource: &Resource) -> Result<()> {
+    for app in &resource.apps {
+        let app = store::apps::find(&**tx, &app.to_string()).await?;
+        if app.meta.get(META_SYSTEM_APP).is_some_and(|system| system == "true") {
             return Err(Error::Conflict(format!(
                 "{} is a part of Flynn and needs this resource: it cannot be removed",
                 app.name
             )));
         }
     }
-    let removed = store::resources::remove(&mut tx, found.id, controller.resource_grace).await?;
-    tx.commit().await?;
-    Ok(Json(removed))
+    Ok(())
+}
+
+/// Removes a resource: it can be restored for some time, and is then destroyed.
+pub(crate) async fn remove(
+    State(controller): State<Controller>,
+    Path((provider, resource)): Path<(String, String)>,
+) -> Answer<Resource> {
+    change(&controller, &provider, &resource, Change::Remove).await
 }
 
 /// Brings a removed resource back.
@@ -173,12 +220,7 @@ pub(crate) async fn restore(
     State(controller): State<Controller>,
     Path((provider, resource)): Path<(String, String)>,
 ) -> Answer<Resource> {
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    let found = find(&*tx, &provider, &resource).await?;
-    let restored = store::resources::restore(&mut tx, found.id).await?;
-    tx.commit().await?;
-    Ok(Json(restored))
+    change(&controller, &provider, &resource, Change::Restore).await
 }
 
 /// Lets one more app use a resource.
@@ -186,19 +228,7 @@ pub(crate) async fn add_app(
     State(controller): State<Controller>,
     Path((provider, resource, app)): Path<(String, String, String)>,
 ) -> Answer<Resource> {
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    let found = find(&*tx, &provider, &resource).await?;
-    if found.deleted_at.is_some() {
-        return Err(Error::Conflict(format!(
-            "{} was removed: restore it first (POST …/restore)",
-            found.id
-        )));
-    }
-    let app = store::apps::find(&*tx, &app).await?;
-    let resource = store::resources::add_app(&mut tx, found.id, app.id).await?;
-    tx.commit().await?;
-    Ok(Json(resource))
+    change(&controller, &provider, &resource, Change::AddApp(app)).await
 }
 
 /// Has an app use a resource no longer.
@@ -206,11 +236,5 @@ pub(crate) async fn remove_app(
     State(controller): State<Controller>,
     Path((provider, resource, app)): Path<(String, String, String)>,
 ) -> Answer<Resource> {
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    let found = find(&*tx, &provider, &resource).await?;
-    let app = store::apps::find(&*tx, &app).await?;
-    let resource = store::resources::remove_app(&mut tx, found.id, app.id).await?;
-    tx.commit().await?;
-    Ok(Json(resource))
+    change(&controller, &provider, &resource, Change::RemoveApp(app)).await
 }

@@ -1,5 +1,7 @@
 //! An app's routes, which strowger keeps.
 
+use std::cmp::Reverse;
+
 use api::{
     controller::{App, META_SYSTEM_APP},
     route::{NewRoute, Route, Shown},
@@ -13,11 +15,11 @@ use daemon::Query;
 use http::header;
 use serde::Deserialize;
 
-use super::{Answer, done, form::Formed};
+use super::{Answer, done, form::Formed, page::Paging};
 use crate::{
     error::{Error, Result},
     server::Controller,
-    store::{self, Tx},
+    store::{self, Page, Tx},
 };
 
 /// The service of the controllers.
@@ -34,10 +36,26 @@ async fn find(controller: &Controller, app: &str) -> Result<App> {
 pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Shown>> {
+    let page = paging.page_of_routes()?;
     let app = find(&controller, &app).await?;
     let routes = controller.neighbours.routes(Some(&owner(&app))).await?;
-    Ok(Json(routes.into_iter().map(Shown::from).collect()))
+    Ok(Json(shown(routes, &page)))
+}
+
+/// A page of routes, newest first.
+fn shown(mut routes: Vec<Route>, page: &Page<String>) -> Vec<Shown> {
+    let place = |route: &Route| Reverse((route.created_at, route.id.clone()));
+    routes.sort_by_key(place);
+    let begin = match &page.before {
+        Some(id) => {
+            routes.iter().position(|route| route.id == *id).map_or(routes.len(), |at| at + 1)
+        }
+        None => 0,
+    };
+    let limit = usize::try_from(page.limit).unwrap_or_default();
+    routes.into_iter().skip(begin).take(limit).map(Shown::from).collect()
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,9 +68,11 @@ pub(crate) struct Owned {
 pub(crate) async fn list(
     State(controller): State<Controller>,
     Query(Owned { parent_ref }): Query<Owned>,
+    Query(paging): Query<Paging>,
 ) -> Answer<Vec<Shown>> {
+    let page = paging.page_of_routes()?;
     let routes = controller.neighbours.routes(parent_ref.as_deref()).await?;
-    Ok(Json(routes.into_iter().map(Shown::from).collect()))
+    Ok(Json(shown(routes, &page)))
 }
 
 /// Adds a route; answers when every router serves it.
@@ -193,10 +213,15 @@ pub(crate) async fn show(
 
 /// A route, if it is this app's. Its id may be given with dashes.
 async fn own(controller: &Controller, app: &App, kind: &str, id: &str) -> Result<Route> {
-    let id = uuid::Uuid::try_parse(id).map_or(id.to_owned(), |id| id.simple().to_string());
-    let id = format!("{kind}/{id}");
+    let id = full_id(kind, id);
     let routes = controller.neighbours.routes(Some(&owner(app))).await?;
     routes.into_iter().find(|route| route.id == id).ok_or_else(|| Error::missing("route", id))
+}
+
+/// The id of a route, whose second half may have come with dashes.
+pub(super) fn full_id(kind: &str, id: &str) -> String {
+    let id = uuid::Uuid::try_parse(id).map_or(id.to_owned(), |id| id.simple().to_string());
+    format!("{kind}/{id}")
 }
 
 /// The certificate the controller is reached by, for who has no key yet.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Counts, Tx, artifacts, json, releases};
+use super::{Counts, Page, Tx, artifacts, json, releases};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "app_id, release_id, processes, tags, created_at, updated_at";
@@ -125,6 +125,43 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, app: AppId, release: ReleaseId) -> R
 
 fn event(tx: &mut Tx<'_>, formation: &Formation) {
     tx.event(formation.app, "scale_request", formation.release, formation);
+}
+
+/// A page of the formations of an app, newest first.
+pub(crate) async fn page_of_app(
+    db: &impl GenericClient,
+    app: AppId,
+    page: Page,
+) -> Result<Vec<Formation>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM formations WHERE app_id = $3 AND deleted_at IS NULL \
+         AND ($1::uuid IS NULL OR (created_at, release_id) < \
+             (SELECT created_at, release_id FROM formations WHERE app_id = $3 AND release_id = $1)) \
+         ORDER BY created_at DESC, release_id DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app.uuid()]).await?;
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// The keys of a page of formations, newest first: of those that are live, or also the deleted ones if `since` is given
+/// and they changed since; with `active` only of those with processes.
+pub(crate) async fn page_of_keys(
+    db: &impl GenericClient,
+    since: Option<Timestamp>,
+    active: bool,
+    page: Page<(AppId, ReleaseId)>,
+) -> Result<Vec<(AppId, ReleaseId)>> {
+    let sql = "SELECT app_id, release_id FROM formations \
+               WHERE (updated_at >= $1 OR ($1::timestamptz IS NULL AND deleted_at IS NULL)) \
+               AND (NOT $2 OR (deleted_at IS NULL AND EXISTS \
+                   (SELECT 1 FROM jsonb_each(processes) WHERE value > '0'))) \
+               AND ($3::uuid IS NULL OR (created_at, app_id, release_id) < \
+                   (SELECT created_at, app_id, release_id FROM formations \
+                    WHERE app_id = $3 AND release_id = $4)) \
+               ORDER BY created_at DESC, app_id DESC, release_id DESC LIMIT $5";
+    let (app, release) = page.before.map(|(app, release)| (app.uuid(), release.uuid())).unzip();
+    let rows = pg::rows(db, sql, &[&since, &active, &app, &release, &page.limit]).await?;
+    Ok(rows.iter().map(key).collect())
 }
 
 /// The keys of formations: all that are live, or also the deleted ones if `since` is given and they changed since.

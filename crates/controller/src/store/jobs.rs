@@ -1,5 +1,7 @@
 //! Jobs, as the controller was told of them.
 
+use std::time::Duration;
+
 use api::{
     controller::Job,
     id::{AppId, JobId, ReleaseId},
@@ -111,6 +113,48 @@ pub(crate) async fn put_new(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     let job = of_row(&row);
     tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
     Ok(job)
+}
+
+/// A job that shall end with its client, and of which nobody says any more that it has one.
+#[derive(Debug, Clone)]
+pub(crate) struct Unattended {
+    /// The job.
+    pub(crate) id: JobId,
+    /// Where it runs.
+    pub(crate) host: String,
+    /// Since when.
+    pub(crate) since: Timestamp,
+}
+
+/// Says that these jobs have a client for at least so long.
+pub(crate) async fn attach(db: &impl GenericClient, ids: &[JobId], lease: Duration) -> Result<()> {
+    let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+    let sql = "UPDATE jobs SET attached_until = clock_timestamp() + make_interval(secs => $2) \
+               WHERE job_id = ANY($1)";
+    pg::execute(db, sql, &[&ids, &lease.as_secs_f64()]).await?;
+    Ok(())
+}
+
+/// A job needs no client, or has ended.
+pub(crate) async fn detach(db: &impl GenericClient, id: JobId) -> Result<()> {
+    let sql = "UPDATE jobs SET attached_until = NULL WHERE job_id = $1";
+    pg::execute(db, sql, &[&id.uuid()]).await?;
+    Ok(())
+}
+
+/// The jobs whose client nobody has vouched for in time.
+pub(crate) async fn unattended(db: &impl GenericClient) -> Result<Vec<Unattended>> {
+    let sql = format!(
+        "SELECT job_id, host_id, attached_until FROM jobs \
+         WHERE attached_until < clock_timestamp() AND host_id IS NOT NULL AND NOT {ENDED} \
+         ORDER BY attached_until LIMIT 100"
+    );
+    let unattended = |row: &Row| Unattended {
+        id: row.get::<_, Uuid>("job_id").into(),
+        host: row.get("host_id"),
+        since: row.get("attached_until"),
+    };
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(unattended).collect())
 }
 
 /// The jobs of an app: first those that have not ended, then those that have, each newest first. A page begins after a job

@@ -3,7 +3,7 @@
 use api::controller::Key;
 use pg::{GenericClient, Row};
 
-use super::Tx;
+use super::{Page, Tx};
 use crate::{
     domain::key::PublicKey,
     error::{Error, Result},
@@ -20,10 +20,15 @@ fn of_row(row: &Row) -> Key {
     }
 }
 
-/// All keys, newest first.
-pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Key>> {
-    let sql = format!("SELECT {COLUMNS} FROM keys ORDER BY created_at DESC, fingerprint");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+/// Keys, newest first.
+pub(crate) async fn list(db: &impl GenericClient, page: &Page<String>) -> Result<Vec<Key>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM keys WHERE $1::text IS NULL OR (created_at, fingerprint) < \
+             (SELECT created_at, fingerprint FROM keys WHERE fingerprint = $1) \
+         ORDER BY created_at DESC, fingerprint DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// The key with a fingerprint.

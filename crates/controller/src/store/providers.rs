@@ -7,7 +7,7 @@ use api::{
 use pg::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::Tx;
+use super::{Page, Tx};
 use crate::error::{Error, Result};
 
 const COLUMNS: &str = "provider_id, name, url, created_at, updated_at";
@@ -22,11 +22,15 @@ fn of_row(row: &Row) -> Provider {
     }
 }
 
-/// All providers, newest first.
-pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<Provider>> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM providers ORDER BY created_at DESC, provider_id LIMIT 1000");
-    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+/// Providers, newest first.
+pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<Provider>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM providers WHERE $1::uuid IS NULL OR (created_at, provider_id) < \
+             (SELECT created_at, provider_id FROM providers WHERE provider_id = $1) \
+         ORDER BY created_at DESC, provider_id DESC LIMIT $2"
+    );
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// A provider by id or name.

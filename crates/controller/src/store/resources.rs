@@ -16,8 +16,10 @@ const RESOURCE: &str = "SELECT resource_id, provider_id, external_id, env, creat
      purge_at, ARRAY(SELECT l.app_id FROM app_resources l JOIN apps a USING (app_id) \
            WHERE l.resource_id = r.resource_id AND a.deleted_at IS NULL \
            ORDER BY l.app_id) AS apps FROM resources r";
-/// Most resources in one answer about an app or a provider.
-const LIST_MAX: i64 = 10_000;
+/// The page of a list whose resources are given by more conditions.
+const PAGE: &str = "($1::uuid IS NULL OR (created_at, resource_id) < \
+         (SELECT created_at, resource_id FROM resources WHERE resource_id = $1)) \
+     ORDER BY created_at DESC, resource_id DESC LIMIT $2";
 
 fn of_row(row: &Row) -> Resource {
     let apps: Vec<Uuid> = row.get("apps");
@@ -51,12 +53,7 @@ pub(crate) async fn list(
     page: Page,
     removed: bool,
 ) -> Result<Vec<Resource>> {
-    let sql = format!(
-        "{RESOURCE} WHERE ($3 OR deleted_at IS NULL) AND ($1::uuid IS NULL OR \
-             (created_at, resource_id) < \
-             (SELECT created_at, resource_id FROM resources WHERE resource_id = $1)) \
-         ORDER BY created_at DESC, resource_id DESC LIMIT $2"
-    );
+    let sql = format!("{RESOURCE} WHERE ($3 OR deleted_at IS NULL) AND {PAGE}");
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &removed]).await?;
     Ok(rows.iter().map(of_row).map(without_env).collect())
 }
@@ -65,23 +62,24 @@ pub(crate) async fn list(
 pub(crate) async fn of_provider(
     db: &impl GenericClient,
     provider: ProviderId,
+    page: Page,
 ) -> Result<Vec<Resource>> {
-    let sql = format!(
-        "{RESOURCE} WHERE provider_id = $1 AND deleted_at IS NULL \
-         ORDER BY created_at DESC, resource_id LIMIT $2"
-    );
-    let rows = pg::rows(db, &sql, &[&provider.uuid(), &LIST_MAX]).await?;
+    let sql = format!("{RESOURCE} WHERE provider_id = $3 AND deleted_at IS NULL AND {PAGE}");
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &provider.uuid()]).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 
 /// What an app uses, newest first.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Resource>> {
+pub(crate) async fn of_app(
+    db: &impl GenericClient,
+    app: AppId,
+    page: Page,
+) -> Result<Vec<Resource>> {
     let sql = format!(
         "{RESOURCE} WHERE deleted_at IS NULL AND resource_id IN \
-             (SELECT resource_id FROM app_resources WHERE app_id = $1) \
-         ORDER BY created_at DESC, resource_id LIMIT $2"
+             (SELECT resource_id FROM app_resources WHERE app_id = $3) AND {PAGE}"
     );
-    let rows = pg::rows(db, &sql, &[&app.uuid(), &LIST_MAX]).await?;
+    let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app.uuid()]).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 

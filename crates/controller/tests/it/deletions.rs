@@ -5,31 +5,14 @@ use std::time::Duration;
 use api::{
     controller::{App, Job, JobState, Release},
     error::ErrorCode,
-    id::JobId,
 };
 use controller_client::{Controller, EventQuery};
 
-use crate::{neighbours::HOST, world::World};
+use crate::{scheduler, world::World};
 
 async fn running_job(world: &World, app: &App, release: &Release) -> Job {
-    let uuid = JobId::random();
-    let job = Job {
-        id: format!("{HOST}-{uuid}"),
-        uuid,
-        host_id: Some(HOST.into()),
-        app: app.id,
-        release: release.id,
-        kind: "web".into(),
-        state: JobState::Up,
-        args: vec!["--password=sesame".into()],
-        exit_status: None,
-        host_error: None,
-        end_reason: None,
-        run_at: None,
-        restarts: 0,
-        created_at: None,
-        updated_at: None,
-    };
+    let args = vec!["--password=sesame".into()];
+    let job = Job { state: JobState::Up, args, ..scheduler::job(app.id, release.id, "web") };
     world.client.put_job(&job).await.unwrap()
 }
 

@@ -1,6 +1,7 @@
 use api::{
-    controller::{Job, JobState, NewJob, NewRelease},
+    controller::{Job, JobState, NewJob, NewRelease, ONE_OFF_SECONDS, ONE_OFF_SECONDS_MAX},
     discoverd::Term,
+    error::ErrorCode,
     host::{META_APP, TERM_HEADER},
     id::{AppId, JobId},
 };
@@ -11,7 +12,7 @@ use tokio_util::codec::Framed;
 
 use crate::{
     neighbours::HOST,
-    scheduler::Scheduler,
+    scheduler::{self, Scheduler},
     world::{KEY, World, client},
 };
 
@@ -39,6 +40,16 @@ async fn a_one_off_job_has_the_apps_environment_and_is_listed_and_stopped() {
     assert_eq!(ordered.config.args, ["rake", "db:migrate"]);
     assert_eq!(ordered.config.env["SECRET"], "sesame");
     assert_eq!(ordered.metadata[META_APP], app.id.to_string());
+    assert_eq!(ordered.config.time_limit_seconds, Some(ONE_OFF_SECONDS), "none runs for ever");
+    let limited = NewJob { timeout_seconds: Some(60), ..command(&["rake"]) };
+    let limited = client.run_job_detached("one", &limited).await.unwrap();
+    let ordered = world.neighbours.jobs.borrow()[&limited.uuid].clone();
+    assert_eq!(ordered.config.time_limit_seconds, Some(60));
+    for seconds in [0, ONE_OFF_SECONDS_MAX + 1] {
+        let bad = NewJob { timeout_seconds: Some(seconds), ..command(&["rake"]) };
+        let refused = client.run_job_detached("one", &bad).await.unwrap_err();
+        assert_eq!(refused.code(), Some(ErrorCode::ValidationError));
+    }
     let listed = client.jobs("one").await.unwrap();
     assert!(listed.iter().any(|known| known.id == job.id && known.args == job.args));
 
@@ -129,28 +140,17 @@ async fn a_job_is_recorded_even_if_its_release_is_unknown_and_only_for_its_own_a
     let client = &world.client;
     let app = world.app("one").await;
     let release = client.create_release(&NewRelease::default()).await.unwrap();
-    let uuid = JobId::random();
+    let placed = scheduler::job(app.id, release.id, "web");
     let job = Job {
-        id: uuid.to_string(),
-        uuid,
+        id: placed.uuid.to_string(),
         host_id: None,
-        app: app.id,
-        release: release.id,
-        kind: "web".into(),
         state: JobState::Pending,
-        args: vec![],
-        exit_status: None,
         host_error: Some("no host has room".into()),
-        end_reason: None,
-        run_at: None,
-        restarts: 0,
-        created_at: None,
-        updated_at: None,
+        ..placed.clone()
     };
     client.put_job(&job).await.unwrap();
-    let placed = Job { id: format!("{HOST}-{uuid}"), host_id: Some(HOST.into()), ..job.clone() };
-    client.put_job(&Job { state: JobState::Up, ..placed }).await.unwrap();
-    let known = client.job("one", &format!("{HOST}-{uuid}")).await.unwrap();
+    client.put_job(&Job { state: JobState::Up, ..placed.clone() }).await.unwrap();
+    let known = client.job("one", &placed.id).await.unwrap();
     assert_eq!((known.state, known.host_id.as_deref()), (JobState::Up, Some(HOST)));
     let foreign = Job { app: AppId::random(), ..job };
     assert!(client.put_job(&foreign).await.unwrap_err().is_not_found());

@@ -1,36 +1,17 @@
 //! The log of an app, out of those of its jobs.
 
-use api::{
-    controller::{App, Job, JobState, LogLine, Release},
-    id::JobId,
-};
+use api::controller::{App, Job, JobState, LogLine, Release};
 use controller_client::{Error, LogQuery};
 use futures_util::{Stream, StreamExt, TryStreamExt, pin_mut};
 
 use crate::{
     neighbours::{HOST, line},
+    scheduler,
     world::{KEY, World, raw_http},
 };
 
 async fn job(world: &World, app: &App, release: &Release, state: JobState) -> Job {
-    let uuid = JobId::random();
-    let job = Job {
-        id: format!("{HOST}-{uuid}"),
-        uuid,
-        host_id: Some(HOST.into()),
-        app: app.id,
-        release: release.id,
-        kind: "web".into(),
-        state,
-        args: vec![],
-        exit_status: None,
-        host_error: None,
-        end_reason: None,
-        run_at: None,
-        restarts: 0,
-        created_at: None,
-        updated_at: None,
-    };
+    let job = Job { state, ..scheduler::job(app.id, release.id, "web") };
     world.client.put_job(&job).await.unwrap()
 }
 

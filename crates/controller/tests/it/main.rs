@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apps;
+mod attached;
 mod builds;
 mod compat;
 mod deletions;
@@ -12,6 +13,7 @@ mod jobs;
 mod logs;
 mod neighbours;
 mod odd;
+mod pages;
 mod repositories;
 mod resources;
 mod retention;

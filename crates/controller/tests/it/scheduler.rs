@@ -109,36 +109,38 @@ impl Scheduler {
     }
 }
 
+/// A job that starts on the host.
+pub(crate) fn job(app: AppId, release: ReleaseId, kind: &str) -> Job {
+    let uuid = JobId::random();
+    Job {
+        id: format!("{HOST}-{uuid}"),
+        uuid,
+        host_id: Some(HOST.into()),
+        app,
+        release,
+        kind: kind.into(),
+        state: JobState::Starting,
+        args: vec![],
+        exit_status: None,
+        host_error: None,
+        end_reason: None,
+        run_at: None,
+        restarts: 0,
+        created_at: None,
+        updated_at: None,
+    }
+}
+
 fn ended(job: Job, host_error: Option<String>, end_reason: Option<EndReason>) -> Job {
     Job { state: JobState::Crashed, host_error, end_reason, ..job }
 }
 
-#[expect(clippy::too_many_lines, reason = "a table: an arm a behaviour")]
 async fn start(
     controller: &Controller,
     (app, release, kind): &Kind,
     behaviour: &str,
 ) -> Option<Job> {
-    let new = || {
-        let uuid = JobId::random();
-        Job {
-            id: format!("{HOST}-{uuid}"),
-            uuid,
-            host_id: Some(HOST.into()),
-            app: *app,
-            release: *release,
-            kind: kind.clone(),
-            state: JobState::Starting,
-            args: vec![],
-            exit_status: None,
-            host_error: None,
-            end_reason: None,
-            run_at: None,
-            restarts: 0,
-            created_at: None,
-            updated_at: None,
-        }
-    };
+    let new = || job(*app, *release, kind);
     let put = async |job: Job| controller.put_job(&job).await.unwrap();
     match behaviour {
         "crash" => {

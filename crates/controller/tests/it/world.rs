@@ -48,6 +48,7 @@ impl World {
             retention: controller::Retention::default(),
             default_route_domain: Some("test.localhost".into()),
             builds_at_once: 2,
+            attach_lease: std::time::Duration::from_secs(3),
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),
@@ -67,6 +68,13 @@ impl World {
         let db = pg::Pool::new(self.config.database.clone(), 1);
         db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
         db.client().await.unwrap().batch_execute(sql).await.unwrap();
+    }
+
+    /// A number that the database holds.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let db = pg::Pool::new(self.config.database.clone(), 1);
+        db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+        pg::row(&db.client().await.unwrap(), sql, &[]).await.unwrap().get(0)
     }
 
     pub(crate) async fn app(&self, name: &str) -> App {

@@ -72,6 +72,12 @@ pub(crate) fn disk_sentence(used: u64, limit: u64) -> String {
     )
 }
 
+/// Said of a job that ran too long.
+pub(crate) fn time_sentence(limit: Duration) -> String {
+    let limit = humantime::format_duration(limit);
+    format!("it ran for {limit}, which is its time limit, and was stopped; ask for a longer one")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

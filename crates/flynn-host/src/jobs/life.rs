@@ -79,7 +79,7 @@ pub(super) struct Process {
     pub(super) death: Death,
     pumped: Option<oneshot::Receiver<()>>,
     /// How long it ran already when this daemon came to know it.
-    ran: Duration,
+    pub(super) ran: Duration,
     /// It had ended for want of memory when this daemon came to know it.
     out_of_memory: bool,
     /// The job it was ended for.
@@ -382,7 +382,7 @@ impl Life {
                 self.say(&said).await;
                 None
             }
-            Breach::Disk { said } => {
+            Breach::Disk { said } | Breach::Time { said } => {
                 self.say(&said).await;
                 self.host.announcer.withdraw(active).await;
                 let because = Cause { reason: EndReason::LimitExceeded, said };

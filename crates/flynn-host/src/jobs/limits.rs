@@ -1,4 +1,4 @@
-//! Watching the limits that do more than refuse: memory, where the kernel kills, and disk, where only we do.
+//! Watching the limits that do more than refuse: memory, where the kernel kills, and disk and time, where only we do.
 
 use std::{
     error::Error,
@@ -21,7 +21,7 @@ use crate::{
     disk,
     domain::limits::{
         TOO_DEEP, disk_sentence, killed_sentence, may_have_passed, processes_sentence, refusals,
-        rest,
+        rest, time_sentence,
     },
     host::Host,
 };
@@ -121,6 +121,11 @@ pub(super) enum Breach {
         /// What its owner is told.
         said: String,
     },
+    /// It is to be stopped.
+    Time {
+        /// What its owner is told.
+        said: String,
+    },
 }
 
 /// A process and its limits.
@@ -140,6 +145,8 @@ pub(super) struct Limited {
     free: Option<u64>,
     /// How long that took: who is quick to measure is not to wait for who is slow.
     took: Duration,
+    /// How long it may run, and when that is over.
+    time: Option<(Duration, Instant)>,
 }
 
 impl Limited {
@@ -158,6 +165,10 @@ impl Limited {
             used: 0,
             free: free(process.pid),
             took: Duration::ZERO,
+            time: active.job.config.time_limit_seconds.map(|seconds| {
+                let limit = Duration::from_secs(seconds.into());
+                (limit, Instant::now() + limit.saturating_sub(process.ran))
+            }),
         }
     }
 
@@ -168,6 +179,7 @@ impl Limited {
                 () = self.death.killed_for_memory() => {
                     return Breach::Memory { said: killed_sentence(self.limits.memory) };
                 }
+                said = timed_out(self.time) => return Breach::Time { said },
                 () = sleep_until(self.next.min(Instant::now() + LOOK)) => {}
             }
             if refused(self.pid).is_some_and(|refused| refused > self.refusals) {
@@ -220,6 +232,17 @@ impl Limited {
 fn free(pid: i64) -> Option<u64> {
     let stat = rustix::fs::statvfs(format!("/proc/{pid}/root")).ok().filter(|_| pid > 0)?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Waits until the time of a process is over, if it has any; what its owner is told.
+async fn timed_out(time: Option<(Duration, Instant)>) -> String {
+    match time {
+        Some((limit, over)) => {
+            sleep_until(over).await;
+            time_sentence(limit)
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// How often a process was refused to a job, by its own view of its cgroup: in the first version of cgroups there is a
