@@ -4,6 +4,7 @@
 mod apps;
 mod attached;
 mod builds;
+mod busy;
 mod compat;
 mod deletions;
 mod deployments;

@@ -9,7 +9,7 @@ use std::{
 use api::{
     blob::Blob,
     cluster::{Capacity, Committed, HostState, State as Cluster, Tx},
-    controller::LogLine,
+    controller::{LogLine, Provisioned},
     discoverd::{Event, EventKind, Instance, Term},
     error::ErrorCode,
     host::{ActiveJob, AttachRequest, EndReason, Job, Status},
@@ -19,7 +19,7 @@ use api::{
 use attach::{Frame, FrameCodec, State as Attach, Stream};
 use axum::{
     Json, Router,
-    extract::{FromRequest, Path, Query, Request, State},
+    extract::{FromRequest, OriginalUri, Path, Query, Request, State},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -82,8 +82,10 @@ impl Neighbours {
             .route("/host/jobs/{job}", get(job).put(order).delete(stop))
             .route("/host/jobs/{job}/log", get(log))
             .route("/attach", post(attached))
+            .route("/provider", post(provide))
             .route("/", get(blobs))
-            .route("/slugs/{name}", delete(delete_slug))
+            .route("/slugs/{name}", delete(delete_blob))
+            .route("/repos/{app}/{name}", delete(delete_blob))
             .with_state(shared.clone());
         lifetime.serve(listener, router);
         shared
@@ -310,7 +312,13 @@ async fn blobs(
     Json(listed.cloned().collect())
 }
 
-async fn delete_slug(State(shared): Shared, Path(name): Path<String>) -> Json<()> {
-    shared.blobs.lock().unwrap().remove(&format!("/slugs/{name}"));
+/// Makes something else each time.
+async fn provide() -> Json<Provisioned> {
+    let (id, env) = (format!("/things/{}", JobId::random()), BTreeMap::new());
+    Json(Provisioned { id, env })
+}
+
+async fn delete_blob(State(shared): Shared, path: OriginalUri) -> Json<()> {
+    shared.blobs.lock().unwrap().remove(path.path());
     Json(())
 }

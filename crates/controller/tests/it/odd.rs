@@ -1,8 +1,8 @@
 //! Bodies that nobody means.
 
 use api::{
-    controller::{App, JobState, NewFormation, Release},
-    id::JobId,
+    controller::{App, JobState, NewApp, NewFormation, NewProvider, Release},
+    id::{JobId, ResourceId},
 };
 use proptest::{
     prelude::*,
@@ -125,7 +125,7 @@ fn places(app: &App, release: &Release) -> Vec<(Method, String, Value)> {
         (
             Method::POST,
             "/apps/one/jobs".into(),
-            json!({ "release": release.id, "args": ["a"], "env": { "A": "1" }, "meta": { "a": "b" } }),
+            json!({ "release": release.id, "args": ["a"], "env": { "A": "1" }, "meta": { "a": "b" }, "timeout_seconds": 9 }),
         ),
         (Method::POST, "/apps/one/deploy".into(), json!({ "id": release.id })),
         (
@@ -147,6 +147,58 @@ fn places(app: &App, release: &Release) -> Vec<(Method, String, Value)> {
     ]
 }
 
+/// The places of a push, of scaling, and of what an app has. Where there is a `{app}`, each body needs an app of its own: what
+/// one did would be in the way of the next.
+fn more_places(app: &App, release: &Release, route: &str) -> Vec<(Method, String, Value)> {
+    let (commit, sha) = ("1".repeat(40), "a".repeat(64));
+    let slug = json!({ "type": "file", "uri": format!("http://shelf.discoverd/slugs/{sha}.tgz"),
+        "meta": { "sha256": sha } });
+    let resource = ResourceId::random();
+    vec![
+        (
+            Method::PUT,
+            "/apps/one/repository/lease".into(),
+            json!({ "holder": "somebody", "ttl_seconds": 30 }),
+        ),
+        (
+            Method::PUT,
+            "/apps/{app}/repository/refs".into(),
+            json!({ "refs": { "refs/heads/x": commit, "refs/tags/y": null },
+                "packs": { "old": [], "new": ["/repos/a/1.pack"] } }),
+        ),
+        (
+            Method::POST,
+            "/apps/{app}/push".into(),
+            json!({ "slug": slug, "image": { "type": "docker", "uri": "docker:///flynn/slugrunner" },
+                "types": ["web"], "config_vars": { "A": "1" }, "meta": { "git.commit": commit },
+                "head": { "old": null, "new": commit, "packs": ["/repos/a/1.pack"] } }),
+        ),
+        (
+            Method::PUT,
+            format!("/apps/one/scale/{}", release.id),
+            json!({ "new_processes": { "web": 1 }, "old_processes": { "web": 1 },
+                "new_tags": { "web": { "disk": "ssd" } }, "old_tags": { "web": {} }, "state": "pending" }),
+        ),
+        (
+            Method::PUT,
+            format!("/apps/one/routes/{route}"),
+            json!({ "type": "http", "domain": "one.test.localhost", "service": "one-web", "path": "/",
+                "tls_cert": "x", "tls_key": "y", "leader": false, "config": { "service": "one-web" } }),
+        ),
+        (
+            Method::PUT,
+            format!("/providers/p/resources/{resource}"),
+            json!({ "external_id": "/x/1", "env": { "A": "1" }, "apps": [app.id], "config": {} }),
+        ),
+        (
+            Method::POST,
+            "/providers/p/resources".into(),
+            json!({ "external_id": "/x/2", "env": { "A": "1" }, "apps": ["one"], "config": { "a": 1 } }),
+        ),
+        (Method::PUT, "/builds/0123456789abcdef".into(), json!({ "app": "one" })),
+    ]
+}
+
 #[tokio::test]
 async fn no_body_and_no_path_makes_the_controller_fail() {
     let world = World::start().await;
@@ -155,7 +207,14 @@ async fn no_body_and_no_path_makes_the_controller_fail() {
     let release = world.release(&app, &["web"], "serve").await;
     let up = NewFormation { processes: [("web".to_owned(), 1)].into() };
     client.put_formation("one", release.id, &up).await.unwrap();
-    let places = places(&app, &release);
+    let route = client.routes("one").await.unwrap().remove(0);
+    let provider = NewProvider {
+        name: "p".into(),
+        url: format!("{}/provider", world.neighbours.url()),
+        key: None,
+    };
+    client.create_provider(&provider).await.unwrap();
+    let places = [places(&app, &release), more_places(&app, &release, &route.id)].concat();
     let base = client.client().endpoint().to_string();
     let http = raw_http();
     let rng = TestRng::deterministic_rng(Config::default().rng_algorithm);
@@ -164,6 +223,11 @@ async fn no_body_and_no_path_makes_the_controller_fail() {
         for _ in 0..BODIES {
             let (at, odd) = (0usize..1000, odd()).new_tree(&mut runner).unwrap().current();
             let body = changed(body.clone(), at, odd);
+            let path = match path.contains("{app}") {
+                true => path
+                    .replace("{app}", &client.create_app(&NewApp::default()).await.unwrap().name),
+                false => path.clone(),
+            };
             let request = http.request(method.clone(), format!("{base}{path}"));
             check(
                 request.basic_auth("", Some(KEY)).json(&body),
