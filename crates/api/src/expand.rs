@@ -173,7 +173,8 @@ pub fn process_job(
     })
 }
 
-fn volumes(app: &App, kind: &str, process: &ProcessType) -> Vec<Volume> {
+/// The volumes of a process type.
+pub fn volumes(app: &App, kind: &str, process: &ProcessType) -> Vec<Volume> {
     let by_name = app.meta.get(META_VOLUMES_BY_NAME).is_some_and(|value| value == "true");
     let name = |path: &str| match by_name {
         true => format!("{}-{kind}-{}", app.name, path.trim_matches('/').replace('/', "-")),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    check, config, create, delete, deployment, docker, env, events, help, keys, limit, log, meta,
-    ps, releases, resources, routes, run, scale, servers,
+    check, config, create, delete, deployment, docker, env, events, git_deploy, help, keys, limit,
+    log, meta, ps, releases, resources, routes, run, scale, servers, volumes,
 };
 
 const AFTER: &str = "\
@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Apps(Listing),
     /// Show where to push an app and where to see it
     Info(Listing),
+    /// Deploy a git repository by its URL
+    Deploy(git_deploy::DeployArgs),
     /// List the jobs
     Ps(ps::PsArgs),
     /// Stop jobs
@@ -151,6 +153,10 @@ pub(crate) enum Command {
     ResourceRemove(resources::RemoveArgs),
     /// Bring a removed resource back
     ResourceRestore(resources::RestoreArgs),
+    /// List the app's volumes, with host and size
+    Volumes(volumes::VolumesArgs),
+    /// Remove a volume that is not in use, with its data
+    VolumeRemove(volumes::RemoveArgs),
     /// Delete what is no longer kept of the app: old releases, and what only they need
     Gc(Listing),
     /// List the SSH keys that may push

@@ -31,20 +31,44 @@ const GRACE: Duration = Duration::from_secs(2);
 const LOST: &str = "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` \
                     shows what became of it";
 
+/// What the job reads.
+pub(crate) enum Input {
+    /// The keys of our terminal, which the job has as its own.
+    Terminal,
+    /// Our stdin.
+    Stdin,
+    /// This, and nothing else.
+    Given(Bytes),
+}
+
+/// Where the job's stdout goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Stdout {
+    /// To our own.
+    Apart,
+    /// To stderr, as its stderr.
+    WithStderr,
+}
+
 /// Stays attached until the job ends, and answers with its exit status. The connection carries frames already.
-pub(crate) async fn converse(connection: Upgraded, tty: bool) -> anyhow::Result<u32> {
+pub(crate) async fn converse(
+    connection: Upgraded,
+    input: Input,
+    stdout: Stdout,
+) -> anyhow::Result<u32> {
+    let tty = matches!(input, Input::Terminal);
     let (from_job, to_job) = tokio::io::split(connection);
     // Before the terminal is raw, for this may fail.
     let signals = Signals::new().context("listening for signals")?;
     let raw = if tty { Some(RawMode::enter().context("making the terminal raw")?) } else { None };
     let (sender, unsent) = mpsc::channel(UNSENT);
     let sending = async {
-        tokio::join!(send(unsent, to_job), read_stdin(sender.clone()));
+        tokio::join!(send(unsent, to_job), say(input, sender.clone()));
         // What becomes of the job is said by the other direction.
         std::future::pending::<()>().await;
     };
     let status = tokio::select! {
-        status = receive(from_job) => status,
+        status = receive(from_job, stdout) => status,
         number = signals.forward(sender.clone(), tty) => Ok(128 + number),
         () = sending => unreachable!("sending waits for ever"),
     };
@@ -58,6 +82,17 @@ async fn send(mut unsent: mpsc::Receiver<Frame>, to_job: impl AsyncWrite + Unpin
     while let Some(frame) = unsent.recv().await {
         if frames.send(frame).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Sends what the job shall read, and its end.
+async fn say(input: Input, sender: mpsc::Sender<Frame>) {
+    match input {
+        Input::Terminal | Input::Stdin => read_stdin(sender).await,
+        Input::Given(bytes) => {
+            let _ = sender.send(Frame::Data { stream: Stream::Stdin, bytes }).await;
+            let _ = sender.send(Frame::eof(Stream::Stdin)).await;
         }
     }
 }
@@ -77,16 +112,18 @@ async fn read_stdin(sender: mpsc::Sender<Frame>) {
 }
 
 /// Writes what the job says, until it ends.
-async fn receive(from_job: impl AsyncRead + Unpin) -> anyhow::Result<u32> {
+async fn receive(from_job: impl AsyncRead + Unpin, to: Stdout) -> anyhow::Result<u32> {
     let mut frames = FramedRead::new(from_job, FrameCodec);
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = frames.next().await {
         match frame.context(LOST)? {
-            Frame::Data { stream: Stream::Stderr, bytes } => {
-                // Nobody there is no reason to stop.
-                let _ = write(&mut stderr, bytes).await;
-            }
-            Frame::Data { stream: _, bytes } => write(&mut stdout, bytes).await?,
+            Frame::Data { stream, bytes } => match (stream, to) {
+                (Stream::Stderr, _) | (_, Stdout::WithStderr) => {
+                    // Nobody there is no reason to stop.
+                    let _ = write(&mut stderr, bytes).await;
+                }
+                (_, Stdout::Apart) => write(&mut stdout, bytes).await?,
+            },
             Frame::Exit(status) => return Ok(status),
             Frame::Signal(_) | Frame::Resize { .. } => {}
         }

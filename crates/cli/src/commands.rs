@@ -11,6 +11,7 @@ pub(crate) mod deployment;
 pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod events;
+pub(crate) mod git_deploy;
 pub(crate) mod help;
 pub(crate) mod keys;
 pub(crate) mod limit;
@@ -23,6 +24,7 @@ pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod scale;
 pub(crate) mod servers;
+pub(crate) mod volumes;
 
 use std::process::ExitCode;
 
@@ -49,6 +51,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Kill(args) => ps::kill(session, &args).await?,
         Command::Log(args) => log::log(session, &args).await?,
         Command::Scale(args) => scale::scale(session, &args).await?,
+        Command::Deploy(args) => return git_deploy::deploy(session, &args).await,
         Command::Run(args) => return run::run(session, &args).await,
         Command::Config(args) => config::config(session, &args).await?,
         Command::Env(args) => env::list(session, &args).await?,
@@ -87,6 +90,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::ResourceAdd(args) => resources::add(session, &args).await?,
         Command::ResourceRemove(args) => resources::remove(session, &args).await?,
         Command::ResourceRestore(args) => resources::restore(session, &args).await?,
+        Command::Volumes(args) => volumes::list(session, &args).await?,
+        Command::VolumeRemove(args) => volumes::remove(session, &args).await?,
         Command::Gc(args) => resources::collect(session, args).await?,
         Command::Keys(args) => keys::list(session, args).await?,
         Command::KeyAdd(args) => keys::add(session, &args).await?,

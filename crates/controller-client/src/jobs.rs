@@ -69,6 +69,13 @@ impl Controller {
         self.client.upgrade(reqwest::Method::POST, &path, ATTACH_PROTOCOL, job).await
     }
 
+    /// Starts a job that deploys the repository its stdin names (`api::git::GitSource` as JSON). Answers once it runs, as
+    /// [`run_job_attached`](Self::run_job_attached).
+    pub async fn deploy_repository(&self, app: &str) -> Result<Upgraded, Error> {
+        let path = format!("/apps/{}/git-deploys", escape(app));
+        self.client.upgrade(reqwest::Method::POST, &path, ATTACH_PROTOCOL, &()).await
+    }
+
     /// The log of an app, or of one of its jobs, oldest line first.
     pub async fn log(
         &self,

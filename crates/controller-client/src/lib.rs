@@ -10,6 +10,7 @@ mod pages;
 mod path;
 mod resources;
 mod streams;
+mod volumes;
 
 use api_client::{Client, Endpoint};
 pub use api_client::{Error, Upgraded};

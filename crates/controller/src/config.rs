@@ -77,8 +77,8 @@ pub struct Config {
     pub listen: std::net::SocketAddr,
     /// Keys that are accepted.
     pub keys: Keys,
-    /// Keys that open only what a push needs.
-    pub gitreceive_keys: Keys,
+    /// Keys that open only what a push needs, separated by commas; the first is given to who deploys a repository.
+    pub gitreceive_key: String,
     /// Key of flynn-host and sampi.
     pub host_key: Option<String>,
     /// Key of strowger's API.
@@ -109,7 +109,7 @@ impl From<Args> for Config {
         Self {
             listen: (std::net::Ipv4Addr::UNSPECIFIED, args.port).into(),
             keys: Keys::parse(&args.auth_key),
-            gitreceive_keys: Keys::parse(&args.gitreceive_key),
+            gitreceive_key: args.gitreceive_key,
             host_key: args.host_key,
             strowger_key: args.strowger_key,
             postgres_api_key: args.postgres_api_key,

@@ -6,6 +6,7 @@ pub(crate) mod form;
 pub(crate) mod formation;
 pub(crate) mod key;
 pub(crate) mod locks;
+pub(crate) mod owned_volumes;
 pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod refs;

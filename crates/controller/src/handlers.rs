@@ -7,6 +7,7 @@ pub(crate) mod deployments;
 pub(crate) mod events;
 mod form;
 pub(crate) mod formations;
+pub(crate) mod git_deploys;
 pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
@@ -19,6 +20,7 @@ pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod sinks;
+pub(crate) mod volumes;
 
 use std::str::FromStr;
 

@@ -9,6 +9,7 @@ mod domain;
 mod error;
 mod events;
 mod formations;
+mod git_deploys;
 mod handlers;
 mod in_place;
 mod logs;
@@ -21,6 +22,7 @@ mod routes;
 mod scope;
 mod server;
 mod store;
+mod volumes;
 mod wishes;
 
 pub use config::{Args, Config};

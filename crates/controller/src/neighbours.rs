@@ -77,6 +77,14 @@ impl Neighbours {
         Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
     }
 
+    /// Every host that is known.
+    pub(crate) fn hosts(&self) -> Vec<(String, Host)> {
+        let hosts = self.hosts.borrow();
+        let known = hosts.instances.values().chain(hosts.suspects.values());
+        let host = |addr| Host::with_client(self.client(format!("http://{addr}")));
+        known.filter_map(|found| Some((found.meta.get("id")?.clone(), host(&found.addr)))).collect()
+    }
+
     /// shelf.
     pub(crate) fn shelf(&self) -> Result<&Shelf> {
         self.shelf.as_ref().ok_or_else(|| {

@@ -8,8 +8,9 @@ use axum::{
 use crate::{
     cors,
     handlers::{
-        apps, artifacts, builds, deployments, events, formations, images, jobs, keys, log,
-        providers, releases, repositories, resources, routes as app_routes, run, sinks,
+        apps, artifacts, builds, deployments, events, formations, git_deploys, images, jobs, keys,
+        log, providers, releases, repositories, resources, routes as app_routes, run, sinks,
+        volumes,
     },
     scope::{self, Scopes},
     server::Controller,
@@ -42,6 +43,7 @@ fn of_an_app() -> Router<Controller> {
         .route("/apps/{app}/scale/{release}", put(formations::scale))
         .route("/apps/{app}/jobs", get(jobs::of_app).post(run::run))
         .route("/apps/{app}/jobs/{job}", get(jobs::show).put(jobs::put).delete(jobs::stop))
+        .route("/apps/{app}/git-deploys", post(git_deploys::deploy))
         .route("/apps/{app}/log", get(log::log))
         .route("/apps/{app}/deploy", post(deployments::deploy))
         .route("/apps/{app}/deployments", get(deployments::of_app))
@@ -51,6 +53,8 @@ fn of_an_app() -> Router<Controller> {
             get(app_routes::show).put(app_routes::replace).delete(app_routes::delete),
         )
         .route("/apps/{app}/gc", post(apps::collect))
+        .route("/apps/{app}/volumes", get(volumes::of_app))
+        .route("/apps/{app}/volumes/{volume}", get(volumes::show).delete(volumes::delete))
         .route("/apps/{app}/resources", get(resources::of_app))
         .route("/apps/{app}/repository", get(repositories::show))
         .route(
@@ -72,6 +76,8 @@ fn others() -> Router<Controller> {
         .route("/routes", get(app_routes::list))
         .route("/sinks", get(sinks::list).post(sinks::create))
         .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/{volume}", delete(volumes::delete_left))
         .route("/formations", get(formations::all))
         .route("/active-jobs", get(jobs::active))
         .route("/deployments/{deployment}", get(deployments::show).delete(deployments::cancel))

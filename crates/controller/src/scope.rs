@@ -100,7 +100,8 @@ async fn is_within(controller: &Controller, method: &Method, path: &str) -> Resu
     Ok(!is_system(&app))
 }
 
-fn is_system(app: &App) -> bool {
+/// Whether an app is a part of Flynn.
+pub(crate) fn is_system(app: &App) -> bool {
     app.meta.get(META_SYSTEM_APP).is_some_and(|system| system == "true")
 }
 
@@ -137,6 +138,7 @@ mod tests {
             ("POST", "/apps/a/deploy"),
             ("PUT", "/apps/a/formations/r"),
             ("GET", "/apps/a/log"),
+            ("POST", "/apps/a/git-deploys"),
             ("GET", "/apps/controlle%72/release"),
             ("GET", "/resources"),
             ("GET", "/formations"),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use api::error::ErrorCode;
-use daemon::Lifetime;
+use daemon::{Lifetime, auth::Keys};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     deletions, deployer,
     events::Events,
+    git_deploys::DeployKeys,
     neighbours::Neighbours,
     orphans::{self, Attachments},
     purges, retention,
@@ -44,6 +45,8 @@ pub(crate) struct Controller {
     pub(crate) resource_grace: Duration,
     /// How much of the past is kept.
     pub(crate) retention: crate::Retention,
+    /// What a job that deploys a repository is given.
+    pub(crate) deploy_keys: Option<DeployKeys>,
 }
 
 /// A controller that serves.
@@ -86,6 +89,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         attachments: Attachments::default(),
         resource_grace: config.resource_grace,
         retention: config.retention,
+        deploy_keys: DeployKeys::first_of(&config.gitreceive_key, config.shelf_key.as_deref()),
     };
     lifetime.spawn("migrations", |stop| async move {
         let migrated =
@@ -102,7 +106,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let scopes = Scopes {
         controller: controller.clone(),
         people: config.keys,
-        pushes: config.gitreceive_keys,
+        pushes: Keys::parse(&config.gitreceive_key),
     };
     let status = daemon::status::status({
         let controller = controller.clone();

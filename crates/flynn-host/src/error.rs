@@ -3,7 +3,7 @@
 use api::error::ErrorCode;
 use daemon::ApiError;
 
-use crate::{jobs::orders::OrderError, terms::TermError};
+use crate::{jobs::orders::OrderError, terms::TermError, volumes::folders::RemoveError};
 
 pub(crate) fn of_order(err: OrderError) -> ApiError {
     let message = err.to_string();
@@ -32,5 +32,15 @@ pub(crate) fn of_term(err: TermError) -> ApiError {
     match &err {
         TermError::Old(old) => ApiError::new(ErrorCode::PreconditionFailed, old.to_string()),
         TermError::Io(_) => ApiError::internal("noting the leader's term", &err),
+    }
+}
+
+pub(crate) fn of_volume(err: RemoveError) -> ApiError {
+    match &err {
+        RemoveError::Missing(_) => ApiError::not_found(err.to_string()),
+        RemoveError::InUse { .. } => ApiError::new(ErrorCode::Conflict, err.to_string()),
+        RemoveError::Io { .. } | RemoveError::Panicked(_) => {
+            ApiError::internal("removing the volume", &err)
+        }
     }
 }

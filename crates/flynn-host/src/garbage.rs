@@ -25,14 +25,11 @@ use crate::{
         garbage::{Idle, Kept, age, surplus},
         spec::{LABEL_HOST, LABEL_JOB},
         users,
-        validate::is_volume_name,
     },
     host::Host,
     jobs::container::scratch_root,
+    volumes::folders::{blocking, listed, set_aside},
 };
-
-/// Folders of volumes that are being removed begin so; no volume's name does.
-const GOING: &str = ".going-";
 
 /// What is kept although nobody uses it.
 #[derive(Debug, Clone, Copy)]
@@ -152,14 +149,7 @@ impl Garbage {
             let _nobody = self.host.accepting.lock().await;
             if !used_volumes(&self.host).contains(name) {
                 info!(volume = %name, "removing a volume nobody has used for long");
-                let folder = self.host.folders.volumes();
-                let aside = folder.join(format!("{GOING}{name}"));
-                fs::rename(folder.join(name), &aside)?;
-                gone.push(aside);
-                if let Err(err) = self.host.volumes.release(name).await {
-                    let error = &err as &dyn Error;
-                    warn!(error, volume = %name, "a volume that is gone still counts as this host's");
-                }
+                gone.push(set_aside(&self.host, name).await?);
             }
         }
         blocking(move || gone.iter().try_for_each(fs::remove_dir_all)).await
@@ -186,12 +176,6 @@ impl Reconcile for Garbage {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
-}
-
 /// Tags of the images of slugs of jobs that run or are about to.
 fn used_slugs(host: &Host) -> BTreeSet<String> {
     let active = host.registry.active().into_iter().map(|active| active.job);
@@ -213,24 +197,4 @@ fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(err) => Err(err),
     }
-}
-
-/// The volumes there are, and folders of those that were to be removed when the daemon ended.
-fn listed(folder: &Path) -> io::Result<(BTreeSet<String>, Vec<PathBuf>)> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
-        Err(err) => return Err(err),
-    };
-    let (mut volumes, mut going) = (BTreeSet::new(), Vec::new());
-    for entry in entries {
-        let entry = entry?;
-        match entry.file_name().into_string() {
-            Ok(name) if name.starts_with(GOING) => going.push(entry.path()),
-            Ok(name) if is_volume_name(&name) => _ = volumes.insert(name),
-            // Whatever it is, no job made it.
-            _ => {}
-        }
-    }
-    Ok((volumes, going))
 }

@@ -21,7 +21,7 @@ use crate::{
         registry::Registry,
     },
     terms::Terms,
-    volumes::Volumes,
+    volumes::{Volumes, sizes::Sizes},
 };
 
 /// The host.
@@ -36,6 +36,7 @@ pub(crate) struct Host {
     /// Images that were pushed.
     pub(crate) archives: Archives,
     pub(crate) volumes: Volumes,
+    pub(crate) sizes: Sizes,
     /// Turns of the hosts that are given images.
     pub(crate) exports: Arc<Semaphore>,
     pub(crate) registry: Registry,

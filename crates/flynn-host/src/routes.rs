@@ -11,7 +11,7 @@ use keyspace::Keyspace;
 
 use crate::{
     cluster::Leadership,
-    handlers::{attach, cluster, host, hosts, images, jobs, log},
+    handlers::{attach, cluster, host, hosts, images, jobs, log, volumes},
     host::Host,
     neighbours::Neighbours,
 };
@@ -42,6 +42,8 @@ pub(crate) fn router(app: App, key: &str) -> Router {
         .route("/host/jobs/{id}/signal/{signal}", put(jobs::signal))
         .route("/host/jobs/{id}/log", get(log::log))
         .route("/host/images/{*name}", get(images::image))
+        .route("/host/volumes", get(volumes::list))
+        .route("/host/volumes/{name}", delete(volumes::remove))
         .route("/attach", post(attach::attach))
         .route("/host/status", get(host::status))
         .route("/host/addresses", get(host::addresses))

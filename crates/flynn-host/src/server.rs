@@ -64,7 +64,7 @@ use crate::{
     routes::{Alone, App, router},
     subnet::subnet,
     terms::Terms,
-    volumes::Volumes,
+    volumes::{Volumes, sizes::Sizes},
 };
 
 /// How often registrations are compared with discoverd.
@@ -277,6 +277,7 @@ impl Parts<'_> {
                 &self.file.id,
                 several.map(|(neighbours, etcd)| (etcd.clone(), neighbours.grid.clone())),
             ),
+            sizes: Sizes::default(),
             archives: Archives::new(self.engine.clone(), shelf.clone()),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,

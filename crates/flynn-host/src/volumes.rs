@@ -2,6 +2,9 @@
 //!
 //! Without it, what keeps data on a host that is away would be started elsewhere with nothing, and be taken for the whole.
 
+pub(crate) mod folders;
+pub(crate) mod sizes;
+
 use std::{
     collections::BTreeMap,
     path::Path,

@@ -9,6 +9,7 @@ use api::{
         ActiveJob, AttachRequest, Event, HostInfo, HostStatus, Invite, Job, Recovered, TERM_HEADER,
     },
     id::JobId,
+    volume::HostVolume,
 };
 use api_client::{Client, Endpoint, Error, Upgraded};
 use bytes::Bytes;
@@ -54,6 +55,16 @@ impl Host {
     pub async fn put_job(&self, job: &Job) -> Result<(), Error> {
         let path = format!("/host/jobs/{}", job.id);
         self.order(Method::PUT, &path, Some(job)).await.map(drop)
+    }
+
+    /// The volumes it keeps.
+    pub async fn volumes(&self) -> Result<Vec<HostVolume>, Error> {
+        self.client.get("/host/volumes").await
+    }
+
+    /// Removes a volume that no job has.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.order(Method::DELETE, &format!("/host/volumes/{name}"), None).await.map(drop)
     }
 
     /// The hosts of its cluster.

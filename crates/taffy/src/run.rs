@@ -5,9 +5,9 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use api::git::GitSource;
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -68,17 +68,6 @@ impl std::fmt::Debug for Args {
     }
 }
 
-/// What stdin may say.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Said {
-    url: Option<String>,
-    r#ref: Option<String>,
-    user: Option<String>,
-    token: Option<String>,
-    key: Option<String>,
-}
-
 /// What is deployed, and how it is got at.
 struct Source {
     remote: Remote,
@@ -91,7 +80,7 @@ struct Source {
 
 /// Deploys; whether the receiver took it.
 pub async fn run(args: Args) -> anyhow::Result<bool> {
-    let said = if args.stdin { said(&mut std::io::stdin().lock())? } else { Said::default() };
+    let said = if args.stdin { said(&mut std::io::stdin().lock())? } else { GitSource::default() };
     let source = source(&args, said)?;
     let dir = tempfile::tempdir().context("making a temporary directory")?;
     let prepared = tokio::select! {
@@ -105,7 +94,7 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
     receive(&args, &commit, dir.path()).await
 }
 
-fn said(stdin: &mut impl Read) -> anyhow::Result<Said> {
+fn said(stdin: &mut impl Read) -> anyhow::Result<GitSource> {
     let mut text = String::new();
     stdin.take(STDIN_LEN_MAX).read_to_string(&mut text).context("reading stdin")?;
     // The error of the reader would show what it read.
@@ -114,7 +103,7 @@ fn said(stdin: &mut impl Read) -> anyhow::Result<Said> {
         .context("stdin must be JSON with some of url, ref, user, token, key, each a text")
 }
 
-fn source(args: &Args, said: Said) -> anyhow::Result<Source> {
+fn source(args: &Args, said: GitSource) -> anyhow::Result<Source> {
     let url = said.url.or_else(|| args.repo.clone());
     let url = url.context("there is no URL: give it in TAFFY_URL, on stdin or as an argument")?;
     let remote = Remote::parse(&url).context(

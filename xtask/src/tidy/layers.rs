@@ -85,7 +85,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sdutil", &["api", "discoverd-client"]),
-    ("taffy", &[]),
+    ("taffy", &["api"]),
     (
         "bootstrap",
         &[

@@ -7,7 +7,8 @@ use api::{controller::NewJob, id::ReleaseId};
 use clap::Args;
 
 use crate::{
-    attached, output,
+    attached::{self, Input, Stdout},
+    output,
     session::{AppSession, Session, no_release},
     terminal,
 };
@@ -55,14 +56,19 @@ pub(crate) async fn run(session: &Session, args: &RunArgs) -> anyhow::Result<Exi
 }
 
 async fn attach(target: &AppSession, job: &NewJob, tty: bool) -> anyhow::Result<u32> {
-    let starting = target.controller.run_job_attached(&target.name, job);
-    let connection = tokio::time::timeout(START_TIMEOUT, starting).await.with_context(|| {
+    let connection = started(target.controller.run_job_attached(&target.name, job)).await??;
+    let input = if tty { Input::Terminal } else { Input::Stdin };
+    attached::converse(connection, input, Stdout::Apart).await
+}
+
+/// Waits for a job to run, not for ever.
+pub(crate) async fn started<T>(starting: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::time::timeout(START_TIMEOUT, starting).await.with_context(|| {
         format!(
             "the job did not start within {} s; `flynn ps -a` shows why",
             START_TIMEOUT.as_secs()
         )
-    })??;
-    attached::converse(connection, tty).await
+    })
 }
 
 fn new_job(args: &RunArgs, release: ReleaseId, tty: bool, term: Option<&str>) -> NewJob {
@@ -92,7 +98,7 @@ fn whole_seconds(time: Duration) -> u32 {
 }
 
 /// The status of the job as a status of ours: never 0 for what was not 0.
-fn exit_code(status: u32) -> u8 {
+pub(crate) fn exit_code(status: u32) -> u8 {
     let low = status.to_le_bytes()[0];
     if low == 0 && status != 0 { 1 } else { low }
 }

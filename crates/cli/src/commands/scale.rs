@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use api::{
-    controller::{Deployment, DeploymentStatus, ScaleRequest},
+    controller::{Deployment, DeploymentStatus, ScaleRequest, Tags},
     error::ErrorCode,
     id::ReleaseId,
 };
@@ -15,7 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 use super::Usage;
 use crate::{
     domain::{
-        scale::{Counts, Standing, Wait, check, counts, shown},
+        scale::{Asked, Counts, Standing, Wait, check, shown},
         time::took,
     },
     output,
@@ -43,18 +43,19 @@ pub(crate) struct ScaleArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// How many shall run, like web=2; a type that is not named stays as it is
-    #[arg(value_name = "TYPE=COUNT")]
+    /// How many shall run, like web=2, or web=2,disk=ssd on hosts with that tag only (`,disk=` takes it away); what is not
+    /// named stays as it is
+    #[arg(value_name = "TYPE=COUNT[,TAG=VALUE]")]
     counts: Vec<String>,
 }
 
 pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result<()> {
-    let asked = counts(&args.counts).map_err(|err| Usage(err.to_string()))?;
+    let asked = Asked::parse(&args.counts).map_err(|err| Usage(err.to_string()))?;
     let target = session.app()?;
-    if args.all && asked.is_empty() {
+    if args.all && asked.counts.is_empty() {
         return show_all(&target, args.json).await;
     }
-    if asked.is_empty() {
+    if asked.counts.is_empty() {
         return show(&target, args).await;
     }
     for _ in 0..ATTEMPTS {
@@ -68,37 +69,42 @@ pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result
 
 async fn show(target: &AppSession, args: &ScaleArgs) -> anyhow::Result<()> {
     let (_, release) = target.release_or_current(args.release).await?;
-    let now = present(target, release.id).await?;
-    if args.json { output::json(&now) } else { Ok(output::data(&shown(&now, &release))?) }
+    let (now, tags) = present(target, release.id).await?;
+    if args.json { output::json(&now) } else { Ok(output::data(&shown(&now, &tags, &release))?) }
 }
 
-/// How many of each type shall run; during a deployment, when it has ended.
-async fn present(target: &AppSession, release: ReleaseId) -> anyhow::Result<Counts> {
+/// How many of each type shall run, and on which hosts; during a deployment, when it has ended.
+async fn present(target: &AppSession, release: ReleaseId) -> anyhow::Result<(Counts, Tags)> {
     match target.controller.formation(&target.name, release).await {
-        Ok(formation) => Ok(formation.processes),
-        Err(err) if err.is_not_found() => Ok(Counts::new()),
+        Ok(formation) => Ok((formation.processes, formation.tags)),
+        Err(err) if err.is_not_found() => Ok(Default::default()),
         Err(err) => Err(err.into()),
     }
 }
 
 /// Scales, and waits. Answers whether what it was decided on was still so.
-async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Counts) -> anyhow::Result<bool> {
+async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Asked) -> anyhow::Result<bool> {
     let (app, release) = target.release_or_current(args.release).await?;
-    let now = present(target, release.id).await?;
-    check(&now, asked, &release)?;
+    let (now, tags) = present(target, release.id).await?;
+    let counts = &asked.counts;
+    check(&now, counts, &release)?;
     let of = |kind: &String| now.get(kind).copied().unwrap_or_default();
-    let changes = asked.iter().map(|(kind, n)| format!("{kind}: {} => {n}", of(kind)));
+    let changes = counts.iter().map(|(kind, n)| format!("{kind}: {} => {n}", of(kind)));
     output::say(&format!("scaling {}", changes.collect::<Vec<_>>().join(", ")));
     let began = Instant::now();
     let before = target.controller.jobs(&target.name).await?;
     // While the app is being deployed the new release's jobs count, too: the change goes to it.
     let only = (!is_deploying(target).await?).then_some(release.id);
-    let mut wait = Wait::new(only, asked.clone(), &release, &before);
+    let mut wait = Wait::new(only, counts.clone(), &release, &before);
     let query = EventQuery { app: Some(app.id.to_string()), types: &["job"], since: None };
     let events = if args.no_wait { None } else { target.controller.events(&query).await.ok() };
+    let (old_tags, new_tags) = asked.tags_changed(&tags);
+    let tagged = !new_tags.is_empty();
     let change = ScaleRequest {
-        old_processes: Some(asked.keys().map(|kind| (kind.clone(), of(kind))).collect()),
-        new_processes: Some(asked.clone()),
+        old_processes: Some(counts.keys().map(|kind| (kind.clone(), of(kind))).collect()),
+        new_processes: Some(counts.clone()),
+        old_tags: tagged.then_some(old_tags),
+        new_tags: tagged.then_some(new_tags),
         ..ScaleRequest::default()
     };
     match target.controller.scale(&target.name, release.id, &change).await {
@@ -172,7 +178,7 @@ async fn show_all(target: &AppSession, json: bool) -> anyhow::Result<()> {
     }
     for formation in &formations {
         let release = target.controller.release(formation.release).await?;
-        let counts = shown(&formation.processes, &release);
+        let counts = shown(&formation.processes, &formation.tags, &release);
         output::data(&format!("{}  {counts}", formation.release))?;
     }
     Ok(())

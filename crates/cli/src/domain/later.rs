@@ -27,10 +27,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
         "logs are not sent elsewhere by the cluster yet; `flynn log -f` follows them",
     ),
     (&["log-sink"], "logs are not sent elsewhere by the cluster yet; `flynn log -f` follows them"),
-    (
-        &["volume"],
-        "there is no command for volumes yet; `flynn release-show --json` shows those of each process type",
-    ),
+    (&["volume", "show"], "`flynn volumes --json` shows everything about each"),
     (
         &["remote", "add"],
         "`flynn info` shows the Git URL of an app: `git remote add flynn <Git URL>`",

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
-    controller::{Job, JobState, Release},
+    controller::{Job, JobState, Release, Tags},
     id::{JobId, ReleaseId},
 };
 
 use super::suggest::nearest;
 
-/// Most processes of one type; more is a slip of the finger.
-const MOST: u32 = 10_000;
+mod asked;
+pub(crate) use asked::Asked;
+
 /// A type whose new jobs crashed this often will not come up by waiting.
 const HOPELESS: usize = 3;
 
@@ -20,25 +21,13 @@ pub(crate) type Counts = BTreeMap<String, u32>;
 /// What was typed cannot be done.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(crate) enum ScaleError {
-    #[error("{0:?} is not of the form TYPE=COUNT, like web=2")]
+    #[error("{0:?} is not of the form TYPE=COUNT[,TAG=VALUE], like web=2 or web=2,disk=ssd")]
     NotACount(String),
     #[error(
         "the release has no process type {kind:?}{}; it has: {known}",
         nearest.as_ref().map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
     )]
     NoSuchType { kind: String, nearest: Option<String>, known: String },
-}
-
-/// `web=2` …
-pub(crate) fn counts(args: &[String]) -> Result<Counts, ScaleError> {
-    args.iter()
-        .map(|arg| {
-            let pair = arg.split_once('=').filter(|(kind, _)| !kind.is_empty());
-            let count = pair.and_then(|(kind, n)| Some((kind.to_owned(), n.parse::<u32>().ok()?)));
-            let count = count.filter(|(_, n)| *n <= MOST);
-            count.ok_or_else(|| ScaleError::NotACount(arg.clone()))
-        })
-        .collect()
 }
 
 /// Checks that every type is one of the release's, or one that shall run already: during a deployment, of the new release.
@@ -56,11 +45,16 @@ pub(crate) fn check(now: &Counts, asked: &Counts, release: &Release) -> Result<(
     })
 }
 
-/// `web=2 worker=0`, with every type of the release.
-pub(crate) fn shown(counts: &Counts, release: &Release) -> String {
-    let kinds: BTreeSet<&String> = release.processes.keys().chain(counts.keys()).collect();
-    let count = |kind: &&String| format!("{kind}={}", counts.get(*kind).unwrap_or(&0));
-    kinds.iter().map(count).collect::<Vec<_>>().join(" ")
+/// `web=2,disk=ssd worker=0`, with every type of the release.
+pub(crate) fn shown(counts: &Counts, tags: &Tags, release: &Release) -> String {
+    let kinds: BTreeSet<&String> =
+        release.processes.keys().chain(counts.keys()).chain(tags.keys()).collect();
+    let one = |kind: &&String| {
+        let tags = tags.get(*kind).into_iter().flatten();
+        let tags: String = tags.map(|(name, value)| format!(",{name}={value}")).collect();
+        format!("{kind}={}{tags}", counts.get(*kind).unwrap_or(&0))
+    };
+    kinds.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// Where a wait for a formation is.

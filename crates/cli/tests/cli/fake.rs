@@ -64,7 +64,9 @@ impl Fake {
             keys: vec![],
             deployments: vec![],
             log: vec![],
+            volumes: vec![],
             new_jobs: vec![],
+            deployed_sources: vec![],
             requests: vec![],
             crash: None,
             meanwhile: Meanwhile::default(),
@@ -101,6 +103,8 @@ fn router(world: Shared) -> Router {
         .route("/keys/{id}", delete(remove_key))
         .route("/events", get(events))
         .merge(crate::words::routes())
+        .merge(crate::git_deploy::routes())
+        .merge(crate::volumes::routes())
         .layer(middleware::from_fn_with_state(world.clone(), guard))
         .with_state(world)
 }
@@ -185,7 +189,21 @@ async fn scale(
         return error(ErrorCode::Conflict, "somebody else scaled meanwhile");
     }
     counts.extend(request.new_processes.clone().unwrap_or_default());
+    let mut tags = known.map(|f| f.tags.clone()).unwrap_or_default();
+    let stale = |(kind, old): (&String, &BTreeMap<_, _>)| {
+        tags.get(kind).cloned().unwrap_or_default() != *old
+    };
+    if request.old_tags.iter().flatten().any(stale) {
+        return error(ErrorCode::Conflict, "somebody else changed tags meanwhile");
+    }
+    tags.extend(request.new_tags.clone().unwrap_or_default());
+    tags.retain(|_, tags| !tags.is_empty());
     world.apply(app.id, release, &counts);
+    world
+        .formations
+        .iter_mut()
+        .filter(|f| f.release == release)
+        .for_each(|f| f.tags = tags.clone());
     let _ = world.events.send(None);
     Json(ScaleRequest { state: ScaleState::Complete, ..request }).into_response()
 }

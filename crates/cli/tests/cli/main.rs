@@ -5,9 +5,11 @@
 mod apps;
 mod attached;
 mod fake;
+mod git_deploy;
 mod person;
 mod running;
 mod servers;
 mod tls;
+mod volumes;
 mod words;
 mod world;

@@ -45,6 +45,18 @@ fn scale_shows_what_happens_and_returns_when_all_serve() {
 }
 
 #[test]
+fn scale_says_on_which_hosts_and_takes_it_back() {
+    let scene = Scene::new();
+    scene.flynn(&["scale", "web=2,disk=ssd,zone=b"]).ok();
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=2,disk=ssd,zone=b worker=0\n");
+    scene.flynn(&["scale", "web=1"]).ok();
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=1,disk=ssd,zone=b worker=0\n");
+    scene.flynn(&["scale", "web=1,zone="]).ok();
+    assert_eq!(scene.flynn(&["scale"]).ok().stdout, "web=1,disk=ssd worker=0\n");
+    assert_eq!(scene.flynn(&["scale", "web=1,disk"]).code, Some(2));
+}
+
+#[test]
 fn scale_refuses_what_the_release_does_not_have() {
     let scene = Scene::new();
     let err = scene.flynn(&["scale", "wbe=2"]).failed();

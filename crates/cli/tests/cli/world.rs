@@ -9,6 +9,7 @@ use api::{
     },
     id::{AppId, ArtifactId, DeploymentId, JobId, ReleaseId},
     route::Route,
+    volume::Volume,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -30,7 +31,10 @@ pub(crate) struct World {
     pub(crate) keys: Vec<Key>,
     pub(crate) deployments: Vec<Deployment>,
     pub(crate) log: Vec<LogLine>,
+    pub(crate) volumes: Vec<Volume>,
     pub(crate) new_jobs: Vec<NewJob>,
+    /// What jobs that deploy repositories were told.
+    pub(crate) deployed_sources: Vec<serde_json::Value>,
     /// `GET /apps`, with the query, in order.
     pub(crate) requests: Vec<String>,
     /// What new jobs become.

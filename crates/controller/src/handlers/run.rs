@@ -4,31 +4,52 @@ use api::controller::NewJob;
 use axum::{
     Json,
     extract::{FromRequest, Path, Request, State},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use daemon::ApiError;
 use http::{HeaderValue, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::form::Formed;
-use crate::{attached, one_off, server::Controller};
+use crate::{
+    attached,
+    error::Result,
+    one_off::{self, Planned},
+    server::Controller,
+};
 
 /// Starts a one-off job: attached, if the request asks for that upgrade.
 pub(crate) async fn run(
     State(controller): State<Controller>,
     Path(app): Path<String>,
     mut request: Request,
-) -> Result<axum::response::Response, ApiError> {
-    let upgrade = request.headers().get(header::UPGRADE);
-    let attach = upgrade.is_some_and(|protocol| protocol == attach::PROTOCOL);
-    let upgrade = attach.then(|| hyper::upgrade::on(&mut request));
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade_of(&mut request);
     let Formed(new) = Formed::<NewJob>::from_request(request, &()).await?;
-    let planned = one_off::plan(&controller, &app, &new, attach).await?;
+    let planned = one_off::plan(&controller, &app, &new, upgrade.is_some()).await?;
     let Some(upgrade) = upgrade else {
         let job = one_off::start(&controller, planned).await?;
         return Ok(Json(job).into_response());
     };
-    let running = one_off::start_attached(&controller, planned, new).await?;
+    Ok(attach(&controller, planned, new, upgrade).await?)
+}
+
+/// The connection after the answer, if the request asks for attach frames on it.
+pub(super) fn upgrade_of(request: &mut Request) -> Option<OnUpgrade> {
+    let upgrade = request.headers().get(header::UPGRADE);
+    let attach = upgrade.is_some_and(|protocol| protocol == attach::PROTOCOL);
+    attach.then(|| hyper::upgrade::on(request))
+}
+
+/// Starts a job whose client is at the other end of the connection; answers once it runs.
+pub(super) async fn attach(
+    controller: &Controller,
+    planned: Planned,
+    new: NewJob,
+    upgrade: OnUpgrade,
+) -> Result<Response> {
+    let running = one_off::start_attached(controller, planned, new).await?;
     controller.lifetime.spawn_request(async move {
         match upgrade.await {
             Ok(client) => attached::relay(TokioIo::new(client), running).await,

@@ -15,6 +15,7 @@ use api::{
     host::{ActiveJob, AttachRequest, EndReason, Job, Status},
     id::JobId,
     route::{NewRoute, Route, Stored},
+    volume::HostVolume,
 };
 use attach::{Frame, FrameCodec, State as Attach, Stream};
 use axum::{
@@ -50,6 +51,8 @@ pub(crate) struct Neighbours {
     pub(crate) stopped: watch::Sender<Vec<JobId>>,
     /// What every job wrote.
     pub(crate) lines: Mutex<Vec<String>>,
+    /// Volumes of the host.
+    pub(crate) volumes: Mutex<Vec<HostVolume>>,
     /// What is in shelf, by path.
     pub(crate) blobs: Mutex<BTreeMap<String, Blob>>,
 }
@@ -70,6 +73,7 @@ impl Neighbours {
             cuts: watch::Sender::default(),
             stopped: watch::Sender::default(),
             lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
+            volumes: Mutex::default(),
             blobs: Mutex::default(),
         });
         let router = Router::new()
@@ -81,6 +85,8 @@ impl Neighbours {
             .route("/cluster/commit", post(commit))
             .route("/host/jobs/{job}", get(job).put(order).delete(stop))
             .route("/host/jobs/{job}/log", get(log))
+            .route("/host/volumes", get(volumes))
+            .route("/host/volumes/{name}", delete(remove_volume))
             .route("/attach", post(attached))
             .route("/provider", post(provide))
             .route("/", get(blobs))
@@ -321,4 +327,22 @@ async fn provide() -> Json<Provisioned> {
 async fn delete_blob(State(shared): Shared, path: OriginalUri) -> Json<()> {
     shared.blobs.lock().unwrap().remove(path.path());
     Json(())
+}
+
+async fn volumes(State(shared): Shared) -> Json<Vec<HostVolume>> {
+    Json(shared.volumes.lock().unwrap().clone())
+}
+
+async fn remove_volume(
+    State(shared): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<()>, ApiError> {
+    let mut volumes = shared.volumes.lock().unwrap();
+    let at = volumes.iter().position(|volume| volume.name == name);
+    let at = at.ok_or_else(|| ApiError::not_found("no such volume"))?;
+    if let Some(job) = volumes[at].jobs.first() {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("it is in use by job {job}")));
+    }
+    volumes.remove(at);
+    Ok(Json(()))
 }

@@ -39,7 +39,7 @@ impl World {
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             keys: Keys::parse(KEY),
-            gitreceive_keys: Keys::parse(GITRECEIVE_KEY),
+            gitreceive_key: GITRECEIVE_KEY.into(),
             host_key: Some("host-key".into()),
             strowger_key: Some("strowger-key".into()),
             postgres_api_key: None,

@@ -7,6 +7,7 @@ pub(crate) mod hosts;
 pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod log;
+pub(crate) mod volumes;
 
 use api::{discoverd::Term, host::TERM_HEADER, id::JobId};
 use daemon::ApiError;

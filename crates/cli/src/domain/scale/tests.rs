@@ -3,7 +3,6 @@ use api::{
     id::{AppId, ReleaseId},
 };
 use jiff::Timestamp;
-use proptest::prelude::*;
 
 use super::*;
 
@@ -46,15 +45,6 @@ fn web(n: u32) -> Counts {
 }
 
 #[test]
-fn counts_are_types_with_numbers() {
-    let args = |list: &[&str]| list.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
-    assert_eq!(counts(&args(&["web=8"])), Ok(web(8)));
-    for bad in ["web", "=1", "web=", "web=-1", "web=x", "web=100000", "web=1.5"] {
-        assert_eq!(counts(&args(&[bad])), Err(ScaleError::NotACount(bad.into())));
-    }
-}
-
-#[test]
 fn a_type_the_release_lacks_is_refused_with_the_one_that_was_meant() {
     let asked = [("wbe".to_owned(), 1)].into();
     assert_eq!(
@@ -64,8 +54,10 @@ fn a_type_the_release_lacks_is_refused_with_the_one_that_was_meant() {
     let now = [("web".to_owned(), 1), ("clock".to_owned(), 2)].into();
     let of_the_next = [("clock".to_owned(), 3)].into();
     assert_eq!(check(&now, &of_the_next, &release()), Ok(()));
-    assert_eq!(shown(&now, &release()), "clock=2 web=1 worker=0");
-    assert_eq!(shown(&Counts::new(), &release()), "web=0 worker=0");
+    assert_eq!(shown(&now, &Tags::new(), &release()), "clock=2 web=1 worker=0");
+    let ssd = [("disk".to_owned(), "ssd".to_owned())];
+    let tags = [("web".to_owned(), ssd.into())].into();
+    assert_eq!(shown(&Counts::new(), &tags, &release()), "web=0,disk=ssd worker=0");
 }
 
 #[test]
@@ -120,11 +112,4 @@ fn jobs_of_other_releases_and_types_do_not_count() {
     assert!(matches!(one.look(&jobs).1, Standing::Going(_)));
     let mut any = Wait::new(None, web(1), &release, &[]);
     assert_eq!(any.look(&jobs).1, Standing::Done);
-}
-
-proptest! {
-    #[test]
-    fn parsing_never_panics(text in "(web|=|[0-9]{0,12}|.){0,5}") {
-        let _ = counts(&[text]);
-    }
 }

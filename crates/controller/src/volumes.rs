@@ -1,0 +1,134 @@
+//! The volumes of the cluster: asked of its hosts, for nobody else knows what is on a disk.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use api::{
+    controller::{App, Formation, META_VOLUMES_BY_NAME},
+    volume::{HostVolume, Owner, Volume},
+};
+use futures_util::{StreamExt, stream};
+use tracing::warn;
+
+use crate::{
+    domain::owned_volumes::{Kept, Owners, all, removable},
+    error::{Error, Result},
+    scope::is_system,
+    server::Controller,
+    store::{self, Page},
+};
+
+/// Longest wait for a host: it counts for 5 s.
+const HOST_TIMEOUT: Duration = Duration::from_secs(12);
+/// Hosts asked at a time.
+const AT_ONCE: usize = 32;
+/// Most apps whose names are told.
+const APPS_MAX: i64 = 10_000;
+
+/// The volumes of all hosts.
+pub(crate) async fn list(controller: &Controller) -> Result<Vec<Volume>> {
+    let owners = {
+        let client = controller.db.client().await?;
+        let apps = store::apps::list(&client, Page { before: None, limit: APPS_MAX }).await?;
+        owners(&client, apps).await?
+    };
+    gathered(controller, &owners).await
+}
+
+/// The volumes of an app.
+pub(crate) async fn of_app(controller: &Controller, app: &App) -> Result<Vec<Volume>> {
+    let owners = owners(&controller.db.client().await?, vec![app.clone()]).await?;
+    let mut volumes = gathered(controller, &owners).await?;
+    volumes.retain(|volume| volume.app == Some(app.id));
+    Ok(volumes)
+}
+
+/// Removes a volume of an app that nothing has and nothing shall have.
+pub(crate) async fn remove(
+    controller: &Controller,
+    app: &str,
+    id: &str,
+    host: Option<&str>,
+) -> Result<Volume> {
+    let client = controller.db.client().await?;
+    let app = store::apps::find(&client, app).await?;
+    if is_system(&app) {
+        let message = format!("{} is a part of Flynn: its volumes are not removed", app.name);
+        return Err(Error::Conflict(message));
+    }
+    let formations = store::formations::of_app(&client, app.id).await?;
+    drop(client);
+    let volumes = of_app(controller, &app).await?;
+    take_away(controller, &volumes, &formations, id, host).await
+}
+
+/// Removes a volume of an app that is no more.
+pub(crate) async fn remove_left(
+    controller: &Controller,
+    id: &str,
+    host: Option<&str>,
+) -> Result<Volume> {
+    let owner = Owner::of(id).ok_or_else(|| Error::missing("volume of a deleted app", id))?;
+    let client = controller.db.client().await?;
+    match store::apps::find(&client, &owner.app.to_string()).await {
+        Ok(app) => {
+            let message = format!("volume {id} is one of {}: remove it there", app.name);
+            return Err(Error::Conflict(message));
+        }
+        Err(Error::Missing { .. }) => {}
+        Err(err) => return Err(err),
+    }
+    drop(client);
+    let volumes = gathered(controller, &Owners::default()).await?;
+    take_away(controller, &volumes, &[], id, host).await
+}
+
+async fn take_away(
+    controller: &Controller,
+    volumes: &[Volume],
+    formations: &[Formation],
+    id: &str,
+    host: Option<&str>,
+) -> Result<Volume> {
+    let volume = removable(volumes, formations, id, host).map_err(|kept| match kept {
+        Kept::Missing(id) => Error::missing("volume", id),
+        Kept::Wanted { .. } | Kept::Several { .. } => Error::Conflict(kept.to_string()),
+    })?;
+    let host = controller.neighbours.host(&volume.host_id)?;
+    let removed = host.remove_volume(&volume.id).await;
+    removed.map_err(Error::neighbour("removing the volume"))?;
+    Ok(volume.clone())
+}
+
+async fn owners(client: &pg::Client, apps: Vec<App>) -> Result<Owners> {
+    let by_name = |app: &&App| app.meta.get(META_VOLUMES_BY_NAME).is_some_and(|v| v == "true");
+    let mut serving = Vec::new();
+    for release in apps.iter().filter(by_name).filter_map(|app| app.release) {
+        serving.push(store::releases::find(client, release).await?);
+    }
+    Ok(Owners::new(apps, &serving))
+}
+
+async fn gathered(controller: &Controller, owners: &Owners) -> Result<Vec<Volume>> {
+    let hosts = controller.neighbours.hosts();
+    if hosts.is_empty() {
+        return Err(Error::Away("no host of the cluster is known at the moment; try again".into()));
+    }
+    let ask = |(id, host): (String, host_client::Host)| async move {
+        let answer = tokio::time::timeout(HOST_TIMEOUT, host.volumes()).await;
+        let answer: Option<Vec<HostVolume>> = match answer {
+            Ok(Ok(volumes)) => Some(volumes),
+            Ok(Err(err)) => {
+                warn!(error = &err as &dyn std::error::Error, host.id = %id, "host {id} does not list its volumes");
+                None
+            }
+            Err(_) => None,
+        };
+        (id, answer)
+    };
+    let answers: BTreeMap<_, _> =
+        stream::iter(hosts.into_iter().map(ask)).buffer_unordered(AT_ONCE).collect().await;
+    let sampi = controller.neighbours.sampi();
+    // Who has what of hosts that do not answer: without the leader it is not told.
+    let claims = sampi.state().await.map(|state| state.volumes).unwrap_or_default();
+    Ok(all(owners, answers, &claims))
+}
