@@ -102,7 +102,7 @@ pub(crate) enum Command {
     /// Send requests to the processes of a type without a check, and restart so
     CheckUnset(check::UnsetArgs),
     /// Replace all processes by new ones of the same release
-    Restart,
+    Restart(Listing),
     /// List the facts about the app
     Meta(Listing),
     /// Set facts about the app
@@ -173,10 +173,38 @@ pub(crate) enum Command {
     Help(help::HelpArgs),
 }
 
-/// Options of a plain listing.
-#[derive(Debug, Clone, Copy, Args)]
+/// How a command shows what it lists or has made.
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Listing {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// Commands that neither list nor make anything: they take something away, or say one word.
+    const NOTHING_TO_SHOW: [&str; 7] = [
+        "server-remove",
+        "delete",
+        "kill",
+        "release-delete",
+        "route-remove",
+        "key-remove",
+        "version",
+    ];
+
+    #[test]
+    fn every_command_that_lists_or_makes_something_has_json() {
+        let root = Cli::command();
+        for command in root.get_subcommands() {
+            let name = command.get_name();
+            let json = command.get_arguments().any(|arg| arg.get_long() == Some("json"));
+            assert_ne!(json, NOTHING_TO_SHOW.contains(&name), "flynn {name} --json");
+        }
+    }
 }

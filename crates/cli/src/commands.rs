@@ -65,7 +65,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::Check(args) => check::list(session, &args).await?,
         Command::CheckSet(args) => check::set(session, &args).await?,
         Command::CheckUnset(args) => check::unset(session, &args).await?,
-        Command::Restart => change::restart(session).await?,
+        Command::Restart(args) => change::restart(session, args).await?,
         Command::Meta(args) => meta::list(session, args).await?,
         Command::MetaSet(args) => meta::set(session, &args).await?,
         Command::MetaUnset(args) => meta::unset(session, &args).await?,

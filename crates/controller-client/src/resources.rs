@@ -22,7 +22,12 @@ impl Controller {
 
     /// Lets a key push: one line of an `authorized_keys` file.
     pub async fn add_key(&self, line: &str) -> Result<Key, Error> {
-        self.client.post("/keys", &NewKey { key: line.into() }).await
+        self.add_key_for(line, &[]).await
+    }
+
+    /// Lets a key push to these apps alone, by name or id; to all if there are none.
+    pub async fn add_key_for(&self, line: &str, apps: &[String]) -> Result<Key, Error> {
+        self.client.post("/keys", &NewKey { key: line.into(), apps: apps.to_vec() }).await
     }
 
     /// Lets a key push no longer.

@@ -369,7 +369,7 @@ impl Conversation<'_> {
         let [program, args @ ..] = &self.pushes.receiver[..] else {
             unreachable!("the configuration has at least one word")
         };
-        let Request { repo, pusher } = self.request;
+        let Request { repo, pusher, .. } = self.request;
         let mut command = Command::new(program);
         command
             .args(args)

@@ -15,6 +15,7 @@ use crate::{
     alone::{Alone, Turn},
     domain::{
         command::RepoName,
+        reach::Reach,
         update::{Change, DeployBranches},
     },
     lease::Lease,
@@ -83,7 +84,7 @@ impl Held {
 
 impl Hosting {
     /// Finds what is pushed to; or the sentence that says why there is nothing.
-    pub(crate) async fn find(&self, name: &RepoName) -> Result<Target, String> {
+    pub(crate) async fn find(&self, name: &RepoName, reach: &Reach) -> Result<Target, String> {
         let Self::Cluster { controller, .. } = self else {
             return Ok(Target {
                 name: name.clone(),
@@ -99,6 +100,11 @@ impl Hosting {
                 format!("The controller could not be asked about {name}. Push again in a minute.")
             }
         })?;
+        if !reach.opens(app.id) {
+            return Err(format!(
+                "Your SSH key may not push to {name}: it is bound to other apps. `flynn keys` shows to which."
+            ));
+        }
         if app.meta.get(META_SYSTEM_APP).is_some_and(|system| system == "true") {
             return Err(format!(
                 "{name} is a part of Flynn itself and is not deployed by git push."

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::domain::{key::Offered, user::is_plain};
+use crate::domain::{key::Offered, reach::Reach, user::is_plain};
 
 /// A key found in an answer this young is not asked for again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -30,10 +30,10 @@ const CHECKERS_MAX: usize = 8;
 const CHECKER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is known about a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It may push.
-    Known,
+    /// It may push, to these.
+    Known(Reach),
     /// Whoever decides has said that it may not.
     Unknown,
     /// Whoever decides cannot be asked.
@@ -74,8 +74,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn knows(&self, offered: &Offered) -> bool {
-        self.keys.iter().any(|key| is(key, offered))
+    fn reach(&self, offered: &Offered) -> Option<Reach> {
+        self.keys.iter().find(|key| is(key, offered)).map(Reach::of)
     }
 }
 
@@ -157,21 +157,16 @@ impl Listed {
         let known = self.known();
         let answer = known.answer.as_ref();
         if let Some(answer) = answer {
-            if answer.asked.elapsed() < FRESH && answer.knows(offered) {
-                return Some(Verdict::Known);
-            }
-            if answer.asked >= since {
-                let verdict = if answer.knows(offered) { Verdict::Known } else { Verdict::Unknown };
-                return Some(verdict);
+            let reach = answer.reach(offered);
+            if answer.asked >= since || (answer.asked.elapsed() < FRESH && reach.is_some()) {
+                return Some(reach.map_or(Verdict::Unknown, Verdict::Known));
             }
         }
         // It was asked, and did not answer.
         known.failed.filter(|failed| *failed >= since)?;
         let last = answer.filter(|answer| answer.asked.elapsed() < LAST_ANSWER);
-        Some(match last {
-            Some(answer) if answer.knows(offered) => Verdict::Known,
-            _ => Verdict::NoAnswer,
-        })
+        let reach = last.and_then(|answer| answer.reach(offered));
+        Some(reach.map_or(Verdict::NoAnswer, Verdict::Known))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -194,7 +189,7 @@ async fn by_command(
     command.args(args).arg(user).arg(&offered.line).env_clear().envs(env).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     match timeout(CHECKER_TIMEOUT, command.status()).await {
-        Ok(Ok(status)) if status.success() => Verdict::Known,
+        Ok(Ok(status)) if status.success() => Verdict::Known(Reach::All),
         Ok(Ok(_)) => Verdict::Unknown,
         Ok(Err(err)) => {
             warn!(error = %err, "{program} cannot be run");

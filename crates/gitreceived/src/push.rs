@@ -28,7 +28,7 @@ use tracing::info;
 use crate::{
     conversation::Conversation,
     disk::Disk,
-    domain::command::RepoName,
+    domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
     hook::SOCKET_VARIABLE,
     hosting::{Held, Hosting, Target},
@@ -74,6 +74,8 @@ pub(crate) struct Pusher {
 pub(crate) struct Request {
     pub(crate) repo: RepoName,
     pub(crate) pusher: Pusher,
+    /// The apps its key opens.
+    pub(crate) reach: Reach,
 }
 
 /// The client's end.
@@ -127,7 +129,7 @@ impl Pushes {
         abort: &CancellationToken,
     ) -> u32 {
         let prepared = tokio::select! {
-            prepared = self.prepare(&request.repo) => prepared,
+            prepared = self.prepare(request) => prepared,
             () = abort.cancelled() => return FAILED,
         };
         let (target, copy) = match prepared {
@@ -156,8 +158,8 @@ impl Pushes {
     }
 
     /// Finds what is pushed to and brings it up to date; or the sentence that says why not.
-    async fn prepare(&self, name: &RepoName) -> Result<(Target, Copy), String> {
-        let target = self.hosting.find(name).await?;
+    async fn prepare(&self, request: &Request) -> Result<(Target, Copy), String> {
+        let target = self.hosting.find(&request.repo, &request.reach).await?;
         if let Some(disk) = &self.disk {
             let room = disk.make_room(INPUT_LEN_MAX).await;
             room.map_err(|err| format!("Not now: {err}. Push again in a minute."))?;

@@ -94,7 +94,7 @@ impl Connection {
         }
         let Some(offered) = Offered::of(key) else { return Auth::reject() };
         match self.shared.keyring.check(user, &offered, self.since).await {
-            Verdict::Known => {
+            Verdict::Known(_) => {
                 let fingerprint = offered.fingerprint.clone();
                 self.pusher = Some((Pusher { user: user.into(), fingerprint }, offered));
                 return Auth::Accept;
@@ -225,8 +225,8 @@ impl Handler for Connection {
         };
         // A connection may be open for long: a key that was removed meanwhile does nothing more.
         let verdict = self.shared.keyring.check(&pusher.user, &offered, Instant::now()).await;
-        match verdict {
-            Verdict::Known => {}
+        let reach = match verdict {
+            Verdict::Known(reach) => reach,
             Verdict::Unknown => {
                 let line = "Your SSH key was removed here meanwhile.";
                 return self.turn_away(id, line, session);
@@ -235,7 +235,7 @@ impl Handler for Connection {
                 let line = "Your SSH key cannot be checked now. Try again in a minute.";
                 return self.turn_away(id, line, session);
             }
-        }
+        };
         let slot = match self.shared.slots.take(&pusher.fingerprint) {
             Ok(slot) => slot,
             Err(full) => return self.turn_away(id, &full.to_string(), session),
@@ -248,7 +248,7 @@ impl Handler for Connection {
         info!(app.name = %repo, key = pusher.fingerprint, "a push to {repo} begins");
         let (pushes, stop) = (self.shared.pushes.clone(), self.shared.lifetime.stop());
         self.shared.lifetime.spawn_drained(async move {
-            pushes.serve(Request { repo, pusher }, channel, &stop).await;
+            pushes.serve(Request { repo, pusher, reach }, channel, &stop).await;
             drop((slot, place));
         });
         Ok(())

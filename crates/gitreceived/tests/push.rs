@@ -63,6 +63,28 @@ async fn an_unknown_key_is_told_what_to_do_and_works_once_it_is_added() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_bound_to_apps_pushes_to_them_and_to_no_other() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    for user in ["guest", "member"] {
+        world.user(user).await;
+    }
+    let other = api::id::AppId::random();
+    world.add_key_for("guest", &[other]);
+    world.add_key_for("member", &[other, world.fake().app]);
+    let push = ["push", "flynn", "master"];
+    let (ok, said) = world.git_as("guest", "app", &push).await;
+    assert!(!ok && said.contains("may not push to my-app: it is bound to other apps"), "{said}");
+    // A branch that does not deploy is no way in.
+    let (ok, said) = world.git_as("guest", "app", &["push", "flynn", "master:kept"]).await;
+    assert!(!ok && said.contains("may not push"), "{said}");
+    assert_eq!(world.head(), None);
+    let (ok, said) = world.git_as("member", "app", &push).await;
+    assert!(ok, "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_checker_of_the_operators_own_decides_instead_of_the_controller() {
     let mut world = World::new().await;
     world.repository("app", "my-app").await;

@@ -17,6 +17,9 @@ pub struct Key {
     /// The rest of the line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub comment: String,
+    /// The apps it may push to; to every app if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<AppId>,
     /// Added at.
     pub created_at: Timestamp,
 }
@@ -26,6 +29,9 @@ pub struct Key {
 pub struct NewKey {
     /// The line.
     pub key: String,
+    /// Names or ids of the apps it may push to; every app if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<String>,
 }
 
 /// Something that makes resources: `url` answers `POST` with `{id, env}`.

@@ -5,6 +5,7 @@ use api::controller::{NewRelease, ProcessType, Release};
 
 use super::deploy;
 use crate::{
+    args::Listing,
     domain::suggest::nearest,
     output,
     session::{AppSession, Session},
@@ -25,9 +26,10 @@ pub(crate) fn copy_of(release: &Release) -> NewRelease {
 /// Makes the release that an edit makes of the current one, and deploys it.
 pub(crate) async fn change_release(
     target: &AppSession,
+    listing: Listing,
     edit: impl Fn(&mut NewRelease) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    deploy::change(target, async |app, current| {
+    deploy::change(target, listing, async |app, current| {
         let current = current.with_context(|| crate::session::no_release(&app.name))?;
         let mut new = copy_of(&current);
         edit(&mut new)?;
@@ -56,10 +58,10 @@ pub(crate) fn process_of<'a>(
 /// Meta key of a release that was made to start every process anew.
 const META_RESTARTED: &str = "restarted";
 
-pub(crate) async fn restart(session: &Session) -> anyhow::Result<()> {
+pub(crate) async fn restart(session: &Session, listing: Listing) -> anyhow::Result<()> {
     let target = session.app()?;
     let now = jiff::Timestamp::now().to_string();
-    change_release(&target, |release| {
+    change_release(&target, listing, |release| {
         release.meta.insert(META_RESTARTED.into(), now.clone());
         Ok(())
     })

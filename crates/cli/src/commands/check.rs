@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::change::{change_release, process_of};
 use crate::{
+    args::Listing,
     domain::{
         checks::{self, CheckChange},
         table,
@@ -54,6 +55,8 @@ pub(crate) struct SetArgs {
     /// How long a new process may take to pass, as 90s or 5m; 60 s if never set
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     start_timeout: Option<Duration>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +67,8 @@ pub(crate) struct UnsetArgs {
     /// Port of the service, if the process type offers several
     #[arg(short, long)]
     port: Option<u16>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn list(session: &Session, args: &CheckArgs) -> anyhow::Result<()> {
@@ -96,7 +101,7 @@ pub(crate) async fn set(session: &Session, args: &SetArgs) -> anyhow::Result<()>
         kill_down,
         start_timeout: args.start_timeout,
     };
-    change_release(&target, |release| {
+    change_release(&target, args.listing, |release| {
         let process = process_of(release, &args.process_type)?;
         Ok(checks::change(&args.process_type, process, Some(&wanted), args.port)?)
     })
@@ -105,7 +110,7 @@ pub(crate) async fn set(session: &Session, args: &SetArgs) -> anyhow::Result<()>
 
 pub(crate) async fn unset(session: &Session, args: &UnsetArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    change_release(&target, |release| {
+    change_release(&target, args.listing, |release| {
         let process = process_of(release, &args.process_type)?;
         Ok(checks::change(&args.process_type, process, None, args.port)?)
     })

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use api::controller::NewApp;
 use clap::Args;
 
-use crate::{git, output, session::Session};
+use crate::{args::Listing, git, output, session::Session};
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
@@ -18,6 +18,8 @@ pub(crate) struct CreateArgs {
     yes: bool,
     /// Name of the app: letters, digits and dashes; drawn if left out
     name: Option<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn create(session: &Session, args: &CreateArgs) -> anyhow::Result<()> {
@@ -33,6 +35,9 @@ pub(crate) async fn create(session: &Session, args: &CreateArgs) -> anyhow::Resu
     let new = NewApp { name: args.name.clone(), ..NewApp::default() };
     let app = controller.create_app(&new).await?;
     output::say(&format!("Created {}", app.name));
+    if args.listing.json {
+        output::json(&app)?;
+    }
     let url = server.git_url(&app.name);
     if !wants_remote {
         if !args.remote.is_empty() {

@@ -11,6 +11,7 @@ use api::{
 use controller_client::{Error, Progress};
 
 use crate::{
+    args::Listing,
     domain::{scale::change as line, time::took},
     output,
     session::AppSession,
@@ -41,9 +42,11 @@ pub(crate) async fn settle(target: &AppSession) -> anyhow::Result<()> {
 }
 
 /// Changes what serves: `make` makes a release from the one that does, or finds one, or none if nothing changes. If
-/// something else was deployed meanwhile, it is asked again with that, so that no change undoes another.
+/// something else was deployed meanwhile, it is asked again with that, so that no change undoes another. The release that then
+/// serves is shown as JSON, if that is wanted.
 pub(crate) async fn change(
     target: &AppSession,
+    listing: Listing,
     mut make: impl AsyncFnMut(&App, Option<Release>) -> anyhow::Result<Option<ReleaseId>>,
 ) -> anyhow::Result<()> {
     for _ in 0..ATTEMPTS {
@@ -53,7 +56,10 @@ pub(crate) async fn change(
             Some(id) => Some(target.controller.release(id).await?),
             None => None,
         };
-        let Some(release) = make(&app, current).await? else { return Ok(()) };
+        let before = current.clone();
+        let Some(release) = make(&app, current).await? else {
+            return if listing.json { output::json(&before) } else { Ok(()) };
+        };
         let base = Base::of(app.release);
         let wanted = NewDeployment {
             base: Some(base),
@@ -61,7 +67,13 @@ pub(crate) async fn change(
             ..NewDeployment::of(release)
         };
         match queue(target, &wanted).await {
-            Ok(deployment) => return watch(target, deployment).await,
+            Ok(deployment) => {
+                watch(target, deployment).await?;
+                if listing.json {
+                    output::json(&target.controller.release(release).await?)?;
+                }
+                return Ok(());
+            }
             Err(err) if err.code() == Some(ErrorCode::Conflict) => {
                 output::say("Another change came first; this one is made again, from that.");
             }

@@ -10,6 +10,7 @@ use api::{
 use clap::{Args, ValueEnum};
 
 use crate::{
+    args::Listing,
     output,
     session::{AppSession, Session},
 };
@@ -18,24 +19,32 @@ use crate::{
 pub(crate) struct CancelArgs {
     /// The deployment; what runs or waits if left out, the one that waits first
     deployment: Option<DeploymentId>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StrategyArgs {
     /// How jobs are replaced from now on; shows how if left out
     strategy: Option<Way>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TimeoutArgs {
     /// Seconds a step of a deployment may take from now on; shows how many if left out
     seconds: Option<u32>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BatchSizeArgs {
     /// Jobs that `in-batches` replaces at a time, or 0 for as many as there are hosts; shows how many if left out
     size: Option<u32>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// The strategies, as they are typed.
@@ -76,12 +85,12 @@ pub(crate) async fn cancel(session: &Session, args: &CancelArgs) -> anyhow::Resu
     let asked = target.controller.cancel_deployment(id).await?;
     if asked.status == DeploymentStatus::Failed {
         output::say(&format!("Deployment {id} will not begin."));
-        return Ok(());
+        return if args.listing.json { output::json(&asked) } else { Ok(()) };
     }
     output::say(&format!("Deployment {id} goes back."));
     let ended = target.controller.wait_deployment(id, |_| {}).await?;
-    output::say(&ended.error.unwrap_or_else(|| "it was complete already".into()));
-    Ok(())
+    output::say(ended.error.as_deref().unwrap_or("it was complete already"));
+    if args.listing.json { output::json(&ended) } else { Ok(()) }
 }
 
 /// What waits or, if nothing does, what runs.
@@ -102,6 +111,9 @@ pub(crate) async fn strategy(session: &Session, args: &StrategyArgs) -> anyhow::
         }
         None => target.app().await?,
     };
+    if args.listing.json {
+        return output::json(&app.strategy);
+    }
     let word = serde_json::to_value(app.strategy)?;
     Ok(output::data(word.as_str().unwrap_or_default())?)
 }
@@ -115,6 +127,7 @@ pub(crate) async fn timeout(session: &Session, args: &TimeoutArgs) -> anyhow::Re
         }
         None => target.app().await?,
     };
+    // A number is JSON.
     Ok(output::data(&app.deploy_timeout.to_string())?)
 }
 
@@ -128,6 +141,10 @@ pub(crate) async fn batch_size(session: &Session, args: &BatchSizeArgs) -> anyho
         }
         None => target.app().await?,
     };
+    if args.listing.json {
+        let size: Option<u32> = app.meta.get(META_BATCH_SIZE).and_then(|size| size.parse().ok());
+        return output::json(&size);
+    }
     let size = app.meta.get(META_BATCH_SIZE).map_or("as many as there are hosts", String::as_str);
     Ok(output::data(size)?)
 }

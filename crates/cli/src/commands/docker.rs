@@ -13,6 +13,7 @@ use tokio_util::io::ReaderStream;
 
 use super::deploy;
 use crate::{
+    args::Listing,
     domain::docker::{Inspected, pushed_artifact, registry_artifact, release_of},
     output,
     session::{AppSession, Session},
@@ -25,6 +26,8 @@ pub(crate) struct PushArgs {
     port: Option<u16>,
     /// The image, as `docker images` lists it
     image: String,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -32,13 +35,12 @@ pub(crate) struct AddArgs {
     /// Port its web process listens on; 8080, or as before, if left out
     #[arg(short, long)]
     port: Option<u16>,
-    /// Print the release as JSON
-    #[arg(long)]
-    json: bool,
     /// The image, as registry.example.com/name
     image: String,
     /// Its tag
     tag: Option<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn push(session: &Session, args: &PushArgs) -> anyhow::Result<()> {
@@ -55,7 +57,7 @@ pub(crate) async fn push(session: &Session, args: &PushArgs) -> anyhow::Result<(
     }
     let artifact = pushed_artifact(&id, &args.image);
     let port = args.port.or(inspected.port());
-    deploy::change(&target, async |app, current| {
+    deploy::change(&target, args.listing, async |app, current| {
         Ok(Some(add(&target, app, current.as_ref(), &artifact, port).await?.id))
     })
     .await
@@ -64,12 +66,8 @@ pub(crate) async fn push(session: &Session, args: &PushArgs) -> anyhow::Result<(
 pub(crate) async fn add_docker(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
     let artifact = registry_artifact(&args.image, args.tag.as_deref())?;
     let target = session.app()?;
-    deploy::change(&target, async |app, current| {
-        let release = add(&target, app, current.as_ref(), &artifact, args.port).await?;
-        if args.json {
-            output::json(&release)?;
-        }
-        Ok(Some(release.id))
+    deploy::change(&target, args.listing, async |app, current| {
+        Ok(Some(add(&target, app, current.as_ref(), &artifact, args.port).await?.id))
     })
     .await
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::deploy;
 use crate::{
+    args::Listing,
     domain::{
         env::{Change, assignments, changed, of_release, removals},
         suggest::nearest,
@@ -31,6 +32,8 @@ pub(crate) struct GetArgs {
     kind: Option<String>,
     /// The variable
     name: String,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -41,6 +44,8 @@ pub(crate) struct SetArgs {
     /// Variables and their values
     #[arg(required = true, value_name = "NAME=VALUE")]
     assignments: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +56,8 @@ pub(crate) struct UnsetArgs {
     /// Variables
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn list(session: &Session, args: &EnvArgs) -> anyhow::Result<()> {
@@ -73,21 +80,26 @@ pub(crate) async fn get(session: &Session, args: &GetArgs) -> anyhow::Result<()>
         let near = near.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
         format!("{} is not set{near}; `flynn env` lists what is", args.name)
     })?;
-    Ok(output::data(value)?)
+    if args.listing.json { output::json(value) } else { Ok(output::data(value)?) }
 }
 
 pub(crate) async fn set(session: &Session, args: &SetArgs) -> anyhow::Result<()> {
-    change(session, args.kind.as_deref(), &assignments(&args.assignments)?).await
+    change(session, args.listing, args.kind.as_deref(), &assignments(&args.assignments)?).await
 }
 
 pub(crate) async fn unset(session: &Session, args: &UnsetArgs) -> anyhow::Result<()> {
-    change(session, args.kind.as_deref(), &removals(&args.names)?).await
+    change(session, args.listing, args.kind.as_deref(), &removals(&args.names)?).await
 }
 
 /// Makes the release with the change and deploys it.
-async fn change(session: &Session, kind: Option<&str>, change: &Change) -> anyhow::Result<()> {
+async fn change(
+    session: &Session,
+    listing: Listing,
+    kind: Option<&str>,
+    change: &Change,
+) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::change(&target, async |app, release| {
+    deploy::change(&target, listing, async |app, release| {
         let Some(new) = changed(&release.unwrap_or_else(empty), kind, change)? else {
             output::say("Nothing changes: it is so already.");
             return Ok(None);

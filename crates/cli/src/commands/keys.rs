@@ -1,6 +1,7 @@
 //! `keys`, `key-add`, `key-remove`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{ErrorKind, Read},
     path::Path,
@@ -30,6 +31,11 @@ pub(crate) struct AddArgs {
     /// A public key, `-` for stdin; if left out, all keys of the SSH agent, else ~/.ssh/id_*.pub
     #[arg(value_name = "PUBLIC-KEY-FILE")]
     file: Option<String>,
+    /// Only to this app, or these if said again. In this command -a and --app mean this
+    #[arg(long = "for-app", value_name = "APP")]
+    apps: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -44,7 +50,15 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
     if args.json {
         return output::json(&keys);
     }
-    let row = |key: &Key| vec![with_colons(&key.fingerprint), key.comment.clone()];
+    let names = match keys.iter().any(|key| !key.apps.is_empty()) {
+        true => controller.apps().await?.into_iter().map(|app| (app.id, app.name)).collect(),
+        false => BTreeMap::new(),
+    };
+    let row = |key: &Key| {
+        let name = |app| names.get(app).cloned().unwrap_or_else(|| "(deleted)".into());
+        let apps: Vec<String> = key.apps.iter().map(name).collect();
+        vec![with_colons(&key.fingerprint), key.comment.clone(), apps.join(" ")]
+    };
     let rows: Vec<_> = keys.iter().map(row).collect();
     Ok(output::text(&table::render(&[], &rows))?)
 }
@@ -55,17 +69,22 @@ pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()>
         None => of_person(session)?,
     };
     let (_, controller) = session.server()?;
+    // An app that was named before the command is meant, too: a key never opens more than was said.
+    let mut apps = args.apps.clone();
+    apps.extend(session.globals.app.clone().filter(|app| !app.is_empty()));
+    let mut all_added = Vec::new();
     for key in keys {
-        match controller.add_key(&key).await {
+        match controller.add_key_for(&key, &apps).await {
             Ok(added) => {
                 output::say(&format!("Key {} added.", with_colons(&added.fingerprint)));
+                all_added.push(added);
             }
             // The others are still to be added.
             Err(err) if err.is_exists() => output::say(&format!("Nothing to do: {err}.")),
             Err(err) => return Err(err.into()),
         }
     }
-    Ok(())
+    if args.listing.json { output::json(&all_added) } else { Ok(()) }
 }
 
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::change::{change_release, process_of};
 use crate::{
+    args::Listing,
     domain::{limits, table},
     output,
     session::Session,
@@ -31,6 +32,8 @@ pub(crate) struct SetArgs {
     /// Limits and their values
     #[arg(required = true, value_name = "NAME=VALUE")]
     assignments: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn list(session: &Session, args: &LimitArgs) -> anyhow::Result<()> {
@@ -55,7 +58,7 @@ pub(crate) async fn list(session: &Session, args: &LimitArgs) -> anyhow::Result<
 
 pub(crate) async fn set(session: &Session, args: &SetArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    change_release(&target, |release| {
+    change_release(&target, args.listing, |release| {
         let process = process_of(release, &args.kind)?;
         let before = process.limits.clone().unwrap_or_default();
         let after = limits::changed(before.clone(), &args.assignments)?;

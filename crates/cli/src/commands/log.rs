@@ -39,6 +39,9 @@ pub(crate) struct LogArgs {
     /// The lines as they are, without time and job
     #[arg(short, long)]
     raw_output: bool,
+    /// As JSON, a line a line
+    #[arg(long)]
+    json: bool,
     /// Only this job; its id or the beginning of it
     #[arg(short = 'j', long = "job", value_name = "JOB", conflicts_with = "job")]
     job_option: Option<String>,
@@ -129,6 +132,9 @@ async fn missing(target: &AppSession, query: &LogQuery, err: Error) -> anyhow::E
 }
 
 fn print(line: &LogLine, args: &LogArgs, single: bool) -> anyhow::Result<()> {
+    if args.json {
+        return Ok(output::data(&serde_json::to_string(line)?)?);
+    }
     let text = if single || args.raw_output { line.msg.clone() } else { with_source(line) };
     if args.split_stderr && line.stream == "stderr" {
         writeln!(std::io::stderr(), "{text}")?;

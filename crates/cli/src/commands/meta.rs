@@ -13,6 +13,8 @@ pub(crate) struct SetArgs {
     /// Facts and their values
     #[arg(required = true, value_name = "NAME=VALUE")]
     assignments: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -20,6 +22,8 @@ pub(crate) struct UnsetArgs {
     /// Facts
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
@@ -39,19 +43,21 @@ pub(crate) async fn set(session: &Session, args: &SetArgs) -> anyhow::Result<()>
         Ok((name.to_owned(), Some(value.to_owned())))
     });
     let changes: anyhow::Result<BTreeMap<_, _>> = pairs.collect();
-    change(session, changes.map_err(|err| Usage(err.to_string()))?).await
+    change(session, args.listing, changes.map_err(|err| Usage(err.to_string()))?).await
 }
 
 pub(crate) async fn unset(session: &Session, args: &UnsetArgs) -> anyhow::Result<()> {
-    change(session, args.names.iter().map(|name| (name.clone(), None)).collect()).await
+    change(session, args.listing, args.names.iter().map(|name| (name.clone(), None)).collect())
+        .await
 }
 
 async fn change(
     session: &Session,
+    listing: Listing,
     changes: BTreeMap<String, Option<String>>,
 ) -> anyhow::Result<()> {
     let target = session.app()?;
     let changed = target.controller.change_meta(&target.name, &changes).await;
-    changed.map_err(|err| target.explained(err))?;
-    Ok(())
+    let changed = changed.map_err(|err| target.explained(err))?;
+    if listing.json { output::json(&changed.meta) } else { Ok(()) }
 }

@@ -23,6 +23,8 @@ pub(crate) struct RollbackArgs {
     yes: bool,
     /// The release to go back to; the last that served something else if left out
     release: Option<ReleaseId>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +113,7 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
 
 pub(crate) async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::change(&target, async |app, current| {
+    deploy::change(&target, args.listing, async |app, current| {
         let current = current.with_context(|| crate::session::no_release(&app.name))?;
         let wanted = if let Some(id) = args.release {
             target.release_or_current(Some(id)).await?.1

@@ -27,6 +27,8 @@ pub(crate) struct AddProviderArgs {
     name: String,
     /// Where it makes things: http(s)://host/path, or discoverd+http://service/path inside the cluster
     url: String,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +91,9 @@ pub(crate) async fn add_provider(session: &Session, args: &AddProviderArgs) -> a
     };
     let new = NewProvider { url: args.url.clone(), name: args.name.clone(), key };
     let provider = controller.create_provider(&new).await?;
+    if args.listing.json {
+        return output::json(&provider);
+    }
     Ok(output::data(&format!("Added provider {} ({}).", provider.name, provider.id))?)
 }
 
@@ -154,7 +159,8 @@ async fn change_env(
     target: &AppSession,
     change: impl Fn(&Release) -> EnvChange,
 ) -> anyhow::Result<()> {
-    deploy::change(target, async |app, current| {
+    // Each command shows the resource itself.
+    deploy::change(target, Listing::default(), async |app, current| {
         let current = current.unwrap_or_else(super::env::empty);
         let Some(new) = changed(&current, None, &change(&current))? else { return Ok(None) };
         let new = NewRelease { app_id: Some(app.id), ..new };

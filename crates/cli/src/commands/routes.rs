@@ -83,6 +83,8 @@ pub(crate) struct UpdateArgs {
     /// Send to all of the service
     #[arg(long)]
     no_leader: bool,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -173,7 +175,7 @@ pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> anyhow::Resu
         (fields.tls_cert, fields.tls_key) = (None, None);
     }
     let stored = target.controller.update_route(&target.name, id, &route).await?;
-    Ok(output::data(&stored.id)?)
+    if args.listing.json { output::json(&stored) } else { Ok(output::data(&stored.id)?) }
 }
 
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {

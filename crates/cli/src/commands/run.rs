@@ -21,6 +21,9 @@ pub(crate) struct RunArgs {
     /// Print the job's id and leave it alone
     #[arg(short, long)]
     detached: bool,
+    /// Of a detached job: as JSON
+    #[arg(long, requires = "detached")]
+    json: bool,
     /// Of this release instead of the current one
     #[arg(short, long)]
     release: Option<ReleaseId>,
@@ -48,7 +51,10 @@ pub(crate) async fn run(session: &Session, args: &RunArgs) -> anyhow::Result<Exi
     let job = new_job(args, release.id, tty, session.globals.env_term.as_deref());
     if args.detached {
         let job = target.controller.run_job_detached(&target.name, &job).await?;
-        output::data(&job.id)?;
+        match args.json {
+            true => output::json(&job)?,
+            false => output::data(&job.id)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let status = attach(&target, &job, tty).await?;

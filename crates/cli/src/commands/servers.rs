@@ -38,6 +38,8 @@ pub(crate) struct AddArgs {
     url: String,
     /// The controller key
     key: String,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +54,8 @@ pub(crate) struct DefaultArgs {
     /// The server to use from now on; shows the present one if left out
     #[arg(value_name = "SERVER-NAME")]
     name: Option<String>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
@@ -80,6 +84,9 @@ pub(crate) fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
         text = Flynnrc::parse(&text)?.with_default(&args.name)?.text().to_owned();
     }
     session.write_flynnrc(&text)?;
+    if args.listing.json {
+        show(&Flynnrc::parse(&text)?, &args.name)?;
+    }
     output::say(&format!("Server {:?} added.", args.name));
     if new.url.scheme() == "http" && !new.url.host_str().is_some_and(|h| h.ends_with("localhost")) {
         output::say(
@@ -99,13 +106,12 @@ struct Shown<'a> {
     default: bool,
 }
 
-pub(crate) fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
-    let rc = session.flynnrc()?;
+/// All servers, without their keys.
+fn shown(rc: &Flynnrc) -> Vec<Shown<'_>> {
     let first = rc.servers.first().map(|server| server.name.as_str());
     let default = rc.default.as_deref().or(first);
     let shown = |server: &'_ Server| server.pin.map(|pin| pin.to_string());
-    let servers: Vec<Shown<'_>> = rc
-        .servers
+    rc.servers
         .iter()
         .map(|server| Shown {
             name: &server.name,
@@ -114,7 +120,17 @@ pub(crate) fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
             tls_pin: shown(server),
             default: Some(server.name.as_str()) == default,
         })
-        .collect();
+        .collect()
+}
+
+/// One of them as JSON.
+fn show(rc: &Flynnrc, name: &str) -> anyhow::Result<()> {
+    output::json(&shown(rc).into_iter().find(|server| server.name == name))
+}
+
+pub(crate) fn list(session: &Session, args: Listing) -> anyhow::Result<()> {
+    let rc = session.flynnrc()?;
+    let servers = shown(&rc);
     if args.json {
         return output::json(&servers);
     }
@@ -138,11 +154,16 @@ pub(crate) fn default(session: &Session, args: &DefaultArgs) -> anyhow::Result<(
     let Some(name) = &args.name else {
         let first = rc.servers.first().map(|server| server.name.clone());
         return match rc.default.clone().or(first) {
+            Some(name) if args.listing.json => show(&rc, &name),
             Some(name) => Ok(output::data(&name)?),
             None => Err(TargetError::NoServer.into()),
         };
     };
-    session.write_flynnrc(rc.with_default(name)?.text())?;
+    let rc = rc.with_default(name)?;
+    session.write_flynnrc(rc.text())?;
+    if args.listing.json {
+        show(&rc, name)?;
+    }
     output::say(&format!("Server {name:?} is the default now."));
     Ok(())
 }

@@ -104,7 +104,7 @@ fn words(args: &[OsString]) -> Vec<usize> {
 }
 
 /// `-a` is the app everywhere, but in `ps` and `scale`, with no app after it, it is "all"; `-c` is the cluster
-/// everywhere but in `route-add-http` and `route-update`, where it is the certificate.
+/// everywhere but in `route-add-http` and `route-update`, where it is the certificate. A key may be for several apps.
 fn own_meanings(args: &mut [OsString], command: usize) {
     let name = args[command].clone();
     for at in command + 1..args.len() {
@@ -116,6 +116,8 @@ fn own_meanings(args: &mut [OsString], command: usize) {
             if next.is_none_or(|next| next.starts_with('-') || next.contains('=')) {
                 args[at] = "--all".into();
             }
+        } else if (args[at] == "-a" || args[at] == "--app") && name == "key-add" {
+            args[at] = "--for-app".into();
         } else if args[at] == "-c" && (name == "route-add-http" || name == "route-update") {
             args[at] = "--tls-cert".into();
         }
@@ -170,6 +172,7 @@ mod tests {
             ("flynn scale -a myapp web=2", "flynn scale -a myapp web=2"),
             ("flynn scale -a web=2", "flynn scale --all web=2"),
             ("flynn apps -a", "flynn apps -a"),
+            ("flynn key add f --app a -a b", "flynn key-add f --for-app a --for-app b"),
             ("flynn -c x route add http -c f d", "flynn -c x route-add-http --tls-cert f d"),
             ("flynn run -- ps -a", "flynn run -- ps -a"),
         ] {

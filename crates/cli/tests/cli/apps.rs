@@ -168,6 +168,27 @@ fn keys_come_from_a_file_stdin_or_the_usual_place() {
 }
 
 #[test]
+fn a_key_is_bound_to_the_apps_that_are_named() {
+    let fake = Fake::start();
+    let person = Person::of(&fake);
+    for app in ["one", "two"] {
+        fake.world().add_app(app);
+    }
+    std::fs::write(person.path().join("key.pub"), KEY).unwrap();
+    let words = ["key-add", "key.pub", "--app", "one", "--app", "two", "--json"];
+    let added = person.flynn(&words).ok().stdout;
+    let added: Vec<api::controller::Key> = serde_json::from_str(&added).unwrap();
+    assert_eq!(added[0].apps.len(), 2);
+    let listed = person.flynn(&["keys"]).ok().stdout;
+    assert!(listed.trim_end().ends_with("one two"), "{listed}");
+    let fingerprint = added[0].fingerprint.clone();
+    person.flynn(&["key-remove", &fingerprint]).ok();
+    // Named before the command it counts, too.
+    person.flynn(&["-a", "two", "key", "add", "key.pub"]).ok();
+    assert_eq!(fake.world().keys[0].apps.len(), 1);
+}
+
+#[test]
 fn a_private_key_never_leaves() {
     let fake = Fake::start();
     let person = Person::of(&fake);

@@ -356,6 +356,7 @@ async fn add_key(State(world): State<Shared>, Json(new): Json<NewKey>) -> Respon
         fingerprint: format!("{:032x}", world.keys.len() + 1),
         key,
         comment: words.next().unwrap_or_default(),
+        apps: new.apps.iter().filter_map(|name| world.app(name)).map(|app| app.id).collect(),
         created_at: world.now(),
     };
     world.keys.push(key.clone());

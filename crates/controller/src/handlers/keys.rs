@@ -1,5 +1,7 @@
 //! `/keys`.
 
+use std::collections::BTreeSet;
+
 use api::controller::{Key, NewKey};
 use axum::{
     Json,
@@ -10,6 +12,7 @@ use daemon::{Body, Query};
 use super::{Answer, done, page::Paging};
 use crate::{
     domain::key,
+    error::Error,
     server::Controller,
     store::{self, Tx},
 };
@@ -32,12 +35,23 @@ pub(crate) async fn show(
 
 pub(crate) async fn create(
     State(controller): State<Controller>,
-    Body(NewKey { key: line }): Body<NewKey>,
+    Body(NewKey { key: line, apps }): Body<NewKey>,
 ) -> Answer<Key> {
     let key = key::parse(&line)?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let key = store::keys::insert(&mut tx, &key).await?;
+    let mut bound = BTreeSet::new();
+    for app in &apps {
+        let found = store::apps::find(&*tx, app).await.map_err(|err| match err {
+            Error::Missing { .. } => {
+                Error::invalid("apps", format!("names {app:?}, which is no app"))
+            }
+            err => err,
+        })?;
+        bound.insert(found.id);
+    }
+    let bound: Vec<_> = bound.into_iter().collect();
+    let key = store::keys::insert(&mut tx, &key, &bound).await?;
     tx.commit().await?;
     Ok(Json(key))
 }

@@ -1,7 +1,8 @@
 //! SSH keys.
 
-use api::controller::Key;
+use api::{controller::Key, id::AppId};
 use pg::{GenericClient, Row};
+use uuid::Uuid;
 
 use super::{Page, Tx};
 use crate::{
@@ -9,13 +10,14 @@ use crate::{
     error::{Error, Result},
 };
 
-const COLUMNS: &str = "fingerprint, key, comment, created_at";
+const COLUMNS: &str = "fingerprint, key, comment, apps, created_at";
 
 fn of_row(row: &Row) -> Key {
     Key {
         fingerprint: row.get("fingerprint"),
         key: row.get("key"),
         comment: row.get("comment"),
+        apps: row.get::<_, Vec<Uuid>>("apps").into_iter().map(Into::into).collect(),
         created_at: row.get("created_at"),
     }
 }
@@ -38,18 +40,20 @@ pub(crate) async fn find(db: &impl GenericClient, fingerprint: &str) -> Result<K
     row.as_ref().map(of_row).ok_or_else(|| Error::missing("key", fingerprint))
 }
 
-/// Lets a key push.
-pub(crate) async fn insert(tx: &mut Tx<'_>, key: &PublicKey) -> Result<Key> {
+/// Lets a key push, to these apps alone or, if none is named, to all.
+pub(crate) async fn insert(tx: &mut Tx<'_>, key: &PublicKey, apps: &[AppId]) -> Result<Key> {
+    let apps: Vec<Uuid> = apps.iter().map(|app| app.uuid()).collect();
     let sql = format!(
-        "INSERT INTO keys (fingerprint, key, comment) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
+        "INSERT INTO keys (fingerprint, key, comment, apps) VALUES ($1, $2, $3, $4) RETURNING {COLUMNS}"
     );
-    let row =
-        pg::row(&**tx, &sql, &[&key.fingerprint, &key.key, &key.comment]).await.map_err(|err| {
-            match err.violated() {
-                Some(_) => Error::Exists(format!("the key {} may push already", key.fingerprint)),
-                None => err.into(),
-            }
-        })?;
+    let row = pg::row(&**tx, &sql, &[&key.fingerprint, &key.key, &key.comment, &apps]).await;
+    let row = row.map_err(|err| match err.violated() {
+        Some(_) => Error::Exists(format!(
+            "the key {} may push already; to bind it to other apps remove it first",
+            key.fingerprint
+        )),
+        None => err.into(),
+    })?;
     let key = of_row(&row);
     tx.event(None, "key", &key.fingerprint, &key);
     Ok(key)

@@ -204,6 +204,32 @@ async fn a_key_is_added_once_and_removed_by_its_fingerprint() {
 }
 
 #[tokio::test]
+async fn a_key_may_be_bound_to_apps_and_stays_so_when_their_names_go_to_others() {
+    let world = World::start().await;
+    let client = &world.client;
+    let line =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUqGvDsC8Aj+4s3tXbXWTHOqhUDSvlrcGFCxF3Fhl3K me";
+    let (one, two) = (world.app("one").await, world.app("two").await);
+    let nobody = client.add_key_for(line, &["nobody".into()]).await.unwrap_err();
+    assert_eq!(field(&nobody), Some("apps"));
+    let both = ["one".to_owned(), two.id.to_string(), "two".to_owned()];
+    let key = client.add_key_for(line, &both).await.unwrap();
+    let mut bound = vec![one.id, two.id];
+    bound.sort();
+    assert_eq!(key.apps, bound);
+    assert_eq!(client.keys().await.unwrap()[0].apps, bound);
+    client.delete_app("one").await.unwrap();
+    assert_ne!(world.app("one").await.id, one.id);
+    assert_eq!(client.keys().await.unwrap()[0].apps, bound);
+    let again = client.add_key(line).await.unwrap_err();
+    assert_eq!(
+        again.code(),
+        Some(ErrorCode::ObjectExists),
+        "it does not get more by being added again"
+    );
+}
+
+#[tokio::test]
 async fn no_service_belongs_to_two_apps_however_they_are_named() {
     let world = World::start().await;
     let client = &world.client;

@@ -70,7 +70,7 @@ pub(crate) struct World {
 #[derive(Clone)]
 pub(crate) struct Fake {
     dir: PathBuf,
-    app: AppId,
+    pub(crate) app: AppId,
     pub(crate) keys: Arc<Mutex<Vec<Key>>>,
     pub(crate) lease: Arc<Mutex<Option<String>>>,
     pub(crate) away: Arc<Mutex<bool>>,
@@ -196,12 +196,18 @@ impl World {
 
     /// Tells the controller of a user's key.
     pub(crate) fn add_key(&self, name: &str) {
+        self.add_key_for(name, &[]);
+    }
+
+    /// Of one that may push to these apps alone.
+    pub(crate) fn add_key_for(&self, name: &str, apps: &[AppId]) {
         let line = fs::read_to_string(self.path(&format!("{name}.pub"))).unwrap();
         let (key, comment) = line.trim().rsplit_once(' ').unwrap();
         let wire = russh::keys::PublicKey::from_openssh(key).unwrap().to_bytes().unwrap();
         let fingerprint = gitreceived::domain::key::fingerprint(&wire);
         let created_at = Timestamp::UNIX_EPOCH;
-        let key = Key { fingerprint, key: key.into(), comment: comment.into(), created_at };
+        let (key, comment, apps) = (key.into(), comment.into(), apps.to_vec());
+        let key = Key { fingerprint, key, comment, apps, created_at };
         self.controller.keys.lock().unwrap().push(key);
     }
 
