@@ -15,4 +15,5 @@ pub mod reserved;
 pub mod route;
 pub mod size;
 pub mod slug;
+pub mod usage;
 pub mod volume;

@@ -153,6 +153,8 @@ pub(crate) enum Command {
     ResourceRemove(resources::RemoveArgs),
     /// Bring a removed resource back
     ResourceRestore(resources::RestoreArgs),
+    /// Show who uses the disk
+    Usage(Listing),
     /// List the app's volumes, with host and size
     Volumes(volumes::VolumesArgs),
     /// Remove a volume that is not in use, with its data

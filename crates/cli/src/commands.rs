@@ -24,6 +24,7 @@ pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod scale;
 pub(crate) mod servers;
+pub(crate) mod usage;
 pub(crate) mod volumes;
 
 use std::process::ExitCode;
@@ -90,6 +91,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::ResourceAdd(args) => resources::add(session, &args).await?,
         Command::ResourceRemove(args) => resources::remove(session, &args).await?,
         Command::ResourceRestore(args) => resources::restore(session, &args).await?,
+        Command::Usage(args) => usage::list(session, args).await?,
         Command::Volumes(args) => volumes::list(session, &args).await?,
         Command::VolumeRemove(args) => volumes::remove(session, &args).await?,
         Command::Gc(args) => resources::collect(session, args).await?,

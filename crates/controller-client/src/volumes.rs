@@ -1,11 +1,16 @@
-//! Volumes.
+//! Volumes, and who uses the disk.
 
-use api::volume::Volume;
+use api::{usage::Usage, volume::Volume};
 use api_client::Error;
 
 use crate::{Controller, escape};
 
 impl Controller {
+    /// What is kept of each app, the largest first.
+    pub async fn usage(&self) -> Result<Vec<Usage>, Error> {
+        self.client.get("/usage").await
+    }
+
     /// The volumes of all hosts.
     pub async fn volumes(&self) -> Result<Vec<Volume>, Error> {
         self.client.get("/volumes").await

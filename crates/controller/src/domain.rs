@@ -14,4 +14,5 @@ pub(crate) mod release;
 pub(crate) mod retention;
 pub(crate) mod tail;
 pub(crate) mod turn;
+pub(crate) mod usage;
 pub(crate) mod volumes;

@@ -20,6 +20,7 @@ pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod sinks;
+pub(crate) mod usage;
 pub(crate) mod volumes;
 
 use std::str::FromStr;

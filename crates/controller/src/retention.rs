@@ -112,7 +112,8 @@ async fn sweep(
     Ok(())
 }
 
-async fn blobs(shelf: &Shelf) -> Result<Vec<Blob>> {
+/// Everything in shelf that is an app's or was made for one.
+pub(crate) async fn blobs(shelf: &Shelf) -> Result<Vec<Blob>> {
     let mut all = Vec::new();
     for folder in FOLDERS {
         for digit in "0123456789abcdef".chars() {

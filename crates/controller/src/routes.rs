@@ -9,7 +9,7 @@ use crate::{
     cors,
     handlers::{
         apps, artifacts, builds, deployments, events, formations, git_deploys, images, jobs, keys,
-        log, providers, releases, repositories, resources, routes as app_routes, run, sinks,
+        log, providers, releases, repositories, resources, routes as app_routes, run, sinks, usage,
         volumes,
     },
     scope::{self, Scopes},
@@ -76,6 +76,7 @@ fn others() -> Router<Controller> {
         .route("/routes", get(app_routes::list))
         .route("/sinks", get(sinks::list).post(sinks::create))
         .route("/sinks/{sink}", get(sinks::show).delete(sinks::delete))
+        .route("/usage", get(usage::list))
         .route("/volumes", get(volumes::list))
         .route("/volumes/{volume}", delete(volumes::delete_left))
         .route("/formations", get(formations::all))

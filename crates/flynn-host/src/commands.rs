@@ -68,7 +68,9 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             writeln!(out, "subnet   {}", status.subnet)?;
             writeln!(out, "jobs     {}", status.jobs)?;
             writeln!(out, "disk     {} MiB free", status.disk_free >> 20)?;
-            Ok(writeln!(out, "leads    {}", if status.leader { "yes" } else { "no" })?)
+            writeln!(out, "leads    {}", if status.leader { "yes" } else { "no" })?;
+            drop(out);
+            largest_volumes(&client).await
         }
         Command::Invite(client) => invite(&client).await,
         Command::Drain { id, deadline, undo, client } => {
@@ -82,6 +84,22 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
         Command::Recover { force: _, client } => recover(&client).await,
         Command::Init(_) | Command::Join(_) | Command::Daemon(_) => Ok(()),
     }
+}
+
+/// Volumes `status` shows.
+const VOLUMES_SHOWN: usize = 10;
+
+/// Who uses the disk.
+async fn largest_volumes(client: &Client) -> anyhow::Result<()> {
+    let mut volumes = host(client)?.volumes().await?;
+    volumes.sort_by_key(|volume| std::cmp::Reverse(volume.size.bytes));
+    let mut out = stdout().lock();
+    for volume in volumes.iter().take(VOLUMES_SHOWN) {
+        let more = if volume.size.at_least { "more than " } else { "" };
+        let mebibytes = volume.size.bytes.div_ceil(1 << 20);
+        writeln!(out, "volume   {} {more}{mebibytes} MiB", volume.name)?;
+    }
+    Ok(())
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

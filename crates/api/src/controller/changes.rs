@@ -44,10 +44,22 @@ pub struct Sink {
     /// Where to, and in what form: `url`, and what the kind knows besides.
     #[serde(default)]
     pub config: serde_json::Value,
+    /// What comes of it.
+    #[serde(default)]
+    pub delivery: Delivery,
     /// Made at.
     pub created_at: Timestamp,
     /// Changed at.
     pub updated_at: Timestamp,
+}
+
+/// Whether lines are sent to a sink.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// It is kept, and nothing is sent there by this version.
+    #[default]
+    NotYet,
 }
 
 /// Body of `POST /sinks`.

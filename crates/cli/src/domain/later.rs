@@ -24,9 +24,12 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &["cluster", "log-sink"],
-        "logs are not sent elsewhere by the cluster yet; `flynn log -f` follows them",
+        "logs are not sent elsewhere by the cluster yet (a sink that is made by `POST /sinks` is kept, and gets nothing); `flynn log -f --json` follows them",
     ),
-    (&["log-sink"], "logs are not sent elsewhere by the cluster yet; `flynn log -f` follows them"),
+    (
+        &["log-sink"],
+        "logs are not sent elsewhere by the cluster yet (a sink that is made by `POST /sinks` is kept, and gets nothing); `flynn log -f --json` follows them",
+    ),
     (&["volume", "show"], "`flynn volumes --json` shows everything about each"),
     (
         &["remote", "add"],

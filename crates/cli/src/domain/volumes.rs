@@ -40,13 +40,18 @@ pub(crate) fn whose(volume: &Volume) -> String {
 pub(crate) fn size(size: Option<Size>) -> String {
     let Some(Size { bytes, at_least }) = size else { return "?".into() };
     let more = if at_least { "more than " } else { "" };
+    format!("{more}{}", self::bytes(bytes))
+}
+
+/// `1.5 GB`.
+pub(crate) fn bytes(count: u64) -> String {
     let units = [(40, "TB"), (30, "GB"), (20, "MB"), (10, "KB")];
-    match units.iter().find(|(power, _)| bytes >= 1 << power) {
+    match units.iter().find(|(power, _)| count >= 1 << power) {
         Some((power, unit)) => {
-            let tenths = (bytes >> (power - 10)) * 10 / 1024;
-            format!("{more}{}.{} {unit}", tenths / 10, tenths % 10)
+            let tenths = (count >> (power - 10)) * 10 / 1024;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
-        None => format!("{more}{bytes} B"),
+        None => format!("{count} B"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use api::{
     id::{AppId, JobId},
+    usage::Usage,
     volume::{Size, Volume},
 };
 use axum::{
@@ -19,6 +20,7 @@ use crate::{
 
 pub(crate) fn routes() -> Router<Shared> {
     Router::new()
+        .route("/usage", get(usage))
         .route("/volumes", get(all))
         .route("/apps/{app}/volumes", get(of_app))
         .route("/volumes/{volume}", delete(remove_left))
@@ -49,6 +51,31 @@ async fn remove(
         let meant = host.as_ref().is_none_or(|host| volume.host_id == *host);
         volume.id == id && volume.app.is_some_and(|of| of.to_string() == app) && meant
     })
+}
+
+async fn usage() -> Json<Vec<Usage>> {
+    let shop = Usage {
+        app: Some(AppId::random()),
+        app_name: Some("shop".into()),
+        slugs: 3 << 20,
+        volumes: 1 << 30,
+        ..Usage::default()
+    };
+    Json(vec![shop, Usage { other: 10, ..Usage::default() }, Usage::default()])
+}
+
+#[test]
+fn who_uses_the_disk_is_listed_largest_first() {
+    let fake = Fake::start();
+    let person = Person::of(&fake);
+    let listed = person.flynn(&["usage"]).ok().stdout;
+    let lines: Vec<Vec<&str>> =
+        listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1][..5], ["shop", "1.0", "GB", "3.0", "MB"]);
+    assert_eq!(lines[2][..3], ["(nobody's)", "10", "B"]);
+    assert_eq!(lines.len(), 3, "what takes nothing is not listed: {listed}");
+    let json = person.flynn(&["usage", "--json"]).ok().stdout;
+    assert_eq!(serde_json::from_str::<Vec<Usage>>(&json).unwrap().len(), 3);
 }
 
 fn take_away(world: &Shared, meant: impl Fn(&Volume) -> bool) -> Response {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::{
     controller::{Artifact, NewArtifact},
-    id::ArtifactId,
+    id::{AppId, ArtifactId},
 };
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
@@ -33,6 +33,14 @@ pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<Arti
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
     Ok(rows.iter().map(of_row).collect())
+}
+
+/// The URIs of the artifacts that releases name, each with the app of the release.
+pub(crate) async fn of_releases(db: &impl GenericClient) -> Result<Vec<(AppId, String)>> {
+    let sql = "SELECT DISTINCT r.app_id, a.uri FROM releases r \
+               JOIN artifacts a ON a.artifact_id = ANY(r.artifacts) WHERE r.app_id IS NOT NULL";
+    let rows = pg::rows(db, sql, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get::<_, Uuid>("app_id").into(), row.get("uri"))).collect())
 }
 
 /// An artifact.

@@ -1,7 +1,7 @@
 //! Sinks: where logs shall go besides.
 
 use api::{
-    controller::{NewSink, Sink},
+    controller::{Delivery, NewSink, Sink},
     id::SinkId,
 };
 use pg::{GenericClient, Row, types::Json};
@@ -19,6 +19,7 @@ fn of_row(row: &Row) -> Sink {
         id: row.get::<_, Uuid>("sink_id").into(),
         kind: row.get("kind"),
         config: json(row, "config"),
+        delivery: Delivery::NotYet,
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
     }

@@ -194,6 +194,7 @@ async fn a_release_that_nothing_runs_can_be_deleted_and_a_sink_is_kept() {
     let sink = raw.ok(Method::POST, "/sinks", sink).await;
     let path = format!("/sinks/{}", sink["id"].as_str().unwrap());
     assert_eq!(raw.ok(Method::GET, &path, json!(null)).await, sink);
+    assert_eq!(sink["delivery"], "not_yet", "nobody takes it for a sink that gets something");
     raw.ok(Method::DELETE, &path, json!(null)).await;
     assert_eq!(raw.ok(Method::GET, "/sinks", json!(null)).await, json!([]));
 }

@@ -22,6 +22,7 @@ mod retention;
 mod scheduler;
 mod tags;
 mod upgrade;
+mod usage;
 mod volumes;
 mod wishes;
 mod world;
