@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx},
+    volumes,
 };
 
 /// Statements that delete a batch each, in one round.
@@ -73,11 +74,14 @@ async fn round(
     if app.is_none() {
         for _ in 0..BATCHES {
             let deleted = store::retention::delete_history(&*client, policy.history).await?
-                + store::retention::delete_jobs(&*client, policy.delay).await?
-                + store::retention::delete_apps(client, policy.delay).await?;
+                + store::retention::delete_jobs(&*client, policy.delay).await?;
             if deleted == 0 {
                 break;
             }
+        }
+        if let Err(err) = forget_apps(controller, client).await {
+            let error = &err as &dyn std::error::Error;
+            warn!(error, "what deleted apps left could not be deleted yet");
         }
     }
     for _ in 0..BATCHES {
@@ -91,6 +95,27 @@ async fn round(
         sweep(shelf, client, &policy, &mut done).await?;
     }
     Ok(done)
+}
+
+/// Forgets apps that were deleted long enough ago, and removes their volumes first: whose they were is known by the app.
+async fn forget_apps(controller: &Controller, client: &mut pg::Client) -> Result<()> {
+    for _ in 0..BATCHES {
+        let due = store::retention::deleted_apps(&*client, controller.retention.delay).await?;
+        let gone = match due.is_empty() {
+            true => break,
+            false => volumes::remove_of_deleted(controller, due.into_iter().collect()).await?,
+        };
+        for app in &gone {
+            let tx = Tx::begin(client).await?;
+            store::retention::forget_app(&tx, *app).await?;
+            tx.commit().await?;
+        }
+        // The others are looked at in the next round.
+        if gone.is_empty() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes from shelf what nothing that is kept names.

@@ -1,9 +1,13 @@
 //! The volumes of the cluster: asked of its hosts, for nobody else knows what is on a disk.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use api::{
     controller::{App, Formation, META_VOLUMES_BY_NAME},
+    id::AppId,
     volume::{HostVolume, Owner, Volume},
 };
 use futures_util::{StreamExt, stream};
@@ -131,4 +135,37 @@ async fn gathered(controller: &Controller, owners: &Owners) -> Result<Vec<Volume
     // Who has what of hosts that do not answer: without the leader it is not told.
     let claims = sampi.state().await.map(|state| state.volumes).unwrap_or_default();
     Ok(all(owners, answers, &claims))
+}
+
+/// Removes the volumes of these apps, which were deleted; answers the apps that have none any more. Each host that is
+/// known has to answer: what one of them keeps is not forgotten.
+pub(crate) async fn remove_of_deleted(
+    controller: &Controller,
+    apps: BTreeSet<AppId>,
+) -> Result<BTreeSet<AppId>> {
+    let doing = "asking the hosts for the volumes of deleted apps";
+    let hosts = controller.neighbours.hosts();
+    let claims = controller.neighbours.sampi().state().await.map_err(Error::neighbour(doing))?;
+    let mut left = apps;
+    let owner = |name: &str| Owner::of(name).map(|owner| owner.app);
+    for (volume, host) in &claims.volumes {
+        if !hosts.iter().any(|(id, _)| id == host)
+            && let Some(app) = owner(volume)
+        {
+            left.remove(&app);
+        }
+    }
+    for (id, host) in hosts {
+        let volumes = tokio::time::timeout(HOST_TIMEOUT, host.volumes()).await;
+        let volumes = volumes.map_err(|_| Error::Away(format!("host {id} does not answer")))?;
+        for volume in volumes.map_err(Error::neighbour(doing))? {
+            let Some(app) = owner(&volume.name).filter(|app| left.contains(app)) else { continue };
+            if let Err(err) = host.remove_volume(&volume.name).await {
+                let error = &err as &dyn std::error::Error;
+                warn!(error, host.id = %id, app.id = %app, "volume {} stays for now", volume.name);
+                left.remove(&app);
+            }
+        }
+    }
+    Ok(left)
 }

@@ -78,29 +78,29 @@ pub(crate) async fn delete_release(tx: &mut Tx<'_>, app: AppId, id: ReleaseId) -
     Ok(true)
 }
 
-/// Deletes what is left of apps that were deleted before this time ago. Answers how many.
-pub(crate) async fn delete_apps(db: &mut pg::Client, ago: Duration) -> Result<u64> {
+/// Apps that were deleted before this time ago, those deleted first first.
+pub(crate) async fn deleted_apps(db: &impl GenericClient, ago: Duration) -> Result<Vec<AppId>> {
     let sql = "SELECT app_id FROM apps \
-               WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT 100";
-    let apps: Vec<Uuid> =
-        pg::rows(&*db, sql, &[&ago.as_secs_f64()]).await?.iter().map(|row| row.get(0)).collect();
-    for app in &apps {
-        let tx = Tx::begin(db).await?;
-        for sql in [
-            "UPDATE apps SET release_id = NULL WHERE app_id = $1",
-            "DELETE FROM deployments WHERE app_id = $1",
-            "DELETE FROM formations WHERE app_id = $1",
-            "DELETE FROM app_resources WHERE app_id = $1",
-            "DELETE FROM services WHERE app_id = $1",
-            "DELETE FROM repositories WHERE app_id = $1",
-            "DELETE FROM releases WHERE app_id = $1",
-            "DELETE FROM apps WHERE app_id = $1 AND deleted_at IS NOT NULL",
-        ] {
-            pg::execute(&*tx, sql, &[app]).await?;
-        }
-        tx.commit().await?;
+               WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT 1000";
+    let apps = pg::rows(db, sql, &[&ago.as_secs_f64()]).await?;
+    Ok(apps.iter().map(|row| row.get::<_, Uuid>(0).into()).collect())
+}
+
+/// Deletes what is left of an app that was deleted.
+pub(crate) async fn forget_app(tx: &Tx<'_>, app: AppId) -> Result<()> {
+    for sql in [
+        "UPDATE apps SET release_id = NULL WHERE app_id = $1",
+        "DELETE FROM deployments WHERE app_id = $1",
+        "DELETE FROM formations WHERE app_id = $1",
+        "DELETE FROM app_resources WHERE app_id = $1",
+        "DELETE FROM services WHERE app_id = $1",
+        "DELETE FROM repositories WHERE app_id = $1",
+        "DELETE FROM releases WHERE app_id = $1",
+        "DELETE FROM apps WHERE app_id = $1 AND deleted_at IS NOT NULL",
+    ] {
+        pg::execute(&**tx, sql, &[&app.uuid()]).await?;
     }
-    Ok(apps.len() as u64)
+    Ok(())
 }
 
 /// Deletes artifacts that no release names and nobody wanted for this time. Answers how many.

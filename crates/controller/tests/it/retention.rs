@@ -7,6 +7,9 @@ use api::{
     controller::{
         App, ArtifactType, Collected, NewArtifact, NewFormation, NewRelease, ProcessType, Release,
     },
+    expand::volume_name,
+    id::AppId,
+    volume::{HostVolume, Size},
 };
 use jiff::Timestamp;
 
@@ -93,13 +96,20 @@ async fn tables_naming(world: &World, what: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_table_knows_an_app_that_was_deleted_once_its_time_is_over() {
+async fn nothing_knows_an_app_that_was_deleted_once_its_time_is_over() {
     let world = World::start().await;
     let app = world.app("gone").await;
     Scheduler::start(&world.lifetime, &world.client);
     let release = world.release(&app, &["web"], "serve").await;
     world.deploy(&app, &release).await;
     let uuid = app.id.uuid().to_string();
+    let kept = |app: AppId| HostVolume {
+        name: volume_name(app, "web", "/data"),
+        size: Size::default(),
+        jobs: Vec::new(),
+    };
+    let others = kept(AppId::random());
+    *world.neighbours.volumes.lock().unwrap() = vec![kept(app.id), others.clone()];
     let named = tables_naming(&world, &uuid).await;
     for table in ["apps", "deployments", "events", "formations", "jobs", "releases", "services"] {
         assert!(named.iter().any(|one| one == table), "{table}: {named:?}");
@@ -116,4 +126,5 @@ async fn no_table_knows_an_app_that_was_deleted_once_its_time_is_over() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
+    assert_eq!(*world.neighbours.volumes.lock().unwrap(), [others], "its volume goes, no other");
 }
