@@ -6,7 +6,9 @@
 
 pub mod app;
 pub mod cluster;
+pub mod document;
 pub mod hosts;
+pub mod image;
 pub mod load;
 pub mod shell;
 

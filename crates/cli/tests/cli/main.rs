@@ -4,6 +4,7 @@
 
 mod apps;
 mod attached;
+mod documented;
 mod fake;
 mod git_deploy;
 mod person;
