@@ -1,5 +1,7 @@
 //! Keys, providers, resources, routes.
 
+use std::time::Duration;
+
 use api::{
     controller::{Collected, Key, NewKey, NewProvider, NewResource, Provider, Resource},
     id::ResourceId,
@@ -8,6 +10,9 @@ use api::{
 use api_client::Error;
 
 use crate::{Controller, escape};
+
+/// The controller gives a provider a minute to make a resource, and then says that it took too long.
+const PROVISION_TIMEOUT: Duration = Duration::from_secs(75);
 
 impl Controller {
     /// The keys that may push, newest first.
@@ -56,7 +61,8 @@ impl Controller {
         provider: &str,
         resource: &NewResource,
     ) -> Result<Resource, Error> {
-        self.client.post(&format!("/providers/{}/resources", escape(provider)), resource).await
+        let client = self.client.with_timeout(PROVISION_TIMEOUT);
+        client.post(&format!("/providers/{}/resources", escape(provider)), resource).await
     }
 
     /// Records a resource that exists already. The same again changes nothing.

@@ -43,6 +43,8 @@ async fn an_image_that_cannot_run_is_refused_with_what_to_do_and_the_old_one_ser
     let name = format!("e2e/{}", app.name);
     let image = Image::answering(&format!("{name}:1"), "1");
     app.flynn(&["docker-push", &image.name]).ok();
+    // An image that is nowhere may come: it is waited for as long as a deployment may take.
+    app.flynn(&["deployment-timeout", "15"]).ok();
 
     let told = app.flynn(&["docker-push", &format!("{name}:9")]).refused();
     assert!(told.contains("docker does not know the image"), "{told}");

@@ -94,7 +94,7 @@ fn things() -> BTreeSet<String> {
 }
 
 /// Asks the cluster's database, as its superuser, inside its container.
-const PSQL: &str = r#"docker exec -i $(docker ps -q --filter label=flynn.job | xargs docker inspect -f '{{.Id}} {{.Config.Image}} {{.Path}}' | awk '/flynn-postgres$/ { print $1 }' | head -n 1) sh -c 'PGPASSWORD=$PGPASSWORD exec psql -qAt -h 127.0.0.1 -U flynn controller "$@"' psql"#;
+const PSQL: &str = r#"docker exec -i $(docker ps -q --filter label=flynn.job | xargs docker inspect -f '{{.Id}} {{.Config.Image}} {{.Path}}' | awk '/flynn-postgres$/ { print $1 }' | head -n 1) sh -c 'PGPASSWORD=$PGPASSWORD exec psql -qAt -h 127.0.0.1 -U flynn "$@"' psql -d "$(flynn -a controller env-get PGDATABASE)""#;
 
 /// What still names one of the apps, by name or id: rows, keys, containers, folders.
 fn named(pattern: &str) -> Vec<String> {

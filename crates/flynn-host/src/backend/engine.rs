@@ -44,7 +44,7 @@ pub(crate) enum EngineError {
     /// There is no such image here.
     #[error(
         "the image {0} is not on this host nor on another, and its name says no registry to fetch it from; \
-         build or load it here"
+         push it with `flynn docker-push`, or load it here"
     )]
     NoImage(String),
     /// Anything else.
