@@ -18,7 +18,7 @@ use crate::{cluster, shell::sh};
 /// Connections of wrk, as its option says.
 const CONNECTIONS: u32 = 32;
 /// Failures kept for the message.
-const KEPT: usize = 200;
+const KEPT: usize = 2000;
 
 /// `wrk -t1 -c32` over keep-alive connections, and a client that opens a connection a request and posts 10 KiB, 50 a
 /// second.
@@ -81,9 +81,14 @@ impl Outcome {
     #[track_caller]
     pub fn harmed_for_at_most(&self, bound: Duration) {
         self.reported();
-        let began = self.failures.iter().map(|(at, _)| *at);
-        let harmed = began.clone().max().unwrap_or_default() - began.min().unwrap_or_default();
+        let harmed = self.harmed();
         assert!(harmed <= bound && self.failures.len() < KEPT, "{harmed:?}: {self:#?}");
+    }
+
+    /// From the first post that failed to the last.
+    pub fn harmed(&self) -> Duration {
+        let began = self.failures.iter().map(|(at, _)| *at);
+        began.clone().max().unwrap_or_default() - began.min().unwrap_or_default()
     }
 
     #[track_caller]

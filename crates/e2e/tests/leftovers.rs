@@ -39,6 +39,14 @@ fn life(app: &str, image: &str, n: usize) -> Vec<String> {
         lines.push(format!("flynn -a {app} run /bin/busybox true"));
         lines.push(format!("{VOLUME} {app}"));
     }
+    if n == 0 {
+        // By hand, too, once nothing uses it.
+        lines.push(format!("flynn -a {app} scale keeper=0"));
+        lines.push(format!(
+            "id=$(flynn -a {app} volumes --json | jq -re '.[0].id'); \
+             timeout 60 sh -c 'until flynn -a {app} volume-remove -y '$id'; do sleep 1; done'"
+        ));
+    }
     lines.push(format!("flynn -a {app} delete -y"));
     lines
 }
@@ -78,13 +86,12 @@ impl Drop for AsBefore {
     }
 }
 
-/// What there is that belongs to no single app by its name.
+/// What there is that belongs to no single app by its name. Images are not among it: a host keeps some for the next start.
 fn things() -> BTreeSet<String> {
     let lines = format!(
         "{ADDR}
          {psql} -c \"SELECT 'role ' || rolname FROM pg_roles UNION SELECT 'database ' || datname FROM pg_database\"
          docker volume ls -q | sed 's/^/docker volume /'
-         docker images --format 'docker image {{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}'
          curl -fs -u :{key} \"http://$(addr shelf)/?prefix=/\" | jq -r '.[] | \"blob \" + .path'",
         ADDR = cluster::ADDR,
         psql = PSQL,
