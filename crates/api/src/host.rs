@@ -97,7 +97,7 @@ pub struct JobConfig {
     /// Time between SIGTERM and SIGKILL, in seconds.
     #[serde(default = "default_stop_timeout_seconds")]
     pub stop_timeout_seconds: u32,
-    /// Its host ends it when it has run so long; absent: never.
+    /// Its host ends it after it has run for this time; never, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit_seconds: Option<u32>,
 }

@@ -40,7 +40,7 @@ pub struct Args {
     /// Releases of each app that are kept, besides those that run.
     #[arg(long, env = "KEEP_RELEASES", default_value_t = 10)]
     keep_releases: usize,
-    /// Seconds that deleted apps, jobs that ended, and files that nothing names any more are kept: longer than any upload
+    /// Seconds that deleted apps, jobs that ended, and files that nothing names are kept: longer than any upload
     /// and any build may take.
     #[arg(long, env = "KEEP_UNUSED_SECONDS", default_value_t = 86_400)]
     keep_unused_seconds: u64,
@@ -67,7 +67,7 @@ pub struct Args {
     pg_database: String,
 }
 
-/// A controller that relays for attached jobs and says nothing for so long is gone.
+/// A controller that relays for attached jobs and says nothing for this time is gone.
 const ATTACH_LEASE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the daemon runs with.

@@ -1,6 +1,6 @@
 //! One-off jobs that end with their clients, should the controller between the two be gone.
 //!
-//! Whoever relays for a job says so in its row, again and again. A controller that is killed says nothing any more, and
+//! Whoever relays for a job says so in its row, again and again. A controller that is killed stops saying it, and
 //! stops no job whose client goes; so every controller stops those of which it was not said for a while.
 
 use std::{

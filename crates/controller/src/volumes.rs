@@ -137,7 +137,7 @@ async fn gathered(controller: &Controller, owners: &Owners) -> Result<Vec<Volume
     Ok(all(owners, answers, &claims))
 }
 
-/// Removes the volumes of these apps, which were deleted; answers the apps that have none any more. Each host that is
+/// Removes the volumes of these apps, which were deleted; answers the apps that have none left. Each host that is
 /// known has to answer: what one of them keeps is not forgotten.
 pub(crate) async fn remove_of_deleted(
     controller: &Controller,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 /// Apps that live at the same time.
 const APPS: usize = 50;
-/// Of so many one has a volume, and one-off jobs.
+/// One app of this many has a volume, and one-off jobs.
 const WITH_VOLUME: usize = 10;
 /// All that is deleted is gone this long after the last app was, with the graces below.
 const GONE: Duration = Duration::from_secs(60);

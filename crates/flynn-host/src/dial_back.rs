@@ -26,7 +26,7 @@ impl Door {
         Ok(Self { listener, word: hex::encode(rand::random::<[u8; 16]>()) })
     }
 
-    /// What is said to whoever comes: by it the host knows that it found this machine and no other.
+    /// The answer to each connection, by which the host knows that it found this machine and no other.
     pub(crate) fn word(&self) -> &str {
         &self.word
     }

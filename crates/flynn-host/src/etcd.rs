@@ -257,11 +257,7 @@ impl Keeper {
         let told = members_told(&members, &grid, self.peer_port);
         if told != grid.members && !told.is_empty() {
             let value = serde_json::to_vec(&told).expect("members serialise");
-            let unchanged = match at {
-                0 => Transaction::new().when_absent(MEMBERS),
-                at => Transaction::new().when_unchanged(MEMBERS, at),
-            };
-            self.etcd.commit(unchanged.put(MEMBERS, value)).await?;
+            self.etcd.commit(unless_told_since(at).put(MEMBERS, value)).await?;
         }
         let now = Instant::now();
         self.away.retain(|id, _| !present.contains(id));
@@ -315,6 +311,14 @@ fn host_of(member: &keyspace::Member, grid: &Grid, peer_port: u16) -> Option<Str
     }
     let is_at = |addr| member.peer_urls.contains(&peer_url(addr, peer_port));
     grid.hosts.iter().find(|(_, record)| is_at(record.addr)).map(|(id, _)| id.clone())
+}
+
+/// A change that is refused when the list of members has been written after that revision, 0 for never.
+pub(crate) fn unless_told_since(revision: u64) -> Transaction {
+    match revision {
+        0 => Transaction::new().when_absent(MEMBERS),
+        at => Transaction::new().when_unchanged(MEMBERS, at),
+    }
 }
 
 /// The members etcd has, as they are told to the hosts.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, error::Error, fs, io, time::Duration};
 use api::{error::ErrorCode, host::Recovered};
 use daemon::{ApiError, WorkPanicked};
 use futures_util::future::join_all;
-use keyspace::{Keyspace, Transaction};
+use keyspace::Keyspace;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     disk::{self, Durable},
-    etcd::{Role, members_told, peer_url},
+    etcd::{Role, members_told, peer_url, unless_told_since},
     etcd_restore::{Restoration, RestoreError},
     grid::{MEMBERS, Member},
     neighbours::Neighbours,
@@ -27,6 +27,8 @@ const EPOCH: &str = "/discoverd/epoch";
 const ANSWER: Duration = Duration::from_secs(5);
 /// A host asks etcd before it follows, and may have to find out that it does not answer.
 const TELLING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The list of members is read again when it has changed meanwhile, at most this many times.
+const NOTE_ATTEMPTS: u32 = 5;
 /// How long etcd may take to start.
 const START: Duration = Duration::from_secs(60);
 /// Pause between two looks.
@@ -279,12 +281,21 @@ async fn until_it_serves(app: &App) -> Result<(), RecoveryError> {
 /// The revision may be lower than before: a higher epoch keeps every term higher. Answers that epoch.
 async fn note(etcd: &Keyspace, neighbours: &Neighbours) -> Result<u64, keyspace::Error> {
     let epoch = epoch(etcd).await? + 1;
-    // Whoever leads may have added one already.
-    let members = etcd.members().await?;
-    let members = members_told(&members, &neighbours.grid.now().clone(), neighbours.peer_port);
-    let members = serde_json::to_vec(&members).expect("members serialise");
-    let raised = Transaction::new().put(EPOCH, epoch.to_string()).put(MEMBERS, members);
-    etcd.commit(raised).await?;
+    let mut attempts = 0;
+    loop {
+        // Whoever leads may add one at the same time: a list without it would make that host give its member up.
+        let at = etcd.get(MEMBERS).await?.map_or(0, |entry| entry.mod_revision);
+        let members = etcd.members().await?;
+        let members = members_told(&members, &neighbours.grid.now().clone(), neighbours.peer_port);
+        let members = serde_json::to_vec(&members).expect("members serialise");
+        let raised = unless_told_since(at).put(EPOCH, epoch.to_string()).put(MEMBERS, members);
+        attempts += 1;
+        match etcd.commit(raised).await {
+            Err(err) if err.is_conflict() && attempts < NOTE_ATTEMPTS => {}
+            Err(err) => return Err(err),
+            Ok(_) => break,
+        }
+    }
     info!(epoch, "etcd serves again, with one member");
     Ok(epoch)
 }

@@ -54,12 +54,14 @@ async fn read_put(connection: &mut TcpStream, pace: Duration) -> u64 {
     let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
     let length: u64 = length.parse().unwrap();
     let (mut read, mut piece) = (0, vec![0; 128 << 10]);
+    let mut pace = tokio::time::interval(pace.max(Duration::from_nanos(1)));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while read < length {
         match connection.read(&mut piece).await {
             Ok(0) | Err(_) => break,
             Ok(some) => read += some as u64,
         }
-        tokio::time::sleep(pace).await;
+        pace.tick().await;
     }
     read
 }

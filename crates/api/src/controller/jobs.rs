@@ -129,7 +129,7 @@ pub struct NewJob {
     /// Limits, where they differ from the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<host::Limits>,
-    /// It is ended when it has run so long; [`ONE_OFF_SECONDS`] if absent, [`ONE_OFF_SECONDS_MAX`] at most.
+    /// It is ended after it has run for this time: [`ONE_OFF_SECONDS`] if absent, [`ONE_OFF_SECONDS_MAX`] at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u32>,
 }

@@ -27,7 +27,7 @@ pub(crate) struct RunArgs {
     /// Of this release instead of the current one
     #[arg(short, long)]
     release: Option<ReleaseId>,
-    /// End it when it has run so long, such as 30m or 3days [default: 1day]
+    /// End it after this time, such as 30m or 3days [default: 1day]
     #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
     /// What to run, in /app

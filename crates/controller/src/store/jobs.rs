@@ -115,7 +115,7 @@ pub(crate) async fn put_new(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     Ok(job)
 }
 
-/// A job that shall end with its client, and of which nobody says any more that it has one.
+/// A job that shall end with its client, and of which nobody has said lately that it has one.
 #[derive(Debug, Clone)]
 pub(crate) struct Unattended {
     /// The job.
@@ -126,7 +126,7 @@ pub(crate) struct Unattended {
     pub(crate) since: Timestamp,
 }
 
-/// Says that these jobs have a client for at least so long.
+/// Says that these jobs have a client for at least this time.
 pub(crate) async fn attach(db: &impl GenericClient, ids: &[JobId], lease: Duration) -> Result<()> {
     let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
     let sql = "UPDATE jobs SET attached_until = clock_timestamp() + make_interval(secs => $2) \

@@ -12,7 +12,7 @@ use crate::{
     world::{World, client},
 };
 
-/// A controller that can be frozen: it does nothing any more, and closes nothing, as one whose host lost its power.
+/// A controller that can be frozen: from then on it does nothing, and closes nothing, as one whose host lost its power.
 async fn elsewhere(config: Config) -> (SocketAddr, oneshot::Sender<()>) {
     let ((freeze, frozen), (tell, told)) = (oneshot::channel(), oneshot::channel());
     thread::spawn(move || {
