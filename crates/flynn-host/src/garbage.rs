@@ -1,4 +1,4 @@
-//! Throws away what nobody uses any more: containers of ended jobs that stayed behind, images of slugs, and volumes.
+//! Throws away what nobody uses any more: containers of ended jobs that stayed behind, images of apps, and volumes.
 //!
 //! A thing is looked at twice before it goes, and asked about once more at the moment it goes, with the door shut
 //! through which a job could come to it.
@@ -34,7 +34,7 @@ use crate::{
 /// What is kept although nobody uses it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Of the images of slugs.
+    /// Of the images of apps.
     pub(crate) images: Kept,
     /// Of the volumes.
     pub(crate) volumes: Kept,
@@ -123,11 +123,19 @@ impl Garbage {
 
     async fn images(&mut self, since: Duration) -> Result<(), EngineError> {
         let host = &self.host;
-        let present = host.slugs.images().await?;
-        let used = used_slugs(host).iter().map(|tag| host.slugs.name(tag)).collect();
+        let mut present = host.slugs.images().await?;
+        let fetched = host.fetched.images().await?;
+        present.extend(fetched.iter().cloned());
+        let mut used: BTreeSet<_> =
+            used_slugs(host).iter().map(|tag| host.slugs.name(tag)).collect();
+        used.extend(used_fetched(host));
         self.unused.images = age(&self.unused.images, &present, &used, since);
         for name in surplus(&self.unused.images, self.rules.images, host.is_short()) {
-            let removed = host.slugs.remove(name, || used_slugs(host)).await;
+            let removed = if fetched.contains(name) {
+                host.fetched.remove(name, || used_fetched(host)).await
+            } else {
+                host.slugs.remove(name, || used_slugs(host)).await
+            };
             match removed {
                 Ok(()) => info!(image = %name, "removed an image nobody needs any more"),
                 // A container has it that is of no job.
@@ -180,6 +188,12 @@ impl Reconcile for Garbage {
 fn used_slugs(host: &Host) -> BTreeSet<String> {
     let active = host.registry.active().into_iter().map(|active| active.job);
     active.filter_map(|job| Some(slug::tag(job.slug.as_ref()?, users::of_app(&job)))).collect()
+}
+
+/// Names of the images that were fetched for jobs that run or are about to.
+fn used_fetched(host: &Host) -> BTreeSet<String> {
+    let active = host.registry.active().into_iter();
+    active.map(|active| host.fetched.name(&active.job.image)).collect()
 }
 
 /// Names of the volumes of every job this host remembers.

@@ -13,7 +13,7 @@ use daemon::Lifetime;
 use tokio::sync::Semaphore;
 
 use crate::{
-    backend::{archive::Archives, engine::Engine, peers::Peers, slug::Slugs},
+    backend::{engine::Engine, fetched::FetchedImages, peers::Peers, slug::Slugs},
     domain::net::Cidr,
     identity::{Folders, HostFile},
     jobs::{
@@ -34,7 +34,7 @@ pub(crate) struct Host {
     pub(crate) slugs: Slugs,
     pub(crate) peers: Peers,
     /// Images that were pushed.
-    pub(crate) archives: Archives,
+    pub(crate) fetched: FetchedImages,
     pub(crate) volumes: Volumes,
     pub(crate) sizes: Sizes,
     /// Turns of the hosts that are given images.

@@ -27,8 +27,8 @@ use tracing::{debug, info, warn};
 pub(crate) use crate::layer0::ETCD;
 use crate::{
     backend::{
-        archive::Archives,
         engine::Engine,
+        fetched::FetchedImages,
         network::{JobNetwork, NetworkError, Overlay},
         peers::Peers,
         slug::Slugs,
@@ -278,7 +278,7 @@ impl Parts<'_> {
                 several.map(|(neighbours, etcd)| (etcd.clone(), neighbours.grid.clone())),
             ),
             sizes: Sizes::default(),
-            archives: Archives::new(self.engine.clone(), shelf.clone()),
+            fetched: FetchedImages::new(self.engine.clone(), shelf.clone(), &config.prefix),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,
             exports: Arc::new(Semaphore::new(EXPORTS)),

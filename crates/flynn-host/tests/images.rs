@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use api::{discoverd::Instance, host::Status};
 use axum::{
@@ -15,7 +15,7 @@ use axum::{
 };
 use daemon::Lifetime;
 use futures_util::{StreamExt, TryStreamExt};
-use support::{Fixture, IMAGE, LIMIT, docker, ended, meta, shell};
+use support::{Fixture, IMAGE, LIMIT, docker, ended, is, meta, shell};
 use testkit::wait_until_for;
 use tokio::net::TcpListener;
 
@@ -58,7 +58,10 @@ async fn an_image_that_is_missing_comes_from_a_host_that_has_it() {
         if done.status == Status::Done { Ok(()) } else { Err(done.error) }
     })
     .await;
-    docker(&["rmi", &name]);
+    assert_eq!(tags(&name), NONE, "it bears our name only, by which it goes");
+    let own = tags(&format!("{}-image", host.prefix));
+    assert_eq!(own.len(), 1, "{own:?}");
+    docker(&["rmi", &own[0]]);
     lifetime.end();
 }
 
@@ -84,6 +87,14 @@ fn packed_image(host: &Fixture) -> (String, Bytes) {
     (id.trim().to_owned(), saved.stdout.into())
 }
 
+const NONE: [&str; 0] = [];
+
+/// The names that images have in a repository.
+fn tags(repository: &str) -> Vec<String> {
+    let listed = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", repository]);
+    listed.lines().map(str::to_owned).collect()
+}
+
 /// A shelf that has one blob at one path.
 async fn shelf_with(path: String, blob: Bytes, lifetime: &Lifetime) -> String {
     let answer = get(async move || ([(ETAG, format!("\"{}\"", "0".repeat(64)))], blob));
@@ -100,11 +111,29 @@ async fn an_image_that_was_pushed_is_loaded_from_shelf_by_its_id() {
     let (id, packed) = packed_image(&maker);
     let hex = id.trim_start_matches("sha256:").to_owned();
     let url = shelf_with(format!("/images/{hex}.tar"), packed.clone(), &lifetime).await;
-    let host = Fixture::start_with(|config| config.shelf = Some(url)).await;
-    let mut job = shell("echo runs");
+    let host = Fixture::start_with(|config| {
+        config.shelf = Some(url);
+        config.garbage_every = Duration::from_millis(200);
+        config.unused_images = 0;
+    })
+    .await;
+    let mut job = shell("echo runs; sleep 1000");
     job.image.clone_from(&id);
-    let done = host.run(&job, ended).await;
+    host.run(&job, is(Status::Running)).await;
+    let own = format!("{}-image:{hex}", host.prefix);
+    assert_eq!(tags(&own), [own.clone()]);
+    // A second job finds it here.
+    let mut second = shell("echo runs");
+    second.image.clone_from(&id);
+    let done = host.run(&second, ended).await;
     assert_eq!((done.status, done.error), (Status::Done, None));
+    assert_eq!(tags(&own), [own.clone()], "a job has it");
+    host.client().stop_job(job.id).await.unwrap();
+    wait_until_for(LIMIT, "the image that no job wants is gone", async || {
+        let there = docker(&["images", "-aq", "--no-trunc"]);
+        if there.contains(&id) { Err(there) } else { Ok(()) }
+    })
+    .await;
     let other = format!("sha256:{}", "f".repeat(64));
     let mut job = shell("echo runs");
     job.image.clone_from(&other);

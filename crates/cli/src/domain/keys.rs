@@ -20,6 +20,8 @@ pub(crate) fn public_keys(text: &str, source: &str) -> Result<Vec<String>, KeyEr
     if text.contains("PRIVATE KEY") {
         return Err(KeyError::Private(source.into()));
     }
+    // Editors of Windows put a byte order mark in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().enumerate().map(|(at, line)| (at, line.trim()));
     let keys: Vec<String> = lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
@@ -68,6 +70,11 @@ mod tests {
     fn every_key_of_an_agent_is_taken() {
         let text = format!("{KEY}\n\n# none\n{KEY}\n");
         assert_eq!(public_keys(&text, "f").unwrap(), [KEY, KEY]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_do_no_harm() {
+        assert_eq!(public_keys(&format!("\u{feff}{KEY}\r\n"), "f").unwrap(), [KEY]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The engine, in words of jobs.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use bollard::{
         InspectContainerOptions, InspectContainerOptionsBuilder, KillContainerOptionsBuilder,
         ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
         RemoveImageOptionsBuilder, ResizeContainerTTYOptionsBuilder, StartContainerOptions,
+        TagImageOptionsBuilder,
     },
 };
 use bytes::Bytes;
@@ -108,6 +109,8 @@ pub(crate) struct Image {
     pub(crate) labels: HashMap<String, String>,
     /// Where it wants folders that are no part of its layers.
     pub(crate) volumes: Vec<String>,
+    /// Whether it has an id only.
+    pub(crate) is_nameless: bool,
 }
 
 /// A container, as far as a listing tells.
@@ -174,6 +177,7 @@ impl Engine {
             user: config.user.unwrap_or_default(),
             labels: config.labels.unwrap_or_default(),
             volumes: config.volumes.unwrap_or_default(),
+            is_nameless: found.repo_tags.is_none_or(|tags| tags.is_empty()),
         })
     }
 
@@ -278,6 +282,29 @@ impl Engine {
         let all = self.docker.list_images(Some(options)).await;
         let all = all.map_err(of(|| "list its images".into()))?;
         Ok(all.into_iter().map(|one| (one.id, one.repo_tags)).collect())
+    }
+
+    /// The names that images have in a repository.
+    pub(crate) async fn image_names(
+        &self,
+        repository: &str,
+    ) -> Result<BTreeSet<String>, EngineError> {
+        let filters = HashMap::from([("reference", vec![repository])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let all = self.docker.list_images(Some(options)).await;
+        let all = all.map_err(of(|| "list its images".into()))?;
+        let own = format!("{repository}:");
+        // The other names of such an image are listed too.
+        let names = all.into_iter().flat_map(|one| one.repo_tags);
+        Ok(names.filter(|name| name.starts_with(&own)).collect())
+    }
+
+    /// Gives an image another name, `<repository>:<tag>`.
+    pub(crate) async fn tag_image(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+        let tagged = self.docker.tag_image(id, Some(options)).await;
+        tagged.map_err(of(|| format!("name the image {id}")))
     }
 
     /// Removes an image; that there is none is success. One that a container has is a conflict.

@@ -1,7 +1,7 @@
 //! What the host does with the machine: the engine, its socket, the network.
 
-pub(crate) mod archive;
 pub(crate) mod engine;
+pub(crate) mod fetched;
 pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod raw;

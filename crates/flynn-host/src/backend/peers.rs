@@ -44,17 +44,9 @@ impl Peers {
         Self { engine, hosts, own_id: own_id.into(), key, turns: Turns::default() }
     }
 
-    /// An image by name: the one that is here, or one that another host has. Jobs that want the same wait for one
-    /// transfer. That nobody has it is [`EngineError::NoImage`].
-    pub(crate) async fn image(&self, name: &str) -> Result<Image, EngineError> {
-        match self.engine.image(name).await {
-            Err(EngineError::NoImage(_)) => self.fetch(name).await,
-            found => found,
-        }
-    }
-
-    /// The same, without a look at what is here.
-    async fn fetch(&self, name: &str) -> Result<Image, EngineError> {
+    /// An image by name, from a host that has it. Jobs that want the same wait for one transfer. That nobody has it is
+    /// [`EngineError::NoImage`].
+    pub(crate) async fn fetch(&self, name: &str) -> Result<Image, EngineError> {
         let _turn = self.turns.of(name).await;
         for (id, addr) in self.others() {
             match self.fetch_from(&addr, name).await {

@@ -13,15 +13,14 @@ use api::{
 };
 use bollard::{
     body_full,
-    query_parameters::{CreateImageOptionsBuilder, UploadToContainerOptionsBuilder},
+    query_parameters::UploadToContainerOptionsBuilder,
 };
-use futures_util::TryStreamExt;
 
 use super::registry::own_address;
 use crate::{
     backend::{
-        archive::ArchiveError,
-        engine::{Engine, EngineError, Image, of},
+        engine::{EngineError, Image, of},
+        fetched::FetchError,
         slug::{self, SlugError},
     },
     disk,
@@ -42,9 +41,9 @@ pub(crate) enum StartError {
     /// Its slug.
     #[error(transparent)]
     Slug(#[from] SlugError),
-    /// Its image, which was pushed.
+    /// Its image, which is not here.
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Fetch(#[from] FetchError),
     /// A volume.
     #[error("the folder of volume {volume} could not be made")]
     Volume {
@@ -116,17 +115,7 @@ pub(crate) fn name(host: &Host, id: JobId) -> String {
 /// The image a job runs: its own, or the one its slug becomes.
 pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, StartError> {
     let job = &active.job;
-    let image = match host.peers.image(&job.image).await {
-        Err(err @ EngineError::NoImage(_)) if job.image.starts_with("sha256:") => {
-            let id = job.image.parse().map_err(|_| err)?;
-            host.archives.load(&id).await?
-        }
-        Err(EngineError::NoImage(_)) if names_registry(&job.image) => {
-            pull(&host.engine, &job.image).await?;
-            host.engine.image(&job.image).await?
-        }
-        found => found?,
-    };
+    let image = host.fetched.image(&job.image, &host.peers).await?;
     match &job.slug {
         None => Ok(image),
         Some(slug) => slug_image(host, job, slug).await,
@@ -138,30 +127,12 @@ async fn slug_image(host: &Host, job: &Job, slug: &Slug) -> Result<Image, StartE
     let (runner, user) = (&job.image, users::of_app(job));
     match host.slugs.image(runner, slug, user).await {
         Err(err @ SlugError::Fetch { .. }) => {
-            host.peers.image(&host.slugs.name(&slug::tag(slug, user))).await.map_err(|_| err)?;
+            host.peers.fetch(&host.slugs.name(&slug::tag(slug, user))).await.map_err(|_| err)?;
             // One that was made on another runner does not count.
             Ok(host.slugs.image(runner, slug, user).await?)
         }
         made => Ok(made?),
     }
-}
-
-/// `registry.example.com/name`, `localhost:5000/name`; not `flynn/name`.
-fn names_registry(image: &str) -> bool {
-    image
-        .split_once('/')
-        .is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
-}
-
-async fn pull(engine: &Engine, name: &str) -> Result<(), EngineError> {
-    // Without a tag the engine would fetch every tag there is.
-    let (repository, tag) = match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (name, "latest"),
-    };
-    let options = CreateImageOptionsBuilder::new().from_image(repository).tag(tag).build();
-    let pulled = engine.slow().create_image(Some(options), None, None);
-    pulled.try_for_each(|_| async { Ok(()) }).await.map_err(of(|| format!("fetch {name}")))
 }
 
 /// Makes the container of a job.
@@ -256,19 +227,4 @@ pub(crate) fn extra_ca(bundle: &str) -> HashMap<String, String> {
         "GIT_SSL_CAINFO",
     ];
     names.into_iter().map(|name| (name.to_owned(), bundle.to_owned())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_name_with_a_registry_is_fetched() {
-        for name in ["flynn/slugrunner", "busybox", "flynn-slug:abc"] {
-            assert!(!names_registry(name), "{name}");
-        }
-        for name in ["registry.example.com/a", "localhost/a", "localhost:5000/a:1"] {
-            assert!(names_registry(name), "{name}");
-        }
-    }
 }
