@@ -191,3 +191,76 @@ async fn a_database_above_its_quota_is_read_and_one_that_is_written_on_is_closed
     let client = connect(own).await.unwrap();
     client.batch_execute(fill).await.expect("the cluster's own database has no quota");
 }
+
+/// The server's own connection, as the API's.
+async fn superuser(postgres: &testkit::Postgres) -> tokio_postgres::Client {
+    let (user, password) = (postgres.user(), postgres.password());
+    let at = format!("{}:{}", postgres.host(), postgres.port());
+    connect(&format!("postgres://{user}:{password}@{at}/postgres")).await.unwrap()
+}
+
+/// Makes `pg_database_size` answer as this body says; its one argument is `$1`.
+async fn sizes_are(superuser: &tokio_postgres::Client, body: &str) {
+    let function = format!(
+        "CREATE OR REPLACE FUNCTION public.pg_database_size(oid) RETURNS bigint LANGUAGE plpgsql \
+         AS $f$ BEGIN {body} END $f$; \
+         ALTER ROLE flynn SET search_path = public, pg_catalog"
+    );
+    superuser.batch_execute(&function).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_without_files_or_size_keeps_no_other_from_being_measured() {
+    let postgres = testkit::Postgres::start().await;
+    let quota = ["--database-len-max=16777216", "--measure-seconds=1"];
+    let superuser = superuser(&postgres).await;
+    let api = api_with(postgres.port(), postgres.password(), &[]).await;
+    let made = |n: u32| format!("0fb1a2c3-0000-4000-8000-{n:012x}");
+    let mut names = Vec::new();
+    for n in 0..3 {
+        names.push(create(&api, &made(n)).await.unwrap().env["PGDATABASE"].clone());
+    }
+    // The first is one whose removal was killed: it has no files. The second cannot be looked at.
+    let oid = "SELECT oid::int8 FROM pg_database WHERE datname = $1";
+    let oid: i64 = superuser.query_one(oid, &[&names[0]]).await.unwrap().get(0);
+    let gone = format!("COPY (SELECT 1) TO PROGRAM 'rm -r base/{oid}'");
+    superuser.batch_execute(&gone).await.unwrap();
+    let second = format!(
+        "IF (SELECT datname FROM pg_database WHERE oid = $1) = '{}' THEN RAISE 'no'; END IF; \
+         RETURN CASE WHEN pg_catalog.pg_database_size($1) > 0 THEN 1::bigint << 40 END;",
+        names[1]
+    );
+    sizes_are(&superuser, &second).await;
+    let _measuring = api_with(postgres.port(), postgres.password(), &quota).await;
+    let closed = "SELECT array_agg(rolname::text ORDER BY rolname) FROM pg_roles \
+                  WHERE NOT rolcanlogin AND rolname = ANY($1)";
+    testkit::wait_until("the third is closed", async || {
+        let row = superuser.query_one(closed, &[&names]).await.unwrap();
+        match row.get::<_, Option<Vec<String>>>(0) {
+            Some(closed) if closed == names[2..] => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn databases_are_made_and_removed_while_one_is_being_measured() {
+    let postgres = testkit::Postgres::start().await;
+    let superuser = superuser(&postgres).await;
+    let api = api_with(postgres.port(), postgres.password(), &["--measure-seconds=1"]).await;
+    sizes_are(&superuser, "PERFORM pg_sleep(3600); RETURN 1;").await;
+    create(&api, "0fb1a2c3-0000-4000-8000-0123456789ab").await.unwrap();
+    let measured = "SELECT query_start::text FROM pg_stat_activity \
+                    WHERE state = 'active' AND wait_event = 'PgSleep'";
+    let began: String = testkit::wait_until("it is being measured", async || {
+        let row = superuser.query_opt(measured, &[]).await.unwrap();
+        row.map(|row| row.get(0)).ok_or(())
+    })
+    .await;
+    let made: Provisioned = api.client.post("/databases", &()).await.unwrap();
+    let delete = format!("/databases?id={}", made.id);
+    api.client.delete::<()>(&delete).await.unwrap();
+    let still = superuser.query_one(measured, &[]).await.unwrap();
+    assert_eq!(still.get::<_, String>(0), began, "it waited for the end");
+}

@@ -2,23 +2,32 @@
 
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_postgres::{Client, Row};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{Client, Row, types::ToSql};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{CONNECT_WITHIN, Databases};
+use super::{CONNECT_WITHIN, Databases, STATEMENT, StoreError, driven};
 use crate::domain::{
     names::Name,
     quota::{Access, access},
 };
 
-/// Apps' databases, whose names are those of their roles; what the cluster made for itself is not limited.
-const SIZES: &str = "SELECT r.rolname::text, pg_database_size(d.oid) AS size, r.rolcanlogin, \
-         coalesce('default_transaction_read_only=on' = ANY(s.setconfig), false) AS reads \
+/// What all of this is, in an error.
+const DOING: &str = "measuring the databases";
+/// Apps' databases, whose names are those of their roles; what the cluster made for itself is not limited. One whose removal
+/// was begun (-2) has no size any more.
+const APPS: &str = "SELECT d.datname::text \
      FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba AND r.rolname = d.datname \
+     WHERE NOT r.rolsuper AND d.datconnlimit <> -2";
+/// What one of them takes; nothing if its files are gone. It costs a look at each of them.
+const SIZE: &str = "SELECT pg_database_size(d.oid) AS size, r.rolcanlogin, \
+         coalesce('default_transaction_read_only=on' = ANY(s.setconfig), false) AS reads \
+     FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      LEFT JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0 \
-     WHERE NOT r.rolsuper";
+     WHERE d.datname = $1";
+/// The server gives a statement up before we give up the server.
+const LIMIT: &str = "SET statement_timeout = '12s'";
 
 impl Databases {
     /// Measures all databases again and again, until the daemon stops.
@@ -36,23 +45,58 @@ impl Databases {
         }
     }
 
-    async fn enforce_quota(&self, most: u64) -> Result<(), super::StoreError> {
-        let _one = self.one_at_a_time.lock().await;
-        self.with(CONNECT_WITHIN, "measuring the databases", async |client| {
-            for row in client.query(SIZES, &[]).await? {
-                let Ok(role) = row.get::<_, &str>("rolname").parse::<Name>() else { continue };
-                let size = u64::try_from(row.get::<_, i64>("size")).unwrap_or_default();
-                let now = access_of(&row);
-                let then = access(size, most, now);
-                if then != now {
-                    set_access(client, &role, then).await?;
-                    tell(&role, size, most, then);
+    /// One after the other, each for itself: however many there are, and whatever is the matter with one of them.
+    async fn enforce_quota(&self, most: u64) -> Result<(), StoreError> {
+        let (client, connection) = self.connect(CONNECT_WITHIN).await?;
+        let work = async {
+            bounded(client.batch_execute(LIMIT)).await?;
+            for row in bounded(client.query(APPS, &[])).await? {
+                let Ok(name) = row.get::<_, &str>(0).parse::<Name>() else { continue };
+                match self.enforce_on(&client, &name, most).await {
+                    Err(StoreError::Refused { source, .. }) if source.as_db_error().is_some() => {
+                        warn!(
+                            error = &source as &dyn std::error::Error,
+                            database = %name, "database {name} could not be measured yet"
+                        );
+                    }
+                    done => done?,
                 }
             }
             Ok(())
-        })
-        .await
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            ended = driven(connection) => Err(refused(ended)),
+        }
     }
+
+    async fn enforce_on(&self, client: &Client, role: &Name, most: u64) -> Result<(), StoreError> {
+        let of_database: &[&(dyn ToSql + Sync)] = &[&role.to_string()];
+        let Some(row) = bounded(client.query_opt(SIZE, of_database)).await? else { return Ok(()) };
+        let Some(size) = row.get::<_, Option<i64>>("size") else { return Ok(()) };
+        let (size, now) = (u64::try_from(size).unwrap_or_default(), access_of(&row));
+        let then = access(size, most, now);
+        if then != now {
+            let _one = self.one_at_a_time.lock().await;
+            bounded(set_access(client, role, then)).await?;
+            tell(role, size, most, then);
+        }
+        Ok(())
+    }
+}
+
+async fn bounded<T>(
+    step: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, StoreError> {
+    match timeout(STATEMENT, step).await {
+        Ok(done) => done.map_err(refused),
+        Err(_) => Err(StoreError::TimedOut { doing: DOING }),
+    }
+}
+
+fn refused(source: tokio_postgres::Error) -> StoreError {
+    StoreError::Refused { doing: DOING, source }
 }
 
 fn access_of(row: &Row) -> Access {
