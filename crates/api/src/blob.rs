@@ -8,6 +8,9 @@ use sha2::Sha256;
 /// Header of a `PUT` that copies another blob instead of sending one: its path.
 pub const COPY_FROM: &str = "blobstore-copy-from";
 
+/// Header of 2014's `PUT` that writes behind what is there: refused.
+pub const OFFSET: &str = "blobstore-offset";
+
 /// Parameter of a `DELETE`: nanoseconds of Unix time; a blob that was stored later stays.
 pub const NOT_AFTER: &str = "not_after";
 

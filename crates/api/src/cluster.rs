@@ -105,6 +105,9 @@ pub struct Committed {
     /// Hosts that did not take their part, with the reason: their jobs are out of the state again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<String, String>,
+    /// Of these hosts: why each job was not taken. A version before has one reason for all of a host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<JobId, String>,
 }
 
 /// Why nothing happened.

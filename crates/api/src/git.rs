@@ -30,9 +30,41 @@ impl std::fmt::Debug for GitSource {
     }
 }
 
+/// Whether nobody on the way reads a token that is given for this URL: it is encrypted, or stays on this machine or in the
+/// cluster (`.discoverd`), whose hosts encrypt what they say to each other. `git://` has no tokens at all.
+pub fn keeps_secrets(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return true };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let name = host.strip_prefix('[').map_or_else(
+        || host.split(':').next().unwrap_or_default(),
+        |address| address.split(']').next().unwrap_or_default(),
+    );
+    let is_own = name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    is_own || name == "localhost" || name.ends_with(".discoverd")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_goes_where_nobody_reads_along() {
+        for url in [
+            "https://h/x",
+            "ssh://git@h/x",
+            "git@h:x",
+            "http://git-web.discoverd:8080/x",
+            "http://127.0.0.1:1/x",
+            "http://[::1]/x",
+            "http://me@localhost/x",
+        ] {
+            assert!(keeps_secrets(url), "{url}");
+        }
+        for url in ["http://h/x", "http://127.0.0.1@h/x", "http://a.discoverd.h/x"] {
+            assert!(!keeps_secrets(url), "{url}");
+        }
+    }
 
     #[test]
     fn a_source_that_is_printed_shows_no_secret() {

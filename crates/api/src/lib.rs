@@ -15,5 +15,7 @@ pub mod reserved;
 pub mod route;
 pub mod size;
 pub mod slug;
+pub mod tag;
 pub mod usage;
+pub mod validate;
 pub mod volume;

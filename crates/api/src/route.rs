@@ -135,7 +135,7 @@ pub struct NewRoute {
     /// The flat fields.
     #[serde(flatten)]
     pub route: PartialRoute,
-    /// 2014's nesting; its fields win.
+    /// 2014's nesting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PartialRoute>,
 }
@@ -166,24 +166,49 @@ pub struct PartialRoute {
     pub leader: Option<bool>,
 }
 
+/// The flat form and `config` say different things of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is one thing and config.{0} another: leave one of them out")]
+pub struct TwoRoutesError(pub &'static str);
+
 impl NewRoute {
-    /// One flat route out of both forms; nothing is validated here.
-    pub fn flatten(self) -> Route {
+    /// One flat route out of both forms; nothing else is validated here. Who changes a route has read both forms of it and
+    /// may have edited either: what differs from the route that is `stored` is what was meant.
+    ///
+    /// # Errors
+    /// The field of which both forms say something, each something else.
+    pub fn flatten(self, stored: Option<&Route>) -> Result<Route, TwoRoutesError> {
         let Self { route: flat, config } = self;
         let config = config.unwrap_or_default();
-        Route {
-            kind: config.kind.or(flat.kind).unwrap_or_default(),
-            parent_ref: config.parent_ref.or(flat.parent_ref).unwrap_or_default(),
-            service: config.service.or(flat.service).unwrap_or_default(),
-            domain: config.domain.or(flat.domain).unwrap_or_default(),
-            port: config.port.or(flat.port).unwrap_or_default(),
-            path: config.path.or(flat.path).unwrap_or_default(),
-            tls_cert: config.tls_cert.or(flat.tls_cert),
-            tls_key: config.tls_key.or(flat.tls_key),
-            sticky: config.sticky.or(flat.sticky).unwrap_or_default(),
-            leader: config.leader.or(flat.leader).unwrap_or_default(),
-            ..Route::default()
+        macro_rules! one {
+            ($field:ident, $name:literal) => {
+                match (flat.$field, config.$field) {
+                    (Some(flat), Some(nested)) if flat != nested => match stored {
+                        Some(stored) if stored.$field == flat => nested,
+                        Some(stored) if stored.$field == nested => flat,
+                        _ => return Err(TwoRoutesError($name)),
+                    },
+                    (flat, nested) => nested.or(flat).unwrap_or_default(),
+                }
+            };
         }
+        let secret = |flat: Option<String>, nested: Option<String>, field| match (flat, nested) {
+            (Some(flat), Some(nested)) if flat != nested => Err(TwoRoutesError(field)),
+            (flat, nested) => Ok(nested.or(flat)),
+        };
+        Ok(Route {
+            kind: one!(kind, "type"),
+            parent_ref: one!(parent_ref, "parent_ref"),
+            service: one!(service, "service"),
+            domain: one!(domain, "domain"),
+            port: one!(port, "port"),
+            path: one!(path, "path"),
+            tls_cert: secret(flat.tls_cert, config.tls_cert, "tls_cert")?,
+            tls_key: secret(flat.tls_key, config.tls_key, "tls_key")?,
+            sticky: one!(sticky, "sticky"),
+            leader: one!(leader, "leader"),
+            ..Route::default()
+        })
     }
 }
 
@@ -263,4 +288,26 @@ pub struct Drained {
     /// Those it left open.
     #[serde(default)]
     pub open: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_two_forms_the_one_that_was_edited_is_meant() {
+        let there = Route { kind: "http".into(), service: "old".into(), ..Route::default() };
+        let service = |flat: &str, nested: &str, there: Option<&Route>| {
+            let form = json!({ "service": flat, "config": { "service": nested } });
+            let new: NewRoute = serde_json::from_value(form).unwrap();
+            new.flatten(there).map(|route| route.service)
+        };
+        assert_eq!(service("new", "old", Some(&there)), Ok("new".into()));
+        assert_eq!(service("old", "new", Some(&there)), Ok("new".into()));
+        assert_eq!(service("new", "new", None), Ok("new".into()));
+        assert_eq!(service("new", "other", Some(&there)), Err(TwoRoutesError("service")));
+        assert_eq!(service("new", "old", None), Err(TwoRoutesError("service")));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use api::id::JobId;
+use api::{id::JobId, route::TwoRoutesError};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,9 @@ pub enum StepError {
         /// What its host says.
         said: String,
     },
+    /// A route is described twice.
+    #[error(transparent)]
+    Route(#[from] TwoRoutesError),
     /// A template stands for nothing.
     #[error("a template of the step cannot be filled in")]
     Template(#[source] minijinja::Error),

@@ -1,6 +1,7 @@
 //! Relaying between the client of an attached job and its host.
 
-use attach::{Frame, FrameCodec, Stream};
+use attach::FrameCodec;
+use daemon::relay::linger;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -8,18 +9,10 @@ use tracing::debug;
 
 use crate::one_off::Attached;
 
-/// What became of the client's side.
-enum Client {
-    /// It has said all it will, and listens.
-    Silent,
-    /// It is gone.
-    Gone,
-}
-
 /// Relays until the job has ended or the client is gone; in the latter case the job is stopped.
 pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, mut attached: Attached) {
     let Some(host) = attached.connection.take() else { return };
-    let (from_client, mut to_client) = split(client);
+    let (mut from_client, mut to_client) = split(client);
     let (mut from_host, to_host) = split(host);
     let down = async {
         // Ends when the host has said all, or when the client cannot be told any more.
@@ -27,44 +20,31 @@ pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, mut attached: Att
         let _ = to_client.shutdown().await;
         copied.is_ok()
     };
-    let up = relay_up(from_client, to_host);
-    tokio::pin!(down, up);
-    let ended = tokio::select! {
-        ended = &mut down => ended,
-        client = &mut up => match client {
-            Client::Silent => down.await,
-            Client::Gone => false,
-        },
+    attached.ended = tokio::select! {
+        ended = down => ended,
+        () = relay_up(&mut from_client, to_host) => false,
     };
-    attached.ended = ended;
+    if attached.ended {
+        // What it is still sending must not cost it the job's last words.
+        linger(&mut from_client).await;
+    }
 }
 
-/// Relays what the client says. An end of the connection is the client's end, unless it has closed stdin before: then it is
-/// a client that has said all and still listens.
-async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite + Unpin) -> Client {
+/// Relays what the client says until it is gone. That it has no more for stdin is a frame; the end of the connection is
+/// the end of the client, for one that was killed cannot be told from one that still listens.
+async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite + Unpin) {
     let mut frames = FramedRead::new(from_client, FrameCodec);
     let mut host = FramedWrite::new(to_host, FrameCodec);
-    let mut closed = false;
+    let mut host_listens = true;
     while let Some(frame) = frames.next().await {
         let frame = match frame {
             Ok(frame) => frame,
             Err(err) => {
                 debug!(error = %err, "a client of an attached job is lost");
-                return Client::Gone;
+                return;
             }
         };
-        if matches!(&frame, Frame::Data { stream: Stream::Stdin, bytes } if bytes.is_empty()) {
-            closed = true;
-        }
-        if host.send(frame).await.is_err() {
-            // The host is done; its last words come the other way.
-            return Client::Silent;
-        }
-    }
-    if closed {
-        let _ = host.close().await;
-        Client::Silent
-    } else {
-        Client::Gone
+        // A host that is done takes no more; its last words come the other way.
+        host_listens = host_listens && host.send(frame).await.is_ok();
     }
 }

@@ -6,6 +6,7 @@ pub mod events;
 pub mod extract;
 pub mod lifetime;
 pub mod reconcile;
+pub mod relay;
 pub mod serve;
 mod sources;
 pub mod status;

@@ -33,6 +33,9 @@ const CONNECTIONS: usize = 16_384;
 /// Connections at once from one source. A router brings all that come from outside.
 const CONNECTIONS_PER_SOURCE: usize = 2048;
 
+/// Longest sentence of axum's own.
+const REFUSAL_LEN_MAX: usize = 4096;
+
 impl Lifetime {
     /// Serves a router until the daemon stops; then connections finish the request they are in.
     ///
@@ -164,9 +167,22 @@ async fn identify(request: Request, next: Next) -> Response {
         method = %request.method(),
         path = request.uri().path(),
     );
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = worded(next.run(request).instrument(span).await).await;
     response.headers_mut().insert("x-request-id", id);
     response
+}
+
+/// What axum itself refuses (a path that is no UTF-8, mostly) as an error as any other.
+async fn worded(response: Response) -> Response {
+    let is_text = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    let kind = response.headers().get(http::header::CONTENT_TYPE);
+    if response.status() != StatusCode::BAD_REQUEST || !kind.is_some_and(is_text) {
+        return response;
+    }
+    let text =
+        axum::body::to_bytes(response.into_body(), REFUSAL_LEN_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    ApiError::new(ErrorCode::ValidationError, text).into_response()
 }
 
 fn acceptable(id: &str) -> bool {

@@ -177,25 +177,26 @@ impl Leadership {
             let lost = self.dispatch(term, &id, orders).await;
             (id, lost)
         });
-        let mut committed = Committed { versions: commit.versions, lost: BTreeMap::new() };
+        let mut committed = Committed { versions: commit.versions, ..Committed::default() };
         for (id, lost) in join_all(dispatched).await {
             if let Some(cluster) = self.lock().as_ref() {
                 committed.versions.insert(id.clone(), cluster.version(&id));
             }
-            committed.lost.extend(lost.map(|reason| (id, reason)));
+            committed.lost.extend(lost.values().next().map(|reason| (id, reason.clone())));
+            committed.refused.extend(lost);
         }
         Ok(committed)
     }
 
-    /// Gives a host its orders. Answers why it did not take them all, if it did not.
-    async fn dispatch(&self, term: Term, id: &str, orders: Orders) -> Option<String> {
+    /// Gives a host its orders. Answers which jobs it did not take, and why.
+    async fn dispatch(&self, term: Term, id: &str, orders: Orders) -> BTreeMap<JobId, String> {
         let Orders { addr, start, stop } = orders;
         self.stop_all(term, id, &addr, stop).await;
         let mut starting: FuturesUnordered<_> = start
             .iter()
             .map(|job| async { (job.id, self.start(term, id, &addr, job).await) })
             .collect();
-        let (mut lost, mut unwanted) = (None, Vec::new());
+        let (mut lost, mut unwanted) = (BTreeMap::new(), Vec::new());
         while let Some((job, started)) = starting.next().await {
             let mut state = self.lock();
             // One that leads anew has asked the host itself.
@@ -211,7 +212,7 @@ impl Leadership {
                     if let Some(cluster) = cluster {
                         cluster.job_ended(id, job);
                     }
-                    lost = Some(reason);
+                    lost.insert(job, reason);
                 }
             }
         }

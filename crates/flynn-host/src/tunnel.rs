@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::Sources;
+use daemon::{Sources, relay::relay};
 use http::StatusCode;
 use http_body_util::Full;
 use rand::seq::SliceRandom;
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
-use tunnel::{Identity, Service, TunnelError, accept, dial, forward};
+use tunnel::{Identity, Service, TunnelError, accept, dial};
 
 use crate::{
     grid::GridStore,
@@ -164,7 +164,7 @@ impl Tunnel {
             }
         }
         let local = self.local(accepted.service).await?;
-        forward(accepted.stream, local).await;
+        relay(accepted.stream, local).await.await;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Tunnel {
         let mut grid = self.grid.subscribe();
         let votes = grid.wait_for(|grid| grid.votes(&self.id));
         let relayed = async {
-            forward(stream, self.elsewhere(Service::Discoverd).await?).await;
+            relay(stream, self.elsewhere(Service::Discoverd).await?).await.await;
             Ok(())
         };
         tokio::select! {
@@ -226,9 +226,9 @@ impl Tunnel {
             (id.to_owned(), record.tunnel())
         };
         if id == self.id {
-            forward(stream, self.local(service).await?).await;
+            relay(stream, self.local(service).await?).await.await;
         } else {
-            forward(stream, dial(addr, &id, service, &self.identity()).await?).await;
+            relay(stream, dial(addr, &id, service, &self.identity()).await?).await.await;
         }
         Ok(())
     }
@@ -242,7 +242,7 @@ impl Tunnel {
     ) -> Result<(), Way> {
         match entrance {
             Entrance::Others => self.incoming(stream, peer).await?,
-            Entrance::Etcd => forward(stream, self.etcd().await?).await,
+            Entrance::Etcd => relay(stream, self.etcd().await?).await.await,
             Entrance::Relay => self.relay(stream).await?,
             Entrance::Redirected => self.redirected(stream).await?,
         }

@@ -17,10 +17,11 @@ use std::{
 use api::{
     host::{ActiveJob, Job, Volume},
     id::JobId,
+    validate::is_volume_name,
 };
 use keyspace::{Keyspace, Transaction};
 
-use crate::{domain::validate::is_volume_name, grid::GridStore};
+use crate::grid::GridStore;
 
 /// Below it: a key a volume, whose value is the host's id.
 const VOLUMES: &str = "/flynn/volumes/";

@@ -75,12 +75,24 @@ async fn a_job_the_host_refuses_is_reported_lost() {
     let state = leading(&host, &cluster).await;
     let mut bad = shell("true");
     bad.config.linux_capabilities = vec!["SYS_ADMIN".into()];
-    let add = [(host.prefix.clone(), vec![bad])].into();
+    let mut odd = shell("true");
+    odd.limits.memory = 1;
+    let good = shell("sleep 1000");
+    let [bad_id, odd_id, good_id] = [bad.id, odd.id, good.id];
+    let add = [(host.prefix.clone(), vec![bad, odd, good])].into();
     let tx = Tx { term: state.term, add, ..Tx::default() };
     let committed = cluster.commit(&tx).await.unwrap();
-    assert!(committed.lost[&host.prefix].contains("SYS_ADMIN"));
-    let state = cluster.state().await.unwrap();
-    assert!(state.hosts[&host.prefix].jobs.is_empty());
+    assert!(committed.lost.contains_key(&host.prefix));
+    assert!(committed.refused[&bad_id].contains("SYS_ADMIN"), "each for its own reason");
+    assert!(committed.refused[&odd_id].contains("limits.memory"));
+    assert!(!committed.refused.contains_key(&good_id));
+    host.client().stop_job(good_id).await.unwrap();
+    host.wait(good_id, ended).await;
+    wait_until_for(LIMIT, "none of them is in the state", || async {
+        let state = cluster.state().await.unwrap();
+        if state.hosts[&host.prefix].jobs.is_empty() { Ok(()) } else { Err(state) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 
 use api::host::Status;
 use axum::{Router, extract::Path, routing::get};
-use daemon::Lifetime;
+use daemon::{Lifetime, relay::relay};
 use keyspace::Transaction;
 use serde_json::{Value, json};
 use support::{Fixture, LIMIT, docker, is, shell};
 use testkit::wait_until_for;
 use tokio::{net::TcpListener, net::TcpStream};
-use tunnel::{Authority, Identity, Service, accept, dial, forward};
+use tunnel::{Authority, Identity, Service, accept, dial};
 
 fn identity(host: &Fixture, id: &str) -> Identity {
     let read =
@@ -145,7 +145,7 @@ async fn refusing_host(host: &Fixture, lifetime: &Lifetime) -> SocketAddr {
         while let Some(Ok((stream, peer))) = stop.run_until_cancelled(listener.accept()).await {
             let Ok(accepted) = accept(stream, peer, &id).await else { continue };
             if accepted.service == Service::Join {
-                forward(accepted.stream, TcpStream::connect(at).await.unwrap()).await;
+                relay(accepted.stream, TcpStream::connect(at).await.unwrap()).await.await;
             }
         }
     });

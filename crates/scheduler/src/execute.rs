@@ -136,7 +136,8 @@ impl Part {
             observed.not_stopping(&self.stop);
         }
         observed.doubted(self.start(), now);
-        observed.not_taken(&self.host, self.start(), reason, now);
+        let of_job = |id| committed.refused.get(&id).unwrap_or(reason);
+        observed.not_taken(&self.host, self.start(), |id| of_job(id).as_str(), now);
         true
     }
 

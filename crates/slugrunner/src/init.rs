@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context;
 use api::slug::{PROCFILE, RELEASE_FILE};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::{
+    process::{Pid, Signal, WaitOptions, WaitStatus},
+    termios::{Winsize, tcgetwinsize, tcsetwinsize},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -49,6 +52,9 @@ pub async fn run(app_dir: &Path, slug: &Slug, command: &Command) -> anyhow::Resu
     // Orphans become our children also where we are not the first process.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let on_terminal = rustix::termios::isatty(io::stdin());
+    if on_terminal {
+        size_terminal();
+    }
     let mut children = signal(SignalKind::child()).context("watching for children that end")?;
     let mut signals = listen().context("listening for signals")?;
     let mut shell = shell(app_dir, slug, command);
@@ -83,6 +89,18 @@ pub async fn run(app_dir: &Path, slug: &Slug, command: &Command) -> anyhow::Resu
                 app.signal(signal);
             }
         }
+    }
+}
+
+/// Gives our terminal the size in `LINES` and `COLUMNS`, unless it has one. Engines set it a moment after the start, which
+/// is too late for what asks at once.
+fn size_terminal() {
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    let (Some(ws_row), Some(ws_col)) = (number("LINES"), number("COLUMNS")) else { return };
+    let stdin = io::stdin();
+    let unsized_yet = tcgetwinsize(&stdin).is_ok_and(|size| size.ws_row == 0 && size.ws_col == 0);
+    if unsized_yet {
+        let _ = tcsetwinsize(&stdin, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
     }
 }
 

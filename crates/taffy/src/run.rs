@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use api::git::GitSource;
+use api::git::{GitSource, keeps_secrets};
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -115,6 +115,10 @@ fn source(args: &Args, said: GitSource) -> anyhow::Result<Source> {
     }
     let user = said.user.or_else(|| args.user.clone()).or_else(|| remote.user.clone());
     let token = said.token.or_else(|| args.token.clone()).or_else(|| remote.token.clone());
+    ensure!(
+        token.is_none() || keeps_secrets(&remote.url),
+        "over http:// everybody on the way could read the token: give the https:// URL"
+    );
     let key = said.key.or_else(|| args.key.clone()).unwrap_or_default();
     let user = user.unwrap_or_else(|| TOKEN_USER.into());
     Ok(Source { remote, branch, rev, user, token: token.unwrap_or_default(), key })

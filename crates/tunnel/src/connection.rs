@@ -5,11 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use rustix::net::sockopt;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{
@@ -153,16 +149,6 @@ async fn connect(
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = timeout(HANDSHAKE, connector.connect(name, stream)).await;
     shaken.unwrap_or_else(|_| Err(late())).map_err(|source| TunnelError::Handshake { addr, source })
-}
-
-/// Copies both ways until both ends are done or one is gone.
-pub async fn forward<A, B>(mut one: A, mut other: B)
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    // How it ended is between the two ends.
-    let _ = copy_bidirectional(&mut one, &mut other).await;
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{domain::manifest::AddRoute, error::StepError};
 pub(super) async fn add(add: AddRoute, context: Context<'_>) -> Result<Value, StepError> {
     let results = context.state.results();
     let app = super::app::app_id(&results, &add.app_step)?;
-    let mut route = add.route.flatten();
+    let mut route = add.route.flatten(None)?;
     if let Some(step) = &add.cert_step {
         let lacks = "has made no certificate";
         let missing = || StepError::Reference { step: step.clone(), lacks };

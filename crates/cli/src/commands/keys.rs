@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::controller::Key;
+use api::{controller::Key, id::AppId};
 use clap::Args;
+use controller_client::Controller;
 
 use super::Usage;
 use crate::{
@@ -72,7 +73,7 @@ pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()>
     // An app that was named before the command is meant, too: a key never opens more than was said.
     let mut apps = args.apps.clone();
     apps.extend(session.globals.app.clone().filter(|app| !app.is_empty()));
-    let mut all_added = Vec::new();
+    let (mut all_added, mut there) = (Vec::new(), Vec::new());
     for key in keys {
         match controller.add_key_for(&key, &apps).await {
             Ok(added) => {
@@ -80,11 +81,46 @@ pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()>
                 all_added.push(added);
             }
             // The others are still to be added.
-            Err(err) if err.is_exists() => output::say(&format!("Nothing to do: {err}.")),
+            Err(err) if err.is_exists() => there.push(key),
             Err(err) => return Err(err.into()),
         }
     }
-    if args.listing.json { output::json(&all_added) } else { Ok(()) }
+    if args.listing.json {
+        output::json(&all_added)?;
+    }
+    if there.is_empty() { Ok(()) } else { check_apps(&controller, &there, &apps).await }
+}
+
+/// Says of keys that were there before that they are; fails where they open more or less than was asked for.
+async fn check_apps(
+    controller: &Controller,
+    there: &[String],
+    apps: &[String],
+) -> anyhow::Result<()> {
+    let all = controller.apps().await?;
+    let known = controller.keys().await?;
+    let of_line = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let is_named = |id: &AppId| {
+        let name = all.iter().find(|app| app.id == *id).map(|app| &*app.name);
+        apps.iter().any(|app| Some(&**app) == name || app.parse() == Ok(*id))
+    };
+    let mut others = Vec::new();
+    for line in there {
+        let Some(key) = known.iter().find(|key| key.key == of_line(line)) else { continue };
+        let fingerprint = with_colons(&key.fingerprint);
+        let same = key.apps.is_empty() == apps.is_empty()
+            && key.apps.iter().all(is_named)
+            && key.apps.len() >= apps.len();
+        if same {
+            output::say(&format!("Key {fingerprint} is there already."));
+        } else {
+            let whom = if key.apps.is_empty() { "every app" } else { "other apps" };
+            others.push(format!(
+                "key {fingerprint} may push to {whom}; to change that: flynn key-remove {fingerprint}, then add it again"
+            ));
+        }
+    }
+    if others.is_empty() { Ok(()) } else { bail!(others.join("\n")) }
 }
 
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {

@@ -77,7 +77,12 @@ async fn show(target: &AppSession, args: &ScaleArgs) -> anyhow::Result<()> {
 async fn present(target: &AppSession, release: ReleaseId) -> anyhow::Result<(Counts, Tags)> {
     match target.controller.formation(&target.name, release).await {
         Ok(formation) => Ok((formation.processes, formation.tags)),
-        Err(err) if err.is_not_found() => Ok(Default::default()),
+        Err(err) if err.is_not_found() => {
+            // The tags are the app's, whatever release was scaled.
+            let all = target.controller.formations(&target.name).await?;
+            let newest = all.into_iter().next();
+            Ok((Counts::new(), newest.map(|formation| formation.tags).unwrap_or_default()))
+        }
         Err(err) => Err(err.into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use api::volume::Volume;
 use clap::Args;
 
@@ -55,16 +55,13 @@ pub(crate) async fn list(session: &Session, args: &VolumesArgs) -> anyhow::Resul
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {
     let (_, controller) = session.server()?;
     let known = controller.volumes().await?;
-    let found = known.iter().find(|volume| volume.id == args.volume);
-    let volume = found.with_context(|| {
-        format!("there is no volume {}; `flynn volumes --all` lists them", args.volume)
-    })?;
+    let volume = volumes::chosen(&known, &args.volume, args.host.as_deref())?;
     if !args.yes {
         confirm(volume)?;
     }
     // Of an app that is no more there is no app to name.
     let app = volume.app.filter(|_| volume.app_name.is_some()).map(|app| app.to_string());
-    let host = args.host.as_deref();
+    let host = Some(&*volume.host_id);
     let removed = controller.remove_volume(app.as_deref(), &volume.id, host).await?;
     if args.json {
         return output::json(&removed);

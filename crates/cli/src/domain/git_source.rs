@@ -1,6 +1,6 @@
 //! What `flynn deploy` is told, and whether it goes together.
 
-use api::git::GitSource;
+use api::git::{GitSource, keeps_secrets};
 
 /// Longest token or key: a private key of RSA with 16,384 bits has a fifth of that.
 pub(crate) const SECRET_MAX: u64 = 64 << 10;
@@ -28,6 +28,8 @@ pub(crate) enum BadSource {
     SecretInUrl,
     #[error("a token opens https:// URLs only; a `--deploy-key` opens ssh:// and user@host:path")]
     TokenForSsh,
+    #[error("over http:// everybody on the way could read the token: give the https:// URL")]
+    TokenInClear,
     #[error(
         "a deploy key opens ssh:// and user@host:path URLs only; a `--token-file` opens https://"
     )]
@@ -48,12 +50,16 @@ pub(crate) fn source(said: Said) -> Result<GitSource, BadSource> {
     if http.is_none() && (said.token.is_some() || said.user.is_some()) {
         return Err(BadSource::TokenForSsh);
     }
+    let is_clear = !keeps_secrets(&said.url);
+    if is_clear && said.token.is_some() {
+        return Err(BadSource::TokenInClear);
+    }
     if http.is_some() && said.key.is_some() {
         return Err(BadSource::KeyForHttp);
     }
     let token = filled(said.token, "the token")?;
     let env_token = said.env_token.map(|token| token.trim().to_owned());
-    let env_token = env_token.filter(|token| http.is_some() && !token.is_empty());
+    let env_token = env_token.filter(|token| http.is_some() && !is_clear && !token.is_empty());
     let key = filled(said.key, "the deploy key")?;
     if key.as_ref().is_some_and(|key| !key.contains("PRIVATE KEY")) {
         return Err(BadSource::PublicKey);
@@ -92,6 +98,8 @@ mod tests {
         let env = |url| source(Said { env_token: some("e\n"), ..of(url) }).unwrap().token;
         assert_eq!(env("https://h/x").as_deref(), Some("e"));
         assert_eq!(env("git@h:x"), None);
+        assert_eq!(env("http://h/x"), None);
+        assert_eq!(env("http://git-web.discoverd/x").as_deref(), Some("e"));
         let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n";
         let ssh = source(Said { key: some(key), ..of("git@h:x") }).unwrap();
         assert_eq!(ssh.key.as_deref(), Some(key.trim()));
@@ -104,6 +112,7 @@ mod tests {
             (of("https://me:s3cret@h/x"), BadSource::SecretInUrl),
             (of("https://s3cret@h/x"), BadSource::SecretInUrl),
             (Said { token: some("s3cret"), ..of("git@h:x") }, BadSource::TokenForSsh),
+            (Said { token: some("s3cret"), ..of("http://h/x") }, BadSource::TokenInClear),
             (Said { key: some("s3cret"), ..of("https://h/x") }, BadSource::KeyForHttp),
             (Said { key: some("ssh-ed25519 AAAA"), ..of("git@h:x") }, BadSource::PublicKey),
             (Said { token: some(" \n"), ..of("https://h/x") }, BadSource::Empty("the token")),

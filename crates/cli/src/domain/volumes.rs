@@ -36,6 +36,36 @@ pub(crate) fn whose(volume: &Volume) -> String {
     }
 }
 
+/// The volume that an id names, or that id and a host. One volume may lie on several hosts, where it has moved.
+pub(crate) fn chosen<'a>(
+    all: &'a [Volume],
+    id: &str,
+    host: Option<&str>,
+) -> Result<&'a Volume, ChoiceError> {
+    let found: Vec<&Volume> = all.iter().filter(|volume| volume.id == id).collect();
+    let hosts = || found.iter().map(|volume| &*volume.host_id).collect::<Vec<_>>().join(", ");
+    let mut meant = found.iter().filter(|volume| host.is_none_or(|host| volume.host_id == host));
+    match (found.is_empty(), meant.next(), meant.next(), host) {
+        (true, ..) => Err(ChoiceError::None(id.into())),
+        (_, None, _, host) => {
+            Err(ChoiceError::Elsewhere(id.into(), host.unwrap_or_default().into(), hosts()))
+        }
+        (_, Some(_), Some(_), _) => Err(ChoiceError::Several(id.into(), hosts())),
+        (_, Some(volume), None, _) => Ok(volume),
+    }
+}
+
+/// What was said names no volume, or more than one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChoiceError {
+    #[error("there is no volume {0}; `flynn volumes --all` lists them")]
+    None(String),
+    #[error("volume {0} is not on host {1}, but on {2}")]
+    Elsewhere(String, String, String),
+    #[error("volume {0} is on {1}: say which with --host")]
+    Several(String, String),
+}
+
 /// `1.5 GB`; `?` while the host does not answer.
 pub(crate) fn size(size: Option<Size>) -> String {
     let Some(Size { bytes, at_least }) = size else { return "?".into() };
@@ -58,6 +88,28 @@ pub(crate) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_chosen_by_its_host_where_it_is_on_several() {
+        let on = |host: &str| Volume {
+            id: "v".into(),
+            host_id: host.into(),
+            app: None,
+            app_name: None,
+            job_type: String::new(),
+            path: None,
+            size: None,
+            jobs: Vec::new(),
+        };
+        let both = [on("a"), on("b")];
+        assert_eq!(chosen(&both, "v", Some("b")).unwrap().host_id, "b");
+        assert_eq!(chosen(&both[..1], "v", None).unwrap().host_id, "a");
+        let error = |host| chosen(&both, "v", host).unwrap_err();
+        assert_eq!(error(None), ChoiceError::Several("v".into(), "a, b".into()));
+        let elsewhere = ChoiceError::Elsewhere("v".into(), "c".into(), "a, b".into());
+        assert_eq!(error(Some("c")), elsewhere);
+        assert_eq!(chosen(&both, "w", None), Err(ChoiceError::None("w".into())));
+    }
 
     #[test]
     fn sizes_are_shown_as_people_read_them() {

@@ -159,8 +159,8 @@ fn keys_come_from_a_file_stdin_or_the_usual_place() {
     );
     let outcome = person.flynn_with(&["key-add", "-"], &[], &two).ok();
     let lines: Vec<&str> = outcome.stderr.lines().collect();
-    assert_eq!(lines[0], "Nothing to do: the key may push already.");
-    assert!(lines[1].ends_with(" added."), "a known key keeps no other out: {lines:?}");
+    assert!(lines[0].ends_with(" added."), "a known key keeps no other out: {lines:?}");
+    assert_eq!(lines[1], format!("Key {fingerprint} is there already."));
     person.flynn(&["key-remove", fingerprint]).ok();
     let err = person.flynn(&["key-remove", fingerprint]).failed();
     assert!(err.contains("no key has that fingerprint"), "{err}");
@@ -181,6 +181,11 @@ fn a_key_is_bound_to_the_apps_that_are_named() {
     assert_eq!(added[0].apps.len(), 2);
     let listed = person.flynn(&["keys"]).ok().stdout;
     assert!(listed.trim_end().ends_with("one two"), "{listed}");
+    person.flynn(&["key-add", "key.pub", "--app", "two", "--app", "one"]).ok();
+    for apps in [&["--app", "one"][..], &[]] {
+        let refused = person.flynn(&[&["key-add", "key.pub"], apps].concat()).failed();
+        assert!(refused.contains("may push to other apps"), "it is not bound so: {refused}");
+    }
     let fingerprint = added[0].fingerprint.clone();
     person.flynn(&["key-remove", &fingerprint]).ok();
     // Named before the command it counts, too.

@@ -89,6 +89,7 @@ fn router(world: Shared) -> Router {
         .route("/apps/{app}/releases", get(releases))
         .route("/releases", post(create_release))
         .route("/releases/{id}", get(release))
+        .route("/apps/{app}/formations", get(formations))
         .route("/apps/{app}/formations/{release}", get(formation))
         .route("/apps/{app}/scale/{release}", put(scale))
         .route("/apps/{app}/jobs", get(jobs).post(crate::attached::run_job))
@@ -328,7 +329,7 @@ async fn create_route(State(world): State<Shared>, Json(new): Json<NewRoute>) ->
     let mut world = world.lock().unwrap();
     let now = Some(world.now());
     let id = format!("http/{:032x}", world.ticks);
-    let route = Route { id, created_at: now, updated_at: now, ..new.flatten() };
+    let route = Route { id, created_at: now, updated_at: now, ..new.flatten(None).unwrap() };
     world.routes.push(route.clone());
     Json(Route { tls_key: None, ..route })
 }
@@ -339,6 +340,10 @@ async fn delete_route(
 ) -> Json<()> {
     world.lock().unwrap().routes.retain(|route| route.id != format!("{kind}/{id}"));
     Json(())
+}
+
+async fn formations(State(world): State<Shared>) -> Json<Vec<api::controller::Formation>> {
+    Json(world.lock().unwrap().formations.clone())
 }
 
 async fn keys(State(world): State<Shared>) -> Json<Vec<Key>> {

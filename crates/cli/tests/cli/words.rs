@@ -52,7 +52,7 @@ async fn update_route(
     let mut world = world.lock().unwrap();
     let route = world.routes.iter_mut().find(|route| route.id == format!("{kind}/{id}"));
     let Some(route) = route else { return not_found() };
-    let new = new.flatten();
+    let new = new.flatten(None).unwrap();
     let tls = (new.tls_cert.clone(), new.tls_key.clone());
     let old = route.clone();
     *route = Route { id: old.id, created_at: old.created_at, ..new };

@@ -3,6 +3,7 @@
 use api::{
     cluster::{TAG_DRAINING, TAG_FULL},
     controller::{App, META_SYSTEM_CRITICAL, Release, Tags},
+    tag,
 };
 
 use crate::{
@@ -13,9 +14,6 @@ use crate::{
 /// Most processes of one type: more is a slip of the finger.
 const MOST: u32 = 10_000;
 
-/// Most tags of one type.
-const MOST_TAGS: usize = 16;
-
 /// Checks tags against the release.
 pub(crate) fn check_tags(release: &Release, tags: &Tags) -> Result<()> {
     let bad = |message: String| Err(Error::invalid("tags", message));
@@ -23,26 +21,14 @@ pub(crate) fn check_tags(release: &Release, tags: &Tags) -> Result<()> {
         if !release.processes.contains_key(kind) {
             return bad(format!("has the type {kind:?}, which the release lacks"));
         }
-        if tags.len() > MOST_TAGS {
-            return bad(format!("has more than {MOST_TAGS} for {kind}"));
-        }
-        for (name, value) in tags {
-            if !is_tag(name) || !is_tag(value) {
-                return bad(format!(
-                    "has {name:?} = {value:?}: use letters, digits, dots, - and _, at most 63"
-                ));
-            }
+        tag::check(tags).map_err(|err| Error::invalid("tags", format!("of {kind} {err}")))?;
+        for name in tags.keys() {
             if [TAG_DRAINING, TAG_FULL].contains(&name.as_str()) {
                 return bad(format!("names {name}, which is Flynn's own"));
             }
         }
     }
     Ok(())
-}
-
-fn is_tag(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    (1..=63).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Checks that these are types of the release, and counts that somebody can want.

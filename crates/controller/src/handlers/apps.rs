@@ -49,7 +49,7 @@ pub(crate) async fn create(
         .unwrap_or_else(|| app::name_of(rand::random()));
     app::check_name(&name)?;
     app::check_deploy_timeout(new.deploy_timeout)?;
-    release::check_env("meta", new.meta.as_ref().unwrap_or(&store::Map::new()))?;
+    release::check_meta(new.meta.as_ref().unwrap_or(&store::Map::new()))?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let app = store::apps::insert(&mut tx, &new, &name).await?;
@@ -114,7 +114,7 @@ async fn change_app(
         Some(meta) => app::changed_meta(&app.meta, meta, whole)?,
         None => app.meta,
     };
-    release::check_env("meta", &meta)?;
+    release::check_meta(&meta)?;
     let app = store::apps::update(&mut tx, app.id, &meta, change).await?;
     tx.commit().await?;
     Ok(Json(app))

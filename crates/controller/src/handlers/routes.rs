@@ -82,7 +82,7 @@ pub(crate) async fn create(
     Formed(new): Formed<NewRoute>,
 ) -> Answer<Shown> {
     let app = find(&controller, &app).await?;
-    Ok(Json(put(&controller, &app, new.flatten()).await?.into()))
+    Ok(Json(put(&controller, &app, flattened(new, None)?).await?.into()))
 }
 
 /// Changes a route. Its place (domain and path, or port) is what it is: another place is another route.
@@ -93,7 +93,7 @@ pub(crate) async fn replace(
 ) -> Answer<Shown> {
     let app = find(&controller, &app).await?;
     let there = own(&controller, &app, &kind, &id).await?;
-    let mut route = new.flatten();
+    let mut route = flattened(new, Some(&there))?;
     let same = |given: &str, there: &str| given.is_empty() || given.eq_ignore_ascii_case(there);
     if !same(&route.kind, &there.kind) {
         return Err(Error::invalid("type", "cannot be changed: add another route instead"));
@@ -112,6 +112,10 @@ pub(crate) async fn replace(
         route.service.clone_from(&there.service);
     }
     Ok(Json(put(&controller, &app, route).await?.into()))
+}
+
+fn flattened(new: NewRoute, stored: Option<&Route>) -> Result<Route> {
+    new.flatten(stored).map_err(|err| Error::invalid(err.0, err.to_string()))
 }
 
 async fn put(controller: &Controller, app: &App, mut route: Route) -> Result<Route> {

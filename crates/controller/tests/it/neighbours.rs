@@ -138,7 +138,7 @@ async fn set_route(
     State(shared): Shared,
     Body(new): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
-    let mut route = new.flatten();
+    let mut route = new.flatten(None).unwrap();
     route.id = format!("http/{}", Instance::id_of("http", &route.domain));
     let mut routes = shared.routes.lock().unwrap();
     match routes.iter_mut().find(|there| there.id == route.id) {

@@ -12,6 +12,7 @@ use api::{
     discoverd::{Instance, Term},
     host::ActiveJob,
     id::JobId,
+    tag,
 };
 use discoverd_client::ServiceWatch;
 use futures_util::{StreamExt, stream};
@@ -124,6 +125,8 @@ impl Leadership {
     async fn register(&self) {
         let settings = &self.host.settings;
         let mut tags = self.host.file.lock().unwrap_or_else(PoisonError::into_inner).tags.clone();
+        // A version before kept any; one that discovery does not take must not cost it the host.
+        tags.retain(|name, value| tag::is_valid(name) && tag::is_valid(value));
         tags.remove(TAG_FULL);
         if self.host.is_full() {
             tags.insert(TAG_FULL.into(), "yes".into());

@@ -24,7 +24,10 @@ impl Lines {
         while self.rest.len() + piece.len() > LONGEST_LINE {
             let (head, tail) = piece.split_at(LONGEST_LINE - self.rest.len());
             self.rest.extend_from_slice(head);
-            self.end(line);
+            // Not in the middle of a letter.
+            let letter = self.rest.split_off(self.rest.len() - unfinished_letter(&self.rest));
+            let text = std::mem::replace(&mut self.rest, letter);
+            line(String::from_utf8_lossy(&text).into_owned());
             piece = tail;
         }
         self.rest.extend_from_slice(piece);
@@ -47,6 +50,20 @@ impl Lines {
             self.end(&mut line);
         }
     }
+}
+
+/// How many bytes at the end are the beginning of a UTF-8 sequence that goes on.
+fn unfinished_letter(text: &[u8]) -> usize {
+    let last = &text[text.len().saturating_sub(3)..];
+    let lead = last.iter().rposition(|&byte| byte & 0xc0 != 0x80);
+    let Some(lead) = lead.filter(|&lead| last[lead] >= 0xc0) else { return 0 };
+    let length = match last[lead] {
+        0xc0..0xe0 => 2,
+        0xe0..0xf0 => 3,
+        _ => 4,
+    };
+    let there = last.len() - lead;
+    if there < length { there } else { 0 }
 }
 
 #[cfg(test)]
@@ -74,6 +91,20 @@ mod tests {
         let long = vec![b'x'; LONGEST_LINE * 2 + 5];
         let lengths: Vec<usize> = cut(&[&long]).iter().map(String::len).collect();
         assert_eq!(lengths, [LONGEST_LINE, LONGEST_LINE, 5]);
+    }
+
+    #[test]
+    fn no_letter_is_cut_in_two() {
+        for start in ["", "a", "ab", "abc"] {
+            for letter in ["é", "名", "🦀"] {
+                let long = start.to_owned() + &letter.repeat(LONGEST_LINE);
+                let lines = cut(&[long.as_bytes()]);
+                assert!(lines.iter().all(|line| line.len() <= LONGEST_LINE));
+                assert!(lines.concat() == long, "{start}{letter}");
+            }
+        }
+        let odd = [b"x".repeat(LONGEST_LINE - 1), vec![0xf0], vec![0x80; 9]].concat();
+        assert_eq!(cut(&[&odd]).len(), 2, "bytes that are no text pass");
     }
 
     proptest! {

@@ -19,4 +19,3 @@ pub(crate) mod slug_tar;
 pub(crate) mod sockets;
 pub(crate) mod spec;
 pub(crate) mod users;
-pub(crate) mod validate;

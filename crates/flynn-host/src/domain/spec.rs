@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::host::{Job, Limits};
+use api::host::{Job, JobConfig, Limits};
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
     Mount, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig, NetworkingConfig,
@@ -184,8 +184,15 @@ fn host_config(job: &Job, place: &Place<'_>) -> HostConfig {
         // Else the host's own search list makes every look-up several.
         dns_search: Some(vec![".".into()]),
         log_config: Some(engine_log()),
+        console_size: console_size(config),
         ..HostConfig::default()
     }
+}
+
+/// The terminal's first size, `[height, width]`; engines before API 1.42 do not obey it.
+fn console_size(config: &JobConfig) -> Option<Vec<usize>> {
+    let number = |name| config.env.get(name)?.parse().ok();
+    Some(vec![number("LINES")?, number("COLUMNS")?]).filter(|_| config.tty)
 }
 
 /// A volume of the engine's that is a folder of the host: unlike a folder that is mounted, it begins with what the image
@@ -258,6 +265,18 @@ mod tests {
     fn env(spec: &ContainerCreateBody, name: &str) -> Option<String> {
         let env = spec.env.as_ref().unwrap().iter();
         env.filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v.into())
+    }
+
+    #[test]
+    fn a_terminal_has_its_size_from_the_first_moment() {
+        let size = |tty: bool, env| {
+            let spec = spec(json!({ "tty": tty, "env": env }), "");
+            spec.host_config.unwrap().console_size
+        };
+        let env = json!({ "LINES": "37", "COLUMNS": "111" });
+        assert_eq!(size(true, env.clone()), Some(vec![37, 111]));
+        assert_eq!(size(false, env), None);
+        assert_eq!(size(true, json!({ "LINES": "many", "COLUMNS": "111" })), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use daemon::{ApiError, Body};
+use daemon::{ApiError, Body, relay::LINGER_TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use http::{StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -113,7 +113,11 @@ async fn session(
     let sent = send_output(&wanted, subscription, &mut frames);
     tokio::pin!(input, sent);
     tokio::select! {
-        sent = &mut sent => return sent,
+        sent = &mut sent => {
+            // What the client is still sending must not cost it the last words.
+            let _ = timeout(LINGER_TIMEOUT, input).await;
+            return sent;
+        }
         () = &mut input => {}
     }
     // Nothing more will be said to the job, but it may have much to say. Its terminal, though, is gone.

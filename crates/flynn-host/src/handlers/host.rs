@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::PoisonError};
 use api::{
     host::{HostStatus, Invite},
     id::JobId,
+    tag,
 };
 use axum::{Json, extract::State};
 use daemon::{ApiError, Body};
@@ -52,6 +53,7 @@ pub(crate) async fn tags(
     let mut changed = file.clone();
     changed.tags.extend(tags);
     changed.tags.retain(|_, value| !value.is_empty());
+    tag::check(&changed.tags).map_err(|bad| ApiError::invalid("tags", bad.to_string()))?;
     identity::write(&app.host.folders, &changed)
         .map_err(|err| ApiError::internal("keeping the tags", &err))?;
     *file = changed;

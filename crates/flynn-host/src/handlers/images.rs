@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api::error::ErrorCode;
+use api::{error::ErrorCode, validate::is_image_name};
 use axum::{
     body::Body,
     extract::{Path, State},
@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::header;
 use tokio::time::timeout;
 
-use crate::{backend::engine::EngineError, domain::validate::is_image_name, routes::App};
+use crate::{backend::engine::EngineError, routes::App};
 
 /// How long a host that wants an image waits while others are served.
 const PATIENCE: Duration = Duration::from_secs(60);

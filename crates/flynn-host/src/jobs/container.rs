@@ -11,10 +11,7 @@ use api::{
     host::{ActiveJob, Job, Slug},
     id::JobId,
 };
-use bollard::{
-    body_full,
-    query_parameters::UploadToContainerOptionsBuilder,
-};
+use bollard::{body_full, query_parameters::UploadToContainerOptionsBuilder};
 
 use super::registry::own_address;
 use crate::{
@@ -118,13 +115,18 @@ pub(crate) async fn image(host: &Host, active: &ActiveJob) -> Result<Image, Star
     let image = host.fetched.image(&job.image, &host.peers).await?;
     match &job.slug {
         None => Ok(image),
-        Some(slug) => slug_image(host, job, slug).await,
+        Some(slug) => slug_image(host, job, &image.id, slug).await,
     }
 }
 
 /// The image of a slug. While shelf cannot be asked, another host may have it; from shelf it is less to fetch.
-async fn slug_image(host: &Host, job: &Job, slug: &Slug) -> Result<Image, StartError> {
-    let (runner, user) = (&job.image, users::of_app(job));
+async fn slug_image(
+    host: &Host,
+    job: &Job,
+    runner: &str,
+    slug: &Slug,
+) -> Result<Image, StartError> {
+    let user = users::of_app(job);
     match host.slugs.image(runner, slug, user).await {
         Err(err @ SlugError::Fetch { .. }) => {
             host.peers.fetch(&host.slugs.name(&slug::tag(slug, user))).await.map_err(|_| err)?;

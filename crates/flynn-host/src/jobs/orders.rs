@@ -6,6 +6,7 @@ use api::{
     discoverd::Term,
     host::{ActiveJob, EventKind, Job, Status},
     id::JobId,
+    validate::{Invalid, validate},
 };
 use daemon::WorkPanicked;
 use jiff::Timestamp;
@@ -22,7 +23,6 @@ use crate::{
     domain::{
         addresses::{NoRoom, kind},
         job::Observed,
-        validate::{Invalid, validate},
     },
     host::Host,
     terms::TermError,

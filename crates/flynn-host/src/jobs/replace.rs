@@ -18,13 +18,14 @@ use std::sync::Arc;
 use api::{
     host::{ActiveJob, Job, Status},
     id::JobId,
+    validate::Invalid,
 };
 use tokio::time::sleep;
 use tracing::info;
 
 use super::{registry::Registry, restore::TakenUp};
 use crate::{
-    domain::{job::Observed, replace::shares_volume, validate::Invalid},
+    domain::{job::Observed, replace::shares_volume},
     host::Host,
 };
 

@@ -11,11 +11,12 @@ use std::{
 use api::{
     host::{ActiveJob, META_APP_NAME, META_TYPE},
     id::JobId,
+    validate::is_volume_name,
 };
 use daemon::WorkPanicked;
 use tracing::{info, warn};
 
-use crate::{domain::validate::is_volume_name, host::Host};
+use crate::host::Host;
 
 /// Folders of volumes that are being removed begin so; no volume's name does.
 const GOING: &str = ".going-";

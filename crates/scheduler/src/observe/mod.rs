@@ -198,12 +198,18 @@ impl Observed {
 
     /// A host did not take all of these jobs. Each that the state does not have counts as crashed, so that trying again
     /// backs off.
-    pub fn not_taken(&self, host: &str, jobs: &[Job], reason: &str, now: Timestamp) {
+    pub fn not_taken<'a>(
+        &self,
+        host: &str,
+        jobs: &[Job],
+        reason: impl Fn(JobId) -> &'a str,
+        now: Timestamp,
+    ) {
         let mut known = self.known();
         let look = known.looks;
         let doubt = |job: &Job| {
             let host = host.to_owned();
-            (job.id, Doubt { host, job: JobView::not_taken(job, reason, now), look })
+            (job.id, Doubt { host, job: JobView::not_taken(job, reason(job.id), now), look })
         };
         known.doubtful.extend(jobs.iter().map(doubt));
     }

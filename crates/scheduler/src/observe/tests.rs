@@ -191,7 +191,8 @@ fn of_the_jobs_a_host_may_not_have_taken_those_in_the_state_were() {
     observed.opened("host0");
     tell(&observed, EventKind::Synced, None);
     let (taken, lost) = (job(1, Status::Starting).job, job(2, Status::Starting).job);
-    observed.not_taken("host0", &[taken.clone(), lost.clone()], "no room", Timestamp::UNIX_EPOCH);
+    let both = [taken.clone(), lost.clone()];
+    observed.not_taken("host0", &both, |_| "no room", Timestamp::UNIX_EPOCH);
     assert!(snapshot(&observed).unwrap().hosts["host0"].jobs.is_empty(), "it may be older");
     observed.begin_look();
     let mut state = state();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use api::blob::{Blob, COPY_FROM};
+use api::blob::{Blob, COPY_FROM, OFFSET};
 use axum::{
     Extension, Json,
     body::Body,
@@ -46,6 +46,9 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    if headers.contains_key(OFFSET) {
+        return Err(ApiError::invalid(OFFSET, "is not obeyed here: send the whole blob"));
+    }
     let sha256 = match headers.get(COPY_FROM) {
         Some(from) => store.copy(copied(from)?, path).await?,
         None => store.put(path, body.into_data_stream(), access.limit()).await?,

@@ -29,12 +29,16 @@ pub(crate) struct Filter {
     parent_ref: Option<String>,
 }
 
+fn flattened(route: NewRoute) -> Result<Route, ApiError> {
+    route.flatten(None).map_err(|err| ApiError::invalid(err.0, err.to_string()))
+}
+
 /// `POST /routes`
 pub(crate) async fn create(
     State(api): State<Api>,
     Body(route): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
-    let route = check(route.flatten())?;
+    let route = check(flattened(route)?)?;
     let now = Timestamp::now();
     let stored = match (route.kind.as_str(), route.port) {
         ("tcp", 0) => create_on_some_port(&api, route, now).await?,
@@ -52,7 +56,7 @@ pub(crate) async fn replace(
     State(api): State<Api>,
     Body(route): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
-    let route = check(route.flatten())?;
+    let route = check(flattened(route)?)?;
     put(&api, route).await
 }
 
@@ -62,7 +66,7 @@ pub(crate) async fn replace_one(
     Path((kind, id)): Path<(String, String)>,
     Body(route): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
-    let mut route = route.flatten();
+    let mut route = flattened(route)?;
     route.kind.clone_from(&kind);
     let route = check(route)?;
     if route.id != format!("{kind}/{id}") {

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use daemon::relay::relay;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -97,13 +98,14 @@ async fn accept(
     }
 }
 
-async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
+async fn connection(client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
     let connected = Search::new(&target).connect().await;
-    let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
+    let (backend, mut busy) = connected.map_err(io::Error::other)?;
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
-    let copied = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+    let lingering = relay(client, backend).await;
     drop(busy);
-    copied.map(drop)
+    lingering.await;
+    Ok(())
 }

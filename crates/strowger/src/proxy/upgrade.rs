@@ -1,5 +1,6 @@
 //! Requests that switch protocols: websockets and the like.
 
+use daemon::relay::relay;
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, UPGRADE},
@@ -75,12 +76,14 @@ pub(super) async fn forward(
 async fn tunnel(of_client: OnUpgrade, of_backend: OnUpgrade, busy: Busy) {
     let copied = async {
         let (client, backend) = tokio::try_join!(of_client, of_backend)?;
-        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        let copied = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
-        Ok::<_, hyper::Error>(copied)
+        Ok::<_, hyper::Error>(relay(TokioIo::new(client), TokioIo::new(backend)).await)
     };
-    if let Err(err) = copied.await {
-        debug!(error = %err, "a connection could not be switched to its new protocol");
-    }
+    let copied = copied.await;
     drop(busy);
+    match copied {
+        Ok(lingering) => lingering.await,
+        Err(err) => {
+            debug!(error = %err, "a connection could not be switched to its new protocol");
+        }
+    }
 }

@@ -1,7 +1,10 @@
-//! Whether a job can be run as ordered. Said at once, with the field, instead of later by the engine.
+//! Whether a job can be run as ordered. Said at once, with the field, instead of later by the engine: by the controller of
+//! a release, by a host of a job.
 
-use api::{
-    host::{HealthCheck, Job},
+use std::collections::BTreeSet;
+
+use crate::{
+    host::{HealthCheck, Job, JobConfig, Limits},
     reserved,
 };
 
@@ -29,19 +32,25 @@ const LONGEST_PROTO: usize = 16;
 const LEAST_MEMORY: u64 = 8 << 20;
 /// Every process writes a little somewhere.
 const LEAST_DISK: u64 = 1 << 20;
+/// What the engine itself opens on the way to a process.
+const LEAST_FILES: u32 = 32;
+/// Longest environment: half of what Linux takes of arguments and environment together (a quarter of 8 MiB of stack).
+const ENV_LEN_MAX: usize = 1 << 20;
+/// Longest `NAME=value` that the kernel gives a process (`MAX_ARG_STRLEN`), without its end.
+const ENTRY_LEN_MAX: usize = (128 << 10) - 1;
 
 /// A field cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
-pub(crate) struct Invalid {
+pub struct Invalid {
     /// The field.
-    pub(crate) field: &'static str,
+    pub field: &'static str,
     /// What is wrong with it, and what would be right.
-    pub(crate) problem: String,
+    pub problem: String,
 }
 
 /// Checks everything that can be checked without the engine.
-pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
+pub fn validate(job: &Job) -> Result<(), Invalid> {
     let bad = |field, problem: String| Err(Invalid { field, problem });
     if !is_image_name(&job.image) {
         return bad("image", "is missing, or is not an image's name".into());
@@ -53,16 +62,34 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
             return bad("slug", "needs a path in shelf and 64 hex digits of SHA-256".into());
         }
     }
-    if job.limits.memory < LEAST_MEMORY {
+    check_process(&job.config, &job.limits)?;
+    // What the platform consists of is what its hosts keep alive.
+    let names = job.config.ports.iter().filter_map(|port| port.service.as_ref());
+    match names.map(|service| &service.name).find(|name| !reserved::may_offer(name, job.resurrect))
+    {
+        None => Ok(()),
+        Some(name) => bad(
+            "config.ports.service.name",
+            format!("{name:?} is reserved for the platform: give the service another name"),
+        ),
+    }
+}
+
+/// Checks what does not depend on whose process it is.
+pub fn check_process(config: &JobConfig, limits: &Limits) -> Result<(), Invalid> {
+    let bad = |field, problem: String| Err(Invalid { field, problem });
+    if limits.memory < LEAST_MEMORY {
         return bad("limits.memory", format!("is below the least, {LEAST_MEMORY} bytes"));
     }
-    if job.limits.temp_disk < LEAST_DISK {
+    if limits.temp_disk < LEAST_DISK {
         return bad("limits.temp_disk", format!("is below the least, {LEAST_DISK} bytes"));
     }
-    if job.limits.max_procs == 0 || job.limits.max_fd == 0 {
-        return bad("limits", "leave no process or no open file: both need at least one".into());
+    if limits.max_procs == 0 {
+        return bad("limits.max_procs", "leaves no process: it needs at least one".into());
     }
-    let config = &job.config;
+    if limits.max_fd < LEAST_FILES {
+        return bad("limits.max_fd", format!("is below the least, {LEAST_FILES} open files"));
+    }
     if config.stop_timeout_seconds > LONGEST_STOP_SECONDS {
         return bad("config.stop_timeout_seconds", format!("is above {LONGEST_STOP_SECONDS}"));
     }
@@ -75,7 +102,22 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
     if let Some(cap) = config.linux_capabilities.iter().find(|cap| !capability(cap)) {
         return bad("config.linux_capabilities", format!("names {cap:?}, which jobs do not get"));
     }
+    let too_long = |(key, value): &(&String, &String)| key.len() + 1 + value.len() > ENTRY_LEN_MAX;
+    if let Some((key, _)) = config.env.iter().find(too_long) {
+        let problem = format!("has {key}, which is longer than the 128 KiB a process can be given");
+        return bad("config.env", problem);
+    }
+    let size: usize = config.env.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
+    if size > ENV_LEN_MAX {
+        let problem =
+            format!("is {size} bytes together, more than the {ENV_LEN_MAX} a process can have");
+        return bad("config.env", problem);
+    }
+    let mut paths = BTreeSet::new();
     for volume in &config.volumes {
+        if !paths.insert(&volume.path) {
+            return bad("config.volumes.path", format!("{:?} is there twice", volume.path));
+        }
         if !is_volume_name(&volume.name) {
             return bad("config.volumes.name", format!("{:?} is not a file name", volume.name));
         }
@@ -84,12 +126,16 @@ pub(crate) fn validate(job: &Job) -> Result<(), Invalid> {
             return bad("config.volumes.path", format!("{:?} is not a clean path", volume.path));
         }
     }
-    ports(job)
+    check_ports(config)
 }
 
-fn ports(job: &Job) -> Result<(), Invalid> {
+fn check_ports(config: &JobConfig) -> Result<(), Invalid> {
     let bad = |field, problem: String| Err(Invalid { field, problem });
-    for port in &job.config.ports {
+    let mut numbers = BTreeSet::new();
+    for port in &config.ports {
+        if !numbers.insert(port.port) {
+            return bad("config.ports", format!("have the number {} twice", port.port));
+        }
         let proto = (1..=LONGEST_PROTO).contains(&port.proto.len())
             && port.proto.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if port.port == 0 || !proto {
@@ -101,14 +147,6 @@ fn ports(job: &Job) -> Result<(), Invalid> {
         let Some(service) = &port.service else { continue };
         if !service_name(&service.name) {
             return bad("config.ports.service.name", format!("{:?} is not a name", service.name));
-        }
-        // What the platform consists of is what its hosts keep alive.
-        if !reserved::may_offer(&service.name, job.resurrect) {
-            let problem = format!(
-                "{:?} is reserved for the platform: give the service another name",
-                service.name
-            );
-            return bad("config.ports.service.name", problem);
         }
         if let Some(HealthCheck { kind, path, start_path, .. }) = &service.check {
             if !matches!(kind.as_str(), "tcp" | "http") {
@@ -127,7 +165,7 @@ fn ports(job: &Job) -> Result<(), Invalid> {
 }
 
 /// Whether a text may be an image's name or id: it becomes part of paths.
-pub(crate) fn is_image_name(name: &str) -> bool {
+pub fn is_image_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
     let parts = || name.split('/').all(|part| !part.is_empty() && !part.starts_with(['.', '-']));
     name.len() <= 500 && name.bytes().all(plain) && parts()
@@ -142,7 +180,7 @@ fn env_name(name: &str) -> bool {
 }
 
 /// Whether a text may be a volume's name: it is a folder's.
-pub(crate) fn is_volume_name(name: &str) -> bool {
+pub fn is_volume_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.bytes().all(plain)
 }
@@ -154,10 +192,10 @@ fn service_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use api::id::JobId;
     use serde_json::json;
 
     use super::*;
+    use crate::id::JobId;
 
     fn field(patch: serde_json::Value) -> Option<&'static str> {
         let mut job = json!({ "id": JobId::random(), "image": "flynn/test" });
@@ -203,7 +241,8 @@ mod tests {
         assert_eq!(config(json!({ "env": { "A=B": "" } })), Some("config.env"));
         assert_eq!(field(json!({ "limits": { "temp_disk": 0 } })), Some("limits.temp_disk"));
         // 0 would be no limit to the engine.
-        assert_eq!(field(json!({ "limits": { "max_procs": 0 } })), Some("limits"));
+        assert_eq!(field(json!({ "limits": { "max_procs": 0 } })), Some("limits.max_procs"));
+        assert_eq!(field(json!({ "limits": { "max_fd": 1 } })), Some("limits.max_fd"));
         assert_eq!(
             config(json!({ "linux_capabilities": ["SYS_ADMIN"] })),
             Some("config.linux_capabilities")
