@@ -1,10 +1,15 @@
 //! Jobs and their logs.
 
+use std::collections::BTreeSet;
+
 use api::controller::{Job, LogLine, NewJob};
 use api_client::{Error, Upgraded};
 use futures_util::Stream;
 
 use crate::{ATTACH_PROTOCOL, Controller, escape, lines};
+
+/// Jobs that are looked at for how they ended.
+const RECENT: usize = 200;
 
 /// Which lines of an app's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +41,19 @@ impl LogQuery {
 }
 
 impl Controller {
+    /// All jobs of an app that have not ended, and those that did lately: all that who watches an app needs. `jobs` may be
+    /// thousands more.
+    pub async fn current_jobs(&self, app: &str) -> Result<Vec<Job>, Error> {
+        let path = format!("/apps/{}/jobs", escape(app));
+        let active: Vec<Job> =
+            self.whole(&format!("{path}?active=true"), |job: &Job| job.id.clone()).await?;
+        // Looked at last: what ended meanwhile is here as it is now.
+        let mut jobs: Vec<Job> = self.newest(&path, RECENT).await?;
+        let known: BTreeSet<_> = jobs.iter().map(|job| job.uuid).collect();
+        jobs.extend(active.into_iter().filter(|job| !known.contains(&job.uuid)));
+        Ok(jobs)
+    }
+
     /// The jobs of an app, newest first; those that ended long ago are not kept.
     pub async fn jobs(&self, app: &str) -> Result<Vec<Job>, Error> {
         self.whole(&format!("/apps/{}/jobs", escape(app)), |job: &Job| job.id.clone()).await

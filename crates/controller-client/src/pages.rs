@@ -30,4 +30,13 @@ impl Controller {
             }
         }
     }
+
+    /// The newest entries of a list, at most so many.
+    pub(crate) async fn newest<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        count: usize,
+    ) -> Result<Vec<T>, Error> {
+        self.client.get(&format!("{path}?count={count}")).await
+    }
 }

@@ -25,12 +25,17 @@ use api::{
     controller::{ArtifactType, DeploymentStatus, JobState, Strategy},
     host::EndReason,
 };
-use pg::types::Json;
+use pg::{
+    GenericClient, Row,
+    types::{Json, ToSql},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use text::{stored, stored_json};
 use tracing::warn;
 pub(crate) use tx::Tx;
 use uuid::Uuid;
+
+use crate::error::{Error, Result};
 
 /// The migrations of this daemon's database.
 pub(crate) mod migrations {
@@ -49,6 +54,29 @@ pub(crate) struct Page<Id = Uuid> {
     pub(crate) before: Option<Id>,
     /// Most that are answered.
     pub(crate) limit: i64,
+}
+
+/// Refuses a page without rows whose beginning, the row with this id, is gone: nobody shall take it for the end of the list.
+async fn begun<Id: ToSql + Sync>(
+    db: &impl GenericClient,
+    rows: &[Row],
+    (table, column): (&str, &str),
+    before: Option<Id>,
+) -> Result<()> {
+    let Some(id) = before.filter(|_| rows.is_empty()) else { return Ok(()) };
+    let sql = format!("SELECT 1 FROM {table} WHERE {column} = $1");
+    match pg::row_opt(db, &sql, &[&id]).await? {
+        Some(_) => Ok(()),
+        None => Err(begin_again()),
+    }
+}
+
+/// What a page shall begin after is not there.
+pub(crate) fn begin_again() -> Error {
+    Error::invalid(
+        "before_id",
+        "names what is not there any more: read the list from its beginning",
+    )
 }
 
 /// A value of ours in a text column, as it is spelt on the wire.

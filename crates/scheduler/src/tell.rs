@@ -212,7 +212,7 @@ async fn known(controller: &Controller) -> Result<AllTold, Error> {
     let mut known = AllTold::new();
     let before = Some(Instant::now());
     for app in controller.apps().await? {
-        match controller.jobs(&app.id.to_string()).await {
+        match controller.current_jobs(&app.id.to_string()).await {
             Ok(jobs) => {
                 known.extend(jobs.into_iter().map(|job| (job.uuid, Told { job, before })));
             }

@@ -150,7 +150,7 @@ pub(super) async fn deploy(spec: RunApp, mut context: Context<'_>) -> Result<Val
 }
 
 async fn all_up(controller: &Controller, running: &Running) -> Result<(), Seen> {
-    let jobs = controller.jobs(&running.app.id.to_string()).await.map_err(Seen::not_yet)?;
+    let jobs = controller.current_jobs(&running.app.id.to_string()).await.map_err(Seen::not_yet)?;
     let up = |kind: &String| {
         let same = |job: &&api::controller::Job| job.kind == *kind && job.state == JobState::Up;
         jobs.iter().filter(same).count()

@@ -40,7 +40,10 @@ pub(crate) struct KillArgs {
 
 pub(crate) async fn list(session: &Session, args: &PsArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    let all = target.controller.jobs(&target.name).await;
+    let all = match args.all {
+        true => target.controller.jobs(&target.name).await,
+        false => target.controller.current_jobs(&target.name).await,
+    };
     let all = all.map_err(|err| target.explained(err))?;
     let listing = Listing { all: args.all, kind: args.kind.as_deref(), command: args.command };
     let mut listed = jobs::listed(&all, listing);
@@ -63,7 +66,7 @@ pub(crate) async fn list(session: &Session, args: &PsArgs) -> anyhow::Result<()>
 
 pub(crate) async fn kill(session: &Session, args: &KillArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    let all = target.controller.jobs(&target.name).await;
+    let all = target.controller.current_jobs(&target.name).await;
     let all = all.map_err(|err| target.explained(err))?;
     // All are looked up first, so that a slip in one kills none.
     let found: Result<Vec<_>, _> = args.jobs.iter().map(|typed| jobs::find(&all, typed)).collect();

@@ -97,7 +97,7 @@ async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Asked) -> anyh
     let changes = counts.iter().map(|(kind, n)| format!("{kind}: {} => {n}", of(kind)));
     output::say(&format!("scaling {}", changes.collect::<Vec<_>>().join(", ")));
     let began = Instant::now();
-    let before = target.controller.jobs(&target.name).await?;
+    let before = target.controller.current_jobs(&target.name).await?;
     // While the app is being deployed the new release's jobs count, too: the change goes to it.
     let only = (!is_deploying(target).await?).then_some(release.id);
     let mut wait = Wait::new(only, counts.clone(), &release, &before);
@@ -139,7 +139,7 @@ async fn until_done(
 ) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + bound;
     loop {
-        let standing = match target.controller.jobs(&target.name).await {
+        let standing = match target.controller.current_jobs(&target.name).await {
             Ok(jobs) => {
                 let (lines, standing) = wait.look(&jobs);
                 lines.iter().for_each(|line| output::say(line));

@@ -80,7 +80,7 @@ pub(crate) async fn of_app(
     Path(app): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Answer<Vec<Formation>> {
-    let page = paging.page(page::HISTORY)?;
+    let page = paging.page(page::MOST)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
     let formations = store::formations::page_of_app(&client, app.id, page).await?;

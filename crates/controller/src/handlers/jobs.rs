@@ -12,6 +12,7 @@ use axum::{
 };
 use daemon::{Body, Query};
 use http::HeaderMap;
+use serde::Deserialize;
 
 use super::{
     Answer, done,
@@ -20,8 +21,17 @@ use super::{
 use crate::{
     error::{Error, Result},
     server::Controller,
-    store::{self, Tx},
+    store::{self, Tx, jobs::Of},
 };
+
+/// Which jobs of an app.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Which {
+    /// Only those that have not ended.
+    #[serde(deserialize_with = "page::flag")]
+    active: bool,
+}
 
 /// Jobs of a page of an app's, unless the request says otherwise.
 const JOBS: u32 = 2000;
@@ -30,11 +40,16 @@ pub(crate) async fn of_app(
     State(controller): State<Controller>,
     Path(app): Path<String>,
     Query(paging): Query<Paging>,
+    Query(Which { active }): Query<Which>,
 ) -> Answer<Vec<Job>> {
     let page = paging.page(JOBS)?;
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, &app).await?;
-    Ok(Json(store::jobs::of_app(&client, app.id, page).await?))
+    if paging.is_first_of_any_size() && !active {
+        return Ok(Json(store::jobs::active_first(&client, app.id, page.limit).await?));
+    }
+    let of = if active { Of::Active } else { Of::All };
+    Ok(Json(store::jobs::of_app(&client, app.id, of, page).await?))
 }
 
 pub(crate) async fn active(

@@ -35,9 +35,14 @@ impl Paging {
         })
     }
 
+    /// Whether nothing is said of pages: who asks so reads no other.
+    pub(crate) fn is_first_of_any_size(&self) -> bool {
+        self.count.is_none() && self.before_id.as_ref().is_none_or(String::is_empty)
+    }
+
     /// The page of a list of formations, which go by `<app id>/<release id>`, or within an app by the latter.
     pub(crate) fn page_of_formations(&self) -> Result<Page<(AppId, ReleaseId)>> {
-        self.page_by(HISTORY, |text| {
+        self.page_by(MOST, |text| {
             let (app, release) = text.split_once('/')?;
             Some((app.parse().ok()?, release.parse().ok()?))
         })

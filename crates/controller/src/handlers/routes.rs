@@ -41,21 +41,22 @@ pub(crate) async fn of_app(
     let page = paging.page_of_routes()?;
     let app = find(&controller, &app).await?;
     let routes = controller.neighbours.routes(Some(&owner(&app))).await?;
-    Ok(Json(shown(routes, &page)))
+    Ok(Json(shown(routes, &page)?))
 }
 
 /// A page of routes, newest first.
-fn shown(mut routes: Vec<Route>, page: &Page<String>) -> Vec<Shown> {
+fn shown(mut routes: Vec<Route>, page: &Page<String>) -> Result<Vec<Shown>> {
     let place = |route: &Route| Reverse((route.created_at, route.id.clone()));
     routes.sort_by_key(place);
     let begin = match &page.before {
         Some(id) => {
-            routes.iter().position(|route| route.id == *id).map_or(routes.len(), |at| at + 1)
+            let at = routes.iter().position(|route| route.id == *id);
+            at.ok_or_else(store::begin_again)? + 1
         }
         None => 0,
     };
     let limit = usize::try_from(page.limit).unwrap_or_default();
-    routes.into_iter().skip(begin).take(limit).map(Shown::from).collect()
+    Ok(routes.into_iter().skip(begin).take(limit).map(Shown::from).collect())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,7 +73,7 @@ pub(crate) async fn list(
 ) -> Answer<Vec<Shown>> {
     let page = paging.page_of_routes()?;
     let routes = controller.neighbours.routes(parent_ref.as_deref()).await?;
-    Ok(Json(shown(routes, &page)))
+    Ok(Json(shown(routes, &page)?))
 }
 
 /// Adds a route; answers when every router serves it.

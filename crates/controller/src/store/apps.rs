@@ -1,9 +1,9 @@
 //! Apps.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use api::{
-    controller::{App, AppChange, META_VOLUMES_BY_NAME, NewApp},
+    controller::{App, AppChange, META_VOLUMES_BY_NAME, NewApp, ProcessType},
     id::{AppId, ReleaseId},
 };
 use pg::{GenericClient, Row, types::Json};
@@ -40,6 +40,7 @@ pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<App>
          ORDER BY created_at DESC, app_id DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("apps", "app_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 
@@ -74,6 +75,29 @@ pub(crate) async fn existed(db: &impl GenericClient, app: AppId) -> Result<bool>
 pub(crate) async fn is_deleted(db: &impl GenericClient, app: AppId) -> Result<bool> {
     let sql = "SELECT 1 FROM apps WHERE app_id = $1 AND deleted_at IS NOT NULL";
     Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
+}
+
+/// The process types that a release has.
+pub(crate) type Types = BTreeMap<String, ProcessType>;
+
+/// Apps whose volumes go by the app's name, with the types of each of their releases, the newest first: these, be they
+/// deleted, or all that are not.
+pub(crate) async fn by_name(
+    db: &impl GenericClient,
+    apps: Option<&[AppId]>,
+) -> Result<Vec<(App, Vec<Types>)>> {
+    let ids: Option<Vec<_>> = apps.map(|apps| apps.iter().map(|app| app.uuid()).collect());
+    let sql = format!(
+        "SELECT {COLUMNS}, ARRAY(SELECT processes FROM releases r WHERE r.app_id = apps.app_id \
+                 OR r.release_id = apps.release_id OR r.release_id IN \
+                     (SELECT f.release_id FROM formations f WHERE f.app_id = apps.app_id) \
+             ORDER BY r.created_at DESC) AS types FROM apps \
+         WHERE volumes_by_name AND CASE WHEN $1::uuid[] IS NULL THEN deleted_at IS NULL \
+                                        ELSE app_id = ANY($1) END ORDER BY app_id"
+    );
+    let types = |row: &Row| row.get::<_, Vec<Json<Types>>>("types").into_iter().map(|one| one.0);
+    let rows = pg::rows(db, &sql, &[&ids]).await?;
+    Ok(rows.iter().map(|row| (of_row(row), types(row).collect())).collect())
 }
 
 /// Makes an app whose name has been validated.

@@ -32,6 +32,7 @@ pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<Arti
          ORDER BY created_at DESC, artifact_id DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("artifacts", "artifact_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 

@@ -98,11 +98,9 @@ pub(crate) async fn of_app(
              (SELECT created_at, deployment_id FROM deployments WHERE deployment_id = $2)) \
          ORDER BY created_at DESC, deployment_id DESC LIMIT $3"
     );
-    Ok(pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit])
-        .await?
-        .iter()
-        .map(of_row)
-        .collect())
+    let rows = pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("deployments", "deployment_id"), page.before).await?;
+    Ok(rows.iter().map(of_row).collect())
 }
 
 /// The deployment of an app with this id, if there is one.

@@ -37,6 +37,19 @@ pub(crate) async fn of_app(db: &impl GenericClient, app: AppId) -> Result<Vec<Fo
     Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
 }
 
+/// Of each type the most that an app shall have: by its formations, and by what it is on its way to or may go back to. In
+/// the middle of a deployment the formations alone may want none.
+pub(crate) async fn wanted(db: &impl GenericClient, app: AppId) -> Result<Counts> {
+    let sql = "SELECT key, least(max(value::bigint), 2147483647)::int AS count FROM ( \
+                   SELECT processes AS counts FROM formations \
+                       WHERE app_id = $1 AND deleted_at IS NULL \
+                   UNION ALL SELECT unnest(ARRAY[processes, original]) FROM deployments \
+                       WHERE app_id = $1 AND status IN ('pending', 'running')) AS wishes, \
+               jsonb_each_text(counts) GROUP BY key";
+    let rows = pg::rows(db, sql, &[&app.uuid()]).await?;
+    Ok(rows.iter().map(|row| (row.get("key"), super::count(row, "count"))).collect())
+}
+
 /// A formation.
 pub(crate) async fn find(
     db: &impl GenericClient,
@@ -127,6 +140,20 @@ fn event(tx: &mut Tx<'_>, formation: &Formation) {
     tx.event(formation.app, "scale_request", formation.release, formation);
 }
 
+/// As [`super::begun`]; a formation goes by two ids.
+async fn begun(
+    db: &impl GenericClient,
+    rows: &[Row],
+    before: Option<(AppId, ReleaseId)>,
+) -> Result<()> {
+    let Some((app, release)) = before.filter(|_| rows.is_empty()) else { return Ok(()) };
+    let sql = "SELECT 1 FROM formations WHERE app_id = $1 AND release_id = $2";
+    match pg::row_opt(db, sql, &[&app.uuid(), &release.uuid()]).await? {
+        Some(_) => Ok(()),
+        None => Err(super::begin_again()),
+    }
+}
+
 /// A page of the formations of an app, newest first.
 pub(crate) async fn page_of_app(
     db: &impl GenericClient,
@@ -140,6 +167,7 @@ pub(crate) async fn page_of_app(
          ORDER BY created_at DESC, release_id DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app.uuid()]).await?;
+    begun(db, &rows, page.before.map(|release| (app, release.into()))).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 
@@ -161,6 +189,7 @@ pub(crate) async fn page_of_keys(
                ORDER BY created_at DESC, app_id DESC, release_id DESC LIMIT $5";
     let (app, release) = page.before.map(|(app, release)| (app.uuid(), release.uuid())).unzip();
     let rows = pg::rows(db, sql, &[&since, &active, &app, &release, &page.limit]).await?;
+    begun(db, &rows, page.before).await?;
     Ok(rows.iter().map(key).collect())
 }
 

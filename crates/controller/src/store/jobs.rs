@@ -1,9 +1,10 @@
 //! Jobs, as the controller was told of them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use api::{
-    controller::Job,
+    controller::{Job, JobState},
+    host::EndReason,
     id::{AppId, JobId, ReleaseId},
 };
 use jiff::Timestamp;
@@ -157,17 +158,87 @@ pub(crate) async fn unattended(db: &impl GenericClient) -> Result<Vec<Unattended
     Ok(pg::rows(db, &sql, &[]).await?.iter().map(unattended).collect())
 }
 
-/// The jobs of an app: first those that have not ended, then those that have, each newest first. A page begins after a job
-/// of the one before.
-pub(crate) async fn of_app(db: &impl GenericClient, app: AppId, page: Page) -> Result<Vec<Job>> {
+/// Says that this controller stops a job without a client, unless somebody has vouched for it since it was looked up. Should
+/// it not come to the end, others do it after this time.
+pub(crate) async fn take_unattended(
+    db: &impl GenericClient,
+    job: &Unattended,
+    lease: Duration,
+) -> Result<bool> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND ($2::uuid IS NULL OR \
-             (NOT {ENDED}, created_at, job_id) < \
-             (SELECT NOT {ENDED}, created_at, job_id FROM jobs WHERE job_id = $2)) \
-         ORDER BY NOT {ENDED} DESC, created_at DESC, job_id DESC LIMIT $3"
+        "UPDATE jobs SET attached_until = clock_timestamp() + make_interval(secs => $3) \
+         WHERE job_id = $1 AND attached_until = $2 AND NOT {ENDED}"
+    );
+    let taken = pg::execute(db, &sql, &[&job.id.uuid(), &job.since, &lease.as_secs_f64()]).await?;
+    Ok(taken > 0)
+}
+
+/// A job that was recorded before it was ordered has not come to be. One of which its host has told more is as it says.
+pub(crate) async fn never_started(
+    tx: &mut Tx<'_>,
+    id: JobId,
+    reason: EndReason,
+    why: &str,
+) -> Result<()> {
+    let sql = format!(
+        "UPDATE jobs SET state = $2, end_reason = $3, host_error = $4, updated_at = now() \
+         WHERE job_id = $1 AND state = $5 RETURNING {COLUMNS}"
+    );
+    let (starting, crashed) = (spelt(&JobState::Starting), spelt(&JobState::Crashed));
+    let why = stored(why);
+    let values: [&(dyn pg::types::ToSql + Sync); 5] =
+        [&id.uuid(), &crashed, &spelt(&reason), &why, &starting];
+    if let Some(row) = pg::row_opt(&**tx, &sql, &values).await? {
+        let job = of_row(&row);
+        tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
+    }
+    Ok(())
+}
+
+/// Which jobs of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// All that are kept.
+    All,
+    /// Those that have not ended.
+    Active,
+}
+
+/// A page of the jobs of an app, newest first. The order is one that nothing changes: a job that ends while somebody reads
+/// page after page moves no other.
+pub(crate) async fn of_app(
+    db: &impl GenericClient,
+    app: AppId,
+    of: Of,
+    page: Page,
+) -> Result<Vec<Job>> {
+    let which = match of {
+        Of::All => String::new(),
+        Of::Active => format!("AND NOT {ENDED}"),
+    };
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 {which} AND ($2::uuid IS NULL OR \
+             (created_at, job_id) < (SELECT created_at, job_id FROM jobs WHERE job_id = $2)) \
+         ORDER BY created_at DESC, job_id DESC LIMIT $3"
     );
     let rows = pg::rows(db, &sql, &[&app.uuid(), &page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("jobs", "job_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
+}
+
+/// The same for who asks once and reads no other page: those that have not ended come first.
+pub(crate) async fn active_first(
+    db: &impl GenericClient,
+    app: AppId,
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let page = Page { before: None, limit };
+    let mut jobs = of_app(db, app, Of::Active, page).await?;
+    let active: BTreeSet<JobId> = jobs.iter().map(|job| job.uuid).collect();
+    let others = of_app(db, app, Of::All, page).await?.into_iter();
+    jobs.extend(others.filter(|job| !active.contains(&job.uuid)));
+    jobs.truncate(usize::try_from(limit).unwrap_or_default());
+    Ok(jobs)
 }
 
 /// Jobs whose logs an app's log consists of: on a host, of one type or one job if asked, those that have not ended first.
@@ -196,6 +267,7 @@ pub(crate) async fn active(db: &impl GenericClient, page: Page) -> Result<Vec<Jo
          ORDER BY created_at DESC, job_id DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("jobs", "job_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 

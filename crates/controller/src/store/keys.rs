@@ -30,6 +30,7 @@ pub(crate) async fn list(db: &impl GenericClient, page: &Page<String>) -> Result
          ORDER BY created_at DESC, fingerprint DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("keys", "fingerprint"), page.before.as_ref()).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 

@@ -30,6 +30,7 @@ pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<Prov
          ORDER BY created_at DESC, provider_id DESC LIMIT $2"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit]).await?;
+    super::begun(db, &rows, ("providers", "provider_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 

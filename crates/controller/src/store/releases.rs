@@ -47,6 +47,7 @@ pub(crate) async fn list(
     );
     let app = app.map(AppId::uuid);
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app]).await?;
+    super::begun(db, &rows, ("releases", "release_id"), page.before).await?;
     let releases = rows.iter().map(of_row);
     Ok(if env { releases.collect() } else { releases.map(|one| without_env(&one)).collect() })
 }

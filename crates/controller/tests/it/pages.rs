@@ -1,8 +1,9 @@
 //! Lists in pages.
 
+use api::{error::ErrorCode, id::JobId};
 use serde_json::Value;
 
-use crate::world::World;
+use crate::{neighbours::HOST, world::World};
 
 /// Rows of each kind, made at the same moment by twos: more than a client asks for at a time.
 const MANY: &str = "
@@ -67,8 +68,9 @@ async fn every_list_has_pages_and_the_client_reads_all_of_them() {
         format!("{}/{}", one["app"]["id"].as_str().unwrap(), one["release"]["id"].as_str().unwrap())
     };
     assert_eq!(walked(&world, "/formations", of_release).await, 2003);
-    // Formations are whole apps and releases: nobody gets all of them by accident.
-    assert_eq!(page(&world, "/formations").await.len(), 1000);
+    assert_eq!(page(&world, "/formations").await.len(), 2003);
+    assert_eq!(page(&world, "/apps/one/formations").await.len(), 2003);
+    assert_eq!(page(&world, "/resources").await.len(), 2003);
     let half = "UPDATE formations SET processes = '{\"web\": 0}' \
                 WHERE release_id < '80000000-0000-0000-0000-000000000000'";
     world.sql(half).await;
@@ -92,4 +94,70 @@ async fn routes_have_pages() {
     assert_eq!(domains, ["one.test.localhost", "three.test.localhost", "two.test.localhost"]);
     assert_eq!(page(&world, "/apps/one/routes?count=1").await[0]["domain"], "one.test.localhost");
     assert_eq!(world.client.routes("two").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_after_what_is_gone_is_an_error_and_no_end() {
+    let world = World::start().await;
+    world.app("one").await;
+    let id = JobId::random();
+    let of_one = ["releases", "formations", "jobs", "deployments", "resources", "routes"];
+    let of_all = ["apps", "artifacts", "releases", "providers", "resources", "active-jobs"];
+    let mut lists: Vec<String> = of_one.map(|list| format!("/apps/one/{list}?")).into();
+    lists.extend(of_all.map(|list| format!("/{list}?")));
+    lists.extend(
+        ["/apps/one/jobs?active=true&", "/keys?", "/routes?", "/formations?"].map(Into::into),
+    );
+    for list in lists {
+        let before = match &*list {
+            "/formations?" => format!("{id}/{id}"),
+            list if list.contains("routes") => format!("http/{id}"),
+            _ => id.to_string(),
+        };
+        let path = format!("{list}count=2&before_id={before}");
+        let err = world.client.client().get::<Vec<Value>>(&path).await.unwrap_err();
+        assert_eq!(err.code(), Some(ErrorCode::ValidationError), "{path}: {err}");
+        assert!(err.to_string().contains("before_id"), "{path}: {err}");
+    }
+}
+
+/// Jobs of an app: three that run and began before all others, and many that ended.
+fn jobs(ended: u32) -> String {
+    format!(
+        "INSERT INTO jobs (job_id, cluster_id, host_id, app_id, release_id, type, state, created_at) \
+         SELECT md5(n::text)::uuid, '{HOST}-' || md5(n::text), '{HOST}', app_id, app_id, 'web', \
+             CASE WHEN n <= 3 THEN 'up' ELSE 'crashed' END, now() + n * interval '1 ms' \
+         FROM apps, generate_series(1, {ended} + 3) n WHERE name = 'one'"
+    )
+}
+
+#[tokio::test]
+async fn a_job_that_ends_between_two_pages_hides_no_other() {
+    let world = World::start().await;
+    world.app("one").await;
+    world.sql(&jobs(2500)).await;
+    for list in ["/apps/one/jobs?active=true&count=2", "/active-jobs?count=2"] {
+        world
+            .sql(
+                "UPDATE jobs SET state = 'up' WHERE cluster_id IN \
+                       (SELECT cluster_id FROM jobs ORDER BY created_at LIMIT 3)",
+            )
+            .await;
+        let first = page(&world, list).await;
+        assert_eq!(first.len(), 2, "{list}");
+        let last = first[1]["id"].as_str().unwrap();
+        world.sql(&format!("UPDATE jobs SET state = 'down' WHERE cluster_id = '{last}'")).await;
+        let rest = page(&world, &format!("{list}&before_id={last}")).await;
+        assert_eq!((rest.len(), &rest[0]["state"]), (1, &Value::from("up")), "{list}");
+    }
+    let id = |one: &Value| one["id"].as_str().unwrap().to_owned();
+    assert_eq!(walked(&world, "/apps/one/jobs", id).await, 2503);
+    let running = |jobs: &[Value]| jobs.iter().filter(|job| job["state"] == "up").count();
+    // Who asks once learns what runs, however much ended.
+    let once = page(&world, "/apps/one/jobs").await;
+    assert_eq!((once.len(), running(&once)), (2000, 2));
+    let current = world.client.current_jobs("one").await.unwrap();
+    let up = current.iter().filter(|job| job.state == api::controller::JobState::Up).count();
+    assert_eq!((current.len(), up), (202, 2));
+    assert_eq!(world.client.jobs("one").await.unwrap().len(), 2503);
 }
