@@ -44,15 +44,14 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
 
 /// One round, over all apps or with the releases of one.
 pub(crate) async fn collect(controller: &Controller, app: Option<AppId>) -> Result<Collected> {
-    let mut client = controller.db.client().await?;
-    if !store::retention::take_turn(&client).await? {
+    let turn = controller.db.session().await?;
+    if !store::retention::take_turn(&turn).await? {
         return Err(Error::Conflict(
             "another controller is deleting at the moment; ask again in a minute".into(),
         ));
     }
-    let done = round(controller, &mut client, app).await;
-    store::retention::end_turn(&client).await?;
-    done
+    let mut client = controller.db.client().await?;
+    round(controller, &mut client, app).await
 }
 
 async fn round(

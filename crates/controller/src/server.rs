@@ -4,12 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use api::error::ErrorCode;
 use daemon::{Lifetime, auth::Keys};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tracing::info;
 
 use crate::{
     config::Config,
     deletions, deployer,
+    error::Error,
     events::Events,
     git_deploys::DeployKeys,
     neighbours::Neighbours,
@@ -47,6 +48,23 @@ pub(crate) struct Controller {
     pub(crate) retention: crate::Retention,
     /// What a job that deploys a repository is given.
     pub(crate) deploy_keys: Option<DeployKeys>,
+}
+
+impl Controller {
+    /// Does work of its own, which goes on when who asked for it has gone: a request is dropped with its client, in the
+    /// middle of whatever it does. It ends with the daemon.
+    pub(crate) async fn carry_out<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.lifetime.spawn_request(async move {
+            // Who asked may be gone.
+            let _ = answer.send(work.await);
+        });
+        let stopping = || Error::Away("the controller is stopping; try again".into());
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
 }
 
 /// A controller that serves.

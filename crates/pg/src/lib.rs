@@ -7,7 +7,7 @@ mod pool;
 mod query;
 
 pub use config::Config;
-pub use deadpool_postgres::{Client, GenericClient, Transaction};
+pub use deadpool_postgres::{Client, ClientWrapper as Session, GenericClient, Transaction};
 pub use error::Error;
 pub use listen::keep_listening;
 pub use pool::Pool;

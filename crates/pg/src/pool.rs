@@ -11,7 +11,7 @@ use tokio::{
 use tokio_postgres::NoTls;
 use tracing::{info, warn};
 
-use crate::{Config, Error};
+use crate::{Config, Error, Session};
 
 /// How long a caller waits for a server that is restarting.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -71,6 +71,12 @@ impl Pool {
                 Err(err) => return Err(err.into()),
             }
         }
+    }
+
+    /// A connection that is closed when it is dropped, however that comes about: what its session holds (a lock, a setting)
+    /// goes with it, and comes to no other caller.
+    pub async fn session(&self) -> Result<Session, Error> {
+        Ok(Client::take(self.client().await?))
     }
 
     /// Runs the migrations, trying until it has succeeded; clients are given out from then on.

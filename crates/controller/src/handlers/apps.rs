@@ -157,11 +157,14 @@ pub(crate) async fn delete(
     done()
 }
 
-/// Deletes what is no longer kept of an app, and what in shelf nothing needs, now.
+/// Deletes what is no longer kept of an app, and what in shelf nothing needs, now. It may take minutes: it goes on without
+/// who asked.
 pub(crate) async fn collect(
     State(controller): State<Controller>,
     Path(app): Path<String>,
 ) -> Answer<Collected> {
     let app = store::apps::find(&controller.db.client().await?, &app).await?;
-    Ok(Json(retention::collect(&controller, Some(app.id)).await?))
+    let own = controller.clone();
+    let done = controller.carry_out(async move { retention::collect(&own, Some(app.id)).await });
+    Ok(Json(done.await?))
 }

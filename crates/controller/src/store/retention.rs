@@ -25,15 +25,10 @@ const NEEDED: &str = "(EXISTS (SELECT 1 FROM apps WHERE release_id = r.release_i
      OR EXISTS (SELECT 1 FROM jobs j WHERE j.release_id = r.release_id \
                   AND j.state NOT IN ('down', 'crashed')))";
 
-/// Takes the right to delete, on this connection; `false`: another controller has it.
-pub(crate) async fn take_turn(db: &impl GenericClient) -> Result<bool> {
-    Ok(pg::row(db, "SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.get(0))
-}
-
-/// Gives it back.
-pub(crate) async fn end_turn(db: &impl GenericClient) -> Result<()> {
-    pg::row(db, "SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
-    Ok(())
+/// Takes the right to delete, until the session is dropped; `false`: another controller has it.
+pub(crate) async fn take_turn(session: &pg::Session) -> Result<bool> {
+    let taken = session.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await;
+    Ok(taken.map_err(pg::Error::from)?.get(0))
 }
 
 /// The releases of all apps, or of one.

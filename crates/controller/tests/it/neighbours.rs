@@ -55,6 +55,51 @@ pub(crate) struct Neighbours {
     pub(crate) volumes: Mutex<Vec<HostVolume>>,
     /// What is in shelf, by path.
     pub(crate) blobs: Mutex<BTreeMap<String, Blob>>,
+    /// The hosts that sampi knows.
+    pub(crate) hosts: Mutex<Vec<String>>,
+    /// Why the host does not take the jobs of a transaction, if it does not.
+    pub(crate) refusal: Mutex<Option<String>>,
+    /// What waits to be let through.
+    pub(crate) gate: Gate,
+}
+
+/// Where requests of a kind wait while it is shut.
+#[derive(Default)]
+pub(crate) struct Gate {
+    shut: watch::Sender<Option<&'static str>>,
+    waiting: watch::Sender<u32>,
+}
+
+impl Gate {
+    /// Lets none of this kind through any more.
+    pub(crate) fn shut(&self, kind: &'static str) {
+        self.waiting.send_replace(0);
+        self.shut.send_replace(Some(kind));
+    }
+
+    /// Until one waits.
+    pub(crate) async fn reached(&self) {
+        let mut waiting = self.waiting.subscribe();
+        let reached = waiting.wait_for(|waiting| *waiting > 0);
+        tokio::time::timeout(testkit::LIMIT, reached).await.unwrap().unwrap();
+    }
+
+    /// Lets all through.
+    pub(crate) fn open(&self) {
+        self.shut.send_replace(None);
+    }
+
+    fn is_shut(&self, kind: &'static str) -> bool {
+        *self.shut.borrow() == Some(kind)
+    }
+
+    async fn pass(&self, kind: &'static str) {
+        let mut shut = self.shut.subscribe();
+        if self.is_shut(kind) {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+        }
+        shut.wait_for(|shut| *shut != Some(kind)).await.unwrap();
+    }
 }
 
 type Shared = State<Arc<Neighbours>>;
@@ -75,6 +120,9 @@ impl Neighbours {
             lines: Mutex::new(vec!["starting".into(), "boom: no such module".into()]),
             volumes: Mutex::default(),
             blobs: Mutex::default(),
+            hosts: Mutex::new(vec![HOST.into()]),
+            refusal: Mutex::default(),
+            gate: Gate::default(),
         });
         let router = Router::new()
             .route("/services/{service}", get(service))
@@ -174,11 +222,17 @@ async fn cluster(State(shared): Shared) -> Json<Cluster> {
         capacity: Capacity { memory: 64 << 30, cpu: 8000, addresses: 500 },
         jobs: BTreeMap::new(),
     };
-    let term = Term { epoch: 1, revision: 1 };
-    Json(Cluster { term, hosts: [(HOST.to_owned(), Arc::new(host))].into(), ..Cluster::default() })
+    let (term, host) = (Term { epoch: 1, revision: 1 }, Arc::new(host));
+    let hosts = shared.hosts.lock().unwrap().clone().into_iter().map(|id| (id, host.clone()));
+    Json(Cluster { term, hosts: hosts.collect(), ..Cluster::default() })
 }
 
 async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
+    shared.gate.pass("commit").await;
+    if let Some(why) = shared.refusal.lock().unwrap().clone() {
+        let lost = tx.add.into_keys().map(|host| (host, why.clone())).collect();
+        return Json(Committed { lost, ..Committed::default() });
+    }
     for job in tx.add.into_values().flatten() {
         shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
     }
@@ -210,9 +264,11 @@ async fn order(State(shared): Shared, Body(job): Body<Job>) -> Json<()> {
     Json(())
 }
 
-async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Json<()> {
+async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<()>, ApiError> {
     shared.stopped.send_modify(|stopped| stopped.push(id));
-    Json(())
+    // It may wait at the gate.
+    let unknown = shared.gate.is_shut("commit") && !shared.jobs.borrow().contains_key(&id);
+    if unknown { Err(ApiError::not_found("no such job")) } else { Ok(Json(())) }
 }
 
 /// A line of a job, at a second.
@@ -313,6 +369,7 @@ async fn blobs(
     State(shared): Shared,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Json<Vec<Blob>> {
+    shared.gate.pass("blobs").await;
     let blobs = shared.blobs.lock().unwrap();
     let listed = blobs.values().filter(|blob| blob.path.starts_with(&query["prefix"]));
     Json(listed.cloned().collect())
@@ -330,6 +387,7 @@ async fn delete_blob(State(shared): Shared, path: OriginalUri) -> Json<()> {
 }
 
 async fn volumes(State(shared): Shared) -> Json<Vec<HostVolume>> {
+    shared.gate.pass("volumes").await;
     Json(shared.volumes.lock().unwrap().clone())
 }
 
