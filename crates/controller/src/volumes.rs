@@ -6,9 +6,9 @@ use std::{
 };
 
 use api::{
-    controller::{App, Formation, META_VOLUMES_BY_NAME},
+    controller::{App, META_VOLUMES_BY_NAME},
     id::AppId,
-    volume::{HostVolume, Owner, Volume},
+    volume::{HostVolume, Volume},
 };
 use futures_util::{StreamExt, stream};
 use tracing::warn;
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     scope::is_system,
     server::Controller,
-    store::{self, Page},
+    store::{self, Counts, Page},
 };
 
 /// Longest wait for a host: it counts for 5 s.
@@ -59,41 +59,46 @@ pub(crate) async fn remove(
         let message = format!("{} is a part of Flynn: its volumes are not removed", app.name);
         return Err(Error::Conflict(message));
     }
-    let formations = store::formations::of_app(&client, app.id).await?;
     drop(client);
     let volumes = of_app(controller, &app).await?;
-    take_away(controller, &volumes, &formations, id, host).await
+    // Last thing: hosts may have taken long to answer.
+    let client = controller.db.client().await?;
+    let wanted = store::formations::wanted(&client, app.id).await?;
+    drop(client);
+    take_away(controller, &volumes, &wanted, id, host).await
 }
 
-/// Removes a volume of an app that is no more.
+/// Removes a volume that no app has: of one that is no more, or of nobody who is known.
 pub(crate) async fn remove_left(
     controller: &Controller,
     id: &str,
     host: Option<&str>,
 ) -> Result<Volume> {
-    let owner = Owner::of(id).ok_or_else(|| Error::missing("volume of a deleted app", id))?;
     let client = controller.db.client().await?;
-    match store::apps::find(&client, &owner.app.to_string()).await {
-        Ok(app) => {
-            let message = format!("volume {id} is one of {}: remove it there", app.name);
-            return Err(Error::Conflict(message));
+    let live = Owners::new(Vec::new(), &store::apps::by_name(&client, None).await?);
+    if let Some(owner) = live.of(id) {
+        match store::apps::find(&client, &owner.app.to_string()).await {
+            Ok(app) => {
+                let message = format!("volume {id} is one of {}: remove it there", app.name);
+                return Err(Error::Conflict(message));
+            }
+            Err(Error::Missing { .. }) => {}
+            Err(err) => return Err(err),
         }
-        Err(Error::Missing { .. }) => {}
-        Err(err) => return Err(err),
     }
     drop(client);
     let volumes = gathered(controller, &Owners::default()).await?;
-    take_away(controller, &volumes, &[], id, host).await
+    take_away(controller, &volumes, &Counts::new(), id, host).await
 }
 
 async fn take_away(
     controller: &Controller,
     volumes: &[Volume],
-    formations: &[Formation],
+    wanted: &Counts,
     id: &str,
     host: Option<&str>,
 ) -> Result<Volume> {
-    let volume = removable(volumes, formations, id, host).map_err(|kept| match kept {
+    let volume = removable(volumes, wanted, id, host).map_err(|kept| match kept {
         Kept::Missing(id) => Error::missing("volume", id),
         Kept::Wanted { .. } | Kept::Several { .. } => Error::Conflict(kept.to_string()),
     })?;
@@ -105,11 +110,12 @@ async fn take_away(
 
 async fn owners(client: &pg::Client, apps: Vec<App>) -> Result<Owners> {
     let by_name = |app: &&App| app.meta.get(META_VOLUMES_BY_NAME).is_some_and(|v| v == "true");
-    let mut serving = Vec::new();
-    for release in apps.iter().filter(by_name).filter_map(|app| app.release) {
-        serving.push(store::releases::find(client, release).await?);
-    }
-    Ok(Owners::new(apps, &serving))
+    let named: Vec<_> = apps.iter().filter(by_name).map(|app| app.id).collect();
+    let named = match named.is_empty() {
+        true => Vec::new(),
+        false => store::apps::by_name(client, Some(&named)).await?,
+    };
+    Ok(Owners::new(apps, &named))
 }
 
 async fn gathered(controller: &Controller, owners: &Owners) -> Result<Vec<Volume>> {
@@ -137,20 +143,28 @@ async fn gathered(controller: &Controller, owners: &Owners) -> Result<Vec<Volume
     Ok(all(owners, answers, &claims))
 }
 
-/// Removes the volumes of these apps, which were deleted; answers the apps that have none left. Each host that is
-/// known has to answer: what one of them keeps is not forgotten.
+/// Removes the volumes of these apps, which were deleted; answers the apps that have none left. Each host of the cluster
+/// has to be known and to answer: what one of them keeps is not forgotten.
 pub(crate) async fn remove_of_deleted(
     controller: &Controller,
     apps: BTreeSet<AppId>,
 ) -> Result<BTreeSet<AppId>> {
     let doing = "asking the hosts for the volumes of deleted apps";
+    let owners = owners_of_deleted(controller, &apps).await?;
+    let state = controller.neighbours.sampi().state().await.map_err(Error::neighbour(doing))?;
+    // After the cluster was asked: a controller that has just started knows no host yet.
     let hosts = controller.neighbours.hosts();
-    let claims = controller.neighbours.sampi().state().await.map_err(Error::neighbour(doing))?;
+    let is_known = |host: &String| hosts.iter().any(|(id, _)| id == host);
+    if state.hosts.is_empty() || hosts.is_empty() {
+        return Err(Error::Away("no host of the cluster is known at the moment".into()));
+    }
+    if let Some(host) = state.hosts.keys().find(|host| !is_known(host)) {
+        return Err(Error::Away(format!("where host {host} is is not known at the moment")));
+    }
     let mut left = apps;
-    let owner = |name: &str| Owner::of(name).map(|owner| owner.app);
-    for (volume, host) in &claims.volumes {
-        if !hosts.iter().any(|(id, _)| id == host)
-            && let Some(app) = owner(volume)
+    for (volume, host) in &state.volumes {
+        if !is_known(host)
+            && let Some(app) = owners(volume)
         {
             left.remove(&app);
         }
@@ -159,7 +173,7 @@ pub(crate) async fn remove_of_deleted(
         let volumes = tokio::time::timeout(HOST_TIMEOUT, host.volumes()).await;
         let volumes = volumes.map_err(|_| Error::Away(format!("host {id} does not answer")))?;
         for volume in volumes.map_err(Error::neighbour(doing))? {
-            let Some(app) = owner(&volume.name).filter(|app| left.contains(app)) else { continue };
+            let Some(app) = owners(&volume.name).filter(|app| left.contains(app)) else { continue };
             if let Err(err) = host.remove_volume(&volume.name).await {
                 let error = &err as &dyn std::error::Error;
                 warn!(error, host.id = %id, app.id = %app, "volume {} stays for now", volume.name);
@@ -168,4 +182,19 @@ pub(crate) async fn remove_of_deleted(
         }
     }
     Ok(left)
+}
+
+/// Which of these apps, which were deleted, had a volume. A name that an app has which is still there is not theirs.
+async fn owners_of_deleted(
+    controller: &Controller,
+    apps: &BTreeSet<AppId>,
+) -> Result<impl Fn(&str) -> Option<AppId> + use<>> {
+    let client = controller.db.client().await?;
+    let apps: Vec<_> = apps.iter().copied().collect();
+    let deleted = Owners::new(Vec::new(), &store::apps::by_name(&client, Some(&apps)).await?);
+    let live = Owners::new(Vec::new(), &store::apps::by_name(&client, None).await?);
+    Ok(move |name: &str| {
+        let owner = deleted.of(name)?.app;
+        live.of(name).is_none_or(|live| live.app == owner).then_some(owner)
+    })
 }

@@ -3,35 +3,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
-    controller::{App, Formation, Release},
+    controller::{App, ProcessType},
     expand,
+    id::AppId,
     volume::{HostVolume, Owner, Volume},
 };
 
-/// What is known of the volumes' owners: apps, and of those whose volumes are named by their own name the releases that serve.
+/// The process types of each release of an app.
+type Releases = Vec<BTreeMap<String, ProcessType>>;
+
+/// What is known of the volumes' owners: apps, and of those whose volumes are named by their own name what their releases
+/// name.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
-    apps: BTreeMap<api::id::AppId, App>,
+    apps: BTreeMap<AppId, App>,
     by_name: BTreeMap<String, Owner>,
 }
 
 impl Owners {
-    /// Of these apps, each with its release if volumes are named by its name.
-    pub(crate) fn new(apps: Vec<App>, serving: &[Release]) -> Self {
-        let mut by_name = BTreeMap::new();
-        for app in &apps {
-            let release = serving.iter().find(|release| Some(release.id) == app.release);
-            for (kind, process) in release.iter().flat_map(|release| &release.processes) {
+    /// Of these apps, and of those whose volumes are named by their name with their releases, the newest first.
+    pub(crate) fn new(apps: Vec<App>, by_name: &[(App, Releases)]) -> Self {
+        let mut owners = Self::default();
+        for (app, releases) in by_name {
+            for (kind, process) in releases.iter().flatten() {
                 for volume in expand::volumes(app, kind, process) {
                     let owner = Owner { app: app.id, kind: kind.clone(), path: Some(volume.path) };
-                    by_name.insert(volume.name, owner);
+                    owners.by_name.entry(volume.name).or_insert(owner);
                 }
             }
         }
-        Self { apps: apps.into_iter().map(|app| (app.id, app)).collect(), by_name }
+        owners.apps = apps.into_iter().map(|app| (app.id, app)).collect();
+        owners
     }
 
-    fn of(&self, name: &str) -> Option<Owner> {
+    /// Whose a volume is, or was if its name says so.
+    pub(crate) fn of(&self, name: &str) -> Option<Owner> {
         self.by_name.get(name).cloned().or_else(|| Owner::of(name))
     }
 
@@ -86,10 +92,11 @@ pub(crate) enum Kept {
     Several { id: String, hosts: Vec<String> },
 }
 
-/// The volume of an app that is meant, if it may go as far as the app's wishes are concerned.
+/// The volume of an app that is meant, if it may go as far as the app's wishes are concerned: of which types it wants how
+/// many.
 pub(crate) fn removable<'a>(
     volumes: &'a [Volume],
-    formations: &[Formation],
+    wanted: &BTreeMap<String, u32>,
     id: &str,
     host: Option<&str>,
 ) -> Result<&'a Volume, Kept> {
@@ -105,8 +112,7 @@ pub(crate) fn removable<'a>(
         }
     };
     let kind = &volume.job_type;
-    let count = formations.iter().filter_map(|f| f.processes.get(kind)).max();
-    match count {
+    match wanted.get(kind) {
         Some(&count) if count > 0 => Err(Kept::Wanted { id: id.into(), kind: kind.clone(), count }),
         _ => Ok(volume),
     }
@@ -114,7 +120,7 @@ pub(crate) fn removable<'a>(
 
 #[cfg(test)]
 mod tests {
-    use api::{controller::META_VOLUMES_BY_NAME, id::AppId, volume::Size};
+    use api::{controller::META_VOLUMES_BY_NAME, volume::Size};
     use serde_json::json;
 
     use super::*;
@@ -135,19 +141,16 @@ mod tests {
     #[test]
     fn a_volume_is_its_app_s_by_id_or_by_name_and_a_silent_host_s_are_known_too() {
         let (shop, old) = (app("shop", false), app("postgres", true));
-        let release = |app: &App| -> Release {
-            serde_json::from_value(json!({
-                "id": app.release, "created_at": "2026-01-01T00:00:00Z",
-                "processes": { "postgres": { "volumes": [{ "path": "/data" }] } },
-            }))
-            .expect("a release")
-        };
+        let types: BTreeMap<String, ProcessType> =
+            serde_json::from_value(json!({ "postgres": { "volumes": [{ "path": "/data" }] } }))
+                .expect("types");
+        let releases = vec![BTreeMap::new(), types];
         let names = [
             expand::volume_name(shop.id, "db", "/data"),
             "postgres-postgres-data".to_owned(),
             expand::volume_name(AppId::random(), "db", "/data"),
         ];
-        let owners = Owners::new(vec![shop.clone(), old.clone()], &[release(&old)]);
+        let owners = Owners::new(vec![shop.clone(), old.clone()], &[(old.clone(), releases)]);
         let answers = BTreeMap::from([
             ("a".to_owned(), Some(vec![host_volume(&names[0]), host_volume(&names[1])])),
             ("b".to_owned(), None),
@@ -177,14 +180,8 @@ mod tests {
         let owners = Owners::new(vec![shop.clone()], &[]);
         let answers = ["a", "b"].map(|host| (host.to_owned(), Some(vec![host_volume(&name)])));
         let volumes = all(&owners, answers.into(), &BTreeMap::new());
-        let formation = |count: u32| -> Formation {
-            serde_json::from_value(json!({
-                "app": shop.id, "release": AppId::random(), "processes": { "db": count },
-                "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
-            }))
-            .expect("a formation")
-        };
-        let try_it = |count, id: &str, host| removable(&volumes, &[formation(count)], id, host);
+        let wanted = |count: u32| [("db".to_owned(), count)].into();
+        let try_it = |count, id: &str, host| removable(&volumes, &wanted(count), id, host);
         assert!(matches!(try_it(0, &name, None), Err(Kept::Several { .. })));
         assert!(matches!(try_it(0, "other", None), Err(Kept::Missing(_))));
         assert_eq!(try_it(0, &name, Some("b")).expect("may go").host_id, "b");

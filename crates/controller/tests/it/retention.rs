@@ -14,6 +14,7 @@ use api::{
 use jiff::Timestamp;
 
 use crate::{
+    neighbours::HOST,
     scheduler::Scheduler,
     world::{World, client},
 };
@@ -77,6 +78,43 @@ async fn three_hundred_releases_end_with_the_disk_use_of_the_last_ten() {
     assert_eq!(world.client.collect("many").await.unwrap(), Collected::default());
 }
 
+/// A request is dropped with its client, wherever it is at the moment.
+#[tokio::test]
+async fn a_collection_whose_client_goes_is_finished_and_leaves_the_turn_to_others() {
+    let mut world = World::without_controller().await;
+    world.config.retention.delay = Duration::ZERO;
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    world.client = client(running.addr);
+    let app = world.app("one").await;
+    let turns = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let nobody_s_turn = async || match world.number(turns).await {
+        0 => Ok(()),
+        held => Err(held),
+    };
+    // What is done at the start is over.
+    testkit::wait_until("nothing is being deleted", nobody_s_turn).await;
+    for n in 0..12 {
+        push(&world, &app, n).await;
+    }
+    testkit::wait_until("nothing is being deleted", nobody_s_turn).await;
+    world.neighbours.gate.shut("blobs");
+    tokio::select! {
+        done = world.client.collect("one") => panic!("it waits for shelf: {done:?}"),
+        () = world.neighbours.gate.reached() => {}
+    }
+    world.neighbours.gate.open();
+    testkit::wait_until("the slugs of old releases are gone", async || {
+        match world.neighbours.blobs.lock().unwrap().len() {
+            10 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    testkit::wait_until("it is anybody's turn", nobody_s_turn).await;
+    assert_eq!(world.client.collect("one").await.unwrap(), Collected::default());
+}
+
 /// The tables with rows that name something.
 async fn tables_naming(world: &World, what: &str) -> Vec<String> {
     let db = pg::Pool::new(world.config.database.clone(), 1);
@@ -127,4 +165,44 @@ async fn nothing_knows_an_app_that_was_deleted_once_its_time_is_over() {
     })
     .await;
     assert_eq!(*world.neighbours.volumes.lock().unwrap(), [others], "its volume goes, no other");
+}
+
+#[tokio::test]
+async fn no_app_is_forgotten_while_a_host_is_unknown() {
+    let mut world = World::start().await;
+    let app = world.app("gone").await;
+    world.client.delete_app("gone").await.unwrap();
+    let kept = HostVolume {
+        name: volume_name(app.id, "web", "/data"),
+        size: Size::default(),
+        jobs: Vec::new(),
+    };
+    *world.neighbours.volumes.lock().unwrap() = vec![kept.clone()];
+    world.config.retention = world.config.retention.with_delay(Duration::ZERO);
+    let rows = format!("SELECT count(*) FROM apps WHERE app_id = '{}'", app.id.uuid());
+    for hosts in [vec![], vec![HOST.to_owned(), "host-2".to_owned()]] {
+        *world.neighbours.hosts.lock().unwrap() = hosts.clone();
+        // It goes when all else of a round is done.
+        let last = "/slugs/ff.tgz";
+        let modified = Timestamp::now();
+        let blob = Blob { path: last.into(), size: 1, sha256: "ff".into(), modified };
+        world.neighbours.blobs.lock().unwrap().insert(last.into(), blob);
+        controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+        testkit::wait_until("a round is done", async || {
+            match world.neighbours.blobs.lock().unwrap().len() {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
+        assert_eq!(world.number(&rows).await, 1, "{hosts:?}");
+    }
+    *world.neighbours.hosts.lock().unwrap() = vec![HOST.to_owned()];
+    controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    testkit::wait_until("the app is forgotten", async || match world.number(&rows).await {
+        0 => Ok(()),
+        rows => Err(rows),
+    })
+    .await;
+    assert_eq!(*world.neighbours.volumes.lock().unwrap(), []);
 }
