@@ -32,7 +32,7 @@ pub(crate) async fn list(
     Query(paging): Query<page::Paging>,
     Query(which): Query<Which>,
 ) -> Answer<Vec<Resource>> {
-    let page = paging.page(page::HISTORY)?;
+    let page = paging.page(page::MOST)?;
     let client = controller.db.client().await?;
     Ok(Json(store::resources::list(&client, page, which.removed).await?))
 }
@@ -145,52 +145,20 @@ async fn record(
 ) -> Answer<Resource> {
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let resource = store::resources::put(&mut tx, id, provider.id, new, apps).await?;
+    let mut apps = apps.to_vec();
+    apps.sort_unstable();
+    for app in &apps {
+        store::apps::lock(&tx, &app.to_string()).await?;
+    }
+    let resource = store::resources::put(&mut tx, id, provider.id, new, &apps).await?;
     tx.commit().await?;
     Ok(Json(resource))
 }
 
-/// What is done with a resource that is there.
-enum Change {
-    Remove,
-    Restore,
-    AddApp(String),
-    RemoveApp(String),
-}
-
-/// Does it, and answers the resource as it is then.
-async fn change(
-    controller: &Controller,
-    provider: &str,
-    resource: &str,
-    change: Change,
-) -> Answer<Resource> {
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    let found = find(&*tx, provider, resource).await?;
-    let changed = match change {
-        Change::Remove => {
-            check_unneeded(&tx, &found).await?;
-            store::resources::remove(&mut tx, found.id, controller.resource_grace).await?
-        }
-        Change::Restore => store::resources::restore(&mut tx, found.id).await?,
-        Change::AddApp(_) if found.deleted_at.is_some() => {
-            return Err(Error::Conflict(format!(
-                "{} was removed: restore it first (POST …/restore)",
-                found.id
-            )));
-        }
-        Change::AddApp(app) => {
-            let app = store::apps::find(&*tx, &app).await?;
-            store::resources::add_app(&mut tx, found.id, app.id).await?
-        }
-        Change::RemoveApp(app) => {
-            let app = store::apps::find(&*tx, &app).await?;
-            store::resources::remove_app(&mut tx, found.id, app.id).await?
-        }
-    };
-    tx.commit().await?;
-    Ok(Json(changed))
+/// A resource, locked: of two changes at once the second sees what the first did.
+async fn lock(tx: &Tx<'_>, provider: &str, resource: &str) -> Result<Resource> {
+    store::resources::lock(tx, id("resource", resource)?).await?;
+    find(&**tx, provider, resource).await
 }
 
 /// What a part of Flynn uses is not removed.
@@ -212,7 +180,13 @@ pub(crate) async fn remove(
     State(controller): State<Controller>,
     Path((provider, resource)): Path<(String, String)>,
 ) -> Answer<Resource> {
-    change(&controller, &provider, &resource, Change::Remove).await
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = lock(&tx, &provider, &resource).await?;
+    check_unneeded(&tx, &found).await?;
+    let removed = store::resources::remove(&mut tx, found.id, controller.resource_grace).await?;
+    tx.commit().await?;
+    Ok(Json(removed))
 }
 
 /// Brings a removed resource back.
@@ -220,7 +194,12 @@ pub(crate) async fn restore(
     State(controller): State<Controller>,
     Path((provider, resource)): Path<(String, String)>,
 ) -> Answer<Resource> {
-    change(&controller, &provider, &resource, Change::Restore).await
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let found = lock(&tx, &provider, &resource).await?;
+    let restored = store::resources::restore(&mut tx, found.id).await?;
+    tx.commit().await?;
+    Ok(Json(restored))
 }
 
 /// Lets one more app use a resource.
@@ -228,7 +207,18 @@ pub(crate) async fn add_app(
     State(controller): State<Controller>,
     Path((provider, resource, app)): Path<(String, String, String)>,
 ) -> Answer<Resource> {
-    change(&controller, &provider, &resource, Change::AddApp(app)).await
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    // First, as the deletion of an app does.
+    let app = store::apps::lock(&tx, &app).await?;
+    let found = lock(&tx, &provider, &resource).await?;
+    if found.deleted_at.is_some() {
+        let message = format!("{} was removed: restore it first (POST …/restore)", found.id);
+        return Err(Error::Conflict(message));
+    }
+    let changed = store::resources::add_app(&mut tx, found.id, app.id).await?;
+    tx.commit().await?;
+    Ok(Json(changed))
 }
 
 /// Has an app use a resource no longer.
@@ -236,5 +226,11 @@ pub(crate) async fn remove_app(
     State(controller): State<Controller>,
     Path((provider, resource, app)): Path<(String, String, String)>,
 ) -> Answer<Resource> {
-    change(&controller, &provider, &resource, Change::RemoveApp(app)).await
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let app = store::apps::lock(&tx, &app).await?;
+    let found = lock(&tx, &provider, &resource).await?;
+    let changed = store::resources::remove_app(&mut tx, found.id, app.id).await?;
+    tx.commit().await?;
+    Ok(Json(changed))
 }

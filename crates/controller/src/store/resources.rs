@@ -47,6 +47,14 @@ pub(crate) async fn find(db: &impl GenericClient, id: ResourceId) -> Result<Reso
     row.as_ref().map(of_row).ok_or_else(|| Error::missing("resource", id))
 }
 
+/// Locks a resource to the end of the transaction: what is found of it afterwards stays so. Who also locks an app has done
+/// that before.
+pub(crate) async fn lock(tx: &Tx<'_>, id: ResourceId) -> Result<()> {
+    let sql = "SELECT 1 FROM resources WHERE resource_id = $1 FOR UPDATE";
+    pg::row_opt(&**tx, sql, &[&id.uuid()]).await?;
+    Ok(())
+}
+
 /// All resources, newest first, without what is in their environments; with `removed` also those that can be restored.
 pub(crate) async fn list(
     db: &impl GenericClient,
@@ -55,6 +63,7 @@ pub(crate) async fn list(
 ) -> Result<Vec<Resource>> {
     let sql = format!("{RESOURCE} WHERE ($3 OR deleted_at IS NULL) AND {PAGE}");
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &removed]).await?;
+    super::begun(db, &rows, ("resources", "resource_id"), page.before).await?;
     Ok(rows.iter().map(of_row).map(without_env).collect())
 }
 
@@ -66,6 +75,7 @@ pub(crate) async fn of_provider(
 ) -> Result<Vec<Resource>> {
     let sql = format!("{RESOURCE} WHERE provider_id = $3 AND deleted_at IS NULL AND {PAGE}");
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &provider.uuid()]).await?;
+    super::begun(db, &rows, ("resources", "resource_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 
@@ -80,6 +90,7 @@ pub(crate) async fn of_app(
              (SELECT resource_id FROM app_resources WHERE app_id = $3) AND {PAGE}"
     );
     let rows = pg::rows(db, &sql, &[&page.before, &page.limit, &app.uuid()]).await?;
+    super::begun(db, &rows, ("resources", "resource_id"), page.before).await?;
     Ok(rows.iter().map(of_row).collect())
 }
 
@@ -153,6 +164,11 @@ pub(crate) async fn remove(tx: &mut Tx<'_>, id: ResourceId, grace: Duration) -> 
 
 /// Removes what only this app uses, which is being deleted. [`date`] says when it is purged.
 pub(super) async fn remove_of_app(tx: &mut Tx<'_>, app: AppId) -> Result<()> {
+    // A statement of its own, for the next one sees who else was given it until then.
+    let lock = "SELECT 1 FROM resources WHERE resource_id IN \
+                    (SELECT resource_id FROM app_resources WHERE app_id = $1) \
+                ORDER BY resource_id FOR UPDATE";
+    pg::rows(&**tx, lock, &[&app.uuid()]).await?;
     let sql = "UPDATE resources r SET deleted_at = now() WHERE deleted_at IS NULL \
                AND EXISTS (SELECT 1 FROM app_resources l \
                            WHERE l.resource_id = r.resource_id AND l.app_id = $1) \

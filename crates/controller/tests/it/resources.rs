@@ -147,3 +147,53 @@ async fn what_is_put_is_what_is_answered() {
     let err = world.client.provision("things", &of("nobody")).await.unwrap_err();
     assert!(err.to_string().contains("names no app"), "{err}");
 }
+
+/// Does something to a resource and leaves it undecided; answers who decides.
+async fn undecided(world: &World, sql: &str) -> pg::Client {
+    let db = pg::Pool::new(world.config.database.clone(), 1);
+    db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+    let client = db.client().await.unwrap();
+    client.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
+    client
+}
+
+/// Decides when somebody waits for it.
+async fn decide(world: &World, client: pg::Client) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    testkit::wait_until("somebody waits", async || match world.number(waiting).await {
+        0 => Err(()),
+        _ => Ok(()),
+    })
+    .await;
+    client.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_changes_of_a_resource_the_second_sees_what_the_first_did() {
+    let world = World::start().await;
+    let provider = Provider::default();
+    let new = provider.start(&world).await;
+    world.client.create_provider(&new).await.unwrap();
+    world.app("shop").await;
+    let second = world.app("second").await;
+    let made = world.client.provision("things", &of("shop")).await.unwrap();
+    let id = made.id.uuid();
+
+    let remove = format!("UPDATE resources SET deleted_at = now() WHERE resource_id = '{id}'");
+    let removing = undecided(&world, &remove).await;
+    let add = world.client.add_resource_app("things", made.id, "second");
+    let (added, ()) = tokio::join!(add, decide(&world, removing));
+    assert!(added.as_ref().is_err_and(|err| err.is_conflict()), "{added:?}");
+
+    world.client.restore_resource("things", made.id).await.unwrap();
+    let add = format!(
+        "SELECT 1 FROM resources WHERE resource_id = '{id}' FOR UPDATE; \
+         INSERT INTO app_resources (app_id, resource_id) VALUES ('{}', '{id}')",
+        second.id.uuid()
+    );
+    let adding = undecided(&world, &add).await;
+    let (deleted, ()) = tokio::join!(world.client.delete_app("shop"), decide(&world, adding));
+    deleted.unwrap();
+    let left = world.client.resource("things", made.id).await.unwrap();
+    assert_eq!((left.apps, left.deleted_at), (vec![second.id], None));
+}
