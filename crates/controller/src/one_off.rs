@@ -7,7 +7,7 @@ use api::{
     controller::{App, Artifact, Job, JobState, NewJob, ONE_OFF_SECONDS_MAX, Release},
     discoverd::Term,
     expand::{ExpandError, one_off_job},
-    host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest},
+    host::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STREAM, AttachRequest, EndReason},
     id::{JobId, ReleaseId},
 };
 use api_client::Upgraded;
@@ -169,27 +169,53 @@ async fn begin_attached(
     planned: Planned,
     new: &NewJob,
 ) -> Result<Attached> {
+    let begun = on_some_host(controller, &planned, new).await;
+    if let Err(err) = &begun
+        && let Err(not_noted) = give_up(controller, planned.job.id, err).await
+    {
+        // Whoever looks after jobs without a client does it later.
+        let error = &not_noted as &dyn std::error::Error;
+        warn!(error, job.id = %planned.job.id, "that a job did not start is not recorded");
+    }
+    begun
+}
+
+async fn on_some_host(
+    controller: &Controller,
+    planned: &Planned,
+    new: &NewJob,
+) -> Result<Attached> {
     for _ in 0..ROUNDS {
-        let (term, hosts) = hosts(controller, &planned).await?;
+        let (term, hosts) = hosts(controller, planned).await?;
         for host_id in hosts {
             let host = controller.neighbours.host(&host_id)?;
             let connection = attach(&host, planned.job.id, new).await?;
             let mut attached = Attached {
                 connection: Some(connection),
-                ended: false,
+                ended: true,
                 id: planned.job.id,
                 host,
                 lifetime: controller.lifetime.clone(),
                 _attachment: controller.attachments.begin(planned.job.id),
             };
-            if commit(controller, &planned, &host_id, term).await? {
-                record(controller, &planned, &host_id, true).await?;
+            // Before there is a job: were this controller killed in between, nobody would know that it has no client.
+            record(controller, planned, &host_id, true).await?;
+            attached.ended = false;
+            if commit(controller, planned, &host_id, term).await? {
                 return Ok(attached);
             }
             attached.ended = true;
         }
     }
     Err(no_room())
+}
+
+/// Records that a job did not start. If it did after all, its host has the last word.
+async fn give_up(controller: &Controller, id: JobId, why: &Error) -> Result<()> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    store::jobs::never_started(&mut tx, id, EndReason::Refused, &why.to_string()).await?;
+    tx.commit().await
 }
 
 fn no_room() -> Error {
@@ -299,7 +325,11 @@ async fn record(
     };
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let job = store::jobs::put_new(&mut tx, &job).await?;
+    let job = match attached {
+        // It may have been another host's until now.
+        true => store::jobs::put(&mut tx, &job).await?,
+        false => store::jobs::put_new(&mut tx, &job).await?,
+    };
     if attached {
         store::jobs::attach(&*tx, &[job.uuid], controller.attach_lease).await?;
     }

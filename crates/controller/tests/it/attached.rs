@@ -2,12 +2,16 @@
 
 use std::{net::SocketAddr, thread};
 
-use api::{controller::NewJob, id::JobId};
+use api::{
+    controller::{JobState, NewJob},
+    id::JobId,
+};
 use controller::Config;
 use daemon::Lifetime;
 use tokio::{runtime, sync::oneshot};
 
 use crate::{
+    neighbours::HOST,
     scheduler::Scheduler,
     world::{World, client},
 };
@@ -53,4 +57,82 @@ async fn a_job_whose_controller_is_killed_is_stopped_by_another_and_no_other_job
     tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
     assert_eq!(*world.neighbours.stopped.borrow(), [theirs], "{ours} and {detached:?} go on");
     drop((here, there));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_controller_is_killed_before_it_was_ordered_is_known_to_others() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    let (addr, freeze) = elsewhere(world.config.clone()).await;
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    world.neighbours.gate.shut("commit");
+    let there = client(addr);
+    tokio::select! {
+        begun = there.run_job_attached("one", &job) => panic!("it waits: {begun:?}"),
+        () = world.neighbours.gate.reached() => freeze.send(()).unwrap(),
+    }
+    let ended = "SELECT count(*) FROM jobs WHERE state = 'crashed' AND end_reason = 'host_lost'";
+    testkit::wait_until("another controller stops it", async || {
+        let stopped = world.neighbours.stopped.borrow().len();
+        match (stopped, world.number(ended).await) {
+            (1, 1) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    world.neighbours.gate.open();
+}
+
+#[tokio::test]
+async fn a_job_that_no_host_took_has_ended() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    *world.neighbours.refusal.lock().unwrap() = Some("its disk is full".into());
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let refused = world.client.run_job_attached("one", &job).await.unwrap_err();
+    assert!(refused.to_string().contains("its disk is full"), "{refused}");
+    let known = world.client.jobs("one").await.unwrap();
+    assert!(
+        !known.is_empty() && known.iter().all(|job| job.state == JobState::Crashed),
+        "{known:?}"
+    );
+    assert!(known[0].host_error.as_ref().unwrap().contains("its disk is full"), "{known:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_vouched_for_at_the_last_moment_is_not_stopped() {
+    let world = World::start().await;
+    world.app("one").await;
+    let (spoken_for, other) = (JobId::random(), JobId::random());
+    let insert = |job: JobId| {
+        format!(
+            "INSERT INTO jobs (job_id, cluster_id, host_id, app_id, release_id, type, state, \
+                 attached_until) \
+             SELECT '{0}', '{HOST}-{job}', '{HOST}', app_id, app_id, '', 'up', \
+                 now() - interval '1 s' FROM apps",
+            job.uuid()
+        )
+    };
+    let db = pg::Pool::new(world.config.database.clone(), 1);
+    db.migrate(refinery::Runner::new(&[]).set_abort_missing(false)).await;
+    let vouching = db.client().await.unwrap();
+    world.sql(&insert(spoken_for)).await;
+    let vouch = "BEGIN; UPDATE jobs SET attached_until = now() + interval '1 hour'";
+    vouching.batch_execute(vouch).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    testkit::wait_until("it shall be stopped", async || match world.number(waiting).await {
+        0 => Err(()),
+        _ => Ok(()),
+    })
+    .await;
+    vouching.batch_execute("COMMIT").await.unwrap();
+    world.sql(&insert(other)).await;
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let gone = stopped.wait_for(|stopped| stopped.contains(&other));
+    tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), [other]);
 }
