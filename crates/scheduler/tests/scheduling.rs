@@ -171,6 +171,7 @@ async fn only_the_leader_acts_and_a_deposed_one_is_not_obeyed() {
     cluster.controller.scale(1, 2);
     up(&cluster, 2).await;
     assert_eq!(cluster.host.commits(), 1);
+    told(&cluster, "both are up", |_| cluster.controller.in_state(JobState::Up).len() == 2).await;
     cluster.discoverd.lead("controller-scheduler", "job-b", 2);
     cluster.controller.scale(1, 4);
     up(&cluster, 4).await;
