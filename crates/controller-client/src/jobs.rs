@@ -40,8 +40,13 @@ impl LogQuery {
     }
 }
 
+fn active_first(mut jobs: Vec<Job>) -> Vec<Job> {
+    jobs.sort_by_key(|job| job.state.is_over());
+    jobs
+}
+
 impl Controller {
-    /// All jobs of an app that have not ended, and those that did lately: all that who watches an app needs. `jobs` may be
+    /// All jobs of an app that have not ended, then those that did lately: all that who watches an app needs. `jobs` may be
     /// thousands more.
     pub async fn current_jobs(&self, app: &str) -> Result<Vec<Job>, Error> {
         let path = format!("/apps/{}/jobs", escape(app));
@@ -51,12 +56,14 @@ impl Controller {
         let mut jobs: Vec<Job> = self.newest(&path, RECENT).await?;
         let known: BTreeSet<_> = jobs.iter().map(|job| job.uuid).collect();
         jobs.extend(active.into_iter().filter(|job| !known.contains(&job.uuid)));
-        Ok(jobs)
+        Ok(active_first(jobs))
     }
 
-    /// The jobs of an app, newest first; those that ended long ago are not kept.
+    /// The jobs of an app: those that have not ended, then those that have, each newest first. Those that ended long ago are
+    /// not kept.
     pub async fn jobs(&self, app: &str) -> Result<Vec<Job>, Error> {
-        self.whole(&format!("/apps/{}/jobs", escape(app)), |job: &Job| job.id.clone()).await
+        let path = format!("/apps/{}/jobs", escape(app));
+        Ok(active_first(self.whole(&path, |job: &Job| job.id.clone()).await?))
     }
 
     /// A job.
