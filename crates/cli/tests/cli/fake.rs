@@ -209,11 +209,20 @@ async fn scale(
     Json(ScaleRequest { state: ScaleState::Complete, ..request }).into_response()
 }
 
-async fn jobs(State(world): State<Shared>, Path(app): Path<String>) -> Response {
+async fn jobs(
+    State(world): State<Shared>,
+    Path(app): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
     let mut world = world.lock().unwrap();
     let Some(app) = world.app(&app) else { return not_found() };
-    let jobs: Vec<Job> = world.jobs.iter().filter(|job| job.app == app.id).cloned().collect();
-    world.advance();
+    let active = query.contains_key("active");
+    let asked = |job: &&Job| job.app == app.id && !(active && job.state.is_over());
+    let jobs: Vec<Job> = world.jobs.iter().filter(asked).cloned().collect();
+    // Who looks asks for those first.
+    if !active {
+        world.advance();
+    }
     Json(jobs).into_response()
 }
 
