@@ -1,7 +1,12 @@
 //! Clone, archive, receive.
 
 use std::{
-    ffi::OsStr, io::Read, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio, time::Duration,
+    ffi::OsStr,
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -9,15 +14,22 @@ use api::git::{GitSource, keeps_secrets};
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
+    net::TcpStream,
     process::Command,
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
 
-use crate::domain::{Remote, is_commit, is_revision, without};
+use crate::domain::{Remote, branch, is_revision, without};
 
 /// Longest time of one git command.
 const GIT_TIMEOUT: Duration = Duration::from_secs(900);
+/// Longest wait for the answer of one address of a host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Addresses of a host that are tried.
+const ADDRESSES_MAX: usize = 4;
+/// A transfer that is slower than so many bytes a second for so many seconds is given up.
+const SLOWEST: [(&str, &str); 2] = [("http.lowSpeedLimit", "100"), ("http.lowSpeedTime", "60")];
 /// Longest description on stdin.
 const STDIN_LEN_MAX: u64 = 64 << 10;
 /// The user a token belongs to where none is named: GitHub, GitLab and others take any.
@@ -89,7 +101,10 @@ pub async fn run(args: Args) -> anyhow::Result<bool> {
     };
     let commit = prepared.map_err(|err| {
         // git may repeat what it was given.
-        anyhow::anyhow!("{}", without(&format!("{err:#}"), &[&source.token, &source.key]))
+        anyhow::anyhow!(
+            "{}",
+            without(&format!("{err:#}"), &source.user, &[&source.token, &source.key])
+        )
     })?;
     receive(&args, &commit, dir.path()).await
 }
@@ -130,10 +145,13 @@ async fn prepare(source: &Source, dir: &Path) -> anyhow::Result<String> {
         let mut file = std::fs::OpenOptions::new();
         let mut file = file.write(true).create_new(true).mode(0o600).open(dir.join("key"))?;
         // ssh reads no key without a line end.
-        std::io::Write::write_all(&mut file, format!("{}\n", source.key.trim()).as_bytes())?;
+        Write::write_all(&mut file, format!("{}\n", source.key.trim()).as_bytes())?;
     }
-    let (url, clone) = (&source.remote.url, dir.join("clone.git"));
-    let branch = source.branch.as_deref().filter(|name| !is_commit(name));
+    let (url, shown, clone) = (&source.remote.url, source.remote.shown(), dir.join("clone.git"));
+    // Who reads may have gone away.
+    let _ = writeln!(std::io::stdout(), "-----> Cloning {shown}...");
+    reach(&source.remote).await?;
+    let branch = source.branch.as_deref().and_then(branch);
     let mut cloning = vec!["clone", "--quiet", "--bare"];
     if let Some(branch) = branch {
         cloning.extend(["--single-branch", "--no-tags", "--branch", branch]);
@@ -141,14 +159,21 @@ async fn prepare(source: &Source, dir: &Path) -> anyhow::Result<String> {
     cloning.extend(["--", url, "clone.git"]);
     git(source, dir, dir, &cloning).await.with_context(|| {
         let branch = branch.map(|branch| format!("the branch {branch} of ")).unwrap_or_default();
-        format!("cloning {branch}{url} failed: is it there, and may it be read?")
+        format!("cloning {branch}{shown} failed: is it there, and may it be read?")
     })?;
-    let rev = source.rev.as_deref().or(source.branch.as_deref()).unwrap_or("HEAD");
+    // A branch or tag that was cloned is its HEAD.
+    let commit = source.branch.as_deref().filter(|_| branch.is_none());
+    let rev = source.rev.as_deref().or(commit).unwrap_or("HEAD");
     let wanted = format!("{rev}^{{commit}}");
     let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-    let commit = git(source, dir, &clone, &args)
-        .await
-        .with_context(|| format!("{} has no commit {rev}", branch.unwrap_or("the repository")))?;
+    let Ok(commit) = git(source, dir, &clone, &args).await else {
+        let refs = git(source, dir, &clone, &["for-each-ref", "--count=1"]).await?;
+        match branch {
+            None if refs.is_empty() => bail!("{shown} is empty: push to it first"),
+            None if rev == "HEAD" => bail!("{shown} has no default branch: name one (--ref)"),
+            _ => bail!("{} has no commit {rev}", branch.unwrap_or(&shown)),
+        }
+    };
     let commit = commit.trim();
     let into = format!("--output={}", dir.join(TREE).display());
     // Every file as it was committed: see gitreceived.
@@ -156,6 +181,21 @@ async fn prepare(source: &Source, dir: &Path) -> anyhow::Result<String> {
     git(source, dir, &clone, &args).await.context("archiving failed")?;
     pack_history(source, dir, &clone, commit).await.context("packing the history failed")?;
     Ok(commit.to_owned())
+}
+
+/// Finds out whether a host answers: git would wait for minutes for one that drops what it is sent.
+async fn reach(remote: &Remote) -> anyhow::Result<()> {
+    let Some((host, port)) = remote.peer() else { return Ok(()) };
+    // Why there is no such host, git says better.
+    let Ok(addresses) = tokio::net::lookup_host((host.as_str(), port)).await else { return Ok(()) };
+    for address in addresses.take(ADDRESSES_MAX) {
+        if timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.is_ok() {
+            return Ok(());
+        }
+    }
+    bail!(
+        "{host} does not answer on port {port}: is the URL right, and may this cluster connect to it?"
+    )
 }
 
 /// The tree, in the temporary directory.
@@ -169,7 +209,10 @@ async fn git(source: &Source, home: &Path, dir: &Path, args: &[&str]) -> anyhow:
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = timeout(GIT_TIMEOUT, command.output()).await.context("git took too long")??;
     if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        match String::from_utf8_lossy(&output.stderr).trim() {
+            "" => bail!("git {} ended with {}", args[0], output.status),
+            said => bail!("{said}"),
+        }
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -184,18 +227,22 @@ fn command(source: &Source, program: impl AsRef<OsStr>, home: &Path, dir: &Path)
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ALLOW_PROTOCOL", PROTOCOLS);
     command.env("GIT_ATTR_SOURCE", EMPTY_TREE).env("GIT_NO_REPLACE_OBJECTS", "1");
     let mut ssh = format!(
-        "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={}",
+        "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=20 -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={}",
         home.join("known_hosts").display()
     );
     if !source.key.is_empty() {
         ssh.push_str(&format!(" -o IdentitiesOnly=yes -i {}", home.join("key").display()));
     }
     command.env("GIT_SSH_COMMAND", ssh);
+    let mut settings = SLOWEST.map(|(name, value)| (name.to_owned(), value)).to_vec();
     if let Some(origin) = source.remote.origin().filter(|_| !source.token.is_empty()) {
         command.env("TAFFY_GIT_USER", &source.user).env("TAFFY_GIT_TOKEN", &source.token);
-        command.env("GIT_CONFIG_COUNT", "1");
-        command.env("GIT_CONFIG_KEY_0", format!("credential.{origin}.helper"));
-        command.env("GIT_CONFIG_VALUE_0", HELPER);
+        settings.push((format!("credential.{origin}.helper"), HELPER));
+    }
+    command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+    for (at, (name, value)) in settings.iter().enumerate() {
+        command.env(format!("GIT_CONFIG_KEY_{at}"), name);
+        command.env(format!("GIT_CONFIG_VALUE_{at}"), value);
     }
     command.stdin(Stdio::null()).kill_on_drop(true);
     command

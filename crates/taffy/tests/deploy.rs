@@ -105,11 +105,58 @@ async fn a_commit_of_a_branch_is_handed_to_the_receiver_with_its_history() {
 }
 
 #[tokio::test]
+async fn a_branch_a_tag_and_the_default_branch_go_by_every_name() {
+    let world = World::new().await;
+    let repo = world.dir.path().join("repo");
+    git(&repo, &["tag", "-a", "v1", "-m", "v1", "HEAD~1"]).await;
+    git(&repo, &["branch", "dev", "HEAD~1"]).await;
+    let (two, one) =
+        (git(&repo, &["rev-parse", "HEAD"]).await, git(&repo, &["rev-parse", "dev"]).await);
+    for (name, commit) in [
+        ("HEAD", &two),
+        ("trunk", &two),
+        ("refs/heads/trunk", &two),
+        ("refs/heads/dev", &one),
+        ("v1", &one),
+        ("refs/tags/v1", &one),
+        (&one, &one),
+    ] {
+        assert!(run(Args { rev: None, ..world.args("my-app", name, "") }).await.unwrap());
+        let args = fs::read_to_string(world.dir.path().join("args")).unwrap();
+        assert_eq!(args.trim(), format!("my-app {commit}"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_is_named_soon() {
+    let world = World::new().await;
+    // Its queue is full and nobody takes anybody out: what comes more is dropped.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let _listener = socket.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(
+        std::time::Duration::from_millis(500),
+        tokio::net::TcpStream::connect(address),
+    )
+    .await
+    {
+        waiting.push(stream);
+    }
+    let url = format!("https://me:s3cret@{address}/x.git");
+    let args = Args { repo: Some(url), ..world.args("a", "trunk", "trunk") };
+    let err = format!("{:#}", run(args).await.unwrap_err());
+    assert!(err.contains("does not answer on port") && !err.contains("s3cret"), "{err}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_cloned_is_said_and_nothing_is_run() {
     let world = World::new().await;
     for (args, why) in [
         (world.args("a", "no-such-branch", "x"), "cloning the branch no-such-branch"),
         (world.args("a", "trunk", "0123456789"), "has no commit 0123456789"),
+        (world.args("a", "0123456789", "0123456789"), "has no commit 0123456789"),
         (world.args("a", "--upload-pack=id", "x"), "is not the name of a branch"),
         (
             Args { repo: Some("ext::sh -c id".into()), ..world.args("a", "trunk", "trunk") },
@@ -121,7 +168,14 @@ async fn what_cannot_be_cloned_is_said_and_nothing_is_run() {
         ),
     ] {
         let err = format!("{:#}", run(args).await.unwrap_err());
-        assert!(err.contains(why), "{err}");
+        assert!(err.contains(why) && !err.trim_end().ends_with(':'), "{err}");
+    }
+    git(world.dir.path(), &["init", "-q", "--bare", "empty"]).await;
+    let url = world.url.replace("/repo", "/empty");
+    for branch in [None, Some("HEAD".to_owned())] {
+        let args = Args { branch, rev: None, repo: Some(url.clone()), ..world.args("a", "", "") };
+        let err = format!("{:#}", run(args).await.unwrap_err());
+        assert!(err.ends_with("/empty is empty: push to it first"), "{err}");
     }
     assert!(!world.dir.path().join("args").exists());
 }
@@ -142,7 +196,7 @@ async fn url_ref_and_token_come_by_stdin_and_are_shown_nowhere() {
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     };
     let (ok, said) = run(format!(r#"{{"url": "{}", "token": "s3cret-token"}}"#, world.url)).await;
-    assert!(ok, "{said}");
+    assert!(ok && said.contains(&format!("-----> Cloning {}...", world.url)), "{said}");
     let env = fs::read_to_string(world.dir.path().join("env")).unwrap();
     assert!(env.contains("cluster-key") && !env.contains("s3cret-token"), "{env}");
     for url in ["https://me:s3cret-token@127.0.0.1:1/x", "ftp://me:s3cret-token@h/x"] {
