@@ -109,9 +109,10 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// The whole of it, in one text.
+    /// The whole of it, in one text that a terminal may be given.
     pub fn report(&self) -> String {
-        let mut text = self.to_string();
+        // Our own lines stay lines.
+        let mut text = self.to_string().lines().map(clean).collect::<Vec<_>>().join("\n");
         let mut cause = self.source();
         // Those that are told in the message itself.
         if matches!(
@@ -126,7 +127,7 @@ impl BuildError {
         }
         while let Some(err) = cause {
             text.push_str(": ");
-            text.push_str(&err.to_string());
+            text.push_str(&clean(&err.to_string()));
             cause = err.source();
         }
         if !text.ends_with(['.', '\n']) {
@@ -136,9 +137,44 @@ impl BuildError {
     }
 }
 
+/// A text without what a terminal would obey, and not endless: errors quote what they were given, an archive's bytes too.
+fn clean(text: &str) -> String {
+    const LEN_MAX: usize = 1000;
+    let seen = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(LEN_MAX).map(seen).collect()
+}
+
 fn minutes(limit: Duration) -> String {
     match limit.as_secs() {
         seconds if seconds % 60 == 0 => format!("{} minutes", seconds / 60),
         seconds => format!("{seconds} seconds"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_archive_is_named_without_its_bytes() {
+        let place = tempfile::tempdir().unwrap();
+        let garbage: Vec<u8> =
+            (0..2048_u32).map(|n| [0x1b, b'[', b'2', b'J', 0x07][n as usize % 5]).collect();
+        let unpacked = crate::transfer::unpack_stream("source", &garbage[..], place.path()).await;
+        let said = unpacked.unwrap_err().report();
+        assert!(said.starts_with("The source cannot be unpacked"), "{said}");
+        assert!(!said.contains(char::is_control), "{said:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_said_moves_a_terminal(bytes in ".{0,200}") {
+            let source = io::Error::other(bytes.clone());
+            for err in [BuildError::Unpack { what: "source", source }, BuildError::NoBuildpack(bytes)] {
+                prop_assert!(!err.report().contains(|c: char| c.is_control() && c != '\n'));
+            }
+        }
     }
 }
