@@ -13,6 +13,10 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum BringError {
+    #[error(
+        "there is no slug: give one on stdin (the tar.gz that slugbuilder made) or its address in SLUG_URL"
+    )]
+    Nothing,
     #[error("what came on stdin is no slug: give the tar.gz that slugbuilder made")]
     NoSlug,
     #[error("SLUG_URL is no address that begins with http:// or https://")]
@@ -26,8 +30,8 @@ pub enum BringError {
 }
 
 /// Unpacks a slug into an empty app directory. One that has files has its slug, and stdin is then the app's. An empty stdin
-/// is no slug and no error: a command may need none.
-pub async fn bring(app_dir: &Path, url: Option<&str>) -> Result<(), BringError> {
+/// is no slug, and an error only where one is `needed`: a command may do without.
+pub async fn bring(app_dir: &Path, url: Option<&str>, needed: bool) -> Result<(), BringError> {
     let has_slug = std::fs::read_dir(app_dir).map_or(true, |mut entries| entries.next().is_some());
     if has_slug {
         return Ok(());
@@ -35,7 +39,7 @@ pub async fn bring(app_dir: &Path, url: Option<&str>) -> Result<(), BringError> 
     let (app_dir, url) = (app_dir.to_owned(), url.map(str::to_owned));
     let brought = tokio::task::spawn_blocking(move || match url {
         Some(url) => from_url(&app_dir, &url),
-        None => from_stdin(&app_dir),
+        None => from_stdin(&app_dir, needed),
     });
     brought.await.unwrap_or_else(|err| Err(BringError::Program("tar", io::Error::other(err))))
 }
@@ -61,16 +65,17 @@ fn from_url(app_dir: &Path, url: &str) -> Result<(), BringError> {
     if unpacked { Ok(()) } else { Err(BringError::NotUnpacked) }
 }
 
-fn from_stdin(app_dir: &Path) -> Result<(), BringError> {
+fn from_stdin(app_dir: &Path, needed: bool) -> Result<(), BringError> {
+    let nothing = || if needed { Err(BringError::Nothing) } else { Ok(()) };
     let mut stdin = io::stdin().lock();
     if stdin.is_terminal() {
-        return Ok(());
+        return nothing();
     }
     let mut start = Vec::new();
     let read = stdin.by_ref().take(GZIP.len() as u64).read_to_end(&mut start);
     read.map_err(|err| BringError::Program("reading stdin", err))?;
     if start.is_empty() {
-        return Ok(());
+        return nothing();
     }
     if start != GZIP {
         return Err(BringError::NoSlug);

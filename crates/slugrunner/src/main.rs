@@ -19,7 +19,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    bring::bring(&config.app_dir, config.slug_url.as_deref()).await?;
+    // These two are made of what the slug holds; any other command may need nothing of it.
+    let needed = matches!(config.words.first().map(String::as_str), Some("start" | "static"));
+    bring::bring(&config.app_dir, config.slug_url.as_deref(), needed).await?;
     let slug = init::read_slug(&config.app_dir)?;
     match slug.task(&config.words)? {
         Task::Site(directory) => {

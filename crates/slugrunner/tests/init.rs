@@ -140,6 +140,20 @@ fn serve_once(body: Vec<u8>) -> String {
 }
 
 #[test]
+fn where_there_is_no_slug_that_is_what_is_said() {
+    let app = tempfile::tempdir().unwrap();
+    for words in [["start", "web"], ["static", "."]] {
+        let run = output(app.path(), &words);
+        assert_eq!(run.status.code(), Some(1));
+        assert!(
+            String::from_utf8_lossy(&run.stderr).contains("there is no slug: give one"),
+            "{run:?}"
+        );
+    }
+    assert_eq!(stdout(&output(app.path(), &["echo", "needs none"])), "needs none");
+}
+
+#[test]
 fn words_are_kept_apart_and_a_line_is_for_the_shell() {
     let app = slug(&[]);
     assert_eq!(
