@@ -13,6 +13,17 @@ pub enum Failure {
     /// There is no such app.
     #[error("There is no app {0}. To create it: flynn create {0}")]
     NoApp(String),
+    /// It was deleted meanwhile.
+    #[error(
+        "{0} was deleted while it was pushed: nothing of it runs. To create it anew: flynn create {0}"
+    )]
+    Deleted(String),
+    /// Too many packs for one repository.
+    #[error(
+        "The repository of {0} is in {1} parts, because branches and tags are kept beside what is deployed. Join them with a git \
+         push, as of `git push flynn HEAD:refs/heads/joined`, and deploy again. Nothing was changed."
+    )]
+    Parts(String, usize),
     /// The controller, asked before anything changed.
     #[error("{doing} failed: {source}. Nothing was changed; push again in a minute.")]
     Controller {
@@ -92,6 +103,11 @@ fn hint(status: u32) -> &'static str {
 impl Failure {
     pub(crate) fn controller(doing: &'static str) -> impl FnOnce(api_client::Error) -> Self {
         move |source| Self::Controller { doing, source }
+    }
+
+    /// Whether it may be there because the app is not: whoever stopped the push knows what they did.
+    pub(crate) fn may_be_of_a_deletion(&self) -> bool {
+        !matches!(self, Self::NoHead | Self::NoApp(_) | Self::Stopped | Self::GoesOn)
     }
 
     pub(crate) fn shelf(doing: &'static str) -> impl FnOnce(shelf_client::Error) -> Self {

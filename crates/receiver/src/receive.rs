@@ -1,11 +1,17 @@
 //! The steps of a push, and what may end it early.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use api::controller::{App, NewHead};
+use api::{
+    controller::{App, NewHead, Repository},
+    id::AppId,
+};
 use controller_client::Controller;
 use sha2::{Digest, Sha256};
 use shelf_client::Shelf;
@@ -17,6 +23,13 @@ use tokio::{
 
 use crate::{Console, Failure, build::Build, config::ReceiveArgs, deploy};
 
+/// Packs a repository may have when it is deployed by its URL. A git push joins them when there are 24, and the receiver,
+/// which has no git, cannot; more of them slow every push down.
+const PACKS_MAX: usize = 48;
+/// From so many on, those that nothing needs are let go.
+const PACKS_MANY: usize = 24;
+/// Longest time to find out whether the app is still there.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to tidy up after a build.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,6 +44,8 @@ pub(crate) struct Push<'a> {
     pub(crate) id: String,
     /// Whether the controller may have taken the push: from then on it goes on without us.
     pub(crate) taken: AtomicBool,
+    /// The app that was found.
+    found: OnceLock<AppId>,
 }
 
 /// Builds and deploys the tree that `tar` holds.
@@ -46,6 +61,7 @@ pub async fn receive(
         console,
         id: hex::encode(rand::random::<[u8; 16]>()),
         taken: AtomicBool::new(false),
+        found: OnceLock::new(),
         args,
     };
     let outcome = tokio::select! {
@@ -60,7 +76,12 @@ pub async fn receive(
         let _ = tokio::join!(push.shelf.delete_all(&left), turn);
     };
     let _ = timeout(TIDY_TIMEOUT, tidied).await;
-    outcome
+    match outcome {
+        Err(failure) if failure.may_be_of_a_deletion() && push.is_deleted().await => {
+            Err(Failure::Deleted(push.args.app))
+        }
+        outcome => outcome,
+    }
 }
 
 impl Push<'_> {
@@ -70,6 +91,7 @@ impl Push<'_> {
             true => Failure::NoApp(name.clone()),
             false => Failure::controller("Looking up the app")(err),
         })?;
+        let _ = self.found.set(app.id);
         let head = self.head(&app).await?;
         let result = Build { push: self, app: &app }.run(tar).await?;
         deploy::deploy(self, &app, result, head).await
@@ -90,8 +112,35 @@ impl Push<'_> {
         let path = format!("/repos/{}/{sha256}.pack", app.id);
         self.shelf.put_file(&path, file).await.map_err(storing())?;
         let repository = self.controller.repository(&app.name).await;
-        let old = repository.map_err(Failure::controller("Looking up the repository"))?.head;
-        Ok(NewHead { old, new, packs: vec![path] })
+        let repository = repository.map_err(Failure::controller("Looking up the repository"))?;
+        let packs = self.packs(&repository, path)?;
+        Ok(NewHead { old: repository.head, new, packs })
+    }
+
+    /// The packs of a repository with one more. Branches and tags that are kept are in the others, and so is what another
+    /// push keeps while this one is under way.
+    fn packs(&self, repository: &Repository, path: String) -> Result<Vec<String>, Failure> {
+        let mut packs = repository.packs.clone();
+        if repository.refs.is_empty() && packs.len() >= PACKS_MANY {
+            packs.clear();
+        }
+        if !packs.contains(&path) {
+            packs.push(path);
+        }
+        match packs.len() {
+            many if many > PACKS_MAX => Err(Failure::Parts(self.args.app.clone(), many)),
+            _ => Ok(packs),
+        }
+    }
+
+    /// Whether the app that was pushed to is there no more; one that was made since by its name is another.
+    async fn is_deleted(&self) -> bool {
+        let Some(found) = self.found.get() else { return false };
+        match timeout(LOOK_TIMEOUT, self.controller.app(&self.args.app)).await {
+            Ok(Ok(app)) => app.id != *found,
+            Ok(Err(err)) => err.is_not_found(),
+            Err(_) => false,
+        }
     }
 
     fn stopped(&self) -> Failure {

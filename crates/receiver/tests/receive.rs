@@ -10,7 +10,8 @@ use std::{
 
 use api::{
     controller::{
-        App, Artifact, Deployment, DeploymentStatus, NewArtifact, NewJob, NewPush, Strategy,
+        App, Artifact, Deployment, DeploymentStatus, NewArtifact, NewJob, NewPush, Repository,
+        Strategy,
     },
     id::{AppId, ArtifactId, DeploymentId, ReleaseId},
 };
@@ -39,6 +40,10 @@ enum Course {
     Good,
     BuildFails,
     BuildHangs,
+    /// The app is deleted, and with it the build ends.
+    AppDeleted,
+    /// Its deployment fails because of that.
+    AppDeletedLate,
     /// The result names a slug that was never stored.
     WrongSlug,
     NothingToRun,
@@ -64,6 +69,8 @@ struct Seen {
     /// How often a turn was asked for, and whether it was given back.
     turns: (u32, bool),
     lost_one: bool,
+    deleted: bool,
+    repository: Repository,
 }
 
 struct World {
@@ -154,6 +161,7 @@ impl Fake {
         Router::new()
             .route("/apps/{app}", get(app))
             .route("/apps/{app}/release", get(async || ApiError::not_found("none")))
+            .route("/apps/{app}/repository", get(repository))
             .route("/apps/{app}/routes", get(async || Json(serde_json::json!([{"type": "http", "service": "my-app-web", "domain": "my-app.localhost"}]))))
             .route("/apps/{app}/jobs", post(run))
             .route("/apps/{app}/push", post(push))
@@ -167,7 +175,7 @@ impl Fake {
     }
 
     fn deployment(&self) -> Deployment {
-        let failed = self.course == Course::DeploymentFails;
+        let failed = matches!(self.course, Course::DeploymentFails | Course::AppDeletedLate);
         Deployment {
             id: DeploymentId::from(self.app.uuid()),
             app: self.app,
@@ -196,6 +204,10 @@ impl Fake {
         if self.course == Course::BuildFails {
             return 1;
         }
+        if self.course == Course::AppDeleted {
+            self.seen.lock().unwrap().deleted = true;
+            return 143;
+        }
         let put = http.put(&job.env["SLUG_PUT_URL"]).body("the slug").send().await.unwrap();
         let sha256 = put.headers()["etag"].to_str().unwrap().trim_matches('"').to_owned();
         let sha256 = if self.course == Course::WrongSlug { "0".repeat(64) } else { sha256 };
@@ -217,7 +229,7 @@ fn http() -> reqwest::Client {
 }
 
 async fn app(State(fake): State<Fake>, Path(name): Path<String>) -> Result<Json<App>, ApiError> {
-    if name != "my-app" {
+    if name != "my-app" || fake.seen.lock().unwrap().deleted {
         return Err(ApiError::not_found("no such app"));
     }
     Ok(Json(App {
@@ -230,6 +242,10 @@ async fn app(State(fake): State<Fake>, Path(name): Path<String>) -> Result<Json<
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
     }))
+}
+
+async fn repository(State(fake): State<Fake>) -> Json<Repository> {
+    Json(fake.seen.lock().unwrap().repository.clone())
 }
 
 async fn artifact(Json(new): Json<NewArtifact>) -> Json<Artifact> {
@@ -283,6 +299,7 @@ async fn push(
     Json(push): Json<NewPush>,
 ) -> Result<Json<Deployment>, ApiError> {
     fake.seen.lock().unwrap().pushes.push(push);
+    fake.seen.lock().unwrap().deleted = fake.course == Course::AppDeletedLate;
     if fake.course == Course::AnswerLost {
         return Err(ApiError::unavailable("going away"));
     }
@@ -371,6 +388,42 @@ async fn a_failed_deployment_rejects_with_its_reason() {
 }
 
 #[tokio::test]
+async fn an_app_that_was_deleted_meanwhile_is_said_to_be_gone() {
+    for course in [Course::AppDeleted, Course::AppDeletedLate] {
+        let failure = World::new(course).await.receive().await.unwrap_err().to_string();
+        assert!(failure.starts_with("my-app was deleted while it was pushed"), "{failure}");
+    }
+}
+
+/// How many packs a repository gets that has `count`, and for which refs.
+async fn packs_of(kept: &[&str], count: u32) -> Result<usize, Failure> {
+    let mut world = World::new(Course::Good).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a pack").unwrap();
+    world.args.packs = None;
+    world.args.pack_file = Some(file.path().into());
+    world.fake.seen.lock().unwrap().repository = Repository {
+        packs: (0..count).map(|n| format!("/repos/a/{n}.pack")).collect(),
+        refs: kept.iter().map(|name| ((*name).to_owned(), "1".repeat(40))).collect(),
+        ..Repository::default()
+    };
+    world.receive().await?;
+    let push = world.fake.seen.lock().unwrap().pushes[0].clone();
+    Ok(push.head.packs.len())
+}
+
+#[tokio::test]
+async fn a_pack_is_added_to_those_that_kept_branches_and_tags_need() {
+    assert_eq!(packs_of(&["refs/tags/v1"], 2).await.unwrap(), 3);
+    assert_eq!(packs_of(&["refs/tags/v1"], 30).await.unwrap(), 31);
+    assert_eq!(packs_of(&[], 2).await.unwrap(), 3);
+    // They do not pile up.
+    assert_eq!(packs_of(&[], 24).await.unwrap(), 1);
+    let failure = packs_of(&["refs/tags/v1"], 48).await.unwrap_err();
+    assert!(failure.to_string().contains("is in 49 parts"), "{failure}");
+}
+
+#[tokio::test]
 async fn a_push_whose_answer_was_lost_is_looked_for_and_not_repeated() {
     let world = World::new(Course::AnswerLost).await;
     world.receive().await.unwrap();
@@ -421,8 +474,7 @@ async fn a_pack_of_the_whole_repository_can_be_brought_along() {
     let failure = world.receive().await.unwrap_err();
     assert!(matches!(failure, Failure::NoHead), "{failure:?}");
     world.args.pack_file = Some(file.path().into());
-    // This controller has no repository to ask for, so it ends there, with the pack stored.
-    assert!(world.receive().await.is_err());
+    world.receive().await.unwrap();
     let packs = world.shelf.list(&format!("/repos/{}/", world.fake.app)).await.unwrap();
     assert_eq!(packs.len(), 1);
     assert!(packs[0].path.ends_with(&format!("/{}.pack", packs[0].sha256)));
