@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -154,6 +155,9 @@ pub enum ConfigError {
     /// A command line with an open quote.
     #[error("the command {0:?} cannot be used: it must be words, quoted as in a shell")]
     CommandLine(String),
+    /// A command whose program is not there.
+    #[error("the command {0:?} cannot be run: there is no such executable file")]
+    NoProgram(String),
     /// Neither a cluster nor the two commands.
     #[error(
         "without CONTROLLER_KEY gitreceived belongs to no cluster and needs two commands: gitreceived -p 2222 -k hostkey \
@@ -194,6 +198,12 @@ impl TryFrom<Args> for Config {
         if cluster.is_none() && authchecker.is_empty() {
             return Err(ConfigError::Alone);
         }
+        // At once, and not when the first one pushes.
+        for program in authchecker.first().into_iter().chain(words.first()) {
+            if !is_program(program, &args.path) {
+                return Err(ConfigError::NoProgram(program.clone()));
+            }
+        }
         Ok(Self {
             listen: (Ipv4Addr::UNSPECIFIED, args.port).into(),
             authchecker,
@@ -220,6 +230,17 @@ fn own_env(env: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, 
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     env.filter_map(text).filter(|(name, _)| name != "SSH_PRIVATE_KEYS").collect()
+}
+
+/// Whether this can be run: a file, or the name of one in `PATH`.
+fn is_program(program: &str, path: &str) -> bool {
+    let runs = |file: &Path| {
+        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    match program.contains('/') {
+        true => runs(Path::new(program)),
+        false => path.split(':').any(|dir| runs(&Path::new(dir).join(program))),
+    }
 }
 
 fn words(command: &str) -> Result<Vec<String>, ConfigError> {

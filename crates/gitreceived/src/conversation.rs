@@ -1,30 +1,24 @@
 //! The daemon's side of the hook: judges the push, keeps its objects, has it deployed.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use api::controller::{PacksChange, Repository};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
-    process::Command,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, net::UnixListener, process::Command};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     disk::{self, NoRoom},
-    domain::update::{Change, Plan, UPDATES_LEN_MAX, judge},
+    domain::update::{Change, Plan, judge},
+    frames::{Frames, question},
     git::GitError,
-    hook::{END, QUARANTINE, Question},
+    hook::{QUARANTINE, Question},
     hosting::{Held, KeepError, Target},
     pack::{self, PACKS_MAX, PackError, Quarantine},
     push::{Pushes, Request},
@@ -33,10 +27,6 @@ use crate::{
     survey,
 };
 
-/// The hook asks at once.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// A question is the list of refs in JSON.
-const QUESTION_LEN_MAX: u32 = 2 * UPDATES_LEN_MAX as u32;
 /// What the pusher of a clone is told whose history does not reach to what is here.
 const SHALLOW: &str = "Your clone is shallow: it lacks history that was never pushed here. Get it with `git fetch --unshallow` and push \
      again (in a CI checkout: fetch-depth 0).";
@@ -141,6 +131,7 @@ impl Conversation<'_> {
         if let Some(dir) = quarantine.get(QUARANTINE[2]) {
             let _ = self.incoming.set(dir.into());
         }
+        let plan = self.peeled(plan, &quarantine).await?;
         let name = &self.target.name;
         let busy = async || {
             out.say(&format!(
@@ -209,10 +200,8 @@ impl Conversation<'_> {
         let Pushes { git, hosting, .. } = self.pushes;
         let branch = plan.deploy.as_ref().map(|change| change.name.as_str());
         let repository = hosting.current(self.target, self.copy, branch).await?;
-        if let Some(change) = plan.kept.iter().find(|change| {
-            hosting.keeps_packs() && change.old.as_ref() != repository.refs.get(&change.name)
-        }) {
-            return Ok(Err(meanwhile(&change.name)));
+        if let Err(refusal) = self.check(plan, &repository) {
+            return Ok(Err(refusal));
         }
         if self.shallow.load(Ordering::Relaxed) && !self.is_connected(plan, quarantine).await {
             return Ok(Err(SHALLOW.into()));
@@ -276,7 +265,11 @@ impl Conversation<'_> {
         args.len() == 2 || self.git(&args, quarantine).await.is_ok()
     }
 
-    async fn git(&self, args: &[&str], quarantine: &Quarantine) -> Result<Vec<u8>, GitError> {
+    pub(crate) async fn git(
+        &self,
+        args: &[&str],
+        quarantine: &Quarantine,
+    ) -> Result<Vec<u8>, GitError> {
         let mut command = self.pushes.git.command(&self.copy.path, args);
         command.envs(quarantine);
         crate::git::output(args[0], &mut command, None).await
@@ -300,11 +293,17 @@ impl Conversation<'_> {
         if wanted.is_empty() {
             return Ok(packs);
         }
-        // What other packs hold, as far as it is here; all of it goes into one when there are many.
-        let whole = packs.len() >= PACKS_MAX;
-        let head = repository.head.iter().filter(|_| !whole || commit.is_none());
-        let known = head.chain(repository.refs.values());
+        // What other packs hold, as far as it is here.
+        let known = repository.head.iter().chain(repository.refs.values());
         let mut known = self.present(known.map(String::as_str).collect()).await?;
+        // All of it goes into one when there are many, unless another push brought here what this copy has not seen.
+        let unseen =
+            |id: &String| !known.contains(id) && !self.copy.left_out.values().any(|it| it == id);
+        let whole = packs.len() >= PACKS_MAX
+            && !repository.head.iter().chain(repository.refs.values()).any(unseen);
+        if whole && commit.is_some() {
+            known.retain(|id| repository.refs.values().any(|kept| kept == id));
+        }
         if whole {
             wanted.append(&mut known);
         }
@@ -343,9 +342,13 @@ impl Conversation<'_> {
                 Ok(())
             }
             Ok(Ended::Exited(status)) if status.code().is_some() => Err(String::new()),
-            Ok(Ended::Exited(status)) => Err(format!(
-                "{program} ended with {status}. Push again; `flynn ps` shows what runs."
-            )),
+            Ok(Ended::Exited(status)) => {
+                let advice = match self.pushes.hosting.keeps_packs() {
+                    true => "; `flynn ps` shows what runs",
+                    false => "",
+                };
+                Err(format!("{program} ended with {status}. Push again{advice}."))
+            }
             Ok(Ended::Stopped) => Err(String::new()),
             Err(err) => Err(nothing_changed(&format!("{program} could not be run: {err}."))),
         }
@@ -408,42 +411,9 @@ fn nothing_changed(why: &str) -> String {
     format!("{why} Nothing was changed; push again.")
 }
 
-fn meanwhile(name: &str) -> String {
+pub(crate) fn meanwhile(name: &str) -> String {
     format!(
         "Another push moved {name} meanwhile, and what it brought is not in yours. Nothing was changed; take it in, or push \
          again with --force."
     )
-}
-
-async fn question(mut stream: UnixStream) -> io::Result<(UnixStream, Question)> {
-    let reading = async {
-        let len = stream.read_u32().await?;
-        if len > QUESTION_LEN_MAX {
-            return Err(io::Error::other("the question is too long"));
-        }
-        let mut bytes = vec![0; len as usize];
-        stream.read_exact(&mut bytes).await?;
-        serde_json::from_slice(&bytes).map_err(io::Error::other)
-    };
-    let question = timeout(QUESTION_TIMEOUT, reading).await.map_err(io::Error::other)??;
-    Ok((stream, question))
-}
-
-/// Output for the hook: every write is a frame.
-pub(crate) struct Frames(OwnedWriteHalf);
-
-impl Frames {
-    async fn end(mut self, status: u8) -> io::Result<()> {
-        self.0.write_all(&[&END.to_be_bytes()[..], &[status]].concat()).await
-    }
-
-    /// A line for the pusher. One who has gone is noticed elsewhere.
-    async fn say(&mut self, line: &str) {
-        let _ = self.write_all(format!("{line}\n").as_bytes()).await;
-    }
-
-    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        self.0.write_all(&[&len.to_be_bytes(), bytes].concat()).await
-    }
 }

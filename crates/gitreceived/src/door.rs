@@ -33,6 +33,8 @@ struct Stranger {
 pub(crate) struct Place {
     door: Door,
     id: u64,
+    /// Where it comes from.
+    pub(crate) source: IpAddr,
     /// Is cancelled when the place is needed for another.
     pub(crate) cut: CancellationToken,
 }
@@ -50,7 +52,7 @@ impl Door {
         let (id, cut) = (strangers.next, CancellationToken::new());
         strangers.next += 1;
         strangers.waiting.insert(id, Stranger { source, cut: cut.clone() });
-        Place { door: self.clone(), id, cut }
+        Place { door: self.clone(), id, source, cut }
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::{
     alone::{Alone, Turn},
     domain::{
-        command::RepoName,
+        command::{Names, RepoName},
         reach::Reach,
         update::{Change, DeployBranches},
     },
@@ -83,14 +83,15 @@ impl Held {
 }
 
 impl Hosting {
+    /// What its repositories are called.
+    pub(crate) fn names(&self) -> Names {
+        if self.keeps_packs() { Names::Apps } else { Names::Paths }
+    }
+
     /// Finds what is pushed to; or the sentence that says why there is nothing.
     pub(crate) async fn find(&self, name: &RepoName, reach: &Reach) -> Result<Target, String> {
         let Self::Cluster { controller, .. } = self else {
-            return Ok(Target {
-                name: name.clone(),
-                branches: DeployBranches::default(),
-                app: None,
-            });
+            return Ok(Target { name: name.clone(), branches: DeployBranches::alone(), app: None });
         };
         let app = controller.app(name.as_str()).await.map_err(|err| {
             if err.is_not_found() {

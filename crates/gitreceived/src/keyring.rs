@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -11,12 +12,15 @@ use api::controller::Key;
 use controller_client::Controller;
 use tokio::{
     process::Command,
-    sync::Semaphore,
     time::{sleep_until, timeout},
 };
 use tracing::warn;
 
-use crate::domain::{key::Offered, reach::Reach, user::is_plain};
+use crate::{
+    domain::{key::Offered, reach::Reach, user::is_plain},
+    git::Group,
+    turns::Turns,
+};
 
 /// A key found in an answer this young is not asked for again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -24,8 +28,6 @@ const FRESH: Duration = Duration::from_secs(5);
 const LAST_ANSWER: Duration = Duration::from_secs(60);
 /// Pause between two questions to the controller.
 const PACE: Duration = Duration::from_millis(200);
-/// Checkers of the operator's own that run at once.
-const CHECKERS_MAX: usize = 8;
 /// Longest time a checker of the operator's own may take.
 const CHECKER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -46,7 +48,7 @@ pub(crate) enum Keyring {
     /// By the controller's list.
     Controller(Listed),
     /// By a command of the operator's own.
-    Command { words: Vec<String>, env: BTreeMap<String, String>, room: Semaphore },
+    Command { words: Vec<String>, env: BTreeMap<String, String>, turns: Turns },
 }
 
 /// The keys the controller lists.
@@ -89,30 +91,36 @@ impl Keyring {
     }
 
     pub(crate) fn by_command(words: Vec<String>, env: BTreeMap<String, String>) -> Self {
-        Self::Command { words, env, room: Semaphore::new(CHECKERS_MAX) }
+        Self::Command { words, env, turns: Turns::default() }
     }
 
     /// What a key that is not known can do about it.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
-            Self::Controller { .. } => " To add it: flynn key-add",
-            Self::Command { .. } => "",
+            Self::Controller { .. } => ". To add it: flynn key-add",
+            Self::Command { .. } => ".",
         }
     }
 
     /// Decides about a key of a connection that has been open since `since`: that it is unknown must have been said
     /// later than that, so that one just added is found, and a client with many keys costs one question.
-    pub(crate) async fn check(&self, user: &str, offered: &Offered, since: Instant) -> Verdict {
+    pub(crate) async fn check(
+        &self,
+        user: &str,
+        offered: &Offered,
+        since: Instant,
+        source: IpAddr,
+    ) -> Verdict {
         // A user is an argument of a program, and every program with options has one that ends well: `--help`.
         if !is_plain(user) {
             return Verdict::Unknown;
         }
         match self {
             Self::Controller(listed) => listed.check(offered, since).await,
-            Self::Command { words, env, room } => match room.acquire().await {
-                Ok(_place) => by_command(words, env, user, offered).await,
-                Err(_) => Verdict::NoAnswer,
-            },
+            Self::Command { words, env, turns } => {
+                let _turn = turns.take(source).await;
+                by_command(words, env, user, offered).await
+            }
         }
     }
 }
@@ -187,8 +195,14 @@ async fn by_command(
     let [program, args @ ..] = words else { return Verdict::NoAnswer };
     let mut command = Command::new(program);
     command.args(args).arg(user).arg(&offered.line).env_clear().envs(env).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    match timeout(CHECKER_TIMEOUT, command.status()).await {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    let checked = async {
+        let mut child = command.spawn()?;
+        // It ends with all that it started, whether it has answered or not.
+        let _group = Group::of(&child);
+        child.wait().await
+    };
+    match timeout(CHECKER_TIMEOUT, checked).await {
         Ok(Ok(status)) if status.success() => Verdict::Known(Reach::All),
         Ok(Ok(_)) => Verdict::Unknown,
         Ok(Err(err)) => {
@@ -196,5 +210,30 @@ async fn by_command(
             Verdict::NoAnswer
         }
         Err(_) => Verdict::NoAnswer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_checker_leaves_behind_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "sleep 600 & echo $! >$0/pid; exit 1";
+        let place = dir.path().display().to_string();
+        let words = ["sh", "-c", script, &place].map(str::to_owned);
+        let env = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+        let offered = Offered { fingerprint: "f".into(), line: "ssh-ed25519 AAAA".into() };
+        assert_eq!(by_command(&words, &env, "git", &offered).await, Verdict::Unknown);
+        let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+        testkit::wait_until("it has ended", async || {
+            // That of one which nobody has waited for yet is empty.
+            let words = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+            words.ok().filter(|words| !words.is_empty()).map_or(Ok(()), Err)
+        })
+        .await;
     }
 }

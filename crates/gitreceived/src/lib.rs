@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod alone;
+mod checks;
 mod config;
 mod conversation;
 mod disk;
 pub mod domain;
 mod door;
+mod frames;
 mod git;
 pub mod hook;
 mod hosting;
@@ -21,6 +23,7 @@ mod server;
 mod slots;
 mod ssh;
 mod survey;
+mod turns;
 
 pub use config::{Args, ClusterConfig, Config, ConfigError};
 pub use server::{Running, StartError, start};

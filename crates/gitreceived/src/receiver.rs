@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{conversation::Frames, git::Group};
+use crate::{frames::Frames, git::Group};
 
 /// A receiver that is told to stop cancels its build; then it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 //! is brought up to date before every push.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -17,14 +17,22 @@ use tracing::warn;
 
 use crate::{
     disk,
-    domain::update::{DeployBranches, is_object_id},
+    domain::{
+        names::{clash, is_ref_name},
+        update::{DeployBranches, is_object_id},
+    },
     git::{Git, GitError},
 };
 
 /// File in a copy that lists the packs of shelf it has.
 const IMPORTED: &str = "flynn-packs";
+/// File in a copy that lists the packs its repository had when it was used.
+const LISTED: &str = "flynn-listed";
 /// Ending of a copy that is being removed.
 pub(crate) const GONE: &str = "gone";
+
+/// Refs by their full names, and the objects they are at.
+pub(crate) type Refs = BTreeMap<String, String>;
 
 /// All copies of one directory.
 #[derive(Debug, Clone)]
@@ -44,7 +52,7 @@ impl Uses {
     pub(crate) fn begin(&self, path: &Path) -> Copy {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let changing = uses.entry(path.into()).or_default().clone();
-        Copy { path: path.into(), changing, uses: self.clone() }
+        Copy { path: path.into(), left_out: Refs::new(), changing, uses: self.clone() }
     }
 
     /// Moves a copy that no push uses out of the way; where to.
@@ -61,6 +69,8 @@ impl Uses {
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) path: PathBuf,
+    /// Refs the repository should have and cannot: nobody is shown them.
+    pub(crate) left_out: Refs,
     /// Held by whoever brings it up to date.
     changing: Arc<tokio::sync::Mutex<()>>,
     uses: Uses,
@@ -128,40 +138,51 @@ impl Repos {
         if repository.head.as_ref().is_some_and(|head| !is_object_id(head)) {
             return Err(RepoError::BadHead);
         }
-        let copy = self.uses.begin(&self.dir.join(format!("{app}.git")));
+        let mut copy = self.uses.begin(&self.dir.join(format!("{app}.git")));
         let changing = copy.changing.lock().await;
-        let wanted = wanted(repository, branches);
+        let stale = has_more(&copy.path, &repository.packs).await;
+        if stale && copy.is_ours_alone() {
+            start_over(&copy.path).await?;
+        }
+        let (wanted, mut left_out) = wanted(repository, branches);
         if !self.is_current(&copy.path, &wanted).await {
-            let updated = self.update(&copy.path, repository, &wanted).await;
-            if let Err(err) = updated {
-                if !copy.is_ours_alone() {
-                    return Err(err);
+            left_out.extend(match self.update(&copy.path, repository, &wanted).await {
+                Ok(unfit) => unfit,
+                Err(err) if !copy.is_ours_alone() => return Err(err),
+                Err(_) => {
+                    // Whatever is wrong with what was here: once more from nothing.
+                    start_over(&copy.path).await?;
+                    self.update(&copy.path, repository, &wanted).await?
                 }
-                // Whatever is wrong with what was here: once more from nothing.
-                start_over(&copy.path).await?;
-                self.update(&copy.path, repository, &wanted).await?;
-            }
+            });
+        }
+        if !stale || !copy.path.join(LISTED).exists() {
+            fs::write(copy.path.join(LISTED), repository.packs.join("\n"))
+                .await
+                .map_err(|source| RepoError::Cache { dir: copy.path.clone(), source })?;
         }
         disk::mark_used(&copy.path).await;
         drop(changing);
+        copy.left_out = left_out;
         Ok(copy)
     }
 
     /// Whether the local refs are those that are wanted, and no other.
-    async fn is_current(&self, path: &Path, wanted: &BTreeMap<String, String>) -> bool {
+    async fn is_current(&self, path: &Path, wanted: &Refs) -> bool {
         self.refs(path).await.is_ok_and(|refs| refs == *wanted)
     }
 
-    async fn refs(&self, path: &Path) -> Result<BTreeMap<String, String>, GitError> {
+    async fn refs(&self, path: &Path) -> Result<Refs, GitError> {
         refs(&self.git, path).await
     }
 
+    /// Brings a copy up to date; the refs that it cannot have.
     async fn update(
         &self,
         path: &Path,
         repository: &Repository,
-        wanted: &BTreeMap<String, String>,
-    ) -> Result<(), RepoError> {
+        wanted: &Refs,
+    ) -> Result<Refs, RepoError> {
         if !path.join("HEAD").exists() {
             start_over(path).await?;
             self.git.init(path).await?;
@@ -183,22 +204,46 @@ impl Repos {
             let connected = self.is_connected(path, head).await;
             connected.map_err(|_| RepoError::Incomplete(head.clone()))?;
         }
-        let mut orders = String::new();
+        self.move_refs(path, repository.head.as_ref(), wanted).await
+    }
+
+    /// Sets the refs of a copy to those that are wanted; which of them it cannot have.
+    async fn move_refs(
+        &self,
+        path: &Path,
+        head: Option<&String>,
+        wanted: &Refs,
+    ) -> Result<Refs, RepoError> {
+        let (mut gone, mut moved, mut unfit) = (String::new(), String::new(), Refs::new());
         let here = self.refs(path).await?;
-        for gone in here.keys().filter(|name| !wanted.contains_key(*name)) {
-            orders.push_str(&format!("delete {gone}\n"));
+        for name in here.keys().filter(|name| !wanted.contains_key(*name)) {
+            gone.push_str(&format!("delete {name}\n"));
         }
-        for (name, id) in wanted.iter().filter(|(name, id)| here.get(*name) != Some(id)) {
-            let is_head = repository.head.as_ref() == Some(id);
-            if !is_head && self.is_connected(path, id).await.is_err() {
-                warn!(app.repository = %path.display(), "the objects of {name} are not there; it is left out");
+        let changed: Refs = wanted
+            .iter()
+            .filter(|(name, id)| here.get(*name) != Some(id))
+            .map(|(name, id)| (name.clone(), id.clone()))
+            .collect();
+        let commits = commits(&self.git, path, changed.values()).await?;
+        for (name, id) in changed {
+            let fits = commits.contains(&id) || !name.starts_with("refs/heads/");
+            if head == Some(&id) || (fits && self.is_connected(path, &id).await.is_ok()) {
+                moved.push_str(&format!("update {name} {id}\n"));
                 continue;
             }
-            orders.push_str(&format!("update {name} {id}\n"));
+            let place = path.display();
+            warn!(app.repository = %place, "the objects of {name} are not there; it is left out");
+            if here.contains_key(&name) {
+                gone.push_str(&format!("delete {name}\n"));
+            }
+            unfit.insert(name, id);
         }
-        let args = ["update-ref", "--stdin"];
-        self.git.run_with(path, &args, Some(orders.as_bytes())).await?;
-        Ok(())
+        // What goes makes room for what comes: in one transaction git would not let `a` follow `a/b`.
+        for orders in [gone, moved] {
+            let args = ["update-ref", "--stdin"];
+            self.git.run_with(path, &args, Some(orders.as_bytes())).await?;
+        }
+        Ok(unfit)
     }
 
     async fn is_connected(&self, path: &Path, id: &str) -> Result<Vec<u8>, GitError> {
@@ -236,26 +281,55 @@ impl Repos {
     }
 }
 
-/// The refs a copy shall have: all that are kept, and the deployed commit under each name it is deployed by.
-fn wanted(repository: &Repository, branches: &DeployBranches) -> BTreeMap<String, String> {
-    let kept = repository.refs.iter().filter(|(_, id)| is_object_id(id));
-    let mut wanted: BTreeMap<String, String> =
-        kept.map(|(name, id)| (name.clone(), id.clone())).collect();
-    for name in branches.names() {
-        wanted.remove(name);
-        if let Some(head) = &repository.head {
-            wanted.insert(name.clone(), head.clone());
+/// The refs a copy shall have: the deployed commit under each name it is deployed by, and all that are kept; and those that
+/// git cannot keep, by themselves or beside the others.
+fn wanted(repository: &Repository, branches: &DeployBranches) -> (Refs, Refs) {
+    let head = repository.head.iter();
+    let deployed = head.flat_map(|head| branches.names().iter().map(move |name| (name, head)));
+    let kept = repository.refs.iter().filter(|(name, _)| !branches.contains(name));
+    let (mut wanted, mut left_out, mut names) = (Refs::new(), Refs::new(), BTreeSet::new());
+    for (name, id) in deployed.chain(kept) {
+        if is_object_id(id) && is_ref_name(name) && clash(&names, name).is_none() {
+            names.insert(name.clone());
+            wanted.insert(name.clone(), id.clone());
+        } else {
+            left_out.insert(name.clone(), id.clone());
         }
     }
-    wanted
+    (wanted, left_out)
+}
+
+/// Those of some objects that are here and are commits.
+async fn commits(
+    git: &Git,
+    repo: &Path,
+    ids: impl Iterator<Item = &String>,
+) -> Result<BTreeSet<String>, GitError> {
+    let asked: String = ids.map(|id| format!("{id}\n")).collect();
+    let args = ["cat-file", "--batch-check=%(objectname) %(objecttype)"];
+    let said = git.run_with(repo, &args, Some(asked.as_bytes())).await?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().filter_map(|line| line.strip_suffix(" commit")).map(str::to_owned).collect())
 }
 
 /// All refs of a repository.
-pub(crate) async fn refs(git: &Git, repo: &Path) -> Result<BTreeMap<String, String>, GitError> {
+pub(crate) async fn refs(git: &Git, repo: &Path) -> Result<Refs, GitError> {
     let refs = git.run(repo, &["for-each-ref", "--format=%(objectname) %(refname)"]).await?;
     let refs = String::from_utf8_lossy(&refs);
     let refs = refs.lines().filter_map(|line| line.split_once(' '));
     Ok(refs.map(|(id, name)| (name.to_owned(), id.to_owned())).collect())
+}
+
+/// Whether a copy may have objects that no pack holds any more, because its repository has fewer packs than it had: then what
+/// is here is no proof that it is kept.
+async fn has_more(path: &Path, packs: &[String]) -> bool {
+    for file in [IMPORTED, LISTED] {
+        let seen = fs::read_to_string(path.join(file)).await.unwrap_or_default();
+        if seen.lines().any(|seen| !packs.iter().any(|pack| pack == seen)) {
+            return true;
+        }
+    }
+    false
 }
 
 async fn start_over(path: &Path) -> Result<(), RepoError> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -58,6 +59,8 @@ pub(crate) struct Connection {
     progress: Progress,
     /// When it was made.
     since: Instant,
+    /// Where it comes from.
+    source: IpAddr,
     /// Its place among those who have not said who they are.
     stranger: Option<Place>,
     /// Why its keys were refused, if they were.
@@ -77,6 +80,7 @@ impl Connection {
             shared,
             progress,
             since: Instant::now(),
+            source: stranger.source,
             stranger: Some(stranger),
             refused: None,
             pusher: None,
@@ -93,7 +97,7 @@ impl Connection {
             return Auth::reject();
         }
         let Some(offered) = Offered::of(key) else { return Auth::reject() };
-        match self.shared.keyring.check(user, &offered, self.since).await {
+        match self.shared.keyring.check(user, &offered, self.since, self.source).await {
             Verdict::Known(_) => {
                 let fingerprint = offered.fingerprint.clone();
                 self.pusher = Some((Pusher { user: user.into(), fingerprint }, offered));
@@ -103,7 +107,7 @@ impl Connection {
                 let fingerprint = key.fingerprint(russh::keys::HashAlg::Sha256);
                 let advice = self.shared.keyring.advice();
                 self.refused =
-                    Some(format!("Your SSH key ({fingerprint}) is not known here.{advice}"));
+                    Some(format!("Your SSH key ({fingerprint}) is not known here{advice}"));
             }
             Verdict::NoAnswer => {
                 self.refused = Some(
@@ -181,7 +185,8 @@ impl Handler for Connection {
             return Ok(Auth::Reject { proceed_with_methods, partial_success: false });
         }
         let why = self.refused.clone().unwrap_or_else(|| {
-            "No SSH key was offered. To make one: ssh-keygen -t ed25519; to add it: flynn key-add".into()
+            let advice = self.shared.keyring.advice();
+            format!("No SSH key was offered. To make one: ssh-keygen -t ed25519{advice}")
         });
         Ok(Auth::Partial {
             name: "".into(),
@@ -216,7 +221,7 @@ impl Handler for Connection {
         command: &[u8],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let repo = match GitCommand::parse(command) {
+        let repo = match GitCommand::parse(command, self.shared.pushes.hosting.names()) {
             Ok(GitCommand::ReceivePack(repo)) => repo,
             Err(refusal) => return self.turn_away(id, &refusal.to_string(), session),
         };
@@ -224,7 +229,8 @@ impl Handler for Connection {
             return session.channel_failure(id);
         };
         // A connection may be open for long: a key that was removed meanwhile does nothing more.
-        let verdict = self.shared.keyring.check(&pusher.user, &offered, Instant::now()).await;
+        let keyring = &self.shared.keyring;
+        let verdict = keyring.check(&pusher.user, &offered, Instant::now(), self.source).await;
         let reach = match verdict {
             Verdict::Known(reach) => reach,
             Verdict::Unknown => {

@@ -134,6 +134,70 @@ async fn a_push_is_decided_by_two_scripts_and_kept_in_a_folder() {
 }
 
 #[tokio::test]
+async fn a_branch_that_cannot_be_set_is_refused_before_the_receiver_runs() {
+    let mut lone = Lone::new().await;
+    lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main:refs/heads/main/x").await;
+    assert!(!ok && said.contains("there is 'refs/heads/main'"), "{said}");
+    // One that is there from before.
+    let (ok, said) = lone.push("key", "main:refs/heads/mine").await;
+    assert!(ok, "{said}");
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    assert!(lone.git("key", &[&repo, "branch", "-m", "mine", "main/x"]).await.0);
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("there is 'refs/heads/main/x'"), "{said}");
+    assert!(!said.contains("anything at"), "{said}");
+    assert!(lone.push("key", ":main/x").await.0);
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+    lone.server.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repository_has_any_name_that_stays_in_the_folder_and_no_cluster_is_spoken_of() {
+    let mut lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    let push = async |path: &str, what: &str| {
+        lone.git("key", &["push", &format!("ssh://git@127.0.0.1/{path}"), what]).await
+    };
+    for (path, name) in
+        [("org/any.git", "org/any"), ("My_App.git", "My_App"), ("org/two", "org/two")]
+    {
+        let (ok, said) = push(path, "main").await;
+        assert!(ok && said.contains(&format!("{name} at {first}")), "{said}");
+        assert!(lone.path(&format!("repos/{name}.git/HEAD")).exists());
+    }
+    for (path, what) in [
+        ("../out.git", "main"),
+        ("org/any.git/in.git", "main"),
+        ("My_App.git", ":main"),
+        ("My_App.git", "main:refs/notes/x"),
+    ] {
+        let (ok, said) = push(path, what).await;
+        assert!(!ok && !said.contains("flynn"), "{said}");
+    }
+    let (ok, said) = push("My_App.git", "main:later").await;
+    assert!(ok && said.contains("later is kept") && !said.contains("flynn"), "{said}");
+    assert!(!lone.path("out.git").exists());
+    lone.server.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn commands_that_cannot_be_run_are_told_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    let plain = plain.display().to_string();
+    for args in [["./missing", "true"], ["true", &plain], ["true", "no-such-program -x"]] {
+        let mut server = Command::new(env!("CARGO_BIN_EXE_gitreceived"));
+        server.args(args).current_dir(&dir).env_clear();
+        let output = server.env("SSH_PRIVATE_KEYS", "x").output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("no such executable file"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn without_a_cluster_and_without_two_commands_it_says_how_it_is_run() {
     let hostkey = Path::new("/nothing");
     for args in [&[][..], &["true"], &["", "true"]] {

@@ -120,3 +120,141 @@ async fn a_shallow_clone_is_told_what_it_lacks() {
     assert!(!ok && said.contains("git fetch --unshallow"), "{said}");
     world.end().await;
 }
+
+/// Deploys an app and makes a branch and a tag beside it.
+async fn deployed() -> World {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    assert!(world.push("app").await.0);
+    world.git("app", &["tag", "-a", "v1", "-m", "v1"]).await;
+    world
+}
+
+/// Pushes one ref; whether it was taken, and all that was said.
+async fn push(world: &World, what: &str) -> (bool, String) {
+    world.git_as("me", "app", &["push", "flynn", what]).await
+}
+
+#[tokio::test]
+async fn a_branch_that_cannot_be_beside_another_is_refused_and_the_app_stays_pushable() {
+    let mut world = deployed().await;
+    assert!(push(&world, "master:refs/heads/a").await.0);
+    for wish in ["master:refs/heads/a/b", "master:refs/heads/main/x", "master:refs/heads/master/x"]
+    {
+        let (ok, said) = push(&world, wish).await;
+        assert!(!ok && said.contains("Cannot create 'refs/heads/"), "{said}");
+    }
+    let (ok, said) = world
+        .git_as("me", "app", &["push", "flynn", "master:refs/heads/b", "master:refs/heads/b/c"])
+        .await;
+    assert!(
+        !ok && said.contains("Cannot create 'refs/heads/b/c': there is 'refs/heads/b'"),
+        "{said}"
+    );
+    assert_eq!(Vec::from_iter(world.fake().refs.lock().unwrap().keys().cloned()), ["refs/heads/a"]);
+    world.restart_elsewhere().await;
+    // What goes in the same push makes room.
+    let (ok, said) =
+        world.git_as("me", "app", &["push", "flynn", ":a", "master:refs/heads/a/b"]).await;
+    assert!(ok, "{said}");
+    world.commit("app", "two", b"2").await;
+    let (ok, said) = world.push("app").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn on_a_new_app_nothing_is_kept_that_the_deployed_branches_leave_no_room_for() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let (ok, said) = push(&world, "master:refs/heads/main/x").await;
+    assert!(!ok && said.contains("there is 'refs/heads/main'"), "{said}");
+    assert!(world.fake().refs.lock().unwrap().is_empty());
+    for wish in ["master", "master:main"] {
+        let (ok, said) = push(&world, wish).await;
+        assert!(ok, "{said}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_branch_is_kept_at_the_commit_of_a_tag_and_never_at_a_tree() {
+    let mut world = deployed().await;
+    let (ok, said) = push(&world, "v1:refs/heads/other").await;
+    assert!(ok, "{said}");
+    let commit = world.git("app", &["rev-parse", "HEAD"]).await;
+    assert_eq!(world.fake().refs.lock().unwrap()["refs/heads/other"], commit.trim());
+    let (ok, said) = push(&world, "HEAD^{tree}:refs/heads/t").await;
+    assert!(!ok && said.contains("Cannot update 'refs/heads/t'"), "{said}");
+    world.restart_elsewhere().await;
+    let (ok, said) = push(&world, ":other").await;
+    assert!(ok && said.contains("other is deleted"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_repository_with_refs_that_none_can_have_is_pushed_to_all_the_same() {
+    let mut world = deployed().await;
+    let id = async |what: &str| world.git("app", &["rev-parse", what]).await.trim().to_owned();
+    let (commit, tag, tree) = (id("HEAD").await, id("v1").await, id("HEAD^{tree}").await);
+    assert!(push(&world, "v1").await.0);
+    let broken = [
+        ("refs/heads/a", &commit),
+        ("refs/heads/a/b", &commit),
+        ("refs/heads/main/x", &commit),
+        ("refs/heads/other", &tag),
+        ("refs/heads/t", &tree),
+        ("refs/heads/bad..name", &commit),
+    ];
+    let refs = broken.map(|(name, id)| (name.to_owned(), id.clone()));
+    world.fake().refs.lock().unwrap().extend(refs);
+    // Here, and where the repository was never before.
+    for n in ["2", "3"] {
+        world.commit("app", n, n.as_bytes()).await;
+        let (ok, said) = world.push("app").await;
+        assert!(ok && said.contains("Application deployed"), "{said}");
+        world.restart_elsewhere().await;
+    }
+    // What could not be shown can be pushed anew, and what was in its way can be deleted.
+    for wish in ["master:refs/heads/other", "master:refs/heads/t", ":a", ":a/b"] {
+        let (ok, said) = push(&world, wish).await;
+        assert!(ok, "{wish}: {said}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_only_this_copy_has_is_no_reason_not_to_store_it() {
+    let mut world = deployed().await;
+    world.git("app", &["checkout", "-q", "-b", "feature"]).await;
+    world.commit("app", "feature", b"1").await;
+    assert!(push(&world, "feature").await.0);
+    // The copy is asked for once more while the pack of the feature is listed.
+    assert!(push(&world, "master:refs/heads/same").await.0);
+    assert_eq!(world.packs().len(), 2);
+    fs::write(world.path("packs"), &world.packs()[0]).unwrap();
+    let (ok, said) = push(&world, "feature:master").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    // Its objects are where every other instance finds them.
+    world.restart_elsewhere().await;
+    world.commit("app", "more", b"2").await;
+    let (ok, said) = push(&world, "feature:master").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_branch_that_leaves_no_room_for_the_deployed_one_is_named_before_anything_is_deployed() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    assert!(push(&world, "master:refs/heads/mine").await.0);
+    let mine = world.fake().refs.lock().unwrap().remove("refs/heads/mine").unwrap();
+    world.fake().refs.lock().unwrap().insert("refs/heads/main/x".into(), mine);
+    let (ok, said) = push(&world, "master:main").await;
+    assert!(!ok && said.contains("'refs/heads/main': there is 'refs/heads/main/x'"), "{said}");
+    assert_eq!(deployments(&world).await, 0);
+    assert!(push(&world, ":main/x").await.0);
+    let (ok, said) = push(&world, "master:main").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    world.end().await;
+}

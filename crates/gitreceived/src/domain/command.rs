@@ -6,26 +6,50 @@ use std::fmt;
 const COMMAND_LEN_MAX: usize = 1024;
 /// Longest name of an app.
 const NAME_LEN_MAX: usize = 30;
+/// Longest path of a repository in a folder.
+const PATH_LEN_MAX: usize = 200;
 
-/// A repository, which is an app's name: `^[a-z\d]+(-[a-z\d]+)*$`, so never a path and never an option.
+/// What repositories are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// As apps are, in a cluster.
+    Apps,
+    /// As files are, in a folder.
+    Paths,
+}
+
+/// A repository. In a cluster it is an app's name, `^[a-z\d]+(-[a-z\d]+)*$`; in a folder a path that cannot lead out of it,
+/// nor into another repository, and is never an option.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepoName(String);
 
 impl RepoName {
-    /// The app that `/<app>.git` names; slash and ending may be missing.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// The repository that `/<name>.git` names; slash and ending may be missing.
+    pub fn parse(text: &str, names: Names) -> Option<Self> {
         let name = text.strip_prefix('/').unwrap_or(text);
         let name = name.strip_suffix(".git").unwrap_or(name);
         let word = |word: &str| {
             !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         };
-        (name.len() <= NAME_LEN_MAX && name.split('-').all(word)).then(|| Self(name.into()))
+        let is_name = match names {
+            Names::Apps => name.len() <= NAME_LEN_MAX && name.split('-').all(word),
+            Names::Paths => name.len() <= PATH_LEN_MAX && name.split('/').all(is_folder),
+        };
+        is_name.then(|| Self(name.into()))
     }
 
-    /// The app's name.
+    /// Its name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a part of a path is one that neither a shell nor git takes for something else.
+fn is_folder(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with(['.', '-'])
+        && !part.ends_with(".git")
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
 }
 
 impl fmt::Display for RepoName {
@@ -49,7 +73,7 @@ pub enum Refusal {
     NotGit,
     /// Clone or fetch.
     #[error(
-        "This server only takes git push: an app cannot be cloned or fetched from it. Your own repository has everything."
+        "This server only takes git push: nothing can be cloned or fetched from it. Your own repository has everything."
     )]
     Fetch,
     /// A client of Git LFS.
@@ -65,11 +89,17 @@ pub enum Refusal {
          names."
     )]
     BadName(String),
+    /// No folder should.
+    #[error(
+        "{0:?} is not the name of a repository: it is letters, digits, '.', '_', '+' and '-', in folders if need be, and no part \
+         of it begins with a dot or a dash."
+    )]
+    BadPath(String),
 }
 
 impl GitCommand {
     /// Understands the command of an SSH exec request.
-    pub fn parse(command: &[u8]) -> Result<Self, Refusal> {
+    pub fn parse(command: &[u8], names: Names) -> Result<Self, Refusal> {
         if command.len() > COMMAND_LEN_MAX {
             return Err(Refusal::NotGit);
         }
@@ -77,9 +107,15 @@ impl GitCommand {
         let words = shell_words::split(text).map_err(|_| Refusal::NotGit)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
-            ["git-receive-pack", repo] | ["git", "receive-pack", repo] => RepoName::parse(repo)
-                .map(Self::ReceivePack)
-                .ok_or_else(|| Refusal::BadName(repo.chars().take(60).collect())),
+            ["git-receive-pack", repo] | ["git", "receive-pack", repo] => {
+                RepoName::parse(repo, names).map(Self::ReceivePack).ok_or_else(|| {
+                    let shown = repo.chars().take(60).collect();
+                    match names {
+                        Names::Apps => Refusal::BadName(shown),
+                        Names::Paths => Refusal::BadPath(shown),
+                    }
+                })
+            }
             ["git-upload-pack" | "git-upload-archive", ..]
             | ["git", "upload-pack" | "upload-archive", ..] => Err(Refusal::Fetch),
             ["git-lfs-authenticate" | "git-lfs-transfer", ..] => Err(Refusal::Lfs),
@@ -95,7 +131,7 @@ mod tests {
     use super::*;
 
     fn parse(command: &str) -> Result<String, Refusal> {
-        let GitCommand::ReceivePack(repo) = GitCommand::parse(command.as_bytes())?;
+        let GitCommand::ReceivePack(repo) = GitCommand::parse(command.as_bytes(), Names::Apps)?;
         Ok(repo.to_string())
     }
 
@@ -136,7 +172,7 @@ mod tests {
             "ä",
             &"a".repeat(31),
         ] {
-            assert_eq!(RepoName::parse(name), None, "{name:?}");
+            assert_eq!(RepoName::parse(name, Names::Apps), None, "{name:?}");
         }
         assert!(matches!(parse("git-receive-pack '/../x.git'"), Err(Refusal::BadName(_))));
         assert_eq!(parse("git-upload-pack '/a.git'"), Err(Refusal::Fetch));
@@ -152,14 +188,61 @@ mod tests {
         ] {
             assert_eq!(parse(command), Err(Refusal::NotGit), "{command:?}");
         }
-        assert_eq!(GitCommand::parse(&[b'a'; 2000]), Err(Refusal::NotGit));
+        assert_eq!(GitCommand::parse(&[b'a'; 2000], Names::Apps), Err(Refusal::NotGit));
+    }
+
+    #[test]
+    fn a_folder_holds_repositories_of_any_name_that_stays_in_it() {
+        let parse = |name| RepoName::parse(name, Names::Paths).map(|name| name.to_string());
+        for (name, is) in [
+            ("/org/any.git", "org/any"),
+            ("My_App.git", "My_App"),
+            ("/a.b+c/d-e", "a.b+c/d-e"),
+            ("a/b/c.git", "a/b/c"),
+        ] {
+            assert_eq!(parse(name).as_deref(), Some(is));
+        }
+        for name in [
+            "",
+            "/",
+            "..",
+            "../x",
+            "a/../b",
+            "a/./b",
+            "//a",
+            "a//b",
+            "a/",
+            ".git",
+            "-o",
+            "a/-o",
+            "a/.b",
+            "a.git/b",
+            "a.git.git",
+            "a b",
+            "a\0",
+            "~/a",
+            "$HOME",
+            "a\\b",
+            &"a".repeat(201),
+        ] {
+            assert_eq!(parse(name), None, "{name:?}");
+        }
     }
 
     proptest! {
         #[test]
+        fn no_path_leads_out_of_its_folder_or_into_a_repository(text in "[-a/.git]{0,12}") {
+            if let Some(name) = RepoName::parse(&text, Names::Paths) {
+                for part in name.as_str().split('/') {
+                    prop_assert!(!part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".git"));
+                }
+            }
+        }
+
+        #[test]
         fn parsing_never_panics_and_takes_only_app_names(command: Vec<u8>, text in "(git-receive-pack |git )?.{0,40}") {
-            let _ = GitCommand::parse(&command);
-            if let Ok(GitCommand::ReceivePack(repo)) = GitCommand::parse(text.as_bytes()) {
+            let _ = GitCommand::parse(&command, Names::Paths);
+            if let Ok(GitCommand::ReceivePack(repo)) = GitCommand::parse(text.as_bytes(), Names::Apps) {
                 prop_assert!(repo.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
                 prop_assert!(!repo.as_str().starts_with('-') && !repo.as_str().is_empty());
             }

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod key;
+pub mod names;
 pub(crate) mod reach;
 pub mod tree;
 pub mod update;

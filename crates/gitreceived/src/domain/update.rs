@@ -1,5 +1,9 @@
 //! What a push wants: one branch deployed, others and tags kept, or something that is refused.
 
+use std::collections::BTreeSet;
+
+use super::names::{clash, is_ref_name};
+
 /// Most text a hook may send about its refs.
 pub const UPDATES_LEN_MAX: usize = 1 << 20;
 /// Most branches and tags one push may bring.
@@ -7,11 +11,16 @@ const CHANGES_MAX: usize = 500;
 
 /// The branches whose push is a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeployBranches(Vec<String>);
+pub struct DeployBranches {
+    names: Vec<String>,
+    /// Whether there is a cluster to give advice about.
+    in_cluster: bool,
+}
 
 impl Default for DeployBranches {
     fn default() -> Self {
-        Self(vec!["refs/heads/master".into(), "refs/heads/main".into()])
+        let names = vec!["refs/heads/master".into(), "refs/heads/main".into()];
+        Self { names, in_cluster: true }
     }
 }
 
@@ -19,28 +28,41 @@ impl DeployBranches {
     /// The one branch an app names, or else main and master.
     pub fn of_app(branch: Option<&str>) -> Self {
         match branch.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name)) {
-            Some(name) if !name.is_empty() => Self(vec![format!("refs/heads/{name}")]),
+            Some(name) if !name.is_empty() => {
+                Self { names: vec![format!("refs/heads/{name}")], in_cluster: true }
+            }
             _ => Self::default(),
         }
     }
 
-    /// Their full names.
-    pub fn names(&self) -> &[String] {
-        &self.0
+    /// Those of a repository in a folder.
+    pub fn alone() -> Self {
+        Self { in_cluster: false, ..Self::default() }
     }
 
-    fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|branch| branch == name)
+    /// What the remote is called where advice names it.
+    fn remote(&self) -> &'static str {
+        if self.in_cluster { "flynn" } else { "<remote>" }
+    }
+
+    /// Their full names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether a full name is one of them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.names.iter().any(|branch| branch == name)
     }
 
     /// As a person types the first of them.
     fn typed(&self) -> &str {
-        short(self.0.first().map_or("", String::as_str))
+        short(self.names.first().map_or("", String::as_str))
     }
 
     /// `only main and master are`, or `only <the one> is`.
     fn told(&self) -> String {
-        let names: Vec<&str> = self.0.iter().rev().map(|name| short(name)).collect();
+        let names: Vec<&str> = self.names.iter().rev().map(|name| short(name)).collect();
         format!("only {} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" })
     }
 }
@@ -78,18 +100,32 @@ pub enum Refusal {
     TooMany(usize),
     /// Two branches that are deployed, at different commits.
     #[error(
-        "This push has two branches that are deployed, and they differ. Push one: git push flynn {0}"
+        "This push has two branches that are deployed, and they differ. Push one: git push {1} {0}"
     )]
-    TwoDeploys(String),
+    TwoDeploys(String, &'static str),
     /// A ref of another kind.
     #[error(
-        "{0} is neither a branch nor a tag, and nothing else is kept here. To deploy that commit: git push flynn \
+        "{0} is neither a branch nor a tag, and nothing else is kept here. To deploy that commit: git push {2} \
          <commit>:refs/heads/{1}"
     )]
-    NotKept(String, String),
+    NotKept(String, String, &'static str),
+    /// A name that git cannot keep.
+    #[error("{0:?} is not a name that a branch or a tag can have. Nothing was changed.")]
+    BadName(String),
+    /// A name that cannot be beside another.
+    #[error(
+        "Cannot create '{name}': there is '{other}', and of two such names one would have to be the folder of the other. Nothing \
+         was changed; use another name."
+    )]
+    Clash {
+        /// What was pushed.
+        name: String,
+        /// What it cannot be beside.
+        other: String,
+    },
     /// The deletion of what is deployed.
-    #[error("{0} cannot be deleted, for it is what the app runs. To remove the app: flynn delete")]
-    Deletion(String),
+    #[error("{0} cannot be deleted, for it is what {1}")]
+    Deletion(String, &'static str),
 }
 
 /// Decides about the lines a pre-receive hook gets: `<old> <new> <ref>`.
@@ -103,20 +139,27 @@ pub fn judge(updates: &str, branches: &DeployBranches) -> Result<Plan, Refusal> 
     let mut plan = Plan::default();
     for line in lines {
         let change = read(line).ok_or(Refusal::Unreadable)?;
+        if !is_ref_name(&change.name) {
+            return Err(Refusal::BadName(shown(&change.name)));
+        }
         if !branches.contains(&change.name) {
             if !["refs/heads/", "refs/tags/"].iter().any(|kind| change.name.starts_with(kind)) {
                 let name = shown(change.name.strip_prefix("refs/").unwrap_or(&change.name));
-                return Err(Refusal::NotKept(name, branches.typed().into()));
+                return Err(Refusal::NotKept(name, branches.typed().into(), branches.remote()));
             }
             plan.kept.push(change);
             continue;
         }
         if change.new.is_none() {
-            return Err(Refusal::Deletion(short(&change.name).into()));
+            let is = match branches.in_cluster {
+                true => "the app runs. To remove the app: flynn delete",
+                false => "is deployed from here.",
+            };
+            return Err(Refusal::Deletion(short(&change.name).into(), is));
         }
         match &plan.deploy {
             Some(other) if other.new != change.new => {
-                return Err(Refusal::TwoDeploys(branches.typed().into()));
+                return Err(Refusal::TwoDeploys(branches.typed().into(), branches.remote()));
             }
             // Both names of what is deployed, at the same commit.
             Some(_) => {}
@@ -138,25 +181,45 @@ fn read(line: &str) -> Option<Change> {
 }
 
 impl Plan {
+    /// Whether git can set all of it, in a repository with certain refs: otherwise it would say so when the app is deployed
+    /// already, or other repositories know of a ref that none can have.
+    pub fn fits(&self, mut there: BTreeSet<String>) -> Result<(), Refusal> {
+        for Change { name, new, .. } in self.kept.iter().chain(&self.deploy) {
+            if new.is_none() {
+                there.remove(name);
+                continue;
+            }
+            if let Some(other) = clash(&there, name) {
+                return Err(Refusal::Clash { name: shown(name), other: shown(other) });
+            }
+            there.insert(name.clone());
+        }
+        Ok(())
+    }
+
     /// What the pusher is told of refs that do not deploy, a line each.
     pub fn remarks(&self, branches: &DeployBranches) -> Vec<String> {
         const TOLD_MAX: usize = 5;
-        let told = branches.told();
+        let (told, remote) = (branches.told(), branches.remote());
+        let for_good = |branch: &str| match branches.in_cluster {
+            true => format!(", or for good: flynn config deploy-branch={branch}"),
+            false => String::new(),
+        };
         let line = |change: &Change| match (&change.new, change.name.strip_prefix("refs/tags/")) {
             (None, _) => format!("{} is deleted.", shown(short(&change.name))),
             (Some(_), Some(tag)) if self.deploy.is_some() => {
                 format!("The tag {} is kept.", shown(tag))
             }
             (Some(_), Some(tag)) => format!(
-                "The tag {0} is kept and not deployed. To deploy it: git push flynn {0}^{{commit}}:refs/heads/{1}",
+                "The tag {0} is kept and not deployed. To deploy it: git push {remote} {0}^{{commit}}:refs/heads/{1}",
                 shown(tag),
                 branches.typed()
             ),
             (Some(_), None) => format!(
-                "{0} is kept and not deployed: {told}. To deploy it: git push flynn {0}:{1}, or for good: flynn config \
-                 deploy-branch={0}",
+                "{0} is kept and not deployed: {told}. To deploy it: git push {remote} {0}:{1}{2}",
                 shown(short(&change.name)),
-                branches.typed()
+                branches.typed(),
+                for_good(&shown(short(&change.name)))
             ),
         };
         let mut lines: Vec<String> = self.kept.iter().take(TOLD_MAX).map(line).collect();
@@ -212,7 +275,7 @@ mod tests {
         assert!(judged(&both, None).unwrap().deploy.is_some());
         let differ =
             both.replace(&format!("{ONE} refs/heads/main"), &format!("{TWO} refs/heads/main"));
-        assert_eq!(judged(&differ, None), Err(Refusal::TwoDeploys("master".into())));
+        assert_eq!(judged(&differ, None), Err(Refusal::TwoDeploys("master".into(), "flynn")));
     }
 
     #[test]
@@ -229,9 +292,47 @@ mod tests {
         let note = judged(&format!("{ZERO} {ONE} refs/replace/x"), None).unwrap_err();
         assert!(note.to_string().starts_with("replace/x is neither a branch nor a tag"), "{note}");
         let gone = judged(&format!("{ONE} {ZERO} refs/heads/main\n"), None);
-        assert_eq!(gone, Err(Refusal::Deletion("main".into())));
+        let gone = gone.unwrap_err().to_string();
+        assert!(gone.ends_with("To remove the app: flynn delete"), "{gone}");
         assert_eq!(judged("", None), Err(Refusal::Unreadable));
         assert_eq!(judged("x y refs/heads/master", None), Err(Refusal::Unreadable));
+    }
+
+    #[test]
+    fn without_a_cluster_nobody_is_told_of_one() {
+        let alone = DeployBranches::alone();
+        let judged = |lines: &str| judge(lines, &alone);
+        let kept =
+            judged(&format!("{ZERO} {ONE} refs/heads/x\n{ZERO} {ONE} refs/tags/v1")).unwrap();
+        let mut said = kept.remarks(&alone);
+        for line in [
+            format!("{ONE} {ZERO} refs/heads/main"),
+            format!("{ZERO} {ONE} refs/replace/x"),
+            format!("{ZERO} {ONE} refs/heads/main\n{ZERO} {TWO} refs/heads/master"),
+        ] {
+            said.push(judged(&line).unwrap_err().to_string());
+        }
+        assert_eq!(said.len(), 5);
+        assert!(said.iter().all(|line| !line.contains("flynn")), "{said:?}");
+    }
+
+    #[test]
+    fn what_git_cannot_set_is_refused() {
+        let fits = |lines: &str, there: &[&str]| {
+            let there = there.iter().map(|name| format!("refs/heads/{name}")).collect();
+            judged(lines, None).unwrap().fits(there).map_err(|refusal| refusal.to_string())
+        };
+        let create = |name: &str| format!("{ZERO} {ONE} refs/heads/{name}\n");
+        let delete = |name: &str| format!("{ONE} {ZERO} refs/heads/{name}\n");
+        assert!(fits(&create("a/b"), &["a"]).unwrap_err().contains("there is 'refs/heads/a'"));
+        assert!(
+            fits(&create("a"), &["a/b"]).is_err() && fits(&create("main"), &["main/x"]).is_err()
+        );
+        assert!(fits(&format!("{}{}", create("a"), create("a/b")), &[]).is_err());
+        assert_eq!(fits(&format!("{}{}", delete("a"), create("a/b")), &["a", "c"]), Ok(()));
+        assert_eq!(fits(&create("ab"), &["a", "a/b"]), Ok(()));
+        let bad = judged(&create("a..b"), None);
+        assert_eq!(bad, Err(Refusal::BadName("refs/heads/a..b".into())));
     }
 
     proptest! {
