@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::controller::{META_DEPLOY_BRANCH, NewApp};
+use api::controller::META_DEPLOY_BRANCH;
 use clap::Args;
 
 use super::Usage;
@@ -30,17 +30,12 @@ pub(crate) struct ConfigArgs {
 pub(crate) async fn config(session: &Session, args: &ConfigArgs) -> anyhow::Result<()> {
     let changes = changes(&args.assignments)?;
     let target = session.app()?;
-    let mut meta = target.app().await?.meta;
-    if !changes.is_empty() {
-        for (name, value) in &changes {
-            match value {
-                Some(value) => drop(meta.insert(name.clone(), value.clone())),
-                None => drop(meta.remove(name)),
-            }
-        }
-        let change = NewApp { meta: Some(meta), ..NewApp::default() };
-        meta = target.controller.update_app(&target.name, &change).await?.meta;
-    }
+    let meta = if changes.is_empty() {
+        target.app().await?.meta
+    } else {
+        let changed = target.controller.change_meta(&target.name, &changes).await;
+        changed.map_err(|err| target.explained(err))?.meta
+    };
     let settings: BTreeMap<_, _> =
         meta.into_iter().filter(|(name, _)| SETTINGS.contains(&name.as_str())).collect();
     if args.json {
@@ -51,7 +46,7 @@ pub(crate) async fn config(session: &Session, args: &ConfigArgs) -> anyhow::Resu
 }
 
 /// What the assignments say: a value, or that a setting is taken back.
-fn changes(assignments: &[String]) -> Result<Vec<(String, Option<String>)>, Usage> {
+fn changes(assignments: &[String]) -> Result<BTreeMap<String, Option<String>>, Usage> {
     let change = |assignment: &String| {
         let (name, value) = assignment.split_once('=').ok_or_else(|| {
             Usage(format!(
@@ -85,10 +80,13 @@ mod tests {
         let said = |text: &str| changes(&[text.to_owned()]).map_err(|err| err.to_string());
         assert_eq!(
             said("deploy-branch=live").unwrap(),
-            [("deploy-branch".into(), Some("live".into()))]
+            [("deploy-branch".into(), Some("live".into()))].into()
         );
-        assert_eq!(said("deploy-branch=").unwrap(), [("deploy-branch".into(), None)]);
-        assert_eq!(said("deploy-branch=refs/heads/a/b").unwrap()[0].1.as_deref(), Some("a/b"));
+        assert_eq!(said("deploy-branch=").unwrap(), [("deploy-branch".into(), None)].into());
+        assert_eq!(
+            said("deploy-branch=refs/heads/a/b").unwrap()["deploy-branch"].as_deref(),
+            Some("a/b")
+        );
         for bad in
             ["deploy-branch", "deploy_branch=x", "x=y", "deploy-branch=a b", "deploy-branch=-x"]
         {
