@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// Port its web process listens on; the one the image exposes, else 8080, if left out
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The image, as `docker images` lists it
     image: String,
@@ -33,7 +33,7 @@ pub(crate) struct PushArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
     /// Port its web process listens on; 8080, or as before, if left out
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The image, as registry.example.com/name
     image: String,

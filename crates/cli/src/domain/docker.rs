@@ -46,7 +46,9 @@ impl Inspected {
 
 /// What was typed names no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no image: expected name, registry.example.com/name or either with :tag")]
+#[error(
+    "{0:?} is no image: expected name, registry.example.com/name or either with :tag or @sha256:… (64 hex digits)"
+)]
 pub(crate) struct InvalidImage(String);
 
 /// The artifact of an image that the hosts fetch from its registry.
@@ -55,9 +57,14 @@ pub(crate) fn registry_artifact(
     tag: Option<&str>,
 ) -> Result<NewArtifact, InvalidImage> {
     let wrong = || InvalidImage(image.into());
-    let (name, own_tag) = match image.rsplit_once(':') {
+    let (named, digest) = match image.split_once('@') {
+        Some((_, _)) if tag.is_some() => return Err(wrong()),
+        Some((named, digest)) => (named, Some(digest.parse::<ImageId>().map_err(|_| wrong())?)),
+        None => (image, None),
+    };
+    let (name, own_tag) = match named.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (image, None),
+        _ => (named, None),
     };
     let letter = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
     let fits = |text: &str| !text.is_empty() && text.chars().all(letter) && !text.starts_with('-');
@@ -67,8 +74,13 @@ pub(crate) fn registry_artifact(
     let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
     let host = name.split_once('/').is_some_and(|(first, _)| is_registry(first));
     let slash = if host { "" } else { "/" };
-    let tag = tag.or(own_tag).map(|tag| format!("?tag={tag}")).unwrap_or_default();
-    let uri = format!("docker://{slash}{name}{tag}");
+    // A digest says more than a tag.
+    let which = match (digest, tag.or(own_tag)) {
+        (Some(digest), _) => format!("@{digest}"),
+        (None, Some(tag)) => format!("?tag={tag}"),
+        (None, None) => String::new(),
+    };
+    let uri = format!("docker://{slash}{name}{which}");
     Ok(NewArtifact { id: None, kind: ArtifactType::Docker, uri, meta: BTreeMap::new() })
 }
 
@@ -124,14 +136,24 @@ mod tests {
 
     #[test]
     fn names_of_images_become_artifacts_or_are_refused() {
-        let uri = |image, tag| registry_artifact(image, tag).map(|artifact| artifact.uri);
+        let uri = |image: &str, tag: Option<&str>| {
+            registry_artifact(image, tag).map(|artifact| artifact.uri)
+        };
         assert_eq!(uri("nginx", None).unwrap(), "docker:///nginx");
         assert_eq!(uri("nginx", Some("1.27")).unwrap(), "docker:///nginx?tag=1.27");
         assert_eq!(
             uri("r.example.com:5000/a/b:2", None).unwrap(),
             "docker://r.example.com:5000/a/b?tag=2"
         );
-        for wrong in ["", "-v", "a b", "a\n"] {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for name in ["r.example.com/a", "r.example.com/a:2"] {
+            let uri = uri(&format!("{name}@{digest}"), None).unwrap();
+            assert_eq!(uri, format!("docker://r.example.com/a@{digest}"));
+            let image = api::expand::image_of(&uri).unwrap();
+            assert_eq!(image, format!("r.example.com/a@{digest}"));
+        }
+        uri(&format!("a@{digest}"), Some("1")).unwrap_err();
+        for wrong in ["", "-v", "a b", "a\n", "a@sha256:1", "a@1", "@"] {
             uri(wrong, None).unwrap_err();
         }
         uri("a", Some("b c")).unwrap_err();

@@ -126,11 +126,7 @@ impl FetchedImages {
     }
 
     async fn pull(&self, name: &str) -> Result<Image, EngineError> {
-        // Without a tag the engine would fetch every tag there is.
-        let (repository, tag) = match name.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-            _ => (name, "latest"),
-        };
+        let (repository, tag) = parts(name);
         let options = CreateImageOptionsBuilder::new().from_image(repository).tag(tag).build();
         let pulled = self.engine.slow().create_image(Some(options), None, None);
         let pulled = pulled.try_for_each(|_| async { Ok(()) }).await;
@@ -160,6 +156,17 @@ fn names_registry(image: &str) -> bool {
         .is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
 }
 
+/// The repository of an image and which of its images it is: a digest, else a tag. Without one the engine would fetch all
+/// there are.
+fn parts(name: &str) -> (&str, &str) {
+    let (tagged, digest) = name.split_once('@').map_or((name, None), |(a, b)| (a, Some(b)));
+    let (repository, tag) = match tagged.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (tagged, "latest"),
+    };
+    (repository, digest.unwrap_or(tag))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +179,12 @@ mod tests {
         for name in ["registry.example.com/a", "localhost/a", "localhost:5000/a:1"] {
             assert!(names_registry(name), "{name}");
         }
+    }
+    #[test]
+    fn an_image_is_one_by_its_digest_its_tag_or_the_latest() {
+        assert_eq!(parts("localhost:5000/a"), ("localhost:5000/a", "latest"));
+        assert_eq!(parts("localhost:5000/a:1"), ("localhost:5000/a", "1"));
+        assert_eq!(parts("localhost:5000/a@sha256:ab"), ("localhost:5000/a", "sha256:ab"));
+        assert_eq!(parts("r.io/a:1@sha256:ab"), ("r.io/a", "sha256:ab"));
     }
 }

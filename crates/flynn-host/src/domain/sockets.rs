@@ -103,8 +103,12 @@ pub(crate) fn explain(port: u16, listening: &BTreeSet<SocketAddr>) -> String {
         return format!("{nothing}; make the process listen on the port that $PORT says");
     }
     let ports: Vec<String> = elsewhere.iter().map(u16::to_string).collect();
+    let image = match ports.as_slice() {
+        [port] => format!(", or, if it is an image, deploy it with `-p {port}`"),
+        _ => String::new(),
+    };
     format!(
-        "{nothing}; the process listens on port {} instead: make it listen on the port that $PORT says",
+        "{nothing}; the process listens on port {} instead: make it listen on the port that $PORT says{image}",
         ports.join(", ")
     )
 }
@@ -164,6 +168,9 @@ mod tests {
         assert!(said.contains("listens only on 127.0.0.1"), "{said}");
         let said = explain(8080, &sockets(&["0.0.0.0:3000", "127.0.0.11:41000"]));
         assert!(said.contains("listens on port 3000 instead"), "{said}");
+        assert!(said.ends_with("if it is an image, deploy it with `-p 3000`"), "{said}");
+        let said = explain(8080, &sockets(&["0.0.0.0:3000", "0.0.0.0:3001"]));
+        assert!(said.ends_with("that $PORT says"), "{said}");
         let said = explain(8080, &sockets(&["127.0.0.11:41000"]));
         assert!(said.starts_with("nothing listens on 0.0.0.0:8080; make the process"), "{said}");
         let said = explain(8080, &sockets(&["[::]:8080"]));
