@@ -16,6 +16,7 @@ pub(crate) mod pin;
 pub(crate) mod releases;
 pub(crate) mod routes;
 pub(crate) mod scale;
+pub(crate) mod screen;
 pub(crate) mod suggest;
 pub(crate) mod table;
 pub(crate) mod target;

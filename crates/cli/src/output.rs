@@ -1,11 +1,20 @@
-//! Data goes to stdout, messages to stderr.
+//! Data goes to stdout, messages to stderr: as they are, but to a terminal only what cannot do anything to it.
 
-use std::io::{self, ErrorKind, Write};
+use std::{
+    borrow::Cow,
+    io::{self, ErrorKind, IsTerminal, Write},
+};
+
+use crate::domain::screen::shown;
+
+fn for_reader<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
+    if to.is_terminal() { shown(text).into() } else { text.into() }
+}
 
 /// Writes a line of data.
 pub(crate) fn data(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(line.as_bytes())?;
+    stdout.write_all(for_reader(&stdout, line).as_bytes())?;
     stdout.write_all(b"\n")?;
     stdout.flush()
 }
@@ -13,7 +22,7 @@ pub(crate) fn data(line: &str) -> io::Result<()> {
 /// Writes text of any number of lines, each with its end.
 pub(crate) fn text(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(for_reader(&stdout, text).as_bytes())?;
     stdout.flush()
 }
 
@@ -25,13 +34,14 @@ pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 /// Tells the person something. Nobody there is no reason to stop.
 pub(crate) fn say(message: &str) {
     let mut stderr = io::stderr().lock();
+    let message = for_reader(&stderr, message);
     let _ = stderr.write_all(message.as_bytes()).and_then(|()| stderr.write_all(b"\n"));
 }
 
 /// Asks the person something, on the same line.
 pub(crate) fn ask(question: &str) -> io::Result<String> {
     let mut stderr = io::stderr().lock();
-    stderr.write_all(question.as_bytes())?;
+    stderr.write_all(for_reader(&stderr, question).as_bytes())?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
