@@ -242,7 +242,8 @@ impl<'a> Placement<'a> {
             let tags = tags.into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
             let tags = tags.collect::<Vec<_>>().join(" ");
             return format!(
-                "no host is tagged {tags}: tag one with `flynn-host tags set {tags}`, or scale without the tags"
+                "no host is tagged {tags}: tag one with `flynn-host tags set <host> {tags}` (`flynn-host list` names \
+                 them), or scale without the tags"
             );
         }
         let lacks = asked.iter().take(NAMED).map(|(id, host, room)| {

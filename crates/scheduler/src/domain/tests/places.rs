@@ -143,6 +143,7 @@ fn processes_run_on_hosts_with_the_tags_and_say_so_if_there_is_none() {
     let none = plan(&now);
     assert!(none.is_empty());
     assert!(reasons(&none)[0].contains("no host is tagged disk=ssd"), "{none:?}");
+    assert!(reasons(&none)[0].contains("`flynn-host tags set <host> disk=ssd`"), "{none:?}");
     now.hosts.get_mut("host2").unwrap().tags = ssd.clone();
     let first = plan(&now);
     assert_eq!(first.start.keys().collect::<Vec<_>>(), ["host2"]);
