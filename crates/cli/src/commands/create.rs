@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use api::controller::NewApp;
 use clap::Args;
 
+use super::Usage;
 use crate::{args::Listing, git, output, session::Session};
 
 #[derive(Debug, Args)]
@@ -23,6 +24,9 @@ pub(crate) struct CreateArgs {
 }
 
 pub(crate) async fn create(session: &Session, args: &CreateArgs) -> anyhow::Result<()> {
+    if args.name.as_deref() == Some("") {
+        return Err(Usage("the name of an app is not empty; without one it is drawn".into()).into());
+    }
     let (server, controller) = session.server()?;
     let wants_remote = !args.remote.is_empty() && git::is_repository();
     let existing = git::remotes().into_iter().find(|(name, _)| *name == args.remote);

@@ -48,7 +48,7 @@ pub(crate) struct AddTcpArgs {
     #[arg(short, long)]
     service: Option<String>,
     /// Port of the routers; one that is free if left out
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Send to the service's leader only
     #[arg(long)]
@@ -72,13 +72,13 @@ pub(crate) struct UpdateArgs {
     #[arg(short = 'k', long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<String>,
     /// Keep each visitor at one process
-    #[arg(long, overrides_with = "no_sticky")]
+    #[arg(long, conflicts_with = "no_sticky")]
     sticky: bool,
     /// Send each request wherever there is room
     #[arg(long)]
     no_sticky: bool,
     /// Send to the service's leader only
-    #[arg(long, overrides_with = "no_leader")]
+    #[arg(long, conflicts_with = "no_leader")]
     leader: bool,
     /// Send to all of the service
     #[arg(long)]
