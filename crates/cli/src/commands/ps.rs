@@ -1,12 +1,15 @@
 //! `ps` and `kill`.
 
+use anyhow::ensure;
+use api::controller::{Deployment, Formation, Job, JobState};
 use clap::Args;
+use controller_client::Error;
 use jiff::Timestamp;
 
 use crate::{
     domain::jobs::{self, Listing},
     output,
-    session::Session,
+    session::{AppSession, Session},
 };
 
 #[derive(Debug, Args)]
@@ -46,7 +49,8 @@ pub(crate) async fn list(session: &Session, args: &PsArgs) -> anyhow::Result<()>
     };
     let all = all.map_err(|err| target.explained(err))?;
     let listing = Listing { all: args.all, kind: args.kind.as_deref(), command: args.command };
-    let mut listed = jobs::listed(&all, listing);
+    let wanted = Wanted::look(&target, &all).await?;
+    let mut listed = jobs::listed(&all, listing, |job| wanted.includes(job));
     if let Some(host) = &args.host {
         listed.retain(|job| job.host_id.as_ref() == Some(host));
     }
@@ -70,9 +74,54 @@ pub(crate) async fn kill(session: &Session, args: &KillArgs) -> anyhow::Result<(
     let all = all.map_err(|err| target.explained(err))?;
     // All are looked up first, so that a slip in one kills none.
     let found: Result<Vec<_>, _> = args.jobs.iter().map(|typed| jobs::find(&all, typed)).collect();
-    for job in found? {
-        target.controller.delete_job(&target.name, &job.id).await?;
-        output::say(&format!("Job {} killed.", job.id));
+    let found = found?;
+    let mut failed = Vec::new();
+    for job in &found {
+        match end(&target, job).await {
+            Ok(said) => output::say(&format!("Job {} {said}.", job.id)),
+            Err(err) if found.len() == 1 => return Err(err.into()),
+            Err(err) => failed.push(format!("job {} was not killed: {err}", job.id)),
+        }
     }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
+}
+
+/// Has a job be dead, and says how it came to be.
+async fn end(target: &AppSession, job: &Job) -> Result<&'static str, Error> {
+    const OVER: &str = "had ended already";
+    if !jobs::is_live(job) {
+        return Ok(OVER);
+    }
+    let Err(err) = target.controller.delete_job(&target.name, &job.id).await else {
+        return Ok("killed");
+    };
+    match target.controller.job(&target.name, &job.id).await {
+        Ok(now) if !jobs::is_live(&now) => Ok(OVER),
+        Err(gone) if gone.is_not_found() => Ok(OVER),
+        _ => Err(err),
+    }
+}
+
+/// What shall run, looked at only if some job does not that may be wanted.
+#[derive(Debug, Default)]
+struct Wanted {
+    formations: Vec<Formation>,
+    deployments: Vec<Deployment>,
+}
+
+impl Wanted {
+    async fn look(target: &AppSession, jobs: &[Job]) -> anyhow::Result<Self> {
+        if jobs.iter().all(|job| job.state != JobState::Crashed) {
+            return Ok(Self::default());
+        }
+        Ok(Self {
+            formations: target.controller.formations(&target.name).await?,
+            deployments: target.controller.deployments(&target.name).await?,
+        })
+    }
+
+    fn includes(&self, job: &Job) -> bool {
+        jobs::is_wanted(job, &self.formations, &self.deployments)
+    }
 }

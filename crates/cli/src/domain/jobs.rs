@@ -1,7 +1,8 @@
 //! Jobs as people see and name them.
 
 use api::{
-    controller::{Job, JobState},
+    controller::{Deployment, DeploymentStatus, Formation, Job, JobState},
+    host::EndReason,
     id::ClusterJobId,
 };
 use jiff::Timestamp;
@@ -81,10 +82,26 @@ pub(crate) struct Listing<'a> {
     pub(crate) command: bool,
 }
 
+/// Whether jobs of its type and release shall run.
+pub(crate) fn is_wanted(job: &Job, formations: &[Formation], deployments: &[Deployment]) -> bool {
+    let scaled = |f: &Formation| {
+        f.release == job.release && f.processes.get(&job.kind).is_some_and(|&count| count > 0)
+    };
+    let open = |d: &Deployment| {
+        d.new_release == job.release
+            && matches!(d.status, DeploymentStatus::Pending | DeploymentStatus::Running)
+    };
+    formations.iter().any(scaled) || deployments.iter().any(open)
+}
+
 /// The jobs to list, in order.
-pub(crate) fn listed<'a>(jobs: &'a [Job], listing: Listing<'_>) -> Vec<&'a Job> {
+pub(crate) fn listed<'a>(
+    jobs: &'a [Job],
+    listing: Listing<'_>,
+    wanted: impl Fn(&Job) -> bool,
+) -> Vec<&'a Job> {
     let shown = |job: &&Job| {
-        (listing.all || is_live(job) || is_unreplaced(job, jobs))
+        (listing.all || is_live(job) || is_unreplaced(job, jobs, &wanted))
             && listing.kind.is_none_or(|kind| kind_shown(&job.kind) == kind_shown(kind))
     };
     let mut listed: Vec<&Job> = jobs.iter().filter(shown).collect();
@@ -92,16 +109,17 @@ pub(crate) fn listed<'a>(jobs: &'a [Job], listing: Listing<'_>) -> Vec<&'a Job> 
     listed
 }
 
-/// Whether the job crashed and nothing of its kind came after it: between a crash and the next try there would be
-/// nothing to see otherwise.
-fn is_unreplaced(job: &Job, jobs: &[Job]) -> bool {
+/// Whether the job crashed, shall run, and nothing of its kind came after it: between a crash and the next try there would
+/// be nothing to see otherwise.
+fn is_unreplaced(job: &Job, jobs: &[Job], wanted: &impl Fn(&Job) -> bool) -> bool {
+    let crashed = |job: &Job| job.state == JobState::Crashed && wanted(job);
     let later = |other: &Job| {
         other.id != job.id
             && other.kind == job.kind
             && other.created_at >= job.created_at
-            && (is_live(other) || other.state == JobState::Crashed)
+            && (is_live(other) || crashed(other))
     };
-    job.state == JobState::Crashed && !job.kind.is_empty() && !jobs.iter().any(later)
+    crashed(job) && !job.kind.is_empty() && !jobs.iter().any(later)
 }
 
 /// The table of `flynn ps`. A job that is in trouble has a line below it that says which.
@@ -144,7 +162,9 @@ fn trouble(job: &Job, now: Timestamp) -> Option<String> {
         n => Some(format!("started again {n} times after crashes")),
     };
     let next = job.run_at.filter(|_| waits).map(|at| format!("next try {}", until(at, now)));
-    let status = job.exit_status.filter(|_| job.state == JobState::Crashed);
+    // Killed for its check, it did not choose its status.
+    let own = !matches!(job.end_reason, Some(EndReason::CheckNeverPassed | EndReason::CheckFailed));
+    let status = job.exit_status.filter(|_| job.state == JobState::Crashed && own);
     let status = status.map(|status| format!("exit status {status}"));
     let said = [times, next, status].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let reason = job.host_error.as_deref().map(str::trim).filter(|text| !text.is_empty());

@@ -55,13 +55,47 @@ fn jobs_that_ended_are_listed_only_when_asked_for_but_a_crash_without_successor_
         job("7", "clock", JobState::Pending, 3),
     ];
     let ids = |listing| -> Vec<char> {
-        listed(&jobs, listing).iter().map(|job| job.id.chars().nth(7).unwrap()).collect()
+        listed(&jobs, listing, |_| true).iter().map(|job| job.id.chars().nth(7).unwrap()).collect()
     };
     assert_eq!(ids(Listing::default()), ['7', '2', '4']);
     let all = Listing { all: true, ..Listing::default() };
     assert_eq!(ids(all), ['5', '6', '7', '1', '2', '3', '4']);
     assert_eq!(ids(Listing { kind: Some("run"), ..all }), ['5']);
     assert_eq!(ids(Listing { kind: Some("web"), ..all }), ['1', '2']);
+}
+
+#[test]
+fn a_crashed_job_is_listed_only_while_its_release_is_wanted() {
+    let up = job("1", "web", JobState::Up, 1);
+    let crashed = job("2", "web", JobState::Crashed, 2);
+    let formation = |count| Formation {
+        app: crashed.app,
+        release: crashed.release,
+        processes: [("web".to_owned(), count)].into(),
+        tags: [].into(),
+        created_at: at(0),
+        updated_at: at(0),
+    };
+    assert!(is_wanted(&crashed, &[formation(1)], &[]));
+    assert!(!is_wanted(&crashed, &[formation(0)], &[]));
+    assert!(!is_wanted(&up, &[formation(1)], &[]));
+    let jobs = [up, crashed];
+    let count = |wanted: bool| listed(&jobs, Listing::default(), |_| wanted).len();
+    assert_eq!((count(true), count(false)), (2, 1));
+}
+
+#[test]
+fn a_failed_check_is_told_without_a_status() {
+    let mut failed = job("1", "web", JobState::Crashed, 0);
+    failed.exit_status = Some(0);
+    failed.host_error = Some("it did not pass its check".into());
+    let line = |job: &Job| {
+        let text = render(&[job], Listing::default(), at(1));
+        text.lines().nth(2).unwrap().trim().to_owned()
+    };
+    assert_eq!(line(&failed), "exit status 0: it did not pass its check");
+    failed.end_reason = Some(EndReason::CheckNeverPassed);
+    assert_eq!(line(&failed), "it did not pass its check");
 }
 
 #[test]
