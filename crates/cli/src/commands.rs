@@ -11,6 +11,7 @@ pub(crate) mod deployment;
 pub(crate) mod docker;
 pub(crate) mod env;
 pub(crate) mod events;
+pub(crate) mod follow;
 pub(crate) mod git_deploy;
 pub(crate) mod help;
 pub(crate) mod keys;

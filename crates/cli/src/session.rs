@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use api::{
     controller::{App, Release},
-    id::ReleaseId,
+    id::{AppId, ReleaseId},
 };
 use controller_client::Controller;
 
@@ -171,6 +171,11 @@ impl AppSession {
             self.name
         )
     }
+}
+
+/// Whether an app that was there has been deleted.
+pub(crate) async fn is_gone(controller: &Controller, app: AppId) -> bool {
+    controller.app(&app.to_string()).await.is_err_and(|err| err.is_not_found())
 }
 
 /// What to tell who wants to run something before the first push.

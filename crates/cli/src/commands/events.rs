@@ -2,9 +2,10 @@
 
 use api::controller::Event;
 use clap::Args;
-use controller_client::EventQuery;
+use controller_client::{Controller, EventQuery};
 use futures_util::{StreamExt, pin_mut};
 
+use super::follow::while_there;
 use crate::{domain::table::plain, output, session::Session};
 
 /// Between two streams: a controller that ends them is being replaced.
@@ -34,25 +35,38 @@ pub(crate) async fn events(session: &Session, args: &EventsArgs) -> anyhow::Resu
         (session.server()?.1, None)
     } else {
         let target = session.app()?;
-        let app = target.app().await?.id.to_string();
+        let app = target.app().await?.id;
         (target.controller, Some(app))
     };
     let types: Vec<&str> = args.types.iter().map(String::as_str).collect();
-    let mut query = EventQuery { app, types: &types, since: None };
-    let past = controller.past_events(&query, args.count).await?;
-    for event in past.iter().rev() {
+    let mut query = EventQuery { app: app.map(|app| app.to_string()), types: &types, since: None };
+    // Also of none that are shown the last is known: what is followed comes after it.
+    let past = controller.past_events(&query, args.count.max(1)).await?;
+    for event in past.iter().take(usize::try_from(args.count)?).rev() {
         show(event, args.json)?;
     }
     if !args.follow {
         return Ok(());
     }
     query.since = Some(past.first().map_or(0, |event| event.id));
+    let following = follow(&controller, query, args.json);
+    match app {
+        Some(app) => while_there(&controller, app, following).await,
+        None => following.await,
+    }
+}
+
+async fn follow(
+    controller: &Controller,
+    mut query: EventQuery<'_>,
+    json: bool,
+) -> anyhow::Result<()> {
     loop {
         let stream = controller.events(&query).await?;
         pin_mut!(stream);
         // A stream that ends is taken up where it ended; a controller that is gone for good is an error above.
         while let Some(Ok(event)) = stream.next().await {
-            show(&event, args.json)?;
+            show(&event, json)?;
             query.since = Some(event.id);
         }
         tokio::time::sleep(RECONNECT_DELAY).await;

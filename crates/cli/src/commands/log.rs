@@ -1,6 +1,6 @@
 //! `log`.
 
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use api::controller::LogLine;
@@ -9,6 +9,7 @@ use controller_client::{Error, LogQuery};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use super::follow::while_there;
 use crate::{
     domain::{jobs, log::with_source},
     output,
@@ -59,7 +60,13 @@ pub(crate) async fn log(session: &Session, args: &LogArgs) -> anyhow::Result<()>
     let kind = args.kind.as_deref().map(|kind| if kind == "run" { "" } else { kind });
     let query =
         LogQuery { job_id: job, process_type: kind.map(str::to_owned), lines, follow: args.follow };
-    show(&target, args, query).await
+    if !args.follow {
+        return show(&target, args, query).await;
+    }
+    // By its id: another app may be given the name.
+    let app = target.app().await?.id;
+    let target = AppSession { name: app.to_string(), ..target };
+    while_there(&target.controller, app, show(&target, args, query)).await
 }
 
 async fn job_id(target: &AppSession, typed: &str) -> anyhow::Result<String> {
@@ -137,7 +144,7 @@ fn print(line: &LogLine, args: &LogArgs, single: bool) -> anyhow::Result<()> {
     }
     let text = if single || args.raw_output { line.msg.clone() } else { with_source(line) };
     if args.split_stderr && line.stream == "stderr" {
-        writeln!(std::io::stderr(), "{text}")?;
+        output::say(&text);
         return Ok(());
     }
     Ok(output::data(&text)?)
