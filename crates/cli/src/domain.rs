@@ -14,6 +14,7 @@ pub(crate) mod log;
 pub(crate) mod pem;
 pub(crate) mod pin;
 pub(crate) mod releases;
+pub(crate) mod resources;
 pub(crate) mod routes;
 pub(crate) mod scale;
 pub(crate) mod screen;

@@ -13,7 +13,12 @@ use controller_client::Controller;
 use super::deploy;
 use crate::{
     args::Listing,
-    domain::{env::changed, suggest::nearest, table},
+    domain::{
+        env::{Change, changed},
+        resources::{Replaces, check_own, expected, replaced, with, without},
+        suggest::nearest,
+        table,
+    },
     output,
     session::{AppSession, Session},
 };
@@ -43,6 +48,9 @@ pub(crate) struct ResourcesArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
+    /// Replace variables that the app has of its own
+    #[arg(long)]
+    replace: bool,
     /// Who makes it, as `flynn providers` lists them: postgres
     provider: String,
     /// As JSON
@@ -61,6 +69,9 @@ pub(crate) struct RemoveArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
+    /// Replace variables that the app has of its own
+    #[arg(long)]
+    replace: bool,
     /// Id of the resource, as `flynn resources --all` shows it
     resource: ResourceId,
     /// As JSON
@@ -104,8 +115,7 @@ pub(crate) async fn list(session: &Session, args: &ResourcesArgs) -> anyhow::Res
         (controller, resources)
     } else {
         let target = session.app()?;
-        let resources = target.controller.resources(&target.name).await;
-        let resources = resources.map_err(|err| target.explained(err))?;
+        let resources = resources_of(&target).await?;
         (target.controller, resources)
     };
     if args.json {
@@ -129,40 +139,97 @@ async fn names(controller: &Controller) -> anyhow::Result<BTreeMap<ProviderId, S
 pub(crate) async fn add(session: &Session, args: &AddArgs) -> anyhow::Result<()> {
     let target = session.app()?;
     let app = target.app().await?;
-    let names: Vec<String> =
-        target.controller.providers().await?.into_iter().map(|p| p.name).collect();
-    if !names.contains(&args.provider) && args.provider.parse::<ProviderId>().is_err() {
-        let near = nearest(&args.provider, names.iter().map(String::as_str));
-        let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-        bail!("there is no provider {:?}{near} (`flynn providers` lists them)", args.provider);
+    let provider = provider(&target.controller, &args.provider).await?;
+    let own = Own::of(args.replace);
+    if own == Own::Stays {
+        let resources = resources_of(&target).await?;
+        let alike: Vec<_> = resources.iter().filter(|r| r.provider == provider.id).collect();
+        refuse_own(&target, &expected(&provider.name, &alike), &resources).await?;
     }
     let new = NewResource { apps: vec![app.id.to_string()], ..NewResource::default() };
     let made = target.controller.provision(&args.provider, &new).await?;
     output::say(&format!("Created resource {}.", made.id));
-    let set: EnvChange =
-        made.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-    change_env(&target, |_| EnvChange::clone(&set)).await.with_context(|| {
-        format!("the resource {} was made, but the app was not deployed with it", made.id)
-    })?;
+    if let Err(err) = use_resource(&target, &made, own).await {
+        // A provider of whose variables nothing was known before.
+        if err.is::<Replaces>() {
+            target.controller.remove_resource(&provider.id.to_string(), made.id).await?;
+            output::say(&format!("Removed resource {} again.", made.id));
+            return Err(err);
+        }
+        return Err(err.context(format!(
+            "the resource {} was made, but the app was not deployed with it",
+            made.id
+        )));
+    }
     if args.json { output::json(&made) } else { Ok(()) }
 }
 
-type EnvChange = BTreeMap<String, Option<String>>;
+async fn provider(controller: &Controller, typed: &str) -> anyhow::Result<Provider> {
+    let providers = controller.providers().await?;
+    let found = providers.iter().find(|p| p.name == typed || p.id.to_string() == typed);
+    found.cloned().with_context(|| {
+        let near = nearest(typed, providers.iter().map(|provider| provider.name.as_str()));
+        let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        format!("there is no provider {typed:?}{near} (`flynn providers` lists them)")
+    })
+}
 
-/// What takes a resource's variables out of an environment: those that still have its values.
-fn without(env: &BTreeMap<String, String>, resource: &Resource) -> EnvChange {
-    let its = resource.env.iter().filter(|(name, value)| env.get(*name) == Some(value));
-    its.map(|(name, _)| (name.clone(), None)).collect()
+/// Deploys the app with what a resource gives. What the app has of its own is not replaced, unless that is wanted.
+async fn use_resource(target: &AppSession, resource: &Resource, own: Own) -> anyhow::Result<()> {
+    let resources = resources_of(target).await?;
+    let names: Vec<String> = resource.env.keys().cloned().collect();
+    change_env(target, |release| {
+        if own == Own::Stays {
+            check_own(&release.env, &names, &resources)?;
+        }
+        if let Some(other) = replaced(&release.env, resource, &resources) {
+            output::say(&format!(
+                "The variables of resource {} are replaced; they come back when {} is removed.",
+                other.id, resource.id
+            ));
+        }
+        Ok(with(resource))
+    })
+    .await
+}
+
+/// What becomes of variables of the app's own that a resource gives, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Stays,
+    IsReplaced,
+}
+
+impl Own {
+    fn of(replace: bool) -> Self {
+        if replace { Self::IsReplaced } else { Self::Stays }
+    }
+}
+
+/// Refuses, before anything is made, what would replace variables of the app's own.
+async fn refuse_own(
+    target: &AppSession,
+    names: &[String],
+    resources: &[Resource],
+) -> anyhow::Result<()> {
+    let Some(release) = target.app().await?.release else { return Ok(()) };
+    let env = target.controller.release(release).await?.env;
+    Ok(check_own(&env, names, resources)?)
+}
+
+async fn resources_of(target: &AppSession) -> anyhow::Result<Vec<Resource>> {
+    let resources = target.controller.resources(&target.name).await;
+    resources.map_err(|err| target.explained(err))
 }
 
 async fn change_env(
     target: &AppSession,
-    change: impl Fn(&Release) -> EnvChange,
+    change: impl Fn(&Release) -> anyhow::Result<Change>,
 ) -> anyhow::Result<()> {
     // Each command shows the resource itself.
     deploy::change(target, Listing::default(), async |app, current| {
         let current = current.unwrap_or_else(super::env::empty);
-        let Some(new) = changed(&current, None, &change(&current))? else { return Ok(None) };
+        let Some(new) = changed(&current, None, &change(&current)?)? else { return Ok(None) };
         let new = NewRelease { app_id: Some(app.id), ..new };
         let made = target.controller.create_release(&new).await?;
         output::say(&format!("Created release {}.", made.id));
@@ -174,12 +241,11 @@ async fn change_env(
 /// Deploys the app without a resource, and removes it.
 pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    let resources = target.controller.resources(&target.name).await;
-    let resources = resources.map_err(|err| target.explained(err))?;
+    let resources = resources_of(&target).await?;
     let resource = chosen(&resources, &names(&target.controller).await?, &args.resource)?;
     let provider = resource.provider.to_string();
     let app = target.app().await?;
-    change_env(&target, |release| without(&release.env, resource)).await?;
+    change_env(&target, |release| Ok(without(&release.env, resource, &resources))).await?;
     if resource.apps.iter().any(|user| *user != app.id) {
         let left = target.controller.remove_resource_app(&provider, resource.id, &target.name);
         let left = left.await?;
@@ -221,17 +287,22 @@ pub(crate) async fn restore(session: &Session, args: &RestoreArgs) -> anyhow::Re
         format!("there is no resource {}; what was destroyed cannot be restored", args.resource)
     })?;
     let provider = found.provider.to_string();
+    let (target, own) = (session.app().ok(), Own::of(args.replace));
+    if let Some(target) = target.as_ref().filter(|_| own == Own::Stays) {
+        let found = target.controller.resource(&provider, found.id).await?;
+        let names: Vec<String> = found.env.keys().cloned().collect();
+        let resources = [resources_of(target).await?, vec![found]].concat();
+        refuse_own(target, &names, &resources).await?;
+    }
     let restored = controller.restore_resource(&provider, found.id).await?;
     output::say(&format!("Restored {}.", restored.id));
-    let Ok(target) = session.app() else {
+    let Some(target) = target else {
         output::say("Say -a <app> to have an app use it again.");
         return if args.json { output::json(&restored) } else { Ok(()) };
     };
     let linked = target.controller.add_resource_app(&provider, restored.id, &target.name).await;
     let linked = linked.map_err(|err| target.explained(err))?;
-    let set: EnvChange =
-        linked.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-    change_env(&target, |_| EnvChange::clone(&set)).await?;
+    use_resource(&target, &linked, own).await?;
     if args.json { output::json(&linked) } else { Ok(()) }
 }
 
@@ -254,16 +325,12 @@ pub(crate) async fn collect(session: &Session, args: Listing) -> anyhow::Result<
 mod tests {
     use super::*;
 
-    fn map(list: &[(&str, &str)]) -> BTreeMap<String, String> {
-        list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
-    }
-
-    fn resource(env: &[(&str, &str)]) -> Resource {
+    fn resource() -> Resource {
         Resource {
             id: ResourceId::random(),
             provider: ProviderId::random(),
             external_id: "x".into(),
-            env: map(env),
+            env: BTreeMap::new(),
             apps: vec![],
             created_at: jiff::Timestamp::UNIX_EPOCH,
             deleted_at: None,
@@ -272,15 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn removing_a_resource_leaves_variables_that_somebody_changed() {
-        let resource = resource(&[("DATABASE_URL", "a"), ("PGHOST", "b")]);
-        let change = without(&map(&[("DATABASE_URL", "a"), ("PGHOST", "mine")]), &resource);
-        assert_eq!(change, [("DATABASE_URL".to_owned(), None)].into());
-    }
-
-    #[test]
     fn a_provider_means_the_only_resource_of_it() {
-        let (one, two) = (resource(&[]), resource(&[]));
+        let (one, two) = (resource(), resource());
         let two = Resource { provider: one.provider, ..two };
         let names = [(one.provider, "postgres".to_owned())].into();
         let both = [one.clone(), two.clone()];
