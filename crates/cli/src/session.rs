@@ -133,6 +133,11 @@ impl AppSession {
         }
     }
 
+    /// Whether an app that was there has been deleted. Another one may have its name.
+    pub(crate) async fn is_gone(&self, app: AppId) -> bool {
+        is_gone(&self.controller, app).await
+    }
+
     /// The app and the release that serves.
     pub(crate) async fn release(&self) -> anyhow::Result<(App, Release)> {
         let app = self.app().await?;

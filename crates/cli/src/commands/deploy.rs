@@ -50,39 +50,64 @@ pub(crate) async fn change(
     mut make: impl AsyncFnMut(&App, Option<Release>) -> anyhow::Result<Option<ReleaseId>>,
 ) -> anyhow::Result<()> {
     for _ in 0..ATTEMPTS {
-        settle(target).await?;
-        let app = target.app().await?;
-        let current = match app.release {
-            Some(id) => Some(target.controller.release(id).await?),
-            None => None,
-        };
+        let (app, current) = serving(target).await?;
         let before = current.clone();
         let Some(release) = make(&app, current).await? else {
             return if listing.json { output::json(&before) } else { Ok(()) };
         };
-        let base = Base::of(app.release);
-        let wanted = NewDeployment {
-            base: Some(base),
-            deployment: Some(DeploymentId::random()),
-            ..NewDeployment::of(release)
-        };
-        match queue(target, &wanted).await {
-            Ok(deployment) => {
-                watch(target, deployment).await?;
-                if listing.json {
-                    output::json(&target.controller.release(release).await?)?;
-                }
-                return Ok(());
-            }
-            Err(err) if err.code() == Some(ErrorCode::Conflict) => {
+        match replace(target, listing, &app, release).await? {
+            Turn::Taken => return Ok(()),
+            Turn::Overtaken => {
                 output::say("Another change came first; this one is made again, from that.");
             }
-            Err(err) => return Err(err.into()),
         }
     }
     bail!(
         "other changes came first {ATTEMPTS} times; `flynn deployments` shows them, then try again"
     )
+}
+
+/// The app and what serves, when nothing is being deployed.
+pub(crate) async fn serving(target: &AppSession) -> anyhow::Result<(App, Option<Release>)> {
+    settle(target).await?;
+    let app = target.app().await?;
+    let current = match app.release {
+        Some(id) => Some(target.controller.release(id).await?),
+        None => None,
+    };
+    Ok((app, current))
+}
+
+/// Whether a change came before all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It serves.
+    Taken,
+    /// What it was to replace serves no longer.
+    Overtaken,
+}
+
+/// Deploys a release in the place of the one that the app was seen with, and shows it as JSON, if that is wanted.
+pub(crate) async fn replace(
+    target: &AppSession,
+    listing: Listing,
+    app: &App,
+    release: ReleaseId,
+) -> anyhow::Result<Turn> {
+    let wanted = NewDeployment {
+        base: Some(Base::of(app.release)),
+        deployment: Some(DeploymentId::random()),
+        ..NewDeployment::of(release)
+    };
+    match queue(target, &wanted).await {
+        Ok(deployment) => watch(target, deployment).await?,
+        Err(err) if err.code() == Some(ErrorCode::Conflict) => return Ok(Turn::Overtaken),
+        Err(err) => return Err(err.into()),
+    }
+    if listing.json {
+        output::json(&target.controller.release(release).await?)?;
+    }
+    Ok(Turn::Taken)
 }
 
 /// Queues a deployment. Asked again because an answer was lost, it is the same one.
@@ -118,15 +143,23 @@ async fn watch(target: &AppSession, deployment: Deployment) -> anyhow::Result<()
                 lost += 1;
                 tokio::time::sleep(PAUSE).await;
             }
-            ended => break ended?,
+            ended => break ended,
         }
     };
+    let has_failed = ended.as_ref().map_or_else(controller_client::Error::is_not_found, |ended| {
+        ended.status == DeploymentStatus::Failed
+    });
+    if has_failed && target.is_gone(deployment.app).await {
+        bail!("release {release} was not deployed: the app was deleted");
+    }
+    let ended = ended?;
     if ended.status == DeploymentStatus::Failed {
         let why = ended.error.unwrap_or_else(|| "the controller does not say why".into());
-        bail!(
-            "release {release} could not be deployed; the one before serves as before.\n{}",
-            why.trim_end()
-        );
+        let before = match ended.old_release {
+            Some(_) => "the one before serves as before",
+            None => "nothing serves, as before",
+        };
+        bail!("release {release} could not be deployed; {before}.\n{}", why.trim_end());
     }
     output::say(&format!("deployed in {}", took(began.elapsed())));
     Ok(())

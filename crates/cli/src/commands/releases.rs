@@ -1,25 +1,30 @@
 //! `releases`, `release-show`, `release-delete`, `rollback`, `deployments`.
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use api::{
-    controller::{Deployment, DeploymentStatus, META_GIT_COMMIT, Release},
+    controller::{App, Deployment, DeploymentStatus, META_GIT_COMMIT, Release, Resource},
     id::ReleaseId,
 };
 use clap::Args;
 use jiff::Timestamp;
 
-use super::deploy;
+use super::deploy::{self, Turn};
 use crate::{
     args::Listing,
-    domain::{releases::previous, table, time::ago},
+    domain::{
+        releases::previous,
+        resources::{brings_unknown_database, brought_back},
+        table,
+        time::ago,
+    },
     output,
-    session::Session,
+    session::{AppSession, Session},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct RollbackArgs {
-    /// Accepted for the later flynn, which asked
-    #[arg(short, long, hide = true)]
+    /// Also to a release whose resource was removed since
+    #[arg(short, long)]
     yes: bool,
     /// The release to go back to; the last that served something else if left out
     release: Option<ReleaseId>,
@@ -113,28 +118,97 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
 
 pub(crate) async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
     let target = session.app()?;
-    deploy::change(&target, args.listing, async |app, current| {
-        let current = current.with_context(|| crate::session::no_release(&app.name))?;
-        let wanted = if let Some(id) = args.release {
-            target.release_or_current(Some(id)).await?.1
-        } else {
-            let releases = target.controller.releases(&target.name).await?;
-            let deployments = target.controller.deployments(&target.name).await?;
-            previous(&current, &releases, &deployments).cloned().with_context(|| {
-                format!(
-                    "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
-                    app.name, current.id
-                )
-            })?
-        };
-        if wanted.id == current.id {
-            output::say(&format!("Release {} serves already.", current.id));
-            return Ok(None);
+    match args.release {
+        Some(id) => {
+            deploy::change(&target, args.listing, async |app, current| {
+                let current = current.with_context(|| crate::session::no_release(&app.name))?;
+                let wanted = target.release_or_current(Some(id)).await?.1;
+                let goes = goes_back(&target, args, app, &current, &wanted).await?;
+                Ok(goes.then_some(wanted.id))
+            })
+            .await
         }
-        output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
-        Ok(Some(wanted.id))
-    })
-    .await
+        None => undo(&target, args).await,
+    }
+}
+
+/// Goes back from what serves. That is about this release alone: made again from another, it would undo somebody else's
+/// change.
+async fn undo(target: &AppSession, args: &RollbackArgs) -> anyhow::Result<()> {
+    let (app, current) = deploy::serving(target).await?;
+    let current = current.with_context(|| crate::session::no_release(&app.name))?;
+    let releases = target.controller.releases(&target.name).await?;
+    let deployments = target.controller.deployments(&target.name).await?;
+    let wanted = previous(&current, &releases, &deployments).with_context(|| {
+        format!(
+            "no release of {} before {} served; `flynn releases` lists all, `flynn rollback <id>` deploys one",
+            app.name, current.id
+        )
+    })?;
+    if !goes_back(target, args, &app, &current, wanted).await? {
+        return if args.listing.json { output::json(&current) } else { Ok(()) };
+    }
+    if deploy::replace(target, args.listing, &app, wanted.id).await? == Turn::Taken {
+        return Ok(());
+    }
+    let now = target.app().await?.release.filter(|now| *now != current.id);
+    let now = now.map_or_else(|| "another release".to_owned(), |now| format!("release {now}"));
+    bail!(
+        "{now} was deployed meanwhile, so nothing was rolled back; `flynn releases` shows what there is, \
+         `flynn rollback {}` goes back all the same",
+        wanted.id
+    )
+}
+
+/// Says where it goes. Not to where the app is, and not silently to a resource that is no longer there.
+async fn goes_back(
+    target: &AppSession,
+    args: &RollbackArgs,
+    app: &App,
+    current: &Release,
+    wanted: &Release,
+) -> anyhow::Result<bool> {
+    if wanted.id == current.id {
+        output::say(&format!("Release {} serves already.", current.id));
+        return Ok(false);
+    }
+    let resources = resources_of(target, app).await?;
+    let (removed, kept): (Vec<_>, Vec<_>) =
+        resources.into_iter().partition(|resource| resource.deleted_at.is_some());
+    let back = brought_back(&wanted.env, &current.env, &removed);
+    if !back.is_empty() {
+        let ids: Vec<String> =
+            back.iter().map(|r| format!("`flynn resource-restore {}`", r.id)).collect();
+        let uses = format!("release {} uses what was removed since", wanted.id);
+        let ids = ids.join(", ");
+        ensure!(args.yes, "{uses}. Bring it back first: {ids}; or say -y to go back without it");
+        output::say(&format!("The {uses}; {ids} brings it back."));
+    }
+    let known = [kept, removed].concat();
+    if brings_unknown_database(&wanted.env, &current.env, &known) {
+        output::say(&format!(
+            "Release {} has the DATABASE_URL of a database that the app no longer has; `flynn resources` lists \
+             what it has.",
+            wanted.id
+        ));
+    }
+    output::say(&format!("Rolling back from release {} to {}.", current.id, wanted.id));
+    Ok(true)
+}
+
+/// The app's resources, also those that were removed and can be restored, with what they give.
+async fn resources_of(target: &AppSession, app: &App) -> anyhow::Result<Vec<Resource>> {
+    let mut resources = target.controller.resources(&target.name).await?;
+    let all = target.controller.all_resources(true).await?;
+    for removed in all.iter().filter(|r| r.deleted_at.is_some() && r.apps.contains(&app.id)) {
+        match target.controller.resource(&removed.provider.to_string(), removed.id).await {
+            Ok(resource) => resources.push(resource),
+            // Destroyed this moment.
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(resources)
 }
 
 pub(crate) async fn deployments(session: &Session, args: Listing) -> anyhow::Result<()> {
