@@ -11,11 +11,12 @@ use api::{
 use clap::Args;
 use controller_client::EventQuery;
 use futures_util::{FutureExt, StreamExt};
+use serde::Serialize;
 
 use super::Usage;
 use crate::{
     domain::{
-        scale::{Asked, Counts, Standing, Wait, check, shown},
+        scale::{Asked, Counts, Standing, Wait, check, of_all_types, shown},
         time::took,
     },
     output,
@@ -59,8 +60,8 @@ pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result
         return show(&target, args).await;
     }
     for _ in 0..ATTEMPTS {
-        if try_scale(&target, args, &asked).await? {
-            return Ok(());
+        if let Some(scaled) = try_scale(&target, args, &asked).await? {
+            return if args.json { output::json(&scaled) } else { Ok(()) };
         }
         output::say("Somebody else scaled meanwhile; looking again.");
     }
@@ -70,7 +71,19 @@ pub(crate) async fn scale(session: &Session, args: &ScaleArgs) -> anyhow::Result
 async fn show(target: &AppSession, args: &ScaleArgs) -> anyhow::Result<()> {
     let (_, release) = target.release_or_current(args.release).await?;
     let (now, tags) = present(target, release.id).await?;
-    if args.json { output::json(&now) } else { Ok(output::data(&shown(&now, &tags, &release))?) }
+    if args.json {
+        let processes = of_all_types(&now, &release);
+        return output::json(&Present { release: release.id, processes, tags });
+    }
+    Ok(output::data(&shown(&now, &tags, &release))?)
+}
+
+/// What shall run, as JSON.
+#[derive(Debug, Serialize)]
+struct Present {
+    release: ReleaseId,
+    processes: Counts,
+    tags: Tags,
 }
 
 /// How many of each type shall run, and on which hosts; during a deployment, when it has ended.
@@ -87,8 +100,12 @@ async fn present(target: &AppSession, release: ReleaseId) -> anyhow::Result<(Cou
     }
 }
 
-/// Scales, and waits. Answers whether what it was decided on was still so.
-async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Asked) -> anyhow::Result<bool> {
+/// Scales, and waits. Answers the counts before and after; nothing if what it was decided on was no longer so.
+async fn try_scale(
+    target: &AppSession,
+    args: &ScaleArgs,
+    asked: &Asked,
+) -> anyhow::Result<Option<ScaleRequest>> {
     let (app, release) = target.release_or_current(args.release).await?;
     let (now, tags) = present(target, release.id).await?;
     let counts = &asked.counts;
@@ -112,13 +129,13 @@ async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Asked) -> anyh
         new_tags: tagged.then_some(new_tags),
         ..ScaleRequest::default()
     };
-    match target.controller.scale(&target.name, release.id, &change).await {
-        Ok(_) => {}
-        Err(err) if err.code() == Some(ErrorCode::Conflict) => return Ok(false),
+    let scaled = match target.controller.scale(&target.name, release.id, &change).await {
+        Ok(scaled) => scaled,
+        Err(err) if err.code() == Some(ErrorCode::Conflict) => return Ok(None),
         Err(err) => return Err(err.into()),
-    }
+    };
     if args.no_wait {
-        return Ok(true);
+        return Ok(Some(scaled));
     }
     let bound = Duration::from_secs(app.deploy_timeout.into()) + PATIENCE;
     // Without a stream of events the jobs are looked at now and then.
@@ -128,7 +145,7 @@ async fn try_scale(target: &AppSession, args: &ScaleArgs, asked: &Asked) -> anyh
     };
     until_done(target, &mut wait, nudges, bound).await?;
     output::say(&format!("scale completed in {}", took(began.elapsed())));
-    Ok(true)
+    Ok(Some(scaled))
 }
 
 async fn until_done(

@@ -23,6 +23,8 @@ pub(crate) type Counts = BTreeMap<String, u32>;
 pub(crate) enum ScaleError {
     #[error("{0:?} is not of the form TYPE=COUNT[,TAG=VALUE], like web=2 or web=2,disk=ssd")]
     NotACount(String),
+    #[error("{0} has two counts; say one")]
+    Twice(String),
     #[error(
         "the release has no process type {kind:?}{}; it has: {known}",
         nearest.as_ref().map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
@@ -43,6 +45,13 @@ pub(crate) fn check(now: &Counts, asked: &Counts, release: &Release) -> Result<(
         nearest: nearest(kind, known.iter().copied()).map(str::to_owned),
         known: if names.is_empty() { "none".into() } else { names.join(", ") },
     })
+}
+
+/// The counts, with a 0 for the release's other types.
+pub(crate) fn of_all_types(counts: &Counts, release: &Release) -> Counts {
+    let mut all: Counts = release.processes.keys().map(|kind| (kind.clone(), 0)).collect();
+    all.extend(counts.clone());
+    all
 }
 
 /// `web=2,disk=ssd worker=0`, with every type of the release.

@@ -30,7 +30,9 @@ impl Asked {
             if count > MOST {
                 return Err(bad());
             }
-            asked.counts.insert(kind.into(), count);
+            if asked.counts.insert(kind.into(), count).is_some() {
+                return Err(ScaleError::Twice(kind.into()));
+            }
             for tag in tags.into_iter().flat_map(|tags| tags.split(',')) {
                 let (name, value) = pair(tag).ok_or_else(bad)?;
                 let of = asked.tags.entry(kind.into()).or_default();
@@ -87,6 +89,11 @@ mod tests {
         ] {
             assert_eq!(parse(&[bad]), Err(ScaleError::NotACount(bad.into())));
         }
+    }
+
+    #[test]
+    fn a_type_has_one_count() {
+        assert_eq!(parse(&["web=2", "web=3"]), Err(ScaleError::Twice("web".into())));
     }
 
     #[test]
