@@ -65,6 +65,7 @@ impl Fake {
             deployments: vec![],
             log: vec![],
             volumes: vec![],
+            resources: vec![],
             new_jobs: vec![],
             deployed_sources: vec![],
             requests: vec![],
@@ -106,6 +107,7 @@ fn router(world: Shared) -> Router {
         .merge(crate::words::routes())
         .merge(crate::git_deploy::routes())
         .merge(crate::volumes::routes())
+        .merge(crate::resources::routes())
         .layer(middleware::from_fn_with_state(world.clone(), guard))
         .with_state(world)
 }
@@ -150,7 +152,7 @@ async fn app(State(world): State<Shared>, Path(app): Path<String>) -> Response {
 }
 
 async fn delete_app(State(world): State<Shared>, Path(app): Path<String>) -> Json<()> {
-    world.lock().unwrap().apps.retain(|a| a.name != app);
+    world.lock().unwrap().apps.retain(|a| a.name != app && a.id.to_string() != app);
     Json(())
 }
 
@@ -235,6 +237,12 @@ async fn delete_job(
     Path((_, id)): Path<(String, String)>,
 ) -> Response {
     let mut world = world.lock().unwrap();
+    let ended = world.meanwhile.end.take_if(|ended| *ended == id).is_some();
+    let job = world.jobs.iter_mut().find(|job| job.id == id);
+    if let Some(job) = job.filter(|_| ended) {
+        job.state = JobState::Down;
+        return not_found();
+    }
     let job = world.jobs.iter_mut().find(|job| job.id == id);
     found(job.map(|job| job.state = JobState::Stopping))
 }
@@ -255,7 +263,13 @@ async fn log(
     let count = query.get("lines").and_then(|n| n.parse().ok()).unwrap_or(lines.len());
     let from = lines.len().saturating_sub(count);
     let text = lines[from..].iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
-    text.collect::<String>().into_response()
+    let text = text.collect::<String>();
+    if query.contains_key("job_id") || query.get("follow").is_none_or(|follow| follow != "true") {
+        return text.into_response();
+    }
+    // Whoever follows an app hears no end.
+    let lines = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(text)]);
+    Body::from_stream(lines.chain(futures_util::stream::pending())).into_response()
 }
 
 async fn deploy(
@@ -310,10 +324,17 @@ async fn update_app(
 /// Each look at a deployment is a step of it.
 async fn one_deployment(State(world): State<Shared>, Path(id): Path<DeploymentId>) -> Response {
     let mut world = world.lock().unwrap();
-    let crash = world.crash.clone();
+    let (crash, delete) = (world.crash.clone(), world.meanwhile.delete);
     let Some(deployment) = world.deployments.iter_mut().find(|d| d.id == id) else {
         return not_found();
     };
+    if delete {
+        (deployment.status, deployment.error) =
+            (DeploymentStatus::Failed, Some("the app was deleted".into()));
+        let ended = deployment.clone();
+        world.apps.clear();
+        return found(Some(ended));
+    }
     let answer = deployment.clone();
     deployment.status = match (deployment.status, &crash) {
         (DeploymentStatus::Pending, _) => DeploymentStatus::Running,
@@ -383,23 +404,33 @@ async fn remove_key(State(world): State<Shared>, Path(id): Path<String>) -> Resp
     found(at.map(|at| world.keys.remove(at)))
 }
 
-/// Every change of a deployment; of others, that something changed.
-async fn events(State(world): State<Shared>) -> Response {
+/// Every change of a deployment; of others, that something changed. Of what was, one event.
+async fn events(
+    State(world): State<Shared>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    if query.contains_key("count") {
+        return Json([event(None)]).into_response();
+    }
     let receiver = world.lock().unwrap().events.subscribe();
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
         let deployment = receiver.recv().await.ok()?;
-        let object_type = if deployment.is_some() { "deployment" } else { "other" };
-        let event = Event {
-            id: 1,
-            app: None,
-            object_type: object_type.into(),
-            object_id: String::new(),
-            data: serde_json::to_value(deployment).unwrap(),
-            created_at: Timestamp::UNIX_EPOCH,
-        };
+        let event = event(deployment);
         Some((format!("data: {}\n\n", serde_json::to_string(&event).unwrap()), receiver))
     });
     let stream = futures_util::stream::iter([":\n\n".to_owned()]).chain(stream);
     let body = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>));
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+fn event(deployment: Option<Deployment>) -> Event {
+    let object_type = if deployment.is_some() { "deployment" } else { "other" };
+    Event {
+        id: 1,
+        app: None,
+        object_type: object_type.into(),
+        object_id: String::new(),
+        data: serde_json::to_value(deployment).unwrap(),
+        created_at: Timestamp::UNIX_EPOCH,
+    }
 }

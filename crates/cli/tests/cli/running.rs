@@ -167,6 +167,39 @@ fn kill_takes_the_beginning_of_an_id() {
 }
 
 #[test]
+fn kill_goes_on_past_what_is_dead_already() {
+    let scene = Scene::new();
+    let (dead, gone, up) = {
+        let mut world = scene.fake.world();
+        let (app, release) = (world.apps[0].id, world.releases[0].id);
+        let up = world.jobs[0].id.clone();
+        let dead = world.add_job(app, release, "worker", JobState::Down);
+        (dead, world.add_job(app, release, "worker", JobState::Up), up)
+    };
+    // It ends while its host is asked.
+    scene.fake.world().meanwhile.end = Some(gone.clone());
+    let outcome = scene.flynn(&["kill", &dead, &gone, &up]).ok();
+    let said =
+        format!("Job {dead} had ended already.\nJob {gone} had ended already.\nJob {up} killed.\n");
+    assert_eq!(outcome.stderr, said);
+}
+
+#[test]
+fn scale_says_as_json_what_is_and_what_it_made_of_it() {
+    let scene = Scene::new();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&scene.flynn(args).ok().stdout).unwrap()
+    };
+    let made = json(&["scale", "web=2,disk=ssd", "--json"]);
+    assert_eq!(made["old_processes"]["web"], 1);
+    assert_eq!(made["new_processes"]["web"], 2);
+    let now = json(&["scale", "--json"]);
+    assert_eq!(now["processes"], serde_json::json!({ "web": 2, "worker": 0 }));
+    assert_eq!(now["tags"], serde_json::json!({ "web": { "disk": "ssd" } }));
+    assert_eq!(scene.flynn(&["scale", "web=2", "web=3"]).code, Some(2));
+}
+
+#[test]
 fn setting_a_variable_makes_a_release_and_deploys_it() {
     let scene = Scene::new();
     let before = scene.fake.world().apps[0].release;
@@ -217,6 +250,35 @@ fn a_rollback_deploys_what_served_before() {
     let listing = scene.flynn(&["releases"]).ok().stdout;
     assert!(listing.lines().nth(1).unwrap().ends_with("current"), "{listing}");
     assert_eq!(scene.flynn(&["deployments"]).ok().stdout.lines().count(), 5);
+}
+
+#[test]
+fn a_rollback_that_is_overtaken_undoes_nobody_else_s_change() {
+    let scene = Scene::new();
+    scene.flynn(&["env-set", "A=1"]).ok();
+    let theirs = {
+        let mut world = scene.fake.world();
+        let new = api::controller::NewRelease {
+            app_id: Some(world.apps[0].id),
+            env: [("THEIRS".to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        world.add_release(new).id
+    };
+    scene.fake.world().meanwhile.deploy = Some(theirs);
+    let err = scene.flynn(&["rollback"]).failed();
+    assert!(err.contains(&format!("release {theirs} was deployed meanwhile")), "{err}");
+    assert_eq!(scene.fake.world().apps[0].release, Some(theirs));
+}
+
+#[test]
+fn a_deployment_that_a_deletion_ends_says_that_alone() {
+    let scene = Scene::new();
+    scene.fake.world().meanwhile.delete = true;
+    let err = scene.flynn(&["env-set", "A=1"]).failed();
+    let last = err.lines().last().unwrap();
+    assert!(last.ends_with("was not deployed: the app was deleted"), "{err}");
+    assert!(!err.contains("serves as before"), "{err}");
 }
 
 fn line(job: &str, kind: &str, stream: &str, msg: &str) -> LogLine {

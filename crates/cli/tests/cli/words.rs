@@ -189,6 +189,30 @@ fn facts_about_an_app_are_set_one_by_one() {
 }
 
 #[test]
+fn a_setting_is_made_and_taken_back() {
+    let scene = Scene::new();
+    let outcome = scene.flynn(&["config", "deploy-branch=live"]).ok();
+    assert_eq!(outcome.stdout, "deploy-branch  live\n");
+    assert_eq!(scene.flynn(&["config", "deploy-branch="]).ok().stdout, "");
+    assert_eq!(scene.flynn(&["config", "--json"]).ok().stdout, "{}\n");
+}
+
+#[test]
+fn words_that_contradict_each_other_are_refused() {
+    let scene = Scene::new();
+    for words in [
+        &["route-update", "x", "--leader", "--no-leader"][..],
+        &["route-update", "x", "--sticky", "--no-sticky"],
+        &["route-add-tcp", "-p", "0"],
+        &["docker-push", "-p", "0", "x"],
+        &["release-add-docker", "-p", "0", "x"],
+        &["create", ""],
+    ] {
+        assert_eq!(scene.flynn(words).code, Some(2), "{words:?}");
+    }
+}
+
+#[test]
 fn a_route_is_changed_and_keeps_its_certificate() {
     let scene = Scene::new();
     let id = scene.flynn(&["route-add-http", "a.com"]).ok().stdout;

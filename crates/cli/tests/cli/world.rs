@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{
     controller::{
         App, Deployment, DeploymentStatus, Formation, Job, JobState, Key, LogLine, NewJob,
-        NewRelease, ProcessType, Release, Strategy,
+        NewRelease, ProcessType, Release, Resource, Strategy,
     },
     id::{AppId, ArtifactId, DeploymentId, JobId, ReleaseId},
     route::Route,
@@ -19,6 +19,10 @@ use tokio::sync::broadcast;
 pub(crate) struct Meanwhile {
     pub(crate) scale: Option<(String, u32)>,
     pub(crate) deploy: Option<ReleaseId>,
+    /// A job ends by itself.
+    pub(crate) end: Option<String>,
+    /// The app is deleted while it is being deployed.
+    pub(crate) delete: bool,
 }
 
 /// What the fake knows.
@@ -32,6 +36,7 @@ pub(crate) struct World {
     pub(crate) deployments: Vec<Deployment>,
     pub(crate) log: Vec<LogLine>,
     pub(crate) volumes: Vec<Volume>,
+    pub(crate) resources: Vec<Resource>,
     pub(crate) new_jobs: Vec<NewJob>,
     /// What jobs that deploy repositories were told.
     pub(crate) deployed_sources: Vec<serde_json::Value>,
