@@ -130,11 +130,20 @@ impl Claim {
         self.grants.dir.join(format!("{}{IN_USE}", self.name))
     }
 
+    /// Makes the note the memory, which is as old as the end of the work, however long that took.
+    fn remember(&self) -> io::Result<()> {
+        let aged = fs::File::options().write(true).open(self.note());
+        if let Err(err) = aged.and_then(|note| note.set_modified(SystemTime::now())) {
+            tracing::warn!(error = %err, "when the URL {} was spent is not known", self.name);
+        }
+        fs::rename(self.note(), self.file())
+    }
+
     /// It has done what it was for.
     pub(crate) fn spend(&self) {
         self.spent.store(true, Ordering::Relaxed);
         // What is had again stays as old as it is.
-        let remembered = self.file().exists() || fs::rename(self.note(), self.file()).is_ok();
+        let remembered = self.file().exists() || self.remember().is_ok();
         if !remembered {
             tracing::error!("the spent URL {} is remembered by this process only", self.name);
         }
@@ -197,6 +206,19 @@ mod tests {
         spent.set_modified(SystemTime::now() - REPEATABLE).unwrap();
         assert_eq!(grants.claim(&get, 50).unwrap_err(), Refusal::Spent);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no note stays behind");
+    }
+
+    #[test]
+    fn a_download_that_took_long_can_be_had_again_as_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let grants = Arc::new(Grants::open(dir.path().into()).unwrap());
+        let get = Grant { method: "GET".into(), ..grant(100, "ab") };
+        let claim = grants.claim(&get, 50).unwrap();
+        let begun = fs::File::open(claim.note()).unwrap();
+        begun.set_modified(SystemTime::now() - 2 * REPEATABLE).unwrap();
+        claim.spend();
+        drop(claim);
+        assert!(grants.claim(&get, 50).is_ok());
     }
 
     #[test]
