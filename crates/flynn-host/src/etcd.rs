@@ -175,23 +175,26 @@ fn left_data(folders: &Folders) -> MemberData {
     }
 }
 
+/// The part of a host that was added to others, if it was.
+pub(crate) fn added(id: &str, grid: &Grid) -> Option<Role> {
+    let own = grid.member(id)?;
+    let members = grid.members.iter();
+    let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
+    Some(Role::Member { cluster: cluster.join(","), joined: true, id: own.id })
+}
+
 fn follow_once(id: &str, role: &Role, grid: &Grid, data: MemberData) -> Option<Role> {
     let own = grid.member(id);
     let is_member = own.is_some();
     let own_id = own.and_then(|own| own.id);
-    let added = || {
-        let members = grid.members.iter();
-        let cluster: Vec<String> = members.map(|m| format!("{}={}", m.host, m.peer_url)).collect();
-        Role::Member { cluster: cluster.join(","), joined: true, id: own_id }
-    };
     match role {
         // What a member knew is of no use to another: whoever keeps layer 0 takes it away first, and its container.
-        Role::Client if is_member && data == MemberData::Nothing => Some(added()),
+        Role::Client if data == MemberData::Nothing => added(id, grid),
         // Nobody being a member is a grid that is not known yet.
         Role::Member { .. } if !is_member && !grid.members.is_empty() => Some(Role::Client),
         // etcd finds the others only if it is told exactly who they are, and they may have changed since.
         Role::Member { joined: true, .. } if is_member && data != MemberData::Started => {
-            Some(added()).filter(|added| added != role)
+            added(id, grid).filter(|added| added != role)
         }
         Role::Member { id: Some(was), .. } if own_id.is_some_and(|is| is != *was) => {
             Some(Role::Client)

@@ -12,7 +12,7 @@ use bollard::{
     query_parameters::StopContainerOptionsBuilder,
 };
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -25,12 +25,23 @@ use crate::{
 
 /// etcd writes down what it knows when it is told to stop; then it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// SIGKILL.
+const KILL: u32 = 9;
 /// Longest time that making the new member may take.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Where the new member is made, below its folder.
 const MADE: &str = "member";
+/// What it is made of, below the folder of the old one.
+const KEYS: &str = "member/snap/db";
+/// Label of the container in which it is made: the name of etcd's.
+pub(crate) const LABEL_RESTORES: &str = "flynn.restores";
+
+/// The name of the container in which the member of an etcd's container is made anew.
+pub(crate) fn container_name(etcd: &str) -> String {
+    format!("{etcd}-restore")
+}
 
 /// The member could not be made anew.
 #[derive(Debug, thiserror::Error)]
@@ -70,45 +81,86 @@ pub(crate) struct Restoration<'a> {
 }
 
 impl Restoration<'_> {
-    /// Stops etcd and makes the member, beside what is there.
+    /// Makes the member beside what is there, for which etcd is stopped. It is gone only once that is done: if it cannot
+    /// be done etcd runs again as before, for its quorum may come back.
     pub(crate) async fn make(&self) -> Result<(), RestoreError> {
-        self.stop().await?;
+        self.drop_made()?;
         let beside = self.folders.etcd_restored();
-        clear(&beside)?;
-        // A member that an older daemon made is another user's.
-        for folder in [&beside, &self.folders.etcd_data()] {
-            disk::user_dir(folder, LAYER0)?;
-        }
-        let name = format!("{}-restore", self.container);
+        disk::user_dir(&beside, LAYER0)?;
+        self.check_room()?;
+        let name = container_name(&self.container);
         self.engine.remove(&name).await?;
         let container = self.engine.create(&name, self.spec()).await?;
-        self.engine.start(&container).await?;
-        let done = self.wait(&container).await;
-        self.engine.remove(&container).await?;
-        done?;
-        Ok(fs::File::open(&beside)?.sync_all()?)
+        let etcd = self.stop().await?;
+        let made = async {
+            let done = self.run(&container).await;
+            self.engine.remove(&container).await?;
+            done?;
+            fs::File::open(&beside)?.sync_all()?;
+            match &etcd {
+                Some(etcd) => Ok(self.engine.remove(etcd).await?),
+                None => Ok(()),
+            }
+        };
+        let made = made.await;
+        if made.is_err()
+            && let Some(etcd) = &etcd
+            && let Err(err) = self.engine.start(etcd).await
+        {
+            warn!(error = &err as &dyn std::error::Error, "etcd stays stopped");
+        }
+        made
+    }
+
+    /// Whether the member is made and has not taken its place.
+    pub(crate) fn is_made(&self) -> io::Result<bool> {
+        self.folders.etcd_restored().join(MADE).try_exists()
+    }
+
+    /// Removes the member that was made, if it has not taken its place.
+    pub(crate) fn drop_made(&self) -> io::Result<()> {
+        clear(&self.folders.etcd_restored())
+    }
+
+    /// The new member is as large as what it is made of.
+    fn check_room(&self) -> io::Result<()> {
+        let size = fs::metadata(self.folders.etcd_data().join(KEYS)).map_or(0, |keys| keys.len());
+        let stat = rustix::fs::statvfs(self.folders.root())?;
+        match stat.f_bavail.saturating_mul(stat.f_frsize) < size {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    async fn run(&self, container: &str) -> Result<(), RestoreError> {
+        // A member that an older daemon made is another user's.
+        disk::user_dir(&self.folders.etcd_data(), LAYER0)?;
+        self.engine.start(container).await?;
+        self.wait(container).await
     }
 
     /// Puts it in the place of what is there, which is kept aside. Done twice, the second does nothing.
     pub(crate) fn take(&self) -> io::Result<()> {
         let made = self.folders.etcd_restored().join(MADE);
-        if made.try_exists()? {
+        if self.is_made()? {
             forget(&self.folders.etcd_data())?;
             fs::rename(made, self.folders.etcd_data())?;
             fs::File::open(self.folders.root())?.sync_all()?;
         }
-        clear(&self.folders.etcd_restored())
+        self.drop_made()
     }
 
-    async fn stop(&self) -> Result<(), RestoreError> {
-        let Some(found) = self.engine.container(&self.container).await? else { return Ok(()) };
+    /// Stops etcd's container, if there is one, and answers its id.
+    async fn stop(&self) -> Result<Option<String>, RestoreError> {
+        let Some(found) = self.engine.container(&self.container).await? else { return Ok(None) };
         let grace = i32::try_from(STOP_GRACE.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(grace).build();
         // One that is paused takes no signal.
         if let Err(err) = self.engine.slow().stop_container(&found.id, Some(options)).await {
             debug!(error = %err, "etcd could not be stopped in good order; it is killed");
+            self.engine.kill(&found.id, KILL).await?;
         }
-        Ok(self.engine.remove(&found.id).await?)
+        Ok(Some(found.id))
     }
 
     fn spec(&self) -> ContainerCreateBody {
@@ -123,7 +175,7 @@ impl Restoration<'_> {
         let args = [
             "snapshot",
             "restore",
-            "/data/member/snap/db",
+            &format!("/data/{KEYS}"),
             "--skip-hash-check",
             &format!("--data-dir=/restored/{MADE}"),
             &format!("--name={id}"),
@@ -137,7 +189,7 @@ impl Restoration<'_> {
             entrypoint: Some(vec!["/usr/bin/etcdctl".into()]),
             cmd: Some(args.iter().map(|arg| (*arg).to_owned()).collect()),
             env: Some(vec!["ETCDCTL_API=3".into()]),
-            labels: Some(HashMap::from([("flynn.restores".into(), self.container.clone())])),
+            labels: Some(HashMap::from([(LABEL_RESTORES.into(), self.container.clone())])),
             host_config: Some(HostConfig {
                 network_mode: Some("none".into()),
                 mounts: Some(vec![
@@ -179,5 +231,77 @@ fn clear(folder: &std::path::Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use axum::{
+        Router,
+        http::{Method, StatusCode, Uri},
+    };
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What an engine is asked to do that has etcd, and answers to one request that it is out of order.
+    async fn asked_while_making(broken: &'static str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, folders) = (dir.path().join("docker.sock"), Folders::new(dir.path()));
+        fs::create_dir(folders.etcd_data()).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heard = asked.clone();
+        let answer = async move |method: Method, uri: Uri| {
+            let path = uri.path().split_once("/containers/").map_or("", |(_, path)| path);
+            let request = format!("{method} {path}");
+            let said = match path {
+                "create" => (StatusCode::CREATED, r#"{"Id":"new","Warnings":[]}"#),
+                "x-etcd/json" => (StatusCode::OK, r#"{"Id":"etcd","State":{"Running":true}}"#),
+                "new/json" => (StatusCode::OK, r#"{"Id":"new","State":{"Running":false}}"#),
+                _ => (StatusCode::NO_CONTENT, ""),
+            };
+            let is_broken = request == broken;
+            heard.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            let out_of_order = (StatusCode::INTERNAL_SERVER_ERROR, r#"{"message":"no"}"#);
+            if is_broken { out_of_order } else { said }
+        };
+        let router = Router::new().fallback(answer);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let engine = Engine::connect(&socket).unwrap();
+        let restoration = Restoration {
+            engine: &engine,
+            folders: &folders,
+            container: "x-etcd".into(),
+            image: "flynn/etcd",
+            id: "x",
+            peer_url: "https://x:2380",
+        };
+        let made = tokio::select! {
+            served = axum::serve(listener, router) => panic!("{served:?}"),
+            made = restoration.make() => made,
+        };
+        assert_eq!(made.is_err(), !broken.is_empty(), "{made:?}");
+        let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.iter().filter(|request| !request.starts_with("GET")).cloned().collect()
+    }
+
+    #[tokio::test]
+    async fn etcd_goes_only_when_the_member_is_made_and_else_runs_again() {
+        let done = asked_while_making("").await;
+        let at = |what: &str| done.iter().position(|request| request == what);
+        assert!(at("POST etcd/stop") < at("POST new/start"), "{done:?}");
+        assert!(
+            at("POST new/start") < at("DELETE etcd") && at("DELETE etcd").is_some(),
+            "{done:?}"
+        );
+        let no_image = asked_while_making("POST create").await;
+        assert!(no_image.iter().all(|request| !request.contains("etcd/")), "{no_image:?}");
+        for broken in ["POST new/start", "GET new/json"] {
+            let asked = asked_while_making(broken).await;
+            assert_eq!(asked.last().unwrap(), "POST etcd/start", "{asked:?}");
+            assert!(!asked.contains(&"DELETE etcd".to_owned()), "{asked:?}");
+        }
     }
 }

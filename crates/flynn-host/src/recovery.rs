@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     disk::{self, Durable},
-    etcd::{Role, members_told, peer_url, unless_told_since},
+    etcd::{self, Role, members_told, peer_url, unless_told_since},
     etcd_restore::{Restoration, RestoreError},
     grid::{MEMBERS, Member},
     neighbours::Neighbours,
@@ -52,6 +52,11 @@ pub(crate) enum RecoveryError {
     /// etcd.
     #[error("etcd does not serve yet: {0}; this host goes on trying")]
     Etcd(String),
+    /// It is of no use any more.
+    #[error(
+        "etcd has its quorum again, or was never stopped: the recovery is given up, and nothing is lost by it"
+    )]
+    GivenUp,
     /// A bug of ours.
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
@@ -61,6 +66,7 @@ impl From<RecoveryError> for ApiError {
     fn from(err: RecoveryError) -> Self {
         match err {
             RecoveryError::Refused(message) => Self::new(ErrorCode::Conflict, message),
+            RecoveryError::GivenUp => Self::new(ErrorCode::Conflict, err.to_string()),
             err => Self::internal(&err.to_string(), &err),
         }
     }
@@ -72,9 +78,17 @@ impl From<RecoveryError> for ApiError {
 enum Pending {
     /// It was ordered; the member that goes on is being made of what etcd has here.
     #[serde(alias = "forcing")]
-    Restoring,
+    Restoring {
+        /// This host's part in etcd before; an older daemon did not note it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Role>,
+    },
     /// It is made; etcd does not serve with it yet.
-    Restored,
+    Restored {
+        /// The same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Role>,
+    },
     /// etcd served alone; the epoch is not raised yet.
     Noting,
     /// Hosts have not been told yet.
@@ -90,25 +104,39 @@ enum Pending {
 /// What a recovery does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// Make the member that goes on.
-    Restore,
+    /// Make the member that goes on. What this host was before is remembered.
+    Restore(Option<Role>),
     /// Put it in the place of what was there, and wait until it serves.
     Serve,
     /// Raise the epoch, and say who the members are.
     Note,
     /// Tell hosts of the epoch that began.
     Tell(BTreeSet<String>, Option<u64>),
-    /// It never began, and nothing was lost by it.
-    GiveUp,
+    /// Nothing was lost by it yet, and nothing is to be: be again what this host was before.
+    GiveUp(Option<Role>),
 }
 
-/// `is_member`: etcd was not stopped for it yet. `ordered`: somebody orders it now, and it does not go on from where the
-/// daemon was interrupted.
-fn next_step(pending: &Pending, is_member: bool, ordered: bool) -> Step {
+/// What counts besides how far a recovery has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// etcd was not stopped for it yet.
+    is_member: bool,
+    /// Somebody orders it now, and it does not go on from where the daemon was interrupted or something failed.
+    ordered: bool,
+    /// etcd has its quorum, while what this host has of it is untouched: what was written since must not be lost.
+    serves: bool,
+}
+
+fn next_step(pending: &Pending, seen: Seen) -> Step {
     match pending {
-        Pending::Restoring if is_member && !ordered => Step::GiveUp,
-        Pending::Restoring => Step::Restore,
-        Pending::Restored => Step::Serve,
+        Pending::Restoring { before } if seen.is_member && !seen.ordered => {
+            Step::GiveUp(before.clone())
+        }
+        Pending::Restoring { before } | Pending::Restored { before } if seen.serves => {
+            Step::GiveUp(before.clone())
+        }
+        Pending::Restoring { before } => Step::Restore(before.clone()),
+        Pending::Restored { .. } => Step::Serve,
         Pending::Noting => Step::Note,
         Pending::Telling { untold, epoch } => Step::Tell(untold.clone(), *epoch),
     }
@@ -144,7 +172,8 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
             if serves(&this.etcd).await {
                 return go_on(&this, &neighbours, false).await;
             }
-            keep(&neighbours, &Pending::Restoring)?;
+            let before = Some(role).filter(|role| matches!(role, Role::Member { .. }));
+            keep(&neighbours, &Pending::Restoring { before })?;
         }
         go_on(&this, &neighbours, true).await
     };
@@ -179,6 +208,7 @@ pub(crate) async fn finish(app: App, stop: CancellationToken) {
             Ok(Recovered { untold }) => {
                 debug!("not told of the recovery of etcd yet: {}", untold.join(", "));
             }
+            Err(err @ RecoveryError::GivenUp) => info!("{err}"),
             Err(err) => {
                 warn!(error = &err as &dyn Error, "etcd is not recovered yet; trying again");
             }
@@ -203,6 +233,20 @@ fn keep(neighbours: &Neighbours, pending: &Pending) -> io::Result<()> {
     }
 }
 
+/// Whether etcd serves without the member that a recovery is about to put in the place of this host's.
+async fn serves_without(
+    app: &App,
+    pending: &Pending,
+    restoration: &Restoration<'_>,
+) -> io::Result<bool> {
+    let is_untouched = match pending {
+        Pending::Restoring { .. } => true,
+        Pending::Restored { .. } => restoration.is_made()?,
+        Pending::Noting | Pending::Telling { .. } => false,
+    };
+    Ok(is_untouched && serves(&app.etcd).await)
+}
+
 /// Goes on until the hosts that answer are told.
 async fn go_on(
     app: &App,
@@ -214,15 +258,18 @@ async fn go_on(
         let Some(pending) = pending(neighbours)? else {
             return Ok(Recovered { untold: Vec::new() });
         };
+        let restoration = restoration(app, neighbours, &url);
         let is_member = matches!(*neighbours.role.borrow(), Role::Member { .. });
-        match next_step(&pending, is_member, std::mem::take(&mut ordered)) {
-            Step::Restore => {
+        let ordered = std::mem::take(&mut ordered);
+        let serves = !ordered && serves_without(app, &pending, &restoration).await?;
+        match next_step(&pending, Seen { is_member, ordered, serves }) {
+            Step::Restore(before) => {
                 neighbours.take_role(Role::Restoring)?;
-                restoration(app, neighbours, &url).make().await?;
-                keep(neighbours, &Pending::Restored)?;
+                restoration.make().await?;
+                keep(neighbours, &Pending::Restored { before })?;
             }
             Step::Serve => {
-                restoration(app, neighbours, &url).take()?;
+                restoration.take()?;
                 // Alone, so that no other host's member is asked in its stead.
                 neighbours.grid.follow(&alone(&neighbours.id, &url));
                 let cluster = format!("{}={url}", neighbours.id);
@@ -230,7 +277,17 @@ async fn go_on(
                 until_it_serves(app).await?;
                 keep(neighbours, &Pending::Noting)?;
             }
-            Step::GiveUp => fs::remove_file(neighbours.folders.recovery_file())?,
+            Step::GiveUp(before) => {
+                restoration.drop_made()?;
+                if !is_member {
+                    // Its data is what it was, so it is the member that it was; if it is none any more it will learn so.
+                    let by_grid = || etcd::added(&neighbours.id, &neighbours.grid.now());
+                    let role = before.or_else(by_grid).unwrap_or(Role::Client);
+                    neighbours.take_role(role)?;
+                }
+                fs::remove_file(neighbours.folders.recovery_file())?;
+                return Err(RecoveryError::GivenUp);
+            }
             Step::Note => {
                 until_it_serves(app).await?;
                 let noted = note(&app.etcd, neighbours).await;
@@ -368,21 +425,48 @@ pub(crate) async fn follow(app: &App, host: &str, told: Option<u64>) -> Result<(
 mod tests {
     use super::*;
 
+    const MEMBER: Seen = Seen { is_member: true, ordered: false, serves: false };
+    const STOPPED: Seen = Seen { is_member: false, ..MEMBER };
+
     #[test]
     fn a_recovery_goes_on_from_where_it_was_interrupted() {
-        use Pending::{Noting, Restored, Restoring};
-        assert_eq!(next_step(&Restoring, true, true), Step::Restore);
-        assert_eq!(next_step(&Restoring, false, false), Step::Restore, "etcd was stopped for it");
-        assert_eq!(next_step(&Restored, false, false), Step::Serve);
-        assert_eq!(next_step(&Restored, true, false), Step::Serve);
-        assert_eq!(next_step(&Noting, true, false), Step::Note);
+        let restoring = Pending::Restoring { before: None };
+        let restored = Pending::Restored { before: None };
+        assert_eq!(next_step(&restoring, Seen { ordered: true, ..MEMBER }), Step::Restore(None));
+        assert_eq!(next_step(&restoring, STOPPED), Step::Restore(None), "etcd was stopped for it");
+        assert_eq!(next_step(&restored, STOPPED), Step::Serve);
+        assert_eq!(next_step(&restored, MEMBER), Step::Serve);
+        assert_eq!(next_step(&Pending::Noting, MEMBER), Step::Note);
         let untold = BTreeSet::from(["b".to_owned()]);
         let telling = Pending::Telling { untold: untold.clone(), epoch: Some(2) };
-        assert_eq!(next_step(&telling, true, false), Step::Tell(untold, Some(2)));
+        assert_eq!(next_step(&telling, MEMBER), Step::Tell(untold, Some(2)));
     }
 
     #[test]
     fn an_order_that_never_reached_etcd_says_nothing_of_its_members() {
-        assert_eq!(next_step(&Pending::Restoring, true, false), Step::GiveUp);
+        let restoring = Pending::Restoring { before: None };
+        assert_eq!(next_step(&restoring, MEMBER), Step::GiveUp(None));
+    }
+
+    #[test]
+    fn a_recovery_is_given_up_when_etcd_has_its_quorum_again() {
+        let serves = Seen { serves: true, ..STOPPED };
+        let before = Some(Role::Member { cluster: "a=u".into(), joined: true, id: None });
+        let give_up = Step::GiveUp(before.clone());
+        assert_eq!(next_step(&Pending::Restoring { before: before.clone() }, serves), give_up);
+        assert_eq!(next_step(&Pending::Restored { before: before.clone() }, serves), give_up);
+        assert_eq!(next_step(&Pending::Noting, serves), Step::Note, "it is that etcd which serves");
+    }
+
+    #[test]
+    fn what_an_older_daemon_left_is_read() {
+        for text in [r#"{"stage":"restoring"}"#, r#"{"stage":"forcing"}"#] {
+            let read: Pending = serde_json::from_str(text).unwrap();
+            assert_eq!(read, Pending::Restoring { before: None });
+        }
+        let before = Some(Role::Member { cluster: "a=u".into(), joined: true, id: None });
+        let written = serde_json::to_string(&Pending::Restored { before: before.clone() }).unwrap();
+        let read: Pending = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, Pending::Restored { before });
     }
 }
