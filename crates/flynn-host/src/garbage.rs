@@ -28,7 +28,7 @@ use crate::{
     },
     host::Host,
     jobs::container::scratch_root,
-    volumes::folders::{blocking, listed, set_aside},
+    volumes::folders::{blocking, holders, let_go, listed, set_aside},
 };
 
 /// What is kept although nobody uses it.
@@ -60,6 +60,7 @@ pub(crate) struct Garbage {
     unused: Unused,
     containers: Idle,
     scratch: Idle,
+    claims: Idle,
     looked: Instant,
 }
 
@@ -79,6 +80,7 @@ impl Garbage {
             unused,
             containers: Idle::new(),
             scratch: Idle::new(),
+            claims: Idle::new(),
             looked: Instant::now(),
         }
     }
@@ -154,13 +156,42 @@ impl Garbage {
         let mut gone = Vec::new();
         for name in surplus(&self.unused.volumes, self.rules.volumes, self.host.is_short()) {
             // No job is accepted meanwhile, so none comes to have it.
-            let _nobody = self.host.accepting.lock().await;
-            if !used_volumes(&self.host).contains(name) {
-                info!(volume = %name, "removing a volume nobody has used for long");
-                gone.push(set_aside(&self.host, name).await?);
+            let nobody = self.host.accepting.lock().await;
+            if used_volumes(&self.host).contains(name) {
+                continue;
             }
+            info!(volume = %name, "removing a volume nobody has used for long");
+            let aside = set_aside(&self.host, name)?;
+            drop(nobody);
+            gone.push(let_go(&self.host, aside).await);
         }
         blocking(move || gone.iter().try_for_each(fs::remove_dir_all)).await
+    }
+
+    /// What this host claimed and does not have: of volumes that went while etcd was away, or whose job never began.
+    async fn claims(&mut self, since: Duration) -> Result<(), keyspace::Error> {
+        let host = &self.host;
+        let folder = host.folders.volumes();
+        // Of a disk that is missing nothing is known.
+        if !folder.exists() {
+            return Ok(());
+        }
+        let present = host.volumes.own().await?;
+        let is_used = |name: &str| {
+            folder.join(name).exists() || holders(&host.registry.active(), name).next().is_some()
+        };
+        let used = present.iter().filter(|name| is_used(name)).cloned().collect();
+        self.claims = age(&self.claims, &present, &used, since);
+        for name in surplus(&self.claims, CONTAINERS, true) {
+            let nobody = host.accepting.lock().await;
+            let going = (!is_used(name)).then(|| host.volumes.give_up(name)).flatten();
+            drop(nobody);
+            if let Some(going) = going {
+                info!(volume = %name, "giving up volume {name}, of which there is nothing here");
+                host.volumes.release(going).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -177,6 +208,7 @@ impl Reconcile for Garbage {
         self.scratch(since).await.unwrap_or_else(|err| said(&err));
         self.images(since).await.unwrap_or_else(|err| said(&err));
         self.volumes(since).await.unwrap_or_else(|err| said(&err));
+        self.claims(since).await.unwrap_or_else(|err| said(&err));
         let (path, unused) = (self.path.clone(), self.unused.clone());
         let kept = blocking(move || disk::write_json(&path, &unused, Durable::Renamed)).await;
         kept.unwrap_or_else(|err| said(&err));

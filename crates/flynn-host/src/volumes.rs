@@ -6,7 +6,7 @@ pub(crate) mod folders;
 pub(crate) mod sizes;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc,
@@ -20,6 +20,7 @@ use api::{
     validate::is_volume_name,
 };
 use keyspace::{Keyspace, Transaction};
+use tokio::sync::watch;
 
 use crate::grid::GridStore;
 
@@ -83,17 +84,40 @@ pub(crate) struct Volumes {
     several: Option<(Keyspace, Arc<GridStore>)>,
     /// How often one was given up.
     released: AtomicU64,
+    /// Those that are being given up: what is said of them is about to change.
+    going: watch::Sender<BTreeSet<String>>,
+}
+
+/// A volume that is being given up: who wants one of that name waits until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Going<'a> {
+    volumes: &'a Volumes,
+    name: String,
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.volumes.going.send_modify(|going| _ = going.remove(&self.name));
+    }
 }
 
 impl Volumes {
     pub(crate) fn new(id: &str, several: Option<(Keyspace, Arc<GridStore>)>) -> Self {
-        Self { id: id.into(), several, released: AtomicU64::new(0) }
+        Self {
+            id: id.into(),
+            several,
+            released: AtomicU64::new(0),
+            going: watch::Sender::default(),
+        }
     }
 
     /// Makes these volumes be this host's. What it has already is: the host comes up without etcd.
     pub(crate) async fn claim(&self, folder: &Path, volumes: &[Volume]) -> Result<(), VolumeError> {
         for Volume { name, .. } in volumes {
             if !folder.join(name).exists() {
+                let mut going = self.going.subscribe();
+                // The sender is as old as this.
+                let _ = going.wait_for(|going| !going.contains(name)).await;
                 self.claim_one(name).await?;
             }
         }
@@ -141,10 +165,25 @@ impl Volumes {
         self.released.load(Ordering::SeqCst)
     }
 
-    /// Gives up a volume whose folder is gone, so that the next job with it may run anywhere.
-    pub(crate) async fn release(&self, name: &str) -> Result<(), keyspace::Error> {
+    /// The volumes that are this host's, by what it claimed.
+    pub(crate) async fn own(&self) -> Result<BTreeSet<String>, keyspace::Error> {
+        let Some((etcd, _)) = &self.several else { return Ok(BTreeSet::new()) };
+        let listed = etcd.list(VOLUMES).await?.entries.into_iter();
+        let own = listed.filter(|entry| *entry.value == *self.id.as_bytes());
+        Ok(own.filter_map(|entry| Some(entry.key.strip_prefix(VOLUMES)?.to_owned())).collect())
+    }
+
+    /// Begins to give up a volume that has no folder and no job, while none is accepted; `None` if that was begun already.
+    pub(crate) fn give_up(&self, name: &str) -> Option<Going<'_>> {
         self.released.fetch_add(1, Ordering::SeqCst);
+        let begun = self.going.send_if_modified(|going| going.insert(name.into()));
+        begun.then(|| Going { volumes: self, name: name.into() })
+    }
+
+    /// Gives it up, so that the next job with it may run anywhere.
+    pub(crate) async fn release(&self, going: Going<'_>) -> Result<(), keyspace::Error> {
         let Some((etcd, _)) = &self.several else { return Ok(()) };
+        let name = &going.name;
         let key = format!("{VOLUMES}{name}");
         let Some(found) = etcd.get(&key).await? else { return Ok(()) };
         if *found.value != *self.id.as_bytes() {
@@ -201,6 +240,7 @@ mod tests {
             Arc::new(GridStore::open(path).unwrap())
         };
         let of = |id: &str, hosts: &[&str]| Volumes::new(id, Some((etcd.clone(), grid(hosts))));
+        let give_up = async |of: Volumes| of.release(of.give_up("db").unwrap()).await.unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         of("a", &["a", "b"]).claim(&a, &volume("db")).await.unwrap();
         of("a", &["a", "b"]).claim(&a, &volume("db")).await.unwrap();
@@ -213,19 +253,34 @@ mod tests {
         let claims = of("a", &["a", "b"]).claims().await.unwrap();
         assert_eq!(claims, [("db".to_owned(), "b".to_owned())].into());
         assert!(of("a", &["a"]).claims().await.unwrap().is_empty(), "b is no host any more");
-        of("a", &["a", "b"]).release("db").await.unwrap();
+        give_up(of("a", &["a", "b"])).await;
         assert_eq!(of("a", &["a", "b"]).claims().await.unwrap(), claims, "it is another's");
         // What is here needs no etcd, and a copy that was left behind takes nothing back.
         std::fs::create_dir_all(a.join("db")).unwrap();
         of("a", &["a", "b"]).claim_all(&a).await.unwrap();
         assert!(of("a", &["a", "b"]).claim_one("db").await.is_err());
-        of("b", &["a", "b"]).release("db").await.unwrap();
+        give_up(of("b", &["a", "b"])).await;
         assert!(of("a", &["a", "b"]).claims().await.unwrap().is_empty());
         of("a", &["a", "b"]).claim_one("db").await.unwrap();
         std::fs::create_dir_all(b.join(".going-db")).unwrap();
         of("b", &["a", "b"]).claim_all(&b).await.unwrap();
         assert_eq!(of("b", &["a", "b"]).claims().await.unwrap().len(), 1);
         assert!(Volumes::new("c", None).claim(&b, &volume("db")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_volume_that_is_being_given_up_waits_and_claims_it_anew() {
+        let volumes = Volumes::new("a", None);
+        let (seen, nowhere) = (volumes.released(), Path::new("/nowhere"));
+        let going = volumes.give_up("db").unwrap();
+        assert!(volumes.give_up("db").is_none(), "that was begun already");
+        assert_ne!(volumes.released(), seen, "what was claimed before is claimed once more");
+        volumes.claim(nowhere, &volume("other")).await.unwrap();
+        let of_db = volume("db");
+        let mut claims = std::pin::pin!(volumes.claim(nowhere, &of_db));
+        assert!(futures_util::poll!(&mut claims).is_pending());
+        volumes.release(going).await.unwrap();
+        claims.await.unwrap();
     }
 
     #[test]

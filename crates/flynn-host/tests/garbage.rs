@@ -71,3 +71,24 @@ async fn what_nobody_uses_goes_and_what_a_job_has_stays() {
     assert!(volumes.join("kept").exists() && volumes.join("lost+found").exists());
     assert_eq!(host.client().job(job.id).await.unwrap().status, Status::Running);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_claims_and_does_not_have_is_given_up() {
+    let host = Fixture::start_several_with(|config| config.garbage_every = SOON).await;
+    let config = json!({ "volumes": [{ "name": "kept", "path": "/data" }] });
+    host.run(&shell_with("sleep 1000", config), is(Status::Running)).await;
+    let etcd = host.keyspace().await;
+    let key = |name: &str| format!("/flynn/volumes/{name}");
+    // Its folder went while etcd was away.
+    let claims = keyspace::Transaction::new()
+        .put(key("lost"), host.prefix.clone())
+        .put(key("others"), "other");
+    etcd.commit(claims).await.unwrap();
+    let left = wait_until_for(LIMIT, "the claim is given up", async || {
+        let entries = etcd.list("/flynn/volumes/").await.map_err(|err| err.to_string())?.entries;
+        let left: Vec<String> = entries.into_iter().map(|entry| entry.key).collect();
+        if left.contains(&key("lost")) { Err(format!("{left:?}")) } else { Ok(left) }
+    })
+    .await;
+    assert_eq!(left, [key("kept"), key("others")]);
+}

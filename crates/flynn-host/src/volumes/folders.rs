@@ -16,6 +16,7 @@ use api::{
 use daemon::WorkPanicked;
 use tracing::{info, warn};
 
+use super::Going;
 use crate::host::Host;
 
 /// Folders of volumes that are being removed begin so; no volume's name does.
@@ -41,17 +42,32 @@ pub(crate) fn listed(folder: &Path) -> io::Result<(BTreeSet<String>, Vec<PathBuf
     Ok((volumes, going))
 }
 
+/// A volume whose name is free, but for what the cluster knows of it.
+#[derive(Debug)]
+pub(crate) struct Aside<'a> {
+    /// Where its files are.
+    pub(crate) folder: PathBuf,
+    going: Option<Going<'a>>,
+}
+
 /// Takes a volume away from its name, so that its files can go while others come. Nobody may come to have it meanwhile.
-pub(crate) async fn set_aside(host: &Host, name: &str) -> io::Result<PathBuf> {
+pub(crate) fn set_aside<'a>(host: &'a Host, name: &str) -> io::Result<Aside<'a>> {
     let folder = host.folders.volumes();
     // The files of one that had the same name may still be going.
     let aside = folder.join(format!("{GOING}{name}.{}", JobId::random()));
     fs::rename(folder.join(name), &aside)?;
-    if let Err(err) = host.volumes.release(name).await {
-        let error = &err as &dyn Error;
-        warn!(error, volume = %name, "a volume that is gone still counts as this host's");
+    Ok(Aside { folder: aside, going: host.volumes.give_up(name) })
+}
+
+/// Tells the cluster that a volume is gone; answers where its files are. While etcd is away it still counts as this host's,
+/// until the garbage is looked at.
+pub(crate) async fn let_go(host: &Host, aside: Aside<'_>) -> PathBuf {
+    if let Some(going) = aside.going
+        && let Err(err) = host.volumes.release(going).await
+    {
+        warn!(error = &err as &dyn Error, "a volume that is gone still counts as this host's");
     }
-    Ok(aside)
+    aside.folder
 }
 
 /// Does what waits for the disk elsewhere.
@@ -113,11 +129,12 @@ async fn take_away(host: &Arc<Host>, name: &str) -> Result<(), RemoveError> {
         let (volume, job) = (name.to_owned(), active.job.id);
         return Err(RemoveError::InUse { volume, job, of: of.unwrap_or_default() });
     }
-    let aside = set_aside(host, name).await.map_err(|source| match source.kind() {
+    let aside = set_aside(host, name).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => RemoveError::Missing(name.into()),
         _ => RemoveError::Io { volume: name.into(), source },
     })?;
     drop(nobody_comes);
+    let aside = let_go(host, aside).await;
     info!(volume = %name, "removing volume {name}: somebody asked for it");
     host.lifetime.spawn_drained(async move {
         // What is left of it goes with the garbage.
@@ -129,7 +146,7 @@ async fn take_away(host: &Arc<Host>, name: &str) -> Result<(), RemoveError> {
 }
 
 /// The jobs that have a volume.
-pub(super) fn holders<'a>(
+pub(crate) fn holders<'a>(
     active: &'a [ActiveJob],
     name: &str,
 ) -> impl Iterator<Item = &'a ActiveJob> {

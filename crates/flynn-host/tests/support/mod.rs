@@ -70,7 +70,11 @@ impl Fixture {
 
     /// As one of several hosts, with the only member of etcd.
     pub(crate) async fn start_several() -> Self {
-        let host = Self::start_as(tempfile::tempdir().unwrap(), Part::OfSeveral, |_| {}).await;
+        Self::start_several_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_several_with(change: impl FnOnce(&mut Config)) -> Self {
+        let host = Self::start_as(tempfile::tempdir().unwrap(), Part::OfSeveral, change).await;
         let (etcd, key) = (host.keyspace().await, format!("/flynn/hosts/{}", host.prefix));
         wait_until_for(LIMIT, "the host has said where it is", async || {
             etcd.get(&key)
@@ -342,6 +346,19 @@ fn import_image() {
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// The test image with other users in it, and the one of them whose it is. It goes with the fixture.
+pub(crate) fn image_with(host: &Fixture, users: &str, user: &str) -> String {
+    let name = format!("{}-slug:{user}", host.prefix);
+    let dir = tempfile::tempdir().unwrap();
+    let passwd = dir.path().join("passwd");
+    std::fs::write(&passwd, users).unwrap();
+    let made = docker(&["create", "--name", &format!("{}-made", host.prefix), IMAGE]);
+    docker(&["cp", path(&passwd), &format!("{}:/etc/passwd", made.trim())]);
+    docker(&["commit", "-c", &format!("USER {user}"), made.trim(), &name]);
+    docker(&["rm", made.trim()]);
+    name
 }
 
 /// The user that runs the jobs of an app.
