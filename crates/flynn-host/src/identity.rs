@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -36,6 +36,10 @@ pub struct HostFile {
     /// Where the other hosts find it; found out at every start if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<Ipv4Addr>,
+    /// When it joined its cluster: by that it knows itself in what the others say of a host of its id. Absent on one that
+    /// is alone, and until the first start if an older daemon wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_at: Option<Timestamp>,
 }
 
 /// The folders and files below the data dir.
@@ -199,22 +203,29 @@ pub fn init(options: &Init) -> Result<Made, IdentityError> {
     let range = options.network_range;
     check_routes(range, &options.bridge)?;
     make_key(&folders)?;
-    let invitation = if options.alone { None } else { Some(found(&folders, &id, options)?) };
-    let host = HostFile { id, range, subnet: None, tags: BTreeMap::new(), addr: options.addr };
+    let joined_at = (!options.alone).then(Timestamp::now);
+    let invitation = joined_at.map(|at| found(&folders, &id, options, at)).transpose()?;
+    let (subnet, tags, addr) = (None, BTreeMap::new(), options.addr);
+    let host = HostFile { id, range, subnet, tags, addr, joined_at };
     write(&folders, &host)?;
     Ok(Made { host, invitation })
 }
 
 /// Makes this machine the first of a cluster of several.
-fn found(folders: &Folders, id: &str, options: &Init) -> Result<Invitation, IdentityError> {
+fn found(
+    folders: &Folders,
+    id: &str,
+    options: &Init,
+    at: Timestamp,
+) -> Result<Invitation, IdentityError> {
     let addr = match options.addr {
         Some(addr) => addr,
         None => own_address(None)?,
     };
     let authority = ensure_authority(folders)?;
-    grow(folders, id, addr, options.tunnel_port, options.etcd_peer_port)?;
-    let tunnel = (addr, options.tunnel_port).into();
-    let (invitation, kept) = join::invite(tunnel, authority.fingerprint()?);
+    let tunnel = SocketAddrV4::new(addr, options.tunnel_port);
+    grow(folders, id, tunnel, options.etcd_peer_port, at)?;
+    let (invitation, kept) = join::invite(tunnel.into(), authority.fingerprint()?);
     let path = folders.invite_file();
     disk::write_json(&path, &kept, Durable::Synced)
         .map_err(|source| IdentityError::Io { path, source })?;
@@ -225,12 +236,13 @@ fn found(folders: &Folders, id: &str, options: &Init) -> Result<Invitation, Iden
 pub(crate) fn grow(
     folders: &Folders,
     id: &str,
-    addr: Ipv4Addr,
-    tunnel_port: u16,
+    tunnel: SocketAddrV4,
     peer_port: u16,
+    joined_at: Timestamp,
 ) -> Result<(), IdentityError> {
+    let (addr, tunnel_port) = (*tunnel.ip(), tunnel.port());
     let url = etcd::peer_url(addr, peer_port);
-    let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
+    let record = Record { addr, tunnel_port, subnet: None, joined_at };
     let member = Member { host: id.into(), peer_url: url.clone(), learner: false, id: None };
     let grid = Grid { hosts: BTreeMap::from([(id.into(), record)]), members: vec![member] };
     let path = folders.grid_file();

@@ -222,8 +222,13 @@ async fn join(
     }
     let listed = host.etcd.list(HOSTS).await.map_err(away)?;
     let mut grid = Grid { hosts: Default::default(), members: host.members().await.map_err(away)? };
+    // 0: there is no such host.
+    let mut known_at = 0;
     for entry in listed.entries {
         let id = entry.key.trim_start_matches(HOSTS).to_owned();
+        if id == request.id {
+            known_at = entry.mod_revision;
+        }
         if let Ok(record) = serde_json::from_slice::<Record>(&entry.value) {
             grid.hosts.insert(id, record);
         }
@@ -234,12 +239,17 @@ async fn join(
     let record = Record { addr, tunnel_port, subnet: None, joined_at: Timestamp::now() };
     let key = format!("{HOSTS}{id}");
     let value = serde_json::to_vec(&record).expect("a record serialises");
+    // Another machine may be joining under that id at the same time.
+    let used = Transaction::new().when_unchanged(&key, known_at);
     // The invitation goes with the record's coming: it is used once, whatever happens in between.
-    let used = Transaction::new().when_present(&invite).delete(&invite).put(&key, value);
+    let used = used.when_present(&invite).delete(&invite).put(&key, value);
     // Another machine of that id was removed, perhaps; this one is not.
     let used = used.delete(format!("{REMOVED}{id}"));
     match host.etcd.commit(used).await {
-        Err(err) if err.is_conflict() => return Err(unknown()),
+        Err(err) if err.is_conflict() => {
+            let is_good = host.etcd.get(&invite).await.map_err(away)?.is_some();
+            return Err(if is_good { overtaken(&id) } else { unknown() });
+        }
         done => _ = done.map_err(away)?,
     }
     info!("host {id} at {addr} joins");
@@ -271,6 +281,13 @@ fn refuse_a_second(grid: &Grid, request: &Request) -> Result<(), ApiError> {
          --addr, or remove the other first: flynn-host remove {id}"
     );
     Err(ApiError::new(api::error::ErrorCode::ObjectExists, message))
+}
+
+fn overtaken(id: &str) -> ApiError {
+    let message = format!(
+        "another machine has joined as host {id} at this very moment; give this one another id with --id: the          invitation is still good"
+    );
+    ApiError::new(api::error::ErrorCode::ObjectExists, message)
 }
 
 /// Refuses a machine that this host cannot reach.
@@ -362,6 +379,7 @@ pub async fn join_cluster(options: &Join) -> Result<String, JoinError> {
     let authority = tunnel::Authority::read(&answer.ca, &answer.ca_key)
         .map_err(|err| JoinError::Lost(err.to_string()))?;
     identity::keep_authority(&folders, &authority)?;
+    let joined_at = answer.grid.hosts.get(&id).map(|record| record.joined_at);
     disk::write(&folders.key_file(), answer.cluster_key.as_bytes(), Durable::Synced)?;
     disk::write_json(&folders.grid_file(), &answer.grid, Durable::Synced)?;
     Role::Client.write(&folders)?;
@@ -372,6 +390,7 @@ pub async fn join_cluster(options: &Join) -> Result<String, JoinError> {
         subnet: None,
         tags: Default::default(),
         addr: options.addr,
+        joined_at,
     };
     identity::write(&folders, &host)?;
     Ok(id)
@@ -425,28 +444,4 @@ pub(crate) async fn exchange(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn an_invitation_reads_back_and_shows_its_secret_to_nobody() {
-        let (made, kept) = invite(([10, 0, 0, 1], 1114).into(), "ab".repeat(32));
-        let read: Invitation = made.to_string().parse().unwrap();
-        assert!(read == made);
-        assert_eq!(kept.digest, digest(&made.secret));
-        assert!(!format!("{made:?}").contains(&made.secret));
-        assert!(!serde_json::to_string(&kept).unwrap().contains(&made.secret));
-        assert!(made.to_string()[1..].parse::<Invitation>().is_ok());
-        assert!(made.to_string().trim_end_matches(|_| true).parse::<Invitation>().is_err());
-        assert_eq!(format!("{made}0").parse::<Invitation>(), Err(InvalidInvitation));
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_it_panic(text in ".{0,200}") {
-            let _ = text.parse::<Invitation>();
-        }
-    }
-}
+mod tests;

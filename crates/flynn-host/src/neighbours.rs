@@ -60,6 +60,7 @@ pub(crate) struct Neighbours {
     fixed_addr: bool,
     joining: std::sync::Mutex<Option<TcpListener>>,
     pub(crate) etcd_image: String,
+    /// When it joined, by its own file: what etcd says of a host of its id may be of another machine.
     joined_at: std::sync::Mutex<Option<Timestamp>>,
     /// Held while etcd is recovered: once at a time.
     pub(crate) recovering: tokio::sync::Mutex<()>,
@@ -105,6 +106,8 @@ impl Neighbours {
         let grid = GridStore::open(folders.grid_file()).context("reading host/grid.json")?;
         let grid = Arc::new(grid);
         let addr = address(file, &grid)?;
+        let by_grid = || grid.now().hosts.get(&file.id).map(|record| record.joined_at);
+        let joined_at = file.joined_at.or_else(by_grid);
         let authority = identity::ensure_authority(folders)?;
         let certificate = authority.issue(&file.id, addr.into())?;
         etcd::hand_over(folders, &certificate).context("giving etcd its certificate")?;
@@ -145,7 +148,7 @@ impl Neighbours {
             fixed_addr: file.addr.is_some(),
             joining: std::sync::Mutex::new(Some(joining)),
             etcd_image: manifest::image_of(&config.manifest_text()?, ETCD)?,
-            joined_at: std::sync::Mutex::default(),
+            joined_at: std::sync::Mutex::new(joined_at),
             recovering: tokio::sync::Mutex::default(),
         }))
     }
@@ -240,12 +243,15 @@ impl Neighbours {
         futures_util::future::join_all(asked).await.contains(&true)
     }
 
-    /// When this host joined, if it is known: that is not of interest to the others any more once it was removed.
-    fn joined_at(&self) -> Option<Timestamp> {
-        let known = self.grid.now().hosts.get(&self.id).map(|record| record.joined_at);
+    /// When this host joined, if it is known.
+    pub(crate) fn joined_at(&self) -> Option<Timestamp> {
+        *self.joined_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// When this host joined; as etcd says if nothing else does, and that counts from then on.
+    fn joined_at_or(&self, there: Timestamp) -> Timestamp {
         let mut kept = self.joined_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *kept = kept.or(known);
-        *kept
+        *kept.get_or_insert(there)
     }
 
     /// Why etcd does not know this host.
@@ -257,22 +263,21 @@ impl Neighbours {
     /// Tells the others where this host is.
     pub(crate) async fn tell(&self, etcd: &Keyspace, subnet: Cidr) -> Result<(), Lost> {
         let key = format!("{HOSTS}{}", self.id);
-        let known = self.grid.now().hosts.get(&self.id).cloned();
-        let found = etcd.get(&key).await?;
-        let Some(found) = found else {
+        let Some(found) = etcd.get(&key).await? else {
             if !etcd.list(HOSTS).await?.entries.is_empty() {
                 return Err(self.why_unknown(etcd).await?);
             }
-            let Some(record) = known else { return Err(Lost::Forgotten) };
-            return self.found(etcd, &key, self.record(&record, subnet)).await;
+            let Some(joined_at) = self.joined_at() else { return Err(Lost::Forgotten) };
+            return self.found(etcd, &key, self.record(joined_at, subnet)).await;
         };
         let there: Option<Record> = serde_json::from_slice(&found.value).ok();
-        let joined = known.as_ref().or(there.as_ref()).cloned();
-        let (Some(joined), Some(there)) = (joined, there) else { return Err(Lost::Forgotten) };
-        if joined.joined_at != there.joined_at {
+        let Some(there) = there else { return Err(Lost::Forgotten) };
+        let joined_at = self.joined_at_or(there.joined_at);
+        // An older one is of a machine that this one came after: recovering etcd lost that, and the other leaves.
+        if there.joined_at > joined_at {
             return Err(Lost::Another(self.id.clone()));
         }
-        let record = self.record(&joined, subnet);
+        let record = self.record(joined_at, subnet);
         if record != there {
             let value = serde_json::to_vec(&record).expect("a record serialises");
             let put = Transaction::new().when_unchanged(&key, found.mod_revision).put(&key, value);
@@ -285,9 +290,9 @@ impl Neighbours {
         Ok(())
     }
 
-    fn record(&self, known: &Record, subnet: Cidr) -> Record {
+    fn record(&self, joined_at: Timestamp, subnet: Cidr) -> Record {
         let (addr, tunnel_port) = (self.addr, self.tunnel_port);
-        Record { addr, tunnel_port, subnet: Some(subnet), joined_at: known.joined_at }
+        Record { addr, tunnel_port, subnet: Some(subnet), joined_at }
     }
 
     /// The first host is the first to say who there is.
@@ -350,7 +355,6 @@ impl Reconcile for Place {
 
     async fn reconcile(&mut self) -> Result<(), io::Error> {
         let Self { neighbours, host, etcd, subnet, file, lifetime, renewed } = self;
-        neighbours.joined_at();
         if !neighbours.fixed_addr
             && let Ok(addr) = address(file, &neighbours.grid)
             && addr != neighbours.addr

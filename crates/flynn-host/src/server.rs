@@ -45,7 +45,7 @@ use crate::{
     etcd::Role,
     garbage::Garbage,
     host::{Host, Settings},
-    identity::{self, Folders, HostFile},
+    identity::{self, Folders, HostFile, IdentityError},
     jobs::{
         addresses::Addresses,
         announce::Announcer,
@@ -111,7 +111,9 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         None
     } else {
         let opened = Neighbours::open(&config, &file, &folders, role.clone(), lifetime).await;
-        Some(opened.context("becoming one of several hosts")?)
+        let opened = opened.context("becoming one of several hosts")?;
+        note_joining(&folders, &mut file, &opened)?;
+        Some(opened)
     };
     until_engine_answers(&engine).await?;
     let http = health::client();
@@ -164,6 +166,21 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
 struct Several {
     neighbours: Option<Arc<Neighbours>>,
     etcd: Keyspace,
+}
+
+/// Keeps when this host joined, which an older daemon did not.
+fn note_joining(
+    folders: &Folders,
+    file: &mut HostFile,
+    neighbours: &Neighbours,
+) -> Result<(), IdentityError> {
+    match (file.joined_at, neighbours.joined_at()) {
+        (None, Some(at)) => {
+            file.joined_at = Some(at);
+            identity::write(folders, file)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn until_engine_answers(engine: &Engine) -> anyhow::Result<()> {

@@ -166,7 +166,8 @@ mod tests {
 
     fn host(id: &str) -> HostFile {
         let range = "10.9.0.0/22".parse().unwrap();
-        HostFile { id: id.into(), range, subnet: None, tags: BTreeMap::new(), addr: None }
+        let (subnet, tags, addr, joined_at) = Default::default();
+        HostFile { id: id.into(), range, subnet, tags, addr, joined_at }
     }
 
     #[tokio::test]

@@ -50,6 +50,10 @@ fn record(joined_at: &str) -> Vec<u8> {
 
 /// Waits until a host has ended all it ran and does not start again.
 async fn has_left(host: &mut Fixture) {
+    has_left_because(host, "was removed from its cluster").await;
+}
+
+async fn has_left_because(host: &mut Fixture, why: &str) {
     let noted = host.dir.path().join("host/removed.json");
     wait_until_for(LIMIT, "the host notes that it was removed", async || {
         if noted.exists() { Ok(()) } else { Err(host.client().jobs().await.map(|jobs| jobs.len())) }
@@ -57,7 +61,7 @@ async fn has_left(host: &mut Fixture) {
     .await;
     host.stop_daemon().await;
     let refused = host.try_to_start().await.err().unwrap().to_string();
-    assert!(refused.contains("was removed from its cluster"), "{refused}");
+    assert!(refused.contains(why), "{refused}");
     let left = docker(&["ps", "-aq", "--filter", &format!("label=flynn.host={}", host.prefix)]);
     assert_eq!(left, "", "nothing of it runs");
 }
@@ -104,6 +108,33 @@ async fn a_host_that_is_removed_while_it_runs_stops_its_jobs_and_stays_away() {
         .put(format!("/flynn/removed/{}", host.prefix), joined_at);
     etcd.commit(removal).await.unwrap();
     has_left(&mut host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_id_another_machine_took_over_leaves() {
+    let mut host = Fixture::start_several().await;
+    let (etcd, key) = (host.keyspace().await, format!("/flynn/hosts/{}", host.prefix));
+    let kept = std::fs::read(host.dir.path().join("host/host.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    let known = async || {
+        let found = etcd.get(&key).await.unwrap().unwrap();
+        serde_json::from_slice::<Value>(&found.value).unwrap()
+    };
+    let joined_at = known().await["joined_at"].clone();
+    assert_eq!(kept["joined_at"], joined_at);
+    let put = async |at: &str| {
+        etcd.commit(Transaction::new().put(key.clone(), record(at))).await.unwrap();
+    };
+    // What a recovery brought back is of a machine before this one.
+    put("2020-01-02T03:04:05Z").await;
+    wait_until_for(LIMIT, "the host says who it is", async || {
+        let now = known().await;
+        if now["joined_at"] == joined_at { Ok(()) } else { Err(now) }
+    })
+    .await;
+    put("2099-01-02T03:04:05Z").await;
+    has_left_because(&mut host, "another machine has joined the cluster").await;
+    assert_eq!(known().await["joined_at"], "2099-01-02T03:04:05Z");
 }
 
 #[tokio::test(flavor = "multi_thread")]

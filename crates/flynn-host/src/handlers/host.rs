@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::PoisonError,
+};
 
 use api::{
     host::{HostStatus, Invite},
@@ -7,10 +11,11 @@ use api::{
 };
 use axum::{Json, extract::State};
 use daemon::{ApiError, Body};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    identity,
+    identity::{self, HostFile},
     routes::{Alone, App},
 };
 
@@ -72,17 +77,19 @@ pub(crate) async fn invite(State(app): State<App>) -> Result<Json<Invite>, ApiEr
     let failed = |err: identity::IdentityError| {
         ApiError::internal("becoming the first of several hosts", &err)
     };
-    let (id, fixed) = {
-        let file = app.host.file.lock().unwrap_or_else(PoisonError::into_inner);
-        (file.id.clone(), file.addr)
-    };
-    let addr = match fixed {
+    identity::ensure_authority(&app.host.folders).map_err(failed)?;
+    let Alone { tunnel_port, etcd_peer_port } = app.alone;
+    let mut file = app.host.file.lock().unwrap_or_else(PoisonError::into_inner);
+    let addr = match file.addr {
         Some(addr) => addr,
         None => identity::own_address(None).map_err(failed)?,
     };
-    identity::ensure_authority(&app.host.folders).map_err(failed)?;
-    let Alone { tunnel_port, etcd_peer_port } = app.alone;
-    identity::grow(&app.host.folders, &id, addr, tunnel_port, etcd_peer_port).map_err(failed)?;
+    let now = Timestamp::now();
+    let grown = HostFile { joined_at: Some(now), ..file.clone() };
+    identity::write(&app.host.folders, &grown).map_err(failed)?;
+    let tunnel = SocketAddrV4::new(addr, tunnel_port);
+    identity::grow(&app.host.folders, &grown.id, tunnel, etcd_peer_port, now).map_err(failed)?;
+    *file = grown;
     app.host.lifetime.end();
     let message =
         "this host was alone and starts anew, to be found by others; ask again in a moment";
