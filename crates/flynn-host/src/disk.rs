@@ -5,12 +5,15 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
     os::fd::OwnedFd,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::Path,
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, openat, statat},
+    fs::{
+        AtFlags, Dir, FallocateFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fchown, openat,
+        statat,
+    },
     io::Errno,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -115,8 +118,16 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder for a container's user, 0700. One that was another's becomes that user's with all that is in it; who
-/// had it runs no more.
+/// Whose a folder is; `None` if there is none.
+pub(crate) fn owner(path: &Path) -> io::Result<Option<u32>> {
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok(Some(there.uid())),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Makes a folder for a container's user, 0700. One that was another's becomes that user's with all that is in it.
 pub(crate) fn user_dir(path: &Path, user: u32) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => {
@@ -133,22 +144,35 @@ pub(crate) fn user_dir(path: &Path, user: u32) -> io::Result<()> {
 }
 
 /// Gives a folder to a user: what is in it first, so that one that was given is given wholly, whenever the power fails.
-/// Of what is in it nothing is followed.
+/// Somebody may change it meanwhile: nothing is followed out of it.
 fn give(path: &Path, user: u32) -> io::Result<()> {
-    let mut folders = vec![path.to_owned()];
-    let mut seen = 0;
-    while let Some(folder) = folders.get(seen).cloned() {
-        seen += 1;
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                lchown(entry.path(), Some(user), Some(user))?;
+    let top = rustix::fs::open(path, FOLDER, Mode::empty())?;
+    give_open(top, (Uid::from_raw(user), Gid::from_raw(user)), FOLDERS_DEEP)
+}
+
+fn give_open(folder: OwnedFd, to: (Uid, Gid), depth: usize) -> io::Result<()> {
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match openat(&folder, name, FOLDER, Mode::empty()) {
+            Ok(below) => {
+                let depth = depth.checked_sub(1).ok_or(io::ErrorKind::InvalidFilename)?;
+                give_open(below, to, depth)?;
             }
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                match chownat(&folder, name, Some(to.0), Some(to.1), AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => {}
+                    given => given?,
+                }
+            }
+            Err(err) => return Err(err.into()),
         }
     }
-    folders.iter().rev().try_for_each(|folder| lchown(folder, Some(user), Some(user)))
+    Ok(fchown(&folder, Some(to.0), Some(to.1))?)
 }
 
 /// Bytes of disk that is taken by what is below a folder, which may change meanwhile: nothing is followed out of it.
@@ -226,6 +250,37 @@ mod tests {
         }
         assert_eq!(of(&outside), before);
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_link_while_it_is_given_leads_nowhere() {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("passwd"), "").unwrap();
+        fs::create_dir_all(volume.join("folder")).unwrap();
+        fs::write(volume.join("folder/passwd"), "").unwrap();
+        let link = volume.join("link");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        let owners = || [&outside, &outside.join("passwd")].map(|p| fs::metadata(p).unwrap().uid());
+        let before = owners();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let folder = volume.join("folder");
+                    renameat_with(CWD, &folder, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            for user in (0..3000).map(|n| 1_050_000 + n % 2) {
+                // What changes under its hands may fail.
+                let _ = give(&volume, user);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(owners(), before);
     }
 
     #[test]

@@ -13,7 +13,9 @@ use daemon::Lifetime;
 use tokio::sync::Semaphore;
 
 use crate::{
-    backend::{engine::Engine, fetched::FetchedImages, peers::Peers, slug::Slugs},
+    backend::{
+        engine::Engine, fetched::FetchedImages, named_user::NamedUsers, peers::Peers, slug::Slugs,
+    },
     domain::net::Cidr,
     identity::{Folders, HostFile},
     jobs::{
@@ -35,6 +37,7 @@ pub(crate) struct Host {
     pub(crate) peers: Peers,
     /// Images that were pushed.
     pub(crate) fetched: FetchedImages,
+    pub(crate) named_users: NamedUsers,
     pub(crate) volumes: Volumes,
     pub(crate) sizes: Sizes,
     /// Turns of the hosts that are given images.
@@ -45,7 +48,6 @@ pub(crate) struct Host {
     pub(crate) deaths: Deaths,
     pub(crate) layers: Layers,
     pub(crate) terms: Terms,
-    pub(crate) http: reqwest::Client,
     pub(crate) lifetime: Lifetime,
     /// Orders are accepted one by one, so that the same one twice at once is one.
     pub(crate) accepting: Arc<tokio::sync::Mutex<()>>,

@@ -139,17 +139,13 @@ impl Layer0 {
             let role = roles.borrow_and_update().clone();
             match manifest.services(&role) {
                 Ok(services) => {
-                    if role == Role::Client
-                        && let Err(err) = self.without(ETCD, &self.folders.etcd_data()).await
-                    {
-                        warn!(
-                            error = &err as &dyn Error,
-                            "what is left of etcd could not be removed"
-                        );
-                    }
+                    // While something of its member is left the host cannot be given another one.
+                    let left = role == Role::Client;
                     tokio::select! {
-                        changed = roles.changed() => if changed.is_err() { return self.keep(&services, stop).await },
-                        () = self.keep(&services, stop.child_token()) => return,
+                        changed = roles.changed() => if changed.is_err() {
+                            return self.keep(&services, left, stop).await
+                        },
+                        () = self.keep(&services, left, stop.child_token()) => return,
                     }
                 }
                 Err(err) => {
@@ -286,14 +282,24 @@ impl Layer0 {
         })
     }
 
-    /// Keeps the services running: the engine restarts what dies, this what was stopped or removed.
-    async fn keep(&self, services: &[Service], stop: CancellationToken) {
+    /// Keeps the services running: the engine restarts what dies, this what was stopped or removed. `left`: something of
+    /// etcd may be left that is not to run here any more.
+    async fn keep(&self, services: &[Service], mut left: bool, stop: CancellationToken) {
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
+            }
+            if left {
+                match self.without(ETCD, &self.folders.etcd_data()).await {
+                    Ok(()) => left = false,
+                    Err(err) => warn!(
+                        error = &err as &dyn Error,
+                        "what is left of etcd could not be removed; trying again"
+                    ),
+                }
             }
             for service in services {
                 if let Err(err) = self.revive(service).await {
@@ -336,9 +342,68 @@ impl Manifest {
     }
 }
 
+/// Asks whether a service is ready.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        // What a new connection sees counts.
+        .pool_max_idle_per_host(0)
+        .build()
+        .expect("the options of the HTTP client are valid")
+}
+
 fn digest(service: &Service, image: &str) -> String {
     let described = serde_json::to_vec(service).expect("a service serialises");
     let user = LAYER0.to_string();
     let digest = Sha256::new().chain_update(described).chain_update(image).chain_update(user);
     hex::encode(digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::{Router, http::StatusCode};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// An engine that is out of order at first, and has no containers.
+    async fn engine(listener: UnixListener) {
+        let asked = AtomicU32::new(0);
+        let answer = async move || match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::NOT_FOUND,
+        };
+        let answer = std::sync::Arc::new(answer);
+        let router = Router::new().fallback(async move || answer().await);
+        axum::serve(listener, router).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_etcd_is_removed_also_if_that_fails_at_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let layer0 = Layer0 {
+            engine: Engine::connect(&socket).unwrap(),
+            folders: Folders::new(dir.path()),
+            prefix: "x".into(),
+            http: client(),
+        };
+        let data = layer0.folders.etcd_data();
+        std::fs::create_dir(&data).unwrap();
+        let stop = CancellationToken::new();
+        let gone =
+            testkit::wait_until_for(Duration::from_secs(60), "the data is gone", async || {
+                if data.exists() { Err("it is there") } else { Ok(()) }
+            });
+        tokio::select! {
+            () = engine(listener) => unreachable!("it serves for ever"),
+            () = layer0.keep(&[], true, stop) => unreachable!("nobody stops it"),
+            () = gone => {}
+        }
+    }
 }

@@ -12,13 +12,15 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    backend::engine::{Engine, EngineError},
+    backend::engine::{Engine, EngineError, Listed},
+    config::Config,
     disk::{self, Durable},
-    domain::{job::Observed, spec::LABEL_HOST},
+    domain::{job::Observed, manifest, spec::LABEL_HOST},
+    etcd_restore::{self, LABEL_RESTORES},
     grid::HOSTS,
     host::Host,
     identity::Folders,
-    layer0::LABEL_DIGEST,
+    layer0::{ETCD, LABEL_DIGEST},
 };
 
 /// Below it: a key a host that was removed, whose value is when that one had joined.
@@ -109,6 +111,9 @@ pub(crate) enum Gone {
     /// The engine.
     #[error("what this host ran could not be removed")]
     Engine(#[from] EngineError),
+    /// What it ran is not known.
+    #[error(transparent)]
+    Manifest(#[from] anyhow::Error),
 }
 
 /// Refuses to start a host that was removed, once nothing of it runs any more.
@@ -116,15 +121,42 @@ pub(crate) async fn check(
     engine: &Engine,
     folders: &Folders,
     id: &str,
-    prefix: &str,
+    config: &Config,
 ) -> Result<(), Gone> {
     let Some(left) = disk::read_json::<Left>(&folders.removed_file())? else { return Ok(()) };
-    let services = engine.listed(LABEL_DIGEST).await?.into_iter();
-    let services = services.filter(|one| one.name.starts_with(&format!("{prefix}-")));
-    let jobs = engine.listed(&format!("{LABEL_HOST}={id}")).await?;
-    for container in services.chain(jobs) {
-        info!("removing {}", container.name);
-        engine.remove(&container.id).await?;
+    let services = manifest::ids(&config.manifest_text()?).map_err(anyhow::Error::from)?;
+    let names = layer0_names(&config.prefix, &services);
+    let mut ours = engine.listed(LABEL_DIGEST).await?;
+    ours.extend(engine.listed(LABEL_RESTORES).await?);
+    ours.retain(|one| names.contains(&one.name));
+    ours.extend(engine.listed(&format!("{LABEL_HOST}={id}")).await?);
+    for Listed { id, name, .. } in ours {
+        info!("removing {name}");
+        engine.remove(&id).await?;
     }
     Err(Gone::Removed(left.why))
+}
+
+/// The whole names of layer 0's containers: another installation's on this machine may begin as this one's do.
+fn layer0_names(prefix: &str, services: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = services.iter().map(|id| format!("{prefix}-{id}")).collect();
+    names.push(etcd_restore::container_name(&format!("{prefix}-{ETCD}")));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_here_of_layer_0_is_known_by_its_whole_name() {
+        let services = manifest::ids(manifest::BUILT_IN).unwrap();
+        let names = layer0_names("flynn", &services);
+        for name in ["flynn-etcd", "flynn-etcd-restore", "flynn-discoverd"] {
+            assert!(names.contains(&name.into()), "{name} is not in {names:?}");
+        }
+        // Of another installation, whose prefix is flynn-b.
+        let others = layer0_names("flynn-b", &services);
+        assert!(others.iter().all(|name| !names.contains(name)), "{others:?}");
+    }
 }

@@ -29,6 +29,7 @@ use crate::{
     backend::{
         engine::Engine,
         fetched::FetchedImages,
+        named_user::NamedUsers,
         network::{JobNetwork, NetworkError, Overlay},
         peers::Peers,
         slug::Slugs,
@@ -51,13 +52,12 @@ use crate::{
         announce::Announcer,
         container::{self, extra_ca},
         deaths::Deaths,
-        health,
         journal::Journal,
         limits::Layers,
         registry::Registry,
         restore::restore,
     },
-    layer0::{Layer0, Manifest},
+    layer0::{self, Layer0, Manifest},
     leaving, logs,
     neighbours::{Neighbours, Place},
     recovery,
@@ -105,7 +105,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     disk::make_private(folders.root()).context("closing the data folder to others")?;
     let cluster_key = identity::cluster_key(&folders)?;
     let engine = Engine::connect(&config.docker_socket)?;
-    leaving::check(&engine, &folders, &file.id, &config.prefix).await?;
+    leaving::check(&engine, &folders, &file.id, &config).await?;
     let role = Role::read(&folders).context("reading host/etcd.json")?;
     let neighbours = if role.is_alone() {
         None
@@ -116,12 +116,11 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         Some(opened)
     };
     until_engine_answers(&engine).await?;
-    let http = health::client();
     let layer0 = Layer0 {
         engine: engine.clone(),
         folders: folders.clone(),
         prefix: config.prefix.clone(),
-        http: http.clone(),
+        http: layer0::client(),
     };
     let mut manifest = Manifest {
         config: config.clone(),
@@ -147,7 +146,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
 
     let journal = Journal::open(&folders.jobs()).context("opening the journal")?;
     disk::private_dir(&folders.logs()).context("making the folder of logs")?;
-    let parts = Parts { config: &config, folders, file, cluster_key, engine, http };
+    let parts = Parts { config: &config, folders, file, cluster_key, engine };
     let several = neighbours.as_deref().map(|neighbours| (neighbours, &etcd));
     let host = Arc::new(parts.host(subnet, several, journal.clone(), lifetime)?);
     keep_deaths(&host);
@@ -236,7 +235,6 @@ struct Parts<'a> {
     file: HostFile,
     cluster_key: String,
     engine: Engine,
-    http: reqwest::Client,
 }
 
 impl Parts<'_> {
@@ -296,6 +294,7 @@ impl Parts<'_> {
             ),
             sizes: Sizes::default(),
             fetched: FetchedImages::new(self.engine.clone(), shelf.clone(), &config.prefix),
+            named_users: NamedUsers::new(self.engine.clone(), &self.file.id, &config.prefix),
             slugs: Slugs::new(self.engine.clone(), shelf, &config.prefix),
             peers,
             exports: Arc::new(Semaphore::new(EXPORTS)),
@@ -306,7 +305,6 @@ impl Parts<'_> {
             terms: Terms::open(self.folders.terms()).context("reading the highest term")?,
             folders: self.folders.clone(),
             engine: self.engine.clone(),
-            http: self.http.clone(),
             lifetime: lifetime.clone(),
             accepting: Arc::default(),
         })

@@ -4,8 +4,9 @@
 
 mod support;
 
+use api::host::Status;
 use serde_json::json;
-use support::{Fixture, LIMIT, ended, run, shell_with};
+use support::{Fixture, LIMIT, ended, image_with, run, shell, shell_with};
 use testkit::wait_until_for;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,4 +39,21 @@ async fn etcd_is_asked_by_the_hosts_own_daemons_and_by_no_other_process() {
     assert_eq!(said(false).await, ["1000", "is refused"]);
     assert_eq!(said(true).await, ["1048574", "asks"]);
     assert!(host.keyspace().await.get("/").await.is_ok(), "this process is root");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_asks_for_a_caller_runs_nothing_by_whatever_name() {
+    let host = Fixture::start().await;
+    let users = "root:x:0:0::/:/bin/sh\nsly:x:1048575:5::/:/bin/sh\nweb:x:1001:5::/:/bin/sh\n";
+    let said = async |user: &str| {
+        let mut job = shell("id -u");
+        job.image = image_with(&host, users, user);
+        let done = host.run(&job, ended).await;
+        let log = host.log(job.id, None, false).await;
+        (done.status, log.into_iter().map(|(_, msg)| msg).collect::<Vec<_>>())
+    };
+    for user in ["sly", "1048574"] {
+        assert_eq!(said(user).await, (Status::Failed, Vec::new()), "{user}");
+    }
+    assert_eq!(said("web").await, (Status::Done, vec!["1001".to_owned()]));
 }

@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
+
 use api::host::Status;
 use serde_json::json;
-use support::{Fixture, LIMIT, ended, is, shell_with};
+use support::{Fixture, LIMIT, ended, image_with, is, shell_with};
 use testkit::wait_until_for;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,4 +58,36 @@ async fn a_volume_goes_when_no_job_has_it_and_not_before() {
         job.exit_status == Some(0)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_volume_stays_whose_it_is_while_a_job_is_at_work_in_it() {
+    let host = Fixture::start().await;
+    let volume = || json!({ "volumes": [{ "name": "both", "path": "/data", "shared": true }] });
+    let serving = shell_with(
+        "touch /data/one; until [ -e /data/two ]; do sleep 0.1; done; touch /data/three; exec sleep 1000",
+        volume(),
+    );
+    host.run(&serving, is(Status::Running)).await;
+    let folder = host.dir.path().join("volumes/both");
+    let there = async |name: &str| {
+        wait_until_for(LIMIT, "the job writes", async || {
+            std::fs::metadata(folder.join(name)).map(|file| file.uid()).map_err(|e| e.to_string())
+        })
+        .await
+    };
+    assert_eq!(there("one").await, 1000);
+    // The next release's image has another user.
+    let image = image_with(&host, "web:x:1001:1001::/:/bin/sh\n", "1001");
+    let mut next = shell_with("touch /data/two && id -u", volume());
+    next.image.clone_from(&image);
+    let done = host.run(&next, ended).await;
+    assert_eq!(done.status, Status::Done, "{done:?}");
+    assert_eq!(there("three").await, 1000, "the one that serves still writes");
+    host.client().stop_job(serving.id).await.unwrap();
+    host.wait(serving.id, ended).await;
+    let mut alone = shell_with("echo of $(id -u) > /data/one", volume());
+    alone.image = image;
+    let done = host.run(&alone, ended).await;
+    assert_eq!((done.status, there("one").await), (Status::Done, 1001));
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod fetched;
+pub(crate) mod named_user;
 pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod raw;

@@ -78,6 +78,12 @@ pub(crate) fn image_of(text: &str, id: &str) -> Result<String, BadManifest> {
     Ok(named.filter(|image| !image.is_empty()).unwrap_or_else(|| format!("flynn/{id}")))
 }
 
+/// The names of all services, whether they run here or not.
+pub(crate) fn ids(text: &str) -> Result<Vec<String>, BadManifest> {
+    let services: Vec<Service> = serde_json::from_str(text).map_err(BadManifest::Form)?;
+    Ok(services.into_iter().map(|service| service.id).collect())
+}
+
 /// The services with every template filled in.
 pub(crate) fn render(
     text: &str,

@@ -24,6 +24,14 @@ pub(crate) fn content(tar: &[u8]) -> Option<&[u8]> {
     if matches!(head[156], b'0' | 0) { tar.get(BLOCK..)?.get(..size) } else { None }
 }
 
+/// Where the one entry of an archive leads, which is a link.
+pub(crate) fn link(tar: &[u8]) -> Option<&str> {
+    let head = tar.get(..BLOCK).filter(|head| head[156] == b'2')?;
+    let to = std::str::from_utf8(&head[157..257]).ok()?;
+    // A longer one is told otherwise, and then this is cut off.
+    Some(to.trim_end_matches('\0')).filter(|to| to.len() < 100)
+}
+
 fn one(name: &str, kind: u8, mode: u64, owner: u32, content: &[u8]) -> Vec<u8> {
     let mut tar = vec![0; BLOCK];
     tar.extend_from_slice(content);
@@ -52,5 +60,11 @@ mod tests {
         assert_eq!(content(&file("etc/passwd", &text)), Some(&text[..]));
         assert_eq!(content(&tmp_folder("tmp/")), None);
         assert_eq!(content(&file("etc/passwd", &text)[..700]), None);
+        assert_eq!(link(&file("etc/passwd", &text)), None);
+        let mut leads = one("etc/passwd", b'2', 0o777, 0, b"");
+        leads[157..160].copy_from_slice(b"/to");
+        assert_eq!(link(&leads), Some("/to"));
+        leads[157..257].fill(b'x');
+        assert_eq!(link(&leads), None, "it may go on");
     }
 }

@@ -35,8 +35,8 @@ fn socket(text: &str) -> Option<SocketAddr> {
 /// What goes on at a port that is listened on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
-    /// Connections that were made and that the process has not taken yet.
-    pub(crate) waiting: usize,
+    /// Where connections are from that were made and that the process has not taken yet, also those that were given up.
+    pub(crate) waiting: BTreeSet<SocketAddr>,
     /// Where those are from that it has taken.
     pub(crate) taken: BTreeSet<SocketAddr>,
 }
@@ -54,11 +54,25 @@ impl Traffic {
                 continue;
             }
             match inode {
-                "0" => self.waiting += 1,
-                _ => self.taken.extend(socket(remote)),
+                "0" => self.waiting.extend(peer(remote)),
+                _ => self.taken.extend(peer(remote)),
             }
         }
     }
+
+    /// Leaves out those that are one's own: answers which of them are still there.
+    pub(crate) fn without(&mut self, own: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+        let there = |from: &&SocketAddr| self.waiting.contains(*from) || self.taken.contains(*from);
+        let there = own.iter().filter(there).copied().collect();
+        self.waiting.retain(|from| !own.contains(from));
+        self.taken.retain(|from| !own.contains(from));
+        there
+    }
+}
+
+/// Where a connection is from: the same in both tables, whichever a process listens by.
+fn peer(text: &str) -> Option<SocketAddr> {
+    socket(text).map(|from| SocketAddr::new(from.ip().to_canonical(), from.port()))
 }
 
 /// Groups of eight hex digits, each a 32-bit word in the machine's order.
@@ -141,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_counted_and_who_was_taken_is_named() {
+    fn who_waits_and_who_was_taken_is_named_and_oneself_is_left_out() {
         let line = |remote: &str, state: &str, inode: u32| {
             format!(
                 "0: 0100007F:1F90 {remote} {state} 00000000:00000000 00:00000000 00000000 1000 0 {inode}\n"
@@ -159,7 +173,13 @@ mod tests {
         ];
         let mut traffic = Traffic::default();
         traffic.add(&format!("{HEAD}{}{other}", lines.concat()), 8080);
-        assert_eq!(traffic, Traffic { waiting: 2, taken: sockets(&["127.0.0.1:3"]) });
+        let waiting = sockets(&["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(traffic, Traffic { waiting, taken: sockets(&["127.0.0.1:3"]) });
+        let own = sockets(&["127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:9"]);
+        assert_eq!(traffic.without(&own), sockets(&["127.0.0.1:2", "127.0.0.1:3"]));
+        let waiting = sockets(&["127.0.0.1:1"]);
+        assert_eq!(traffic, Traffic { waiting, taken: BTreeSet::new() });
+        assert_eq!(peer("0000000000000000FFFF00000100007F:0001"), peer("0100007F:0001"));
     }
 
     #[test]

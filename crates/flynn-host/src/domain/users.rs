@@ -61,7 +61,43 @@ pub(crate) fn of_process(status: &str) -> impl Iterator<Item = u32> {
 /// image.
 pub(crate) fn is_above_itself(job: &Job, status: &str) -> bool {
     let own = is_router(job).then_some(ROUTER);
-    of_process(status).any(|user| [0, LAYER0, ROUTER].contains(&user) && Some(user) != own)
+    of_process(status).any(|user| is_above(user) && Some(user) != own)
+}
+
+/// Whether a user is root's, or one of those whom etcd answers.
+pub(crate) fn is_above(user: u32) -> bool {
+    [0, LAYER0, ROUTER].contains(&user)
+}
+
+/// Whom an image asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked<'a> {
+    /// One by whom a job may run, or that does not count.
+    Good,
+    /// One by whom none may.
+    Above,
+    /// Whoever has that name in the image.
+    Name(&'a str),
+}
+
+/// Whom an image asks for by whose user a job would run.
+pub(crate) fn asked<'a>(job: &Job, image_user: &'a str) -> Asked<'a> {
+    if of_job(job, image_user).is_some() {
+        return Asked::Good;
+    }
+    let user = image_user.split(':').next().unwrap_or_default();
+    match user.parse::<i64>() {
+        Err(_) => Asked::Name(user),
+        Ok(number) if u32::try_from(number).is_ok_and(|user| !is_above(user)) => Asked::Good,
+        Ok(_) => Asked::Above,
+    }
+}
+
+/// Whether a name may stand for one by whom no job runs, as the engine reads `/etc/passwd`: what is no number is 0.
+pub(crate) fn may_be_above(passwd: &str, name: &str) -> bool {
+    let users = passwd.lines().map(|line| line.trim().split(':'));
+    let mut own = users.filter_map(|mut fields| (fields.next()? == name).then(|| fields.nth(1)));
+    own.any(|user| user.and_then(|user| user.parse().ok()).is_none_or(is_above))
 }
 
 /// `/etc/passwd` or `/etc/group` with another number for the platform's user: what asks for its own name finds one.
@@ -116,6 +152,24 @@ mod tests {
         for (user, refused) in [(0, true), (LAYER0, true), (ROUTER, true), (1000, false)] {
             assert_eq!(is_above_itself(&job(None), &status(user)), refused, "{user}");
         }
+    }
+
+    #[test]
+    fn who_no_job_may_be_is_refused_by_number_and_by_name() {
+        let job = job(Some("one"));
+        for user in ["1048575", "+1048574:5", "4294967296", "-1"] {
+            assert_eq!(asked(&job, user), Asked::Above, "{user}");
+        }
+        for user in ["1000", "", "root", "0:0"] {
+            assert_eq!(asked(&job, user), Asked::Good, "{user}");
+        }
+        assert_eq!(asked(&job, "web:5"), Asked::Name("web"));
+        let above =
+            |line: &str| may_be_above(&format!("root:x:0:0\n{line}\nweb:x:1000:0\n"), "web");
+        for line in ["web:x:0:0", " web:x:1048575:", "web:x::", "web", "web:x:x", "web:x:+0"] {
+            assert!(above(line), "{line}");
+        }
+        assert!(!above("we:x:0:0"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use api::{
 };
 use bollard::{body_full, query_parameters::UploadToContainerOptionsBuilder};
 
-use super::registry::own_address;
+use super::{owners, registry::own_address};
 use crate::{
     backend::{
         engine::{EngineError, Image, of},
@@ -24,7 +24,7 @@ use crate::{
     domain::{
         single_tar,
         spec::{self, Place},
-        users,
+        users::{self, Asked},
     },
     host::Host,
 };
@@ -144,13 +144,8 @@ pub(crate) async fn create(
     image: &Image,
 ) -> Result<String, StartError> {
     let job = &active.job;
-    for volume in &job.config.volumes {
-        let folder = spec::volume_dir(&host.folders.volumes(), &volume.name);
-        let user = users::of_volumes(job, &image.user);
-        let made = tokio::task::spawn_blocking(move || disk::user_dir(&folder, user)).await;
-        let made = made.map_err(io::Error::other).flatten();
-        made.map_err(|source| StartError::Volume { volume: volume.name.clone(), source })?;
-    }
+    refuse_who_is_above(host, job, image).await?;
+    let of_volumes = owners::make_volumes(host, job, &image.user).await?;
     let scratch = spec::scratch(job, &image.volumes, &scratch_dir(host, job.id));
     make_scratch(host, job.id, &scratch).await?;
     let settings = &host.settings;
@@ -171,7 +166,10 @@ pub(crate) async fn create(
         entry: entry.and_then(|entry| serde_json::to_string(&entry).ok()).unwrap_or_default(),
     };
     let name = name(host, job.id);
-    let spec = spec::container(job, &place);
+    let mut spec = spec::container(job, &place);
+    if let Some(user) = of_volumes {
+        spec.user = Some(format!("{user}:{user}"));
+    }
     let container = match host.engine.create(&name, spec.clone()).await {
         // One of an earlier process of this job, which did not get as far as being removed.
         Err(err) if err.is_conflict() => {
@@ -187,6 +185,16 @@ pub(crate) async fn create(
         made.map_err(of(|| "make a folder for temporary files".into()))?;
     }
     Ok(container)
+}
+
+/// Refuses an image whose user is one by whom no job runs, before anything of it does.
+async fn refuse_who_is_above(host: &Host, job: &Job, image: &Image) -> Result<(), StartError> {
+    let is_above = match users::asked(job, &image.user) {
+        Asked::Good => false,
+        Asked::Above => true,
+        Asked::Name(name) => host.named_users.may_be_above(image, name).await?,
+    };
+    if is_above { Err(StartError::Root) } else { Ok(()) }
 }
 
 /// Whether a process that was just started is root, or layer 0. One that is over already is not asked.

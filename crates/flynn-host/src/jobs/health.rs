@@ -2,9 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    error::Error,
     fs, io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,14 +14,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use tracing::warn;
-
+use super::asking::{get, is_ours, unknown};
 use crate::domain::sockets::{self, Traffic};
 
 /// Longest time a connection within the host may take.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Longest time an http check may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Connections of a process's checks that are remembered before it is looked which of them are over.
+const OWN: usize = 64;
 /// First pause while a job comes up; grows to [`SLOWEST`].
 const FIRST: Duration = Duration::from_millis(10);
 /// Longest pause while a job comes up.
@@ -85,10 +86,14 @@ struct Queue {
 /// The checks of one process.
 #[derive(Debug)]
 pub(crate) struct Health {
-    checks: Vec<(u16, HealthCheck)>,
+    checks: Arc<[(u16, HealthCheck)]>,
     ip: IpAddr,
     pid: i64,
-    http: reqwest::Client,
+    /// Where the checks' own connections were from: one that the process never took still waits there, though it was
+    /// closed, and is nobody whom it keeps waiting.
+    own: BTreeSet<SocketAddr>,
+    /// So many of them are too many.
+    own_max: usize,
     deadline: Instant,
     start_timeout: Duration,
     pause: Duration,
@@ -101,6 +106,8 @@ pub(crate) struct Health {
     queue: Option<Queue>,
     /// [`BUSY`].
     busy: Duration,
+    /// [`ANSWER`].
+    answer: Duration,
 }
 
 impl Health {
@@ -110,7 +117,6 @@ impl Health {
         job: &Job,
         ip: IpAddr,
         pid: i64,
-        http: reqwest::Client,
         ran: Duration,
         settle: Duration,
         was_up: bool,
@@ -119,7 +125,7 @@ impl Health {
             let check = port.service.as_ref()?.check.clone()?;
             Some((port.port, check))
         };
-        let checks: Vec<(u16, HealthCheck)> = job.config.ports.iter().filter_map(checked).collect();
+        let checks: Arc<[_]> = job.config.ports.iter().filter_map(checked).collect();
         let timeouts = checks.iter().map(|(_, check)| match check.start_timeout {
             0 => START_TIMEOUT,
             nanos => Duration::from_nanos(nanos),
@@ -137,7 +143,8 @@ impl Health {
             checks,
             ip,
             pid,
-            http,
+            own: BTreeSet::new(),
+            own_max: OWN,
             deadline,
             start_timeout,
             pause,
@@ -147,6 +154,7 @@ impl Health {
             failures: 0,
             queue: None,
             busy: BUSY,
+            answer: ANSWER,
         }
     }
 
@@ -214,11 +222,9 @@ impl Health {
     /// Whether a process that is up and does not answer in time answers others: they wait for it, and it takes one of them
     /// now and then. It counts neither for nor against it then.
     fn is_busy(&mut self, port: u16) -> bool {
-        let mut now = Traffic::default();
-        for table in ["tcp", "tcp6"] {
-            now.add(&self.table(table).unwrap_or_default(), port);
-        }
-        if now.waiting == 0 || !self.was_up {
+        let mut now = self.traffic(std::iter::once(port));
+        now.without(&self.own);
+        if now.waiting.is_empty() || !self.was_up {
             self.queue = None;
             return false;
         }
@@ -231,16 +237,25 @@ impl Health {
         moment - moved < self.busy
     }
 
+    fn traffic(&self, ports: impl Iterator<Item = u16>) -> Traffic {
+        let tables = ["tcp", "tcp6"].map(|name| self.table(name).unwrap_or_default());
+        let mut traffic = Traffic::default();
+        for port in ports {
+            tables.iter().for_each(|table| traffic.add(table, port));
+        }
+        traffic
+    }
+
     fn table(&self, name: &str) -> io::Result<String> {
         fs::read_to_string(format!("/proc/{}/net/{name}", self.pid))
     }
 
     /// The first check that fails: what it saw, and whether it wants the job killed.
-    async fn failing(&self) -> Option<(Failed, bool)> {
-        for (port, check) in &self.checks {
+    async fn failing(&mut self) -> Option<(Failed, bool)> {
+        for (port, check) in self.checks.clone().iter() {
             let checked = match check.kind.as_str() {
                 "http" => self.http(*port, check).await,
-                _ => self.tcp(*port).await,
+                _ => self.tcp(*port).await.map(drop),
             };
             if let Err(seen) = checked {
                 return Some((seen, check.kill_down));
@@ -249,10 +264,13 @@ impl Health {
         None
     }
 
-    async fn tcp(&self, port: u16) -> Result<(), Failed> {
+    async fn tcp(&mut self, port: u16) -> Result<TcpStream, Failed> {
         loop {
             match timeout(CONNECT, TcpStream::connect(SocketAddr::new(self.ip, port))).await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(stream)) => {
+                    self.remember(&stream);
+                    return Ok(stream);
+                }
                 // Nothing is known of the job then, neither good nor bad.
                 Ok(Err(err)) if is_ours(&err) => unknown(&err).await,
                 Ok(Err(_)) => return Err(Failed::at_once(self.explain(port))),
@@ -261,25 +279,29 @@ impl Health {
         }
     }
 
-    async fn http(&self, port: u16, check: &HealthCheck) -> Result<(), Failed> {
-        self.tcp(port).await?;
+    /// Notes that a connection is the checks' own, and forgets those that are over when they are many.
+    fn remember(&mut self, stream: &TcpStream) {
+        if self.own.len() >= self.own_max {
+            let mut all = self.traffic(self.checks.iter().map(|(port, _)| *port));
+            self.own = all.without(&self.own);
+            self.own_max = OWN.max(self.own.len() * 2);
+        }
+        self.own.extend(stream.local_addr());
+    }
+
+    async fn http(&mut self, port: u16, check: &HealthCheck) -> Result<(), Failed> {
+        let stream = self.tcp(port).await?;
         let start_path = check.start_path.as_deref().filter(|_| !self.has_begun);
         let path = start_path.or(check.path.as_deref()).unwrap_or("/");
         let url = format!("http://{}{path}", SocketAddr::new(self.ip, port));
-        let answer = loop {
-            match self.http.get(&url).timeout(ANSWER).send().await {
-                Err(err) if err.is_connect() && is_ours(&err) => unknown(&err).await,
-                answer => break answer,
-            }
-        };
-        let status = match answer {
-            Ok(answer) => answer.status().as_u16(),
-            Err(err) if err.is_timeout() => {
-                let seen = format!("GET {path} was not answered within {ANSWER:?}");
-                return Err(Failed { seen, late_at: Some(port) });
+        let status = match timeout(self.answer, get(stream, &url)).await {
+            Ok(Some(status)) => status.as_u16(),
+            Ok(None) => {
+                return Err(Failed::at_once(format!("GET {path} got no valid HTTP answer")));
             }
             Err(_) => {
-                return Err(Failed::at_once(format!("GET {path} got no valid HTTP answer")));
+                let seen = format!("GET {path} was not answered within {:?}", self.answer);
+                return Err(Failed { seen, late_at: Some(port) });
             }
         };
         let good = check.status.map_or(status < 500, |wanted| status == wanted);
@@ -304,46 +326,6 @@ impl Health {
     }
 }
 
-/// Whether a connection failed for want of something on our side, as open files, and not for what it should lead to.
-fn is_ours(err: &(dyn Error + 'static)) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
-        TimedOut,
-    };
-    let found = std::iter::successors(Some(err), |&err| err.source())
-        .find_map(|err| err.downcast_ref::<io::Error>());
-    let theirs = |kind| {
-        matches!(
-            kind,
-            ConnectionAborted
-                | ConnectionRefused
-                | ConnectionReset
-                | HostUnreachable
-                | NetworkUnreachable
-                | TimedOut
-        )
-    };
-    found.is_some_and(|err| err.raw_os_error().is_some() && !theirs(err.kind()))
-}
-
-/// A check that could not be made is made again.
-async fn unknown(err: &(dyn Error + Send + Sync + 'static)) {
-    warn!(error = err as &dyn Error, "a job cannot be checked; trying again");
-    sleep(SLOWEST).await;
-}
-
-/// The HTTP client of checks.
-pub(crate) fn client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(2))
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        // A check must see what a new connection sees.
-        .pool_max_idle_per_host(0)
-        .build()
-        .expect("the options of the HTTP client are valid")
-}
-
 #[cfg(test)]
 mod tests {
     use api::id::JobId;
@@ -351,34 +333,21 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_full_on_our_side_is_no_failed_check() {
-        let is_ours = |errno| is_ours(&io::Error::from_raw_os_error(errno));
-        // Too many open files, of the process and of the system; no buffers; no free port.
-        assert!([24, 23, 105, 99].into_iter().all(is_ours));
-        // Refused, reset, no route, timed out.
-        assert!(![111, 104, 113, 110].into_iter().any(is_ours));
+    fn health(port: u16, timeout: Duration) -> Health {
+        health_by("tcp", port, timeout)
     }
 
-    fn health(port: u16, timeout: Duration) -> Health {
+    fn health_by(kind: &str, port: u16, timeout: Duration) -> Health {
         let job = serde_json::json!({
             "id": JobId::random(), "image": "x",
             "config": { "ports": [{ "port": port, "service": { "name": "a", "check": {
-                "type": "tcp", "start_timeout": u64::try_from(timeout.as_nanos()).unwrap(),
+                "type": kind, "start_timeout": u64::try_from(timeout.as_nanos()).unwrap(),
             } } }] },
         });
         let job: Job = serde_json::from_value(job).unwrap();
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let http = reqwest::Client::builder().build().unwrap();
-        Health::new(
-            &job,
-            ip,
-            std::process::id().into(),
-            http,
-            Duration::ZERO,
-            Duration::ZERO,
-            false,
-        )
+        let own = std::process::id().into();
+        Health::new(&job, ip, own, Duration::ZERO, Duration::ZERO, false)
     }
 
     #[tokio::test]
@@ -426,8 +395,8 @@ mod tests {
         }
     }
 
-    /// What the checks of a process with a full queue say, which takes somebody every so often.
-    async fn judged(busy: Duration, takes: Option<Duration>) -> Option<Verdict> {
+    /// What the checks of a process with a full queue say within a time, which takes somebody every so often.
+    async fn judged(busy: Duration, takes: Option<Duration>, within: Duration) -> Option<Verdict> {
         let mut crowd = Crowd::gather().await;
         let mut health = health(crowd.port(), Duration::from_secs(60));
         (health.was_up, health.pause, health.busy) = (true, DOUBT, busy);
@@ -441,7 +410,7 @@ mod tests {
             }
         };
         tokio::select! {
-            verdict = timeout(Duration::from_secs(5), health.changed()) => verdict.ok(),
+            verdict = timeout(within, health.changed()) => verdict.ok(),
             () = goes_on => unreachable!("a crowd never ends"),
         }
     }
@@ -450,21 +419,47 @@ mod tests {
     async fn a_process_that_is_busy_with_others_is_not_down() {
         let every = Duration::from_millis(300);
         let (busy, hung) = tokio::join!(
-            judged(Duration::from_secs(3), Some(every)),
-            judged(Duration::from_secs(1), None),
+            judged(Duration::from_secs(3), Some(every), Duration::from_secs(5)),
+            judged(Duration::from_secs(1), None, Duration::from_secs(60)),
         );
         assert_eq!(busy, None, "it takes one after the other");
         assert!(matches!(hung, Some(Verdict::Down { .. })), "it takes nobody: {hung:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_keeps_nobody_waiting_but_its_checks_is_down() {
+        let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = hung.local_addr().unwrap().port();
+        let mut health = health_by("http", port, Duration::from_secs(600));
+        (health.was_up, health.pause, health.busy) = (true, DOUBT, Duration::from_secs(600));
+        health.answer = Duration::from_millis(200);
+        let verdict = timeout(Duration::from_secs(60), health.changed()).await;
+        assert!(matches!(verdict, Ok(Verdict::Down { .. })), "{verdict:?}");
+        // One who waits with them, and gave up meanwhile.
+        drop(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        health.was_up = true;
+        assert!(health.is_busy(port));
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_checks_that_are_over_are_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut health = health(listener.local_addr().unwrap().port(), Duration::from_secs(60));
+        health.own_max = 2;
+        for _ in 0..5 {
+            assert!(health.failing().await.is_none());
+            drop(listener.accept().await.unwrap());
+        }
+        assert!(health.own.len() < 5, "{:?}", health.own);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_job_without_checks_is_up_when_it_has_run_for_a_while() {
         let job = serde_json::json!({ "id": JobId::random(), "image": "x" });
         let job: Job = serde_json::from_value(job).unwrap();
-        let http = reqwest::Client::builder().build().unwrap();
         let (settle, ran) = (Duration::from_secs(2), Duration::from_millis(500));
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let mut health = Health::new(&job, ip, 0, http, ran, settle, false);
+        let mut health = Health::new(&job, ip, 0, ran, settle, false);
         let begun = Instant::now();
         assert_eq!(health.changed().await, Verdict::Up);
         assert_eq!(begun.elapsed(), settle - ran);

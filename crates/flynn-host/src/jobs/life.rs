@@ -296,10 +296,8 @@ impl Life {
         };
         let ip = active.internal_ip.unwrap_or(self.host.settings.gateway.into());
         let was_up = active.status == Status::Running;
-        let http = self.host.http.clone();
         let settle = self.host.settings.settle;
-        let mut health =
-            Health::new(&active.job, ip, process.pid, http, process.ran, settle, was_up);
+        let mut health = Health::new(&active.job, ip, process.pid, process.ran, settle, was_up);
         let mut limited = Limited::new(&self.host, &active, process);
         loop {
             let verdict = tokio::select! {

@@ -2,6 +2,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod announce;
+mod asking;
 pub(crate) mod container;
 pub(crate) mod deaths;
 pub(crate) mod health;
@@ -10,6 +11,7 @@ pub(crate) mod life;
 pub(crate) mod limits;
 pub(crate) mod orders;
 pub(crate) mod output;
+mod owners;
 pub(crate) mod pump;
 pub(crate) mod registry;
 pub(crate) mod replace;
