@@ -121,13 +121,13 @@ async fn an_image_that_was_pushed_is_loaded_from_shelf_by_its_id() {
     job.image.clone_from(&id);
     host.run(&job, is(Status::Running)).await;
     let own = format!("{}-image:{hex}", host.prefix);
-    assert_eq!(tags(&own), [own.clone()]);
+    assert_eq!(tags(&own), std::slice::from_ref(&own));
     // A second job finds it here.
     let mut second = shell("echo runs");
     second.image.clone_from(&id);
     let done = host.run(&second, ended).await;
     assert_eq!((done.status, done.error), (Status::Done, None));
-    assert_eq!(tags(&own), [own.clone()], "a job has it");
+    assert_eq!(tags(&own), std::slice::from_ref(&own), "a job has it");
     host.client().stop_job(job.id).await.unwrap();
     wait_until_for(LIMIT, "the image that no job wants is gone", async || {
         let there = docker(&["images", "-aq", "--no-trunc"]);

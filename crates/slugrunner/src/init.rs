@@ -48,12 +48,17 @@ pub fn read_slug(app_dir: &Path) -> Result<Slug, SlugError> {
 }
 
 /// Runs a command to its end, and answers with its status.
-pub async fn run(app_dir: &Path, slug: &Slug, command: &Command) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    app_dir: &Path,
+    slug: &Slug,
+    command: &Command,
+    terminal_size: Option<(u16, u16)>,
+) -> anyhow::Result<ExitCode> {
     // Orphans become our children also where we are not the first process.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let on_terminal = rustix::termios::isatty(io::stdin());
-    if on_terminal {
-        size_terminal();
+    if let Some((ws_row, ws_col)) = terminal_size.filter(|_| on_terminal) {
+        size_terminal(Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
     }
     let mut children = signal(SignalKind::child()).context("watching for children that end")?;
     let mut signals = listen().context("listening for signals")?;
@@ -92,15 +97,12 @@ pub async fn run(app_dir: &Path, slug: &Slug, command: &Command) -> anyhow::Resu
     }
 }
 
-/// Gives our terminal the size in `LINES` and `COLUMNS`, unless it has one. Engines set it a moment after the start, which
-/// is too late for what asks at once.
-fn size_terminal() {
-    let number = |name| std::env::var(name).ok()?.parse().ok();
-    let (Some(ws_row), Some(ws_col)) = (number("LINES"), number("COLUMNS")) else { return };
+/// Gives our terminal a size, unless it has one. Engines set it a moment after the start, which is too late for what asks
+/// at once.
+fn size_terminal(size: Winsize) {
     let stdin = io::stdin();
-    let unsized_yet = tcgetwinsize(&stdin).is_ok_and(|size| size.ws_row == 0 && size.ws_col == 0);
-    if unsized_yet {
-        let _ = tcsetwinsize(&stdin, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
+    if tcgetwinsize(&stdin).is_ok_and(|there| there.ws_row == 0 && there.ws_col == 0) {
+        let _ = tcsetwinsize(&stdin, size);
     }
 }
 

@@ -28,6 +28,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             site::serve(&config.app_dir.join(directory), &config.port).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Command(command) => init::run(&config.app_dir, &slug, &command).await,
+        Task::Command(command) => {
+            init::run(&config.app_dir, &slug, &command, config.terminal_size()).await
+        }
     }
 }
