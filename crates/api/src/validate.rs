@@ -33,7 +33,7 @@ const LEAST_MEMORY: u64 = 8 << 20;
 /// Every process writes a little somewhere.
 const LEAST_DISK: u64 = 1 << 20;
 /// What the engine itself opens on the way to a process.
-const LEAST_FILES: u32 = 32;
+const LEAST_FILES: u32 = 16;
 /// Longest environment: half of what Linux takes of arguments and environment together (a quarter of 8 MiB of stack).
 const ENV_LEN_MAX: usize = 1 << 20;
 /// Longest `NAME=value` that the kernel gives a process (`MAX_ARG_STRLEN`), without its end.
