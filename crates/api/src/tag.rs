@@ -11,7 +11,9 @@ pub const TAG_LEN_MAX: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
     /// A name or a value.
-    #[error("have {name:?} = {value:?}: use letters, digits, dots, - and _, at most {TAG_LEN_MAX}")]
+    #[error(
+        "have {name:?} = {value:?}: use letters, digits, dots, -, _ and :, at most {TAG_LEN_MAX}"
+    )]
     Text {
         /// The name.
         name: String,
@@ -38,7 +40,8 @@ pub fn check(tags: &BTreeMap<String, String>) -> Result<(), TagError> {
 
 /// Whether a text may be a tag's name or value.
 pub fn is_valid(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    // A time is a value, too: that of [`crate::cluster::TAG_DRAINING`].
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-:".contains(&b);
     (1..=TAG_LEN_MAX).contains(&text.len()) && text.bytes().all(plain)
 }
 
@@ -54,6 +57,8 @@ mod tests {
     fn what_discovery_would_not_take_is_no_tag() {
         let tags = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         assert_eq!(check(&tags("disk", "ssd")), Ok(()));
+        let drained = jiff::Timestamp::now().to_string();
+        assert_eq!(check(&tags(crate::cluster::TAG_DRAINING, &drained)), Ok(()));
         for (name, value) in [("a b", "x"), ("a\0", "x"), ("", "x"), ("a", &*"x".repeat(100_000))] {
             assert!(matches!(check(&tags(name, value)), Err(TagError::Text { .. })));
         }
