@@ -1,6 +1,9 @@
 //! LISTEN.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
@@ -19,8 +22,16 @@ const PROBE: Duration = Duration::from_secs(5);
 /// `channel` is a constant of the caller's, not input: it becomes part of a statement.
 pub async fn keep_listening(config: &Config, channel: &'static str, nudge: impl Fn()) {
     let mut said = false;
+    let listened = AtomicBool::new(false);
+    let nudge = || {
+        listened.store(true, Ordering::Relaxed);
+        nudge();
+    };
     loop {
-        match listen(config, channel, &nudge).await {
+        let ended = listen(config, channel, &nudge).await;
+        // Each outage is told once.
+        said = said && !listened.swap(false, Ordering::Relaxed);
+        match ended {
             Ok(()) => debug!(channel, "the connection that listens was closed"),
             Err(err) if !said => {
                 warn!(error = &err as &dyn std::error::Error, "cannot listen to {channel}");

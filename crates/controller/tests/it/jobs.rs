@@ -6,9 +6,9 @@ use api::{
     id::{AppId, JobId},
 };
 use attach::{Frame, FrameCodec, Stream};
-use controller_client::{Controller, LogQuery};
+use controller_client::{Controller, EventQuery, LogQuery};
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Framed, FramedWrite};
 
 use crate::{
     neighbours::HOST,
@@ -52,6 +52,10 @@ async fn a_one_off_job_has_the_apps_environment_and_is_listed_and_stopped() {
     }
     let listed = client.jobs("one").await.unwrap();
     assert!(listed.iter().any(|known| known.id == job.id && known.args == job.args));
+    let query = EventQuery { app: Some(app.id.to_string()), types: &["job"], since: None };
+    let events = client.past_events(&query, 100).await.unwrap();
+    let told = serde_json::to_string(&events).unwrap();
+    assert!(!events.is_empty() && !told.contains("db:migrate"), "an argument may be a secret");
 
     let other = world.app("two").await;
     assert!(client.delete_job(&other.name, &job.id).await.unwrap_err().is_not_found());
@@ -85,11 +89,21 @@ async fn an_attached_job_is_stopped_when_its_client_is_gone() {
     Scheduler::start(&world.lifetime, client);
     deployed(&world).await;
     let mut stopped = world.neighbours.stopped.subscribe();
-    let connection = client.run_job_attached("one", &command(&["cat"])).await.unwrap();
-    let job = *world.neighbours.jobs.borrow().keys().next().unwrap();
-    drop(connection);
-    let gone = stopped.wait_for(|stopped| stopped.contains(&job));
-    tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
+    let mut seen = Vec::new();
+    // One that is killed after its stdin had ended is gone as well.
+    for ends_stdin in [false, true] {
+        let mut connection = client.run_job_attached("one", &command(&["cat"])).await.unwrap();
+        let jobs: Vec<_> = world.neighbours.jobs.borrow().keys().copied().collect();
+        let job = *jobs.iter().find(|job| !seen.contains(*job)).unwrap();
+        seen.push(job);
+        if ends_stdin {
+            let mut frames = FramedWrite::new(&mut connection, FrameCodec);
+            frames.send(Frame::eof(Stream::Stdin)).await.unwrap();
+        }
+        drop(connection);
+        let gone = stopped.wait_for(|stopped| stopped.contains(&job));
+        tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
