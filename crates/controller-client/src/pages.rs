@@ -31,7 +31,7 @@ impl Controller {
         }
     }
 
-    /// The newest entries of a list, at most so many.
+    /// The newest entries of a list, at most `count`.
     pub(crate) async fn newest<T: DeserializeOwned>(
         &self,
         path: &str,

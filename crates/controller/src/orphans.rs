@@ -62,7 +62,7 @@ struct Answering {
 }
 
 impl Answering {
-    /// It has answered now. Says whether that has been so for a whole lease: whoever relays for a job could have said it in
+    /// Notes that the database has answered. Answers whether it has done so without a gap for a whole lease: whoever relays for a job could have said it in
     /// that time, also one that came back later than we did.
     fn answered(&mut self, now: Instant, lease: Duration) -> bool {
         let gap = self.last.is_none_or(|last| now - last > lease * 2 / SAYINGS);

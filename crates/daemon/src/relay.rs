@@ -25,8 +25,8 @@ enum CopyError {
 }
 
 /// Copies both ways until both sides have ended. A side that takes no more is listened to until its end all the same; the
-/// other is told then, and has [`LINGER_TIMEOUT`] to close: that is the future in the answer, while which nothing is
-/// under way any more.
+/// other is told then, and has [`LINGER_TIMEOUT`] to close: the future in the answer waits for that. By then no data is
+/// being relayed.
 pub async fn relay<A, B>(one: A, other: B) -> impl Future<Output = ()> + use<A, B>
 where
     A: AsyncRead + AsyncWrite + Unpin,

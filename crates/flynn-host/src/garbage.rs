@@ -1,4 +1,4 @@
-//! Throws away what nobody uses any more: containers of ended jobs that stayed behind, images of apps, and volumes.
+//! Garbage collection: containers of ended jobs that stayed behind, images of apps, and volumes.
 //!
 //! A thing is looked at twice before it goes, and asked about once more at the moment it goes, with the door shut
 //! through which a job could come to it.

@@ -283,7 +283,7 @@ impl Layer0 {
     }
 
     /// Keeps the services running: the engine restarts what dies, this what was stopped or removed. `left`: something of
-    /// etcd may be left that is not to run here any more.
+    /// etcd may be left, although this host is no member now.
     async fn keep(&self, services: &[Service], mut left: bool, stop: CancellationToken) {
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

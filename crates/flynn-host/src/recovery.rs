@@ -52,7 +52,7 @@ pub(crate) enum RecoveryError {
     /// etcd.
     #[error("etcd does not serve yet: {0}; this host goes on trying")]
     Etcd(String),
-    /// It is of no use any more.
+    /// etcd serves, so there is nothing to recover.
     #[error(
         "etcd has its quorum again, or was never stopped: the recovery is given up, and nothing is lost by it"
     )]
@@ -280,7 +280,7 @@ async fn go_on(
             Step::GiveUp(before) => {
                 restoration.drop_made()?;
                 if !is_member {
-                    // Its data is what it was, so it is the member that it was; if it is none any more it will learn so.
+                    // Its data is untouched, so it takes its old membership up again; if it was removed, etcd tells it.
                     let by_grid = || etcd::added(&neighbours.id, &neighbours.grid.now());
                     let role = before.or_else(by_grid).unwrap_or(Role::Client);
                     neighbours.take_role(role)?;

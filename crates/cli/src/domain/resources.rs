@@ -93,7 +93,7 @@ pub(crate) fn brought_back<'a>(old: &Env, now: &Env, removed: &'a [Resource]) ->
     removed.iter().filter(back).collect()
 }
 
-/// Whether an older environment would bring back a database of which nothing is known any more.
+/// Whether an older environment would bring back a database that the controller has forgotten.
 pub(crate) fn brings_unknown_database(old: &Env, now: &Env, known: &[Resource]) -> bool {
     let url = old.get(POSTGRES_URL).filter(|_| old.contains_key(POSTGRES_MARK));
     url.is_some_and(|url| {

@@ -10,6 +10,7 @@ mod git_deploy;
 mod person;
 mod resources;
 mod running;
+mod scene;
 mod seen;
 mod servers;
 mod tls;

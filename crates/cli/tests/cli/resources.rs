@@ -14,8 +14,8 @@ use axum::{
 };
 
 use crate::{
-    fake::{Fake, Shared, found, not_found},
-    person::{Outcome, Person},
+    fake::{Shared, found, not_found},
+    scene::Scene,
 };
 
 /// What the fake answers of providers and resources.
@@ -113,23 +113,7 @@ fn changed(world: &Shared, id: ResourceId, change: impl Fn(&mut Resource)) -> Re
     found(Some(resource.clone()))
 }
 
-struct Scene {
-    fake: Fake,
-    person: Person,
-}
-
 impl Scene {
-    fn new() -> Self {
-        let fake = Fake::start();
-        fake.world().deployed_app("myapp");
-        let person = Person::of(&fake);
-        Self { fake, person }
-    }
-
-    fn flynn(&self, args: &[&str]) -> Outcome {
-        self.person.flynn_with(args, &[("FLYNN_APP", "myapp")], "")
-    }
-
     fn env(&self) -> BTreeMap<String, String> {
         serde_json::from_str(&self.flynn(&["env", "--json"]).ok().stdout).unwrap()
     }

@@ -2,29 +2,7 @@
 
 use api::controller::{JobState, LogLine};
 
-use crate::{
-    fake::Fake,
-    person::{Outcome, Person},
-};
-
-/// A person with one app, deployed, `web=1`.
-struct Scene {
-    fake: Fake,
-    person: Person,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let fake = Fake::start();
-        fake.world().deployed_app("myapp");
-        let person = Person::of(&fake);
-        Self { fake, person }
-    }
-
-    fn flynn(&self, args: &[&str]) -> Outcome {
-        self.person.flynn_with(args, &[("FLYNN_APP", "myapp")], "")
-    }
-}
+use crate::scene::Scene;
 
 #[test]
 fn scale_shows_what_happens_and_returns_when_all_serve() {
@@ -78,16 +56,7 @@ fn scale_looks_again_when_somebody_else_scaled_meanwhile() {
 #[test]
 fn a_change_is_made_again_from_what_was_deployed_meanwhile() {
     let scene = Scene::new();
-    let other = {
-        let mut world = scene.fake.world();
-        let new = api::controller::NewRelease {
-            app_id: Some(world.apps[0].id),
-            env: [("THEIRS".to_owned(), "1".to_owned())].into(),
-            ..Default::default()
-        };
-        world.add_release(new).id
-    };
-    scene.fake.world().meanwhile.deploy = Some(other);
+    scene.overtake();
     let outcome = scene.flynn(&["env-set", "OURS=2"]).ok();
     assert!(outcome.stderr.contains("Another change came first"), "{outcome:?}");
     assert_eq!(scene.flynn(&["env"]).ok().stdout, "OURS=2\nTHEIRS=1\n");
@@ -256,16 +225,7 @@ fn a_rollback_deploys_what_served_before() {
 fn a_rollback_that_is_overtaken_undoes_nobody_else_s_change() {
     let scene = Scene::new();
     scene.flynn(&["env-set", "A=1"]).ok();
-    let theirs = {
-        let mut world = scene.fake.world();
-        let new = api::controller::NewRelease {
-            app_id: Some(world.apps[0].id),
-            env: [("THEIRS".to_owned(), "1".to_owned())].into(),
-            ..Default::default()
-        };
-        world.add_release(new).id
-    };
-    scene.fake.world().meanwhile.deploy = Some(theirs);
+    let theirs = scene.overtake();
     let err = scene.flynn(&["rollback"]).failed();
     assert!(err.contains(&format!("release {theirs} was deployed meanwhile")), "{err}");
     assert_eq!(scene.fake.world().apps[0].release, Some(theirs));

@@ -71,7 +71,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Lets none of this kind through any more.
+    /// Holds every request of this kind from now on.
     pub(crate) fn shut(&self, kind: &'static str) {
         self.waiting.send_replace(0);
         self.shut.send_replace(Some(kind));

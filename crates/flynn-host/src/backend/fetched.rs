@@ -1,5 +1,5 @@
 //! Images that a host fetches for its jobs: from another host, from shelf, from a registry. Those of apps get a name of
-//! ours instead of their own, by which they go when no job wants them any more; what was here before stays as it was.
+//! ours instead of their own, by which garbage collection finds them; images that were here before keep their names.
 
 use std::collections::BTreeSet;
 

@@ -395,7 +395,8 @@ mod tests {
         }
     }
 
-    /// What the checks of a process with a full queue say within a time, which takes somebody every so often.
+    /// The verdict on a process whose accept queue is full, if there is one within the time; the process accepts a connection
+    /// at the interval `takes`.
     async fn judged(busy: Duration, takes: Option<Duration>, within: Duration) -> Option<Verdict> {
         let mut crowd = Crowd::gather().await;
         let mut health = health(crowd.port(), Duration::from_secs(60));
