@@ -47,6 +47,9 @@ pub struct Args {
     /// Seconds that events and ended deployments are kept.
     #[arg(long, env = "KEEP_EVENTS_SECONDS", default_value_t = 30 * 86_400)]
     keep_events_seconds: u64,
+    /// Seconds that attached jobs and builds may go on after SIGTERM. The stop timeout of the process has to be longer.
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 5)]
+    drain_seconds: u64,
     /// discoverd.
     #[arg(long, env = "DISCOVERD", default_value = "http://127.0.0.1:1111")]
     discoverd: String,
@@ -93,6 +96,8 @@ pub struct Config {
     pub builds_at_once: u32,
     /// How long it is good that a controller says whom it relays for.
     pub attach_lease: std::time::Duration,
+    /// How long attached jobs may go on once this controller shall stop.
+    pub attach_grace: std::time::Duration,
     /// How long a removed resource can be restored.
     pub resource_grace: std::time::Duration,
     /// How much of the past is kept.
@@ -117,6 +122,7 @@ impl From<Args> for Config {
             default_route_domain: Some(domain).filter(|domain| !domain.is_empty()),
             builds_at_once: args.builds_at_once,
             attach_lease: ATTACH_LEASE,
+            attach_grace: seconds(args.drain_seconds),
             resource_grace: seconds(args.resource_grace_seconds),
             retention: crate::Retention {
                 releases: args.keep_releases.max(1),

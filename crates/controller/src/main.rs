@@ -15,7 +15,9 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init("controller");
     let config = Config::from(Args::parse());
     let lifetime = Lifetime::default();
-    controller::start(config, &lifetime).await.context("starting the controller")?;
+    let running = controller::start(config, &lifetime).await.context("starting the controller")?;
     lifetime.until_signalled().await;
+    lifetime.end();
+    running.until_detached().await;
     Ok(lifetime.drain(GRACE).await?)
 }

@@ -1,6 +1,6 @@
 //! Starting one-off jobs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     cluster::Tx as ClusterTx,
@@ -117,7 +117,7 @@ pub(crate) struct Attached {
     host: Host,
     lifetime: Lifetime,
     /// While there is this, the job has a client.
-    _attachment: Attachment,
+    _attachment: Arc<Attachment>,
 }
 
 impl Drop for Attached {
@@ -146,11 +146,13 @@ pub(crate) async fn start_attached(
 ) -> Result<Attached> {
     let (mut answer, answered) = oneshot::channel();
     let starting = controller.clone();
+    let attachment = Arc::new(controller.attachments.begin(planned.job.id));
     // Work of its own: were it dropped with the request in the middle of the commit, nobody would know of the job.
-    controller.lifetime.spawn_request(async move {
-        let running = match begin_attached(&starting, planned, &new).await {
+    controller.lifetime.spawn_drained(async move {
+        let running = match begin_attached(&starting, planned, &new, attachment).await {
             Ok(mut attached) => tokio::select! {
                 () = answer.closed() => return,
+                () = starting.attachments.until_cut() => return,
                 waited = attached.wait() => waited.map(|()| attached),
             },
             Err(err) => Err(err),
@@ -168,8 +170,9 @@ async fn begin_attached(
     controller: &Controller,
     planned: Planned,
     new: &NewJob,
+    attachment: Arc<Attachment>,
 ) -> Result<Attached> {
-    let begun = on_some_host(controller, &planned, new).await;
+    let begun = on_some_host(controller, &planned, new, &attachment).await;
     if let Err(err) = &begun
         && let Err(not_noted) = give_up(controller, planned.job.id, err).await
     {
@@ -184,6 +187,7 @@ async fn on_some_host(
     controller: &Controller,
     planned: &Planned,
     new: &NewJob,
+    attachment: &Arc<Attachment>,
 ) -> Result<Attached> {
     for _ in 0..ROUNDS {
         let (term, hosts) = hosts(controller, planned).await?;
@@ -196,7 +200,7 @@ async fn on_some_host(
                 id: planned.job.id,
                 host,
                 lifetime: controller.lifetime.clone(),
-                _attachment: controller.attachments.begin(planned.job.id),
+                _attachment: attachment.clone(),
             };
             // Before there is a job: were this controller killed in between, nobody would know that it has no client.
             record(controller, planned, &host_id, true).await?;

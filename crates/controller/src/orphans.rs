@@ -6,13 +6,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use api::{host::EndReason, id::JobId};
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,17 +29,36 @@ const SAYINGS: u32 = 3;
 
 /// The jobs that this controller relays for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Attachments(Arc<Mutex<BTreeSet<JobId>>>);
+pub(crate) struct Attachments {
+    jobs: watch::Sender<BTreeSet<JobId>>,
+    cut: CancellationToken,
+}
 
 impl Attachments {
     /// From here on, until what is returned is dropped.
     pub(crate) fn begin(&self, id: JobId) -> Attachment {
-        self.change(|all| all.insert(id));
+        self.jobs.send_if_modified(|jobs| jobs.insert(id));
         Attachment { id, all: self.clone() }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeSet<JobId>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn jobs(&self) -> Vec<JobId> {
+        self.jobs.borrow().iter().copied().collect()
+    }
+
+    /// Ends once this controller relays for nobody.
+    pub(crate) async fn none_left(&self) {
+        // The sender is ours.
+        let _ = self.jobs.subscribe().wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// Ends all that are left; their jobs are stopped.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Ends when the relays have to.
+    pub(crate) async fn until_cut(&self) {
+        self.cut.cancelled().await;
     }
 }
 
@@ -50,7 +71,7 @@ pub(crate) struct Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.all.change(|all| all.remove(&self.id));
+        self.all.jobs.send_if_modified(|jobs| jobs.remove(&self.id));
     }
 }
 
@@ -74,13 +95,33 @@ impl Answering {
     }
 }
 
-/// Says whom this controller relays for, and stops whom nobody does, until the daemon stops.
+/// Says whom this controller relays for, and stops whom nobody does, until the daemon stops and nobody is left.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
+    look_after_all(&controller, &stop).await;
+    // Those that are still relayed for must not be taken for jobs that nobody relays for.
+    let mut tick = interval(controller.attach_lease / SAYINGS);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let sayings = async {
+        loop {
+            tick.tick().await;
+            if let Err(err) = say(&controller).await {
+                let error = &err as &dyn std::error::Error;
+                debug!(error, "whom this controller relays for is not said");
+            }
+        }
+    };
+    tokio::select! {
+        () = controller.attachments.none_left() => {}
+        () = sayings => {}
+    }
+}
+
+async fn look_after_all(controller: &Controller, stop: &CancellationToken) {
     let mut tick = interval(controller.attach_lease / SAYINGS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut before, mut answering) = (BTreeMap::new(), Answering::default());
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let round = round(&controller, &before, &mut answering);
+        let round = round(controller, &before, &mut answering);
         before = match stop.run_until_cancelled(round).await {
             Some(Ok(unattended)) => unattended,
             Some(Err(err)) => {
@@ -97,6 +138,16 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     }
 }
 
+/// Says in the database whom this controller relays for.
+async fn say(controller: &Controller) -> Result<()> {
+    let own = controller.attachments.jobs();
+    if !own.is_empty() {
+        let client = controller.db.client().await?;
+        store::jobs::attach(&client, &own, controller.attach_lease).await?;
+    }
+    Ok(())
+}
+
 /// One round; answers of whom nobody has said that they have a client, and since when. `before` is what the last one
 /// answered: of whom it was not said since then either.
 async fn round(
@@ -105,11 +156,8 @@ async fn round(
     answering: &mut Answering,
 ) -> Result<BTreeMap<JobId, Timestamp>> {
     let lease = controller.attach_lease;
+    say(controller).await?;
     let client = controller.db.client().await?;
-    let own: Vec<JobId> = controller.attachments.change(|all| all.iter().copied().collect());
-    if !own.is_empty() {
-        store::jobs::attach(&client, &own, lease).await?;
-    }
     let unattended = store::jobs::unattended(&client).await?;
     let since = unattended.iter().map(|job| (job.id, job.since)).collect();
     if !answering.answered(Instant::now(), lease) {

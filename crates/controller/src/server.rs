@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use api::error::ErrorCode;
 use daemon::{Lifetime, auth::Keys};
-use tokio::{net::TcpListener, sync::oneshot};
-use tracing::info;
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tracing::{info, warn};
 
 use crate::{
     config::Config,
@@ -68,10 +68,23 @@ impl Controller {
 }
 
 /// A controller that serves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Running {
     /// Where.
     pub addr: SocketAddr,
+    attachments: Attachments,
+    attach_grace: Duration,
+}
+
+impl Running {
+    /// Waits, once the daemon stops, until the last attached job has ended. Those that have not when their grace is over
+    /// are stopped.
+    pub async fn until_detached(&self) {
+        if timeout(self.attach_grace, self.attachments.none_left()).await.is_err() {
+            warn!("attached jobs are stopped: they had {:?} to end", self.attach_grace);
+            self.attachments.cut();
+        }
+    }
 }
 
 /// Why a controller could not be started.
@@ -96,6 +109,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let addr = listener.local_addr().map_err(|source| StartError::Bind { addr, source })?;
     let db = pg::Pool::new(config.database.clone(), CONNECTIONS);
     let events = Events::new(db.clone(), lifetime.stop());
+    let attachments = Attachments::default();
     let controller = Controller {
         db: db.clone(),
         events: events.clone(),
@@ -104,7 +118,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         default_route_domain: config.default_route_domain,
         builds_at_once: config.builds_at_once,
         attach_lease: config.attach_lease,
-        attachments: Attachments::default(),
+        attachments: attachments.clone(),
         resource_grace: config.resource_grace,
         retention: config.retention,
         deploy_keys: DeployKeys::first_of(&config.gitreceive_key, config.shelf_key.as_deref()),
@@ -132,7 +146,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     });
     lifetime.serve_with_status(listener, routes(controller, scopes), status);
     info!(%addr, "the controller listens on {addr}");
-    Ok(Running { addr })
+    Ok(Running { addr, attachments, attach_grace: config.attach_grace })
 }
 
 /// Whether it can do its work with the settings it has: the database answers, and the hosts take its key.

@@ -5,11 +5,13 @@
 )]
 
 pub mod app;
+pub mod attached;
 pub mod cluster;
 pub mod document;
 pub mod hosts;
 pub mod image;
 pub mod load;
+pub mod platform;
 pub mod shell;
 
 use std::{

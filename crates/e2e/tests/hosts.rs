@@ -12,6 +12,7 @@ use e2e::{
         round, router, running, same_keys, up, whole,
     },
     load::Load,
+    platform::{BAD, PARTS, deploy_badly, deploy_well},
     shell::Said,
     until,
 };
@@ -79,6 +80,28 @@ async fn the_main_job_works_from_every_host() {
             assert_eq!(said.status, 7, "{said:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_part_is_deployed_with_good_and_bad_settings_and_no_request_fails() {
+    whole(&ALL, 3).await;
+    let data = hosts_with_data(&ALL).await;
+    let (with, without) = ALL.into_iter().partition::<Vec<_>, _>(|host| data.contains(host));
+    let (used, leading) =
+        if round().is_multiple_of(2) { (&with, &without) } else { (&without, &with) };
+    lead(&ALL, leading[0]).await;
+    let app = app(used[0], "parts", 3).await;
+    let load = Load::at(router(used[0]), &app.name);
+    for part in PARTS {
+        deploy_well(&app, part).await;
+        println!("{part} was deployed after {:?}", load.age());
+    }
+    for (part, setting) in BAD {
+        println!("{part}: {}", deploy_badly(&app, part, setting).await);
+    }
+    load.stop().await.unharmed();
+    assert_eq!(hosts_with_data(&ALL).await, data, "data stays where it is");
+    whole(&ALL, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,10 +59,16 @@ pub struct Args {
     /// Seconds a client may be silent before all of its push has arrived.
     #[arg(long, env = "PUSH_IDLE_TIMEOUT", default_value_t = 600)]
     pub push_idle_timeout: u64,
+    /// Seconds that pushes may go on after SIGTERM; then each is told to come back.
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 8)]
+    pub drain_seconds: u64,
     /// Bytes of all copies of repositories in a cluster, pushes under way included.
     #[arg(long, env = "DISK_LEN_MAX", default_value_t = 24 << 30)]
     pub disk_len_max: u64,
 }
+
+/// A longer time cannot be reckoned with.
+const YEAR_SECONDS: u64 = 365 * 86_400;
 
 /// What gitreceived works with.
 #[derive(Clone)]
@@ -89,6 +95,8 @@ pub struct Config {
     pub push_timeout: Duration,
     /// Longest silence of a client that has not sent all of its push.
     pub push_idle_timeout: Duration,
+    /// How long pushes may go on once the server shall stop.
+    pub stop_grace: Duration,
     /// Most bytes of all copies.
     pub disk_len_max: u64,
 }
@@ -219,6 +227,7 @@ impl TryFrom<Args> for Config {
             path: args.path,
             push_timeout: Duration::from_secs(args.push_timeout),
             push_idle_timeout: Duration::from_secs(args.push_idle_timeout),
+            stop_grace: Duration::from_secs(args.drain_seconds.min(YEAR_SECONDS)),
             disk_len_max: args.disk_len_max,
         })
     }

@@ -41,8 +41,6 @@ const INPUT_LEN_MAX: u64 = 2 << 30;
 const QUEUE: usize = 32;
 /// git reads what it is sent at once; for longer than this it only stops when something is wrong.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Pushes under way when the server stops have this long to end by themselves.
-const STOP_GRACE: Duration = Duration::from_secs(8);
 /// Exit status of a push that did not get as far as git.
 const FAILED: u32 = 1;
 
@@ -58,6 +56,8 @@ pub(crate) struct Pushes {
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
+    /// Pushes under way when the server stops have this time to end by themselves.
+    pub(crate) stop_grace: Duration,
     /// A client that sends nothing so long, while it has something to send, is given up.
     pub(crate) idle_timeout: Duration,
 }
@@ -110,7 +110,7 @@ impl Pushes {
                 abort.cancel();
                 push.await
             }
-            () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => {
+            () = async { stop.cancelled().await; sleep(self.stop_grace).await } => {
                 client.say("This server is restarting. Push again in a moment.").await;
                 abort.cancel();
                 push.await

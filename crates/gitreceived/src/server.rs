@@ -160,6 +160,7 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         receiver_env: config.receiver_env,
         timeout: config.push_timeout,
         idle_timeout: config.push_idle_timeout,
+        stop_grace: config.stop_grace,
     };
     let (pushes, slots) = (Arc::new(pushes), Slots::default());
     Ok(Shared { keyring, pushes, slots, lifetime: lifetime.clone() })

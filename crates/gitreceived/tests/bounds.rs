@@ -4,12 +4,18 @@
 
 mod world;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use testkit::wait_until;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    process::Child,
 };
 use world::World;
 
@@ -129,5 +135,57 @@ async fn a_gitreceived_whose_key_is_refused_lets_nobody_in() {
     asked.wait_for(|asked| *asked > before + 1).await.unwrap();
     let refused = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    world.end().await;
+}
+/// A push whose receiver holds.
+async fn begin_push(world: &World) -> Child {
+    world.repository("app", "my-app").await;
+    fs::write(world.path("hold"), "").unwrap();
+    let push = world.git_command("me", "app", &["push", "flynn", "master"]).spawn().unwrap();
+    wait_until("the receiver runs", async || {
+        world.receiver_pid().filter(|pid| pid.exists()).ok_or("not yet")
+    })
+    .await;
+    push
+}
+
+async fn end_of(push: Child) -> (bool, String) {
+    let output: Output = push.wait_with_output().await.unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn a_push_under_way_is_carried_through_and_nobody_new_is_let_in() {
+    let mut world = World::new().await;
+    world.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
+    world.stop_grace = Duration::from_secs(3600);
+    world.start("cache-2").await;
+    let push = begin_push(&world).await;
+    world.lifetime.end();
+    let port = world.port;
+    wait_until("nobody new is let in", async || {
+        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(_) => Err("it still listens"),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    fs::remove_file(world.path("hold")).unwrap();
+    let (success, said) = end_of(push).await;
+    assert!(success && said.contains("Application deployed"), "{said}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_push_that_does_not_end_in_time_is_told_to_come_back() {
+    let mut world = World::new().await;
+    world.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
+    world.stop_grace = Duration::ZERO;
+    world.start("cache-2").await;
+    let push = begin_push(&world).await;
+    world.lifetime.end();
+    let (success, said) = end_of(push).await;
+    assert!(!success && said.contains("This server is restarting"), "{said}");
+    assert_eq!(world.head(), None);
     world.end().await;
 }

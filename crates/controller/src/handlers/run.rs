@@ -50,9 +50,20 @@ pub(super) async fn attach(
     upgrade: OnUpgrade,
 ) -> Result<Response> {
     let running = one_off::start_attached(controller, planned, new).await?;
-    controller.lifetime.spawn_request(async move {
-        match upgrade.await {
-            Ok(client) => attached::relay(TokioIo::new(client), running).await,
+    let attachments = controller.attachments.clone();
+    // It outlives the request to stop: who is in the middle of a session or a build goes on.
+    controller.lifetime.spawn_drained(async move {
+        let relayed = async {
+            let client = upgrade.await?;
+            attached::relay(TokioIo::new(client), running).await;
+            Ok::<_, hyper::Error>(())
+        };
+        let relayed = tokio::select! {
+            relayed = relayed => relayed,
+            () = attachments.until_cut() => return,
+        };
+        match relayed {
+            Ok(()) => {}
             Err(err) => tracing::debug!(error = %err, "a client did not wait for its job"),
         }
     });

@@ -6,15 +6,38 @@ use api::{
     controller::{JobState, NewJob},
     id::JobId,
 };
+use api_client::Upgraded;
+use attach::{Frame, FrameCodec, Stream};
 use controller::Config;
 use daemon::Lifetime;
-use tokio::{runtime, sync::oneshot};
+use futures_util::{SinkExt, StreamExt};
+use tokio::{runtime, sync::oneshot, task::JoinHandle};
+use tokio_util::codec::Framed;
 
 use crate::{
     neighbours::HOST,
     scheduler::Scheduler,
     world::{World, client},
 };
+
+/// A controller that shall stop while a job is attached through it; and that job, which it has not stopped.
+async fn stopping(world: &World, config: Config) -> (JoinHandle<()>, Upgraded, JobId) {
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    let lifetime = Lifetime::default();
+    let running = controller::start(config, &lifetime).await.unwrap();
+    let addr = running.addr;
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let attached = client(addr).run_job_attached("one", &job).await.unwrap();
+    let id = newest(world, &[]);
+    lifetime.end();
+    let stopped = tokio::spawn(async move {
+        running.until_detached().await;
+        lifetime.drain(testkit::LIMIT).await.unwrap();
+    });
+    (stopped, attached, id)
+}
 
 /// A controller that can be frozen: from then on it does nothing, and closes nothing, as one whose host lost its power.
 async fn elsewhere(config: Config) -> (SocketAddr, oneshot::Sender<()>) {
@@ -83,6 +106,45 @@ async fn a_job_whose_controller_is_killed_before_it_was_ordered_is_known_to_othe
     })
     .await;
     world.neighbours.gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_shall_stop_relays_until_the_job_has_ended() {
+    let world = World::start().await;
+    let (stopped, attached, id) = stopping(&world, world.config.clone()).await;
+    let until = "SELECT extract(epoch FROM attached_until)::bigint FROM jobs";
+    let (begun, lease) = (world.number(until).await, world.config.attach_lease.as_secs());
+    testkit::wait_until("it is said for longer than it is good that somebody relays", async || {
+        match world.number(until).await - begun {
+            longer if longer > 2 * lease.cast_signed() => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(!world.neighbours.stopped.borrow().contains(&id), "nobody takes it for lost");
+    let mut frames = Framed::new(attached, FrameCodec);
+    for (said, answered) in [(&b"still there?"[..], stdout(b"still there?")), (b"", Frame::Exit(7))]
+    {
+        let bytes = said.into();
+        frames.send(Frame::Data { stream: Stream::Stdin, bytes }).await.unwrap();
+        assert_eq!(frames.next().await.unwrap().unwrap(), answered);
+    }
+    drop(frames);
+    stopped.await.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_outlasts_the_grace_of_its_controller_is_stopped() {
+    let world = World::start().await;
+    let config = Config { attach_grace: std::time::Duration::ZERO, ..world.config.clone() };
+    let (stopped, _attached, id) = stopping(&world, config).await;
+    stopped.await.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), [id]);
+}
+
+fn stdout(bytes: &'static [u8]) -> Frame {
+    Frame::Data { stream: Stream::Stdout, bytes: bytes.into() }
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ impl World {
             default_route_domain: Some("test.localhost".into()),
             builds_at_once: 2,
             attach_lease: std::time::Duration::from_secs(3),
+            attach_grace: testkit::LIMIT,
             discoverd: neighbours.url(),
             database: pg::Config {
                 host: postgres.host().into(),

@@ -42,6 +42,7 @@ env >$world/env
 echo "-----> Building $app"
 if [ -e $world/fail ]; then echo "the build failed" >&2; exit 1; fi
 if [ -e $world/wait ]; then sleep 600 & wait; fi
+while [ -e $world/hold ]; do sleep 0.05; done
 echo "$commit" >>$world/deployed
 printf '%s' "$commit" >$world/head
 printf '%s' "$FLYNN_PACKS" >$world/packs
@@ -62,6 +63,8 @@ pub(crate) struct World {
     pub(crate) authchecker: Vec<String>,
     /// How long a client may be silent.
     pub(crate) idle_timeout: Duration,
+    /// How long pushes may go on once gitreceived shall stop.
+    pub(crate) stop_grace: Duration,
     /// What gitreceived says to shelf.
     pub(crate) shelf_key: String,
 }
@@ -124,6 +127,7 @@ impl World {
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
             authchecker: Vec::new(),
             idle_timeout: Duration::from_secs(120),
+            stop_grace: Duration::from_secs(8),
             shelf_key: "shelf-key".into(),
         };
         world.start("cache").await;
@@ -166,6 +170,7 @@ impl World {
             path: path.into(),
             push_timeout: Duration::from_secs(120),
             push_idle_timeout: self.idle_timeout,
+            stop_grace: self.stop_grace,
             disk_len_max: 24 << 30,
         };
         self.lifetime = Lifetime::default();

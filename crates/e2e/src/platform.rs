@@ -1,0 +1,47 @@
+//! The apps that the cluster stands on, deployed by its own commands.
+
+use crate::app::App;
+
+/// Those that can be deployed under load with one host; the router cannot.
+pub const PARTS: [&str; 5] = ["scheduler", "gitreceived", "shelf", "controller", "postgres"];
+
+/// Settings with which a part cannot do its work; the process type they are of, if they are of one.
+pub const BAD: [(&str, &[&str]); 5] = [
+    ("scheduler", &["CONTROLLER_KEY=wrong"]),
+    ("controller", &["PGPASSWORD=wrong"]),
+    ("postgres", &["-t", "postgres", "PG_BIN=/nowhere"]),
+    ("gitreceived", &["CONTROLLER_KEY=wrong"]),
+    // This one is not even begun: it would lock the others out.
+    ("shelf", &["SHELF_KEY=wrong"]),
+];
+
+/// Deploys a part with a setting that changes nothing; then all works.
+///
+/// # Panics
+/// When it does not.
+pub async fn deploy_well(app: &App, part: &str) {
+    let setting = format!("STORY={}", app.name);
+    app.flynn(&["-a", part, "env-set", &setting]).ok();
+    assert_eq!(app.flynn(&["-a", part, "env-get", "STORY"]).ok().trim(), app.name);
+    works(app, part).await;
+}
+
+/// Deploys a part with a setting with which it cannot work. Answers how that was told; all works then.
+///
+/// # Panics
+/// When it does not.
+pub async fn deploy_badly(app: &App, part: &str, setting: &[&str]) -> String {
+    // One that only waits for what never comes is given up by the clock.
+    app.flynn(&["-a", part, "deployment-timeout", "30"]).ok();
+    let told = app.flynn(&[&["-a", part, "env-set"], setting].concat()).refused();
+    works(app, &format!("{part}-is-back")).await;
+    app.flynn(&["-a", part, "deployment-timeout", "120"]).ok();
+    told
+}
+
+/// A write, a build and a start, at once.
+async fn works(app: &App, version: &str) {
+    app.commit(version);
+    app.push().ok();
+    assert_eq!(app.get().await.expect("it answers")["version"], version);
+}
