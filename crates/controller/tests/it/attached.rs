@@ -11,7 +11,7 @@ use attach::{Frame, FrameCodec, Stream};
 use controller::Config;
 use daemon::Lifetime;
 use futures_util::{SinkExt, StreamExt};
-use tokio::{runtime, sync::oneshot, task::JoinHandle};
+use tokio::{runtime, sync::oneshot};
 use tokio_util::codec::Framed;
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A controller that shall stop while a job is attached through it; and that job, which it has not stopped.
-async fn stopping(world: &World, config: Config) -> (JoinHandle<()>, Upgraded, JobId) {
+async fn stopping(world: &World, config: Config) -> (impl Future<Output = ()>, Upgraded, JobId) {
     let app = world.app("one").await;
     let release = world.release(&app, &["web"], "serve").await;
     world.client.set_release("one", release.id).await.unwrap();
@@ -32,10 +32,10 @@ async fn stopping(world: &World, config: Config) -> (JoinHandle<()>, Upgraded, J
     let attached = client(addr).run_job_attached("one", &job).await.unwrap();
     let id = newest(world, &[]);
     lifetime.end();
-    let stopped = tokio::spawn(async move {
+    let stopped = async move {
         running.until_detached().await;
         lifetime.drain(testkit::LIMIT).await.unwrap();
-    });
+    };
     (stopped, attached, id)
 }
 
@@ -130,7 +130,7 @@ async fn a_controller_that_shall_stop_relays_until_the_job_has_ended() {
         assert_eq!(frames.next().await.unwrap().unwrap(), answered);
     }
     drop(frames);
-    stopped.await.unwrap();
+    stopped.await;
     assert_eq!(*world.neighbours.stopped.borrow(), []);
 }
 
@@ -139,7 +139,7 @@ async fn a_job_that_outlasts_the_grace_of_its_controller_is_stopped() {
     let world = World::start().await;
     let config = Config { attach_grace: std::time::Duration::ZERO, ..world.config.clone() };
     let (stopped, _attached, id) = stopping(&world, config).await;
-    stopped.await.unwrap();
+    stopped.await;
     assert_eq!(*world.neighbours.stopped.borrow(), [id]);
 }
 
