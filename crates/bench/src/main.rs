@@ -39,6 +39,9 @@ enum Bench {
         /// Where flynn-host keeps its data.
         #[arg(long, env = "FLYNN_DATA_DIR", default_value = "/var/lib/flynn")]
         data_dir: std::path::PathBuf,
+        /// An app with a process type `web`, which is scaled up and down.
+        #[arg(long, default_value = "node-demo")]
+        app: String,
     },
     /// Watches a service many times; the discoverd benchmark's other process.
     #[command(hide = true)]
@@ -53,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
         Bench::Sampi { small } => sampi::run(small),
         Bench::Discoverd { small } => discoverd::run(small).await,
         Bench::Control { small } => control::run(small).await,
-        Bench::Host { small, data_dir } => host::run(small, &data_dir).await,
+        Bench::Host { small, data_dir, app } => host::run(small, &data_dir, &app).await,
         Bench::Watchers(watchers) => watchers.run().await,
     }
 }

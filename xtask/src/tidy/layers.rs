@@ -112,6 +112,8 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
             "api",
             "api-client",
             "controller-client",
+            // Serves what stands for a host.
+            "daemon",
             "discoverd-client",
             "host-client",
             "sampi",

@@ -2,6 +2,7 @@
 
 mod followers;
 mod load;
+mod scheduler;
 mod server;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use controller_client::Controller;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use self::{followers::Followers, load::Load, server::Server};
+use self::{followers::Followers, load::Load, scheduler::Scheduler, server::Server};
 use crate::figure::{Better, Figure, GOAL, median, quantile};
 
 /// Answers a second to the common reads, on two cores that Postgres and those who ask share.
@@ -24,7 +25,7 @@ const ANSWER_GOAL: f64 = 100.0;
 const LIST_GOAL: f64 = 1_000.0;
 /// Milliseconds until everybody who follows has been told.
 const FOLLOW_GOAL: f64 = 100.0;
-/// MiB of the controller afterwards.
+/// MiB of the controller afterwards, and of a scheduler that knows of all this.
 const MEMORY_GOAL: f64 = 128.0;
 
 /// How many ask at a time.
@@ -65,9 +66,14 @@ pub(crate) async fn run(small: bool) -> anyhow::Result<()> {
     report("control-writes", writes, WRITES_GOAL);
     let mut delays = followers.delays(&world, size.changes).await?;
     print("control-follow-p99", "ms", Better::Lower, quantile(&mut delays, 0.99), FOLLOW_GOAL);
-    let mebibytes = server.memory()? as f64 / f64::from(1 << 20);
-    print("control-memory", "MiB", Better::Lower, mebibytes, MEMORY_GOAL);
+    memory("control-memory", server.memory()?);
+    let scheduler = Scheduler::start(server.port()).await?;
+    memory("control-scheduler-memory", scheduler.memory()?);
     Ok(())
+}
+
+fn memory(name: &str, bytes: u64) {
+    print(name, "MiB", Better::Lower, bytes as f64 / f64::from(1 << 20), MEMORY_GOAL);
 }
 
 fn report(name: &str, mut load: Load, goal: f64) {

@@ -9,7 +9,7 @@ use tokio::process::Child;
 
 use crate::{discoverd::ours, usage};
 
-const KEY: &str = "the key";
+pub(super) const KEY: &str = "the key";
 
 /// Far longer than a start takes, also on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +47,10 @@ impl Server {
 
     pub(super) fn client(&self) -> Controller {
         Controller::new(format!("http://127.0.0.1:{}", self.port), Some(KEY.into()))
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Bytes of memory it has.

@@ -5,8 +5,7 @@ mod fanout;
 mod server;
 mod watchers;
 
-use server::Server;
-pub(crate) use server::ours;
+pub(crate) use server::{Server, ours};
 use testkit::Etcd;
 pub(crate) use watchers::Watchers;
 

@@ -15,7 +15,7 @@ const KEY: &str = "the key";
 /// Far longer than a start takes, also on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) struct Server {
+pub(crate) struct Server {
     process: Child,
     port: u16,
     _state: TempDir,
@@ -23,7 +23,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts the discoverd that was built with this program.
-    pub(super) async fn start(etcd: &Etcd) -> anyhow::Result<Self> {
+    pub(crate) async fn start(etcd: &Etcd) -> anyhow::Result<Self> {
         let state = tempfile::tempdir().context("making a folder for discoverd")?;
         let port = testkit::free_port();
         let process = ours("discoverd")?
@@ -43,11 +43,11 @@ impl Server {
         Ok(server)
     }
 
-    pub(super) fn addr(&self) -> String {
+    pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn client(&self) -> Discoverd {
+    pub(crate) fn client(&self) -> Discoverd {
         Discoverd::new(&format!("http://{}", self.addr()), Some(KEY.into()))
     }
 

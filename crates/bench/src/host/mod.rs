@@ -2,15 +2,17 @@
 
 mod cost;
 mod jobs;
+mod scale;
 mod starts;
 
 use std::path::Path;
 
 use jobs::Jobs;
 
-pub(crate) async fn run(small: bool, data_dir: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(small: bool, data_dir: &Path, app: &str) -> anyhow::Result<()> {
     let (rounds, crowd, seconds) = if small { (3, 5, 2) } else { (30, 200, 10) };
     let jobs = Jobs::of(data_dir)?;
     starts::run(&jobs, rounds).await?;
+    scale::run(&jobs, app, if small { 1 } else { 7 }).await?;
     cost::run(&jobs, crowd, seconds).await
 }

@@ -64,8 +64,17 @@ async fn twin(jobs: &Jobs) -> anyhow::Result<ContainerCreateBody> {
     let job = sleeper();
     jobs.start(&job).await?;
     let container = jobs.job(job.id).await?.container_id;
-    let seen = jobs.engine.inspect_container(&container, None::<InspectContainerOptions>).await;
+    let twin = twin_of(&jobs.engine, &container).await;
     jobs.end(job.id).await?;
+    twin
+}
+
+/// A container like this one, at the same address.
+pub(super) async fn twin_of(
+    engine: &Docker,
+    container: &str,
+) -> anyhow::Result<ContainerCreateBody> {
+    let seen = engine.inspect_container(container, None::<InspectContainerOptions>).await;
     let seen = seen.context("inspecting a job's container")?;
     let config = seen.config.context("a container without configuration")?;
     let networks = seen.network_settings.and_then(|settings| settings.networks);
