@@ -12,7 +12,7 @@ use e2e::{
         round, router, running, same_keys, up, whole,
     },
     load::Load,
-    platform::{BAD, PARTS, deploy_badly, deploy_well},
+    platform::{self, BAD, PARTS, deploy_badly, deploy_well},
     shell::Said,
     until,
 };
@@ -93,11 +93,13 @@ async fn each_part_is_deployed_with_good_and_bad_settings_and_no_request_fails()
     let app = app(used[0], "parts", 3).await;
     let load = Load::at(router(used[0]), &app.name);
     for part in PARTS {
-        deploy_well(&app, part).await;
+        deploy_well(&app, part);
         println!("{part} was deployed after {:?}", load.age());
     }
+    platform::works(&app, "well").await;
     for (part, setting) in BAD {
-        println!("{part}: {}", deploy_badly(&app, part, setting).await);
+        println!("{part}: {}", deploy_badly(&app, part, setting));
+        platform::works(&app, part).await;
     }
     load.stop().await.unharmed();
     assert_eq!(hosts_with_data(&ALL).await, data, "data stays where it is");
