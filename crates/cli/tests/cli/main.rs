@@ -11,6 +11,7 @@ mod person;
 mod resources;
 mod running;
 mod scene;
+mod scripts;
 mod seen;
 mod servers;
 mod tls;
