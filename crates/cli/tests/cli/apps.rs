@@ -117,6 +117,25 @@ fn routes_are_added_listed_and_removed() {
 }
 
 #[test]
+fn info_names_the_domain_that_was_there_first() {
+    let fake = Fake::start();
+    fake.world().deployed_app("myapp");
+    let person = Person::of(&fake);
+    let app = |args: &[&str]| person.flynn(&[&["-a", "myapp"], args].concat());
+    for domain in ["z.example.com", "a.example.com", "m.example.com"] {
+        app(&["route-add-http", domain]).ok();
+    }
+    // The newest first, as the controller lists them.
+    fake.world().routes.reverse();
+    let port = fake.url.rsplit_once(':').unwrap().1;
+    let info = app(&["info"]).ok().stdout;
+    assert!(info.contains(&format!("Web URL:  http://z.example.com:{port}\n")), "{info}");
+    let json: serde_json::Value =
+        serde_json::from_str(&app(&["info", "--json"]).ok().stdout).unwrap();
+    assert_eq!(json["web_url"], format!("http://z.example.com:{port}"));
+}
+
+#[test]
 fn a_certificate_and_its_key_are_taken_from_files_or_stdin() {
     let fake = Fake::start();
     fake.world().deployed_app("myapp");
