@@ -78,11 +78,14 @@ async fn a_process_that_nobody_could_reach_is_refused() {
     let app = App::node("deaf");
     app.push().ok();
     app.serves().await;
+    // Long enough for this app to start. What is said of a process type stays so with the pushes that follow.
+    app.flynn(&["check-set", "web", "--start-timeout", "10s"]).ok();
     let told = refused(&app, |app| {
         app.write("server.js", "require('http').createServer((q, s) => s.end('x')).listen(process.env.PORT, '127.0.0.1')");
     })
     .await;
     assert!(told.contains("127.0.0.1") && told.contains("0.0.0.0"), "{told}");
+    assert!(told.contains("within 10s"), "it was waited for as long as was set: {told}");
     let told = refused(&app, |app| app.write("server.js", "setInterval(() => {}, 1000)")).await;
     assert!(told.contains("PORT") || told.contains("8080"), "{told}");
 }
