@@ -97,6 +97,10 @@ async fn run_gives_a_shell_pipes_signals_and_exit_status() {
     assert_eq!(piped, "through and back\n");
     let said = app.flynn(&["run", "--", "sh", "-c", "echo out; echo err >&2"]);
     assert_eq!((said.out.as_str(), said.err.contains("err")), ("out\n", true));
+    // The same streams by their names, which nobody but root may open if they are still root's.
+    let named = "[ $(id -u) != 0 ] && echo out > /dev/stdout && echo err > /dev/stderr";
+    let said = app.flynn(&["run", "--", "sh", "-c", named]);
+    assert_eq!((said.status, said.out.as_str(), said.err.contains("err")), (0, "out\n", true));
 
     // On a terminal: a shell with the terminal's size, whose exit status comes back.
     let script = "stty size; cd /app; ls; exit 5\\n";

@@ -97,6 +97,26 @@ async fn stdin_goes_in_and_output_and_status_come_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_is_not_root_opens_its_output_by_name() {
+    let host = Fixture::start().await;
+    let line = "[ $(id -u) != 0 ] && echo out >/dev/stdout && echo err >/dev/stderr && echo fine";
+    let job = shell(line);
+    host.run(&job, support::ended).await;
+    let mut lines = host.log(job.id, None, false).await;
+    lines.sort();
+    let logged = [("stderr", "err"), ("stdout", "fine"), ("stdout", "out")];
+    assert_eq!(lines, logged.map(|(stream, line)| (stream.to_owned(), line.to_owned())));
+    for (tty, heard) in [(false, ("out\nfine\n", "err\n")), (true, ("out\r\nerr\r\nfine\r\n", ""))]
+    {
+        let job = shell_with(line, json!({ "stdin": true, "tty": tty }));
+        host.client().put_job(&job).await.unwrap();
+        let attached = Attached::to(&host, job.id, OUTPUT | ATTACH_STDIN).await;
+        let (out, err, status) = attached.rest().await;
+        assert_eq!(((out.as_str(), err.as_str()), status), (heard, Some(0)), "tty: {tty}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attacher_may_come_before_its_job_and_misses_nothing() {
     let host = Arc::new(Fixture::start().await);
     let job = shell("echo first; echo second");
