@@ -41,20 +41,16 @@ impl Lifetime {
     ///
     /// Adds what every server has: `GET /ping`, `GET /.well-known/status`, a request id and 404 as JSON.
     pub fn serve(&self, listener: TcpListener, router: Router) {
-        self.serve_with_ping(listener, router, get(async || ""));
-    }
-
-    /// The same for a server whose `GET /ping` must find out something first.
-    pub fn serve_with_ping(&self, listener: TcpListener, router: Router, ping: MethodRouter) {
-        self.serve_all(listener, router, ping, get(status));
+        self.serve_with_status(listener, router, get(status));
     }
 
     /// The same for a server that finds out whether it can do its work: see [`crate::status::status`].
     pub fn serve_with_status(&self, listener: TcpListener, router: Router, status: MethodRouter) {
-        self.serve_all(listener, router, get(async || ""), status);
+        self.serve_with_ping(listener, router, get(async || ""), status);
     }
 
-    fn serve_all(
+    /// The same for one whose `GET /ping` must find out something, too.
+    pub fn serve_with_ping(
         &self,
         listener: TcpListener,
         router: Router,

@@ -3,7 +3,7 @@
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use api::discoverd::Event;
-use axum::Router;
+use axum::{Router, routing::MethodRouter};
 use daemon::Lifetime;
 use keyspace::Keyspace;
 use tokio::{net::TcpListener, sync::watch};
@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     dns, election,
     lease::{self, Notebook},
-    mirror::Mirror,
+    mirror::{Freshness, Mirror},
     registrar::{self, Registrar},
     relay::Listings,
     routes::{App, router},
@@ -66,10 +66,12 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     };
 
     let router = router(app, config.keys);
+    let known = mirror.clone();
+    let status = daemon::status::status(move || std::future::ready(health(&known)));
     let mut addrs = Vec::new();
     for addr in config.listen {
         let bind = move || TcpListener::bind(addr);
-        let serve = serve_http(lifetime.clone(), router.clone());
+        let serve = serve_http(lifetime.clone(), router.clone(), status.clone());
         addrs.extend(listen(lifetime, addr, bind, serve).await?);
     }
     let forwarder = dns::Forwarder::new(config.resolv_conf, &config.dns_listen);
@@ -96,13 +98,23 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     Ok(Running { addrs, dns_addrs })
 }
 
+/// Whether what it answers is what is. While etcd is away it goes on answering what it knew: that is no reason to end it.
+fn health(mirror: &Mirror) -> Result<(), String> {
+    match mirror.freshness() {
+        Freshness::Relayed | Freshness::Current => Ok(()),
+        Freshness::Unknown => Err("etcd has not told yet what there is".into()),
+        Freshness::Stale => Err("etcd is away; what was known last is answered".into()),
+    }
+}
+
 fn serve_http(
     lifetime: Lifetime,
     router: Router,
+    status: MethodRouter,
 ) -> impl FnOnce(TcpListener) -> io::Result<SocketAddr> + Send + 'static {
     move |listener| {
         let addr = listener.local_addr()?;
-        lifetime.serve(listener, router);
+        lifetime.serve_with_status(listener, router, status);
         Ok(addr)
     }
 }

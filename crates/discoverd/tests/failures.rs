@@ -25,7 +25,15 @@ async fn a_watcher_loses_nothing_when_etcd_is_killed_and_restarted() {
     let mut watch = client.watch("web");
     until(&mut watch, "one", |set| set.instances.len() == 1).await;
 
+    let health = async |code: &str, word: &str| {
+        let status = raw_get(&daemon, "/.well-known/status").await;
+        let is_so = status.starts_with(&format!("HTTP/1.1 {code}")) && status.contains(word);
+        if is_so { Ok(()) } else { Err(status) }
+    };
+    wait_until("it is healthy", async || health("200", r#""healthy""#).await).await;
     etcd.kill();
+    wait_until("it says that etcd is away", async || health("500", "etcd is away").await).await;
+    assert!(raw_get(&daemon, "/ping").await.starts_with("HTTP/1.1 200"), "it runs");
     wait_until("reads say that they are stale", async || {
         let url = format!("{}/services/web/instances", daemon.url());
         let answer = raw_get(&daemon, "/services/web/instances").await;
@@ -48,6 +56,7 @@ async fn a_watcher_loses_nothing_when_etcd_is_killed_and_restarted() {
     .await;
     let set = until(&mut watch, "both", |set| set.instances.len() == 2).await;
     assert_eq!(addrs(&set), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    wait_until("it is healthy again", async || health("200", r#""healthy""#).await).await;
     // The stream that was open before goes on: it never told that the first one was gone.
     let mut told = Vec::new();
     while !told.contains(&instance(2).addr) {
@@ -64,6 +73,8 @@ async fn it_comes_up_before_etcd_does() {
     etcd.kill();
     let daemon = Options::new(&etcd).start().await;
     assert!(raw_get(&daemon, "/ping").await.starts_with("HTTP/1.1 200"));
+    let status = raw_get(&daemon, "/.well-known/status").await;
+    assert!(status.starts_with("HTTP/1.1 500") && status.contains("has not told"), "{status}");
     let early = raw_get(&daemon, "/services/web/instances").await;
     assert!(early.starts_with("HTTP/1.1 503") && early.contains("\"retry\":true"), "{early}");
     let client = daemon.client();

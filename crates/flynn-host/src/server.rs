@@ -45,6 +45,7 @@ use crate::{
     },
     etcd::Role,
     garbage::Garbage,
+    handlers::host::health,
     host::{Host, Settings},
     identity::{self, Folders, HostFile, IdentityError},
     jobs::{
@@ -422,8 +423,10 @@ async fn serve(
     keep_up(&host, "critical services", CRITICAL, critical);
     let alone = Alone { tunnel_port: config.tunnel_port, etcd_peer_port: config.etcd_peer_port };
     let app = App { host: host.clone(), leadership: leadership.clone(), neighbours, etcd, alone };
+    let asked = app.clone();
+    let status = daemon::status::status(move || health(asked.clone()));
     for listener in [local, gateway] {
-        lifetime.serve(listener, router(app.clone(), &key));
+        lifetime.serve_with_status(listener, router(app.clone(), &key), status.clone());
     }
     lifetime.spawn("recovery", move |stop| recovery::finish(app, stop));
     lifetime.spawn("leadership", move |stop| leadership.keep(stop));

@@ -46,6 +46,11 @@ pub async fn delete_database(
     Ok(Json(databases.delete(&id).await?))
 }
 
+/// Whether it can make databases: the server answers.
+pub async fn health(databases: Databases) -> Result<(), String> {
+    databases.ping().await.map_err(|err| err.to_string())
+}
+
 /// Whether the server answers.
 pub async fn ping(State(databases): State<Databases>) -> Result<(), ApiError> {
     databases.ping().await.map_err(|err| (&*err).into())

@@ -5,6 +5,10 @@
 use api::controller::Provisioned;
 use clap::Parser;
 use flynn_postgres::config::ApiConfig;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_postgres::NoTls;
 
 struct Api {
@@ -66,6 +70,19 @@ async fn a_database_is_its_roles_own_and_can_be_removed_twice() {
     let err = api.client.delete::<()>("/databases?id=/databases/x:y").await.unwrap_err();
     assert!(err.to_string().contains("32 hex digits"), "{err}");
     api.client.get::<serde_json::Value>("/ping").await.unwrap();
+    let status: serde_json::Value = api.client.get("/.well-known/status").await.unwrap();
+    assert_eq!(status["data"]["status"], "healthy");
+}
+
+/// An answer as it is sent.
+async fn raw_get(api: &Api, path: &str) -> String {
+    let addr = api.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let ask = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 #[tokio::test]
@@ -77,6 +94,9 @@ async fn no_key_no_database_and_ping_tells_the_truth() {
     assert!(err.to_string().contains("key"), "{err}");
     let err = api.client.get::<()>("/ping").await.unwrap_err();
     assert!(err.to_string().contains("cannot be reached"), "{err}");
+    let status = raw_get(&api, "/.well-known/status").await;
+    assert!(status.starts_with("HTTP/1.1 500") && status.contains("unhealthy"), "{status}");
+    assert!(status.contains("cannot be reached"), "{status}");
 }
 
 /// As the controller asks: under an id of its own.

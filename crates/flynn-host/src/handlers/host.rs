@@ -35,6 +35,17 @@ pub(crate) async fn status(State(app): State<App>) -> Json<HostStatus> {
     })
 }
 
+/// Whether it can do its work: its engine answers, and it has joined those that discoverd names.
+pub(crate) async fn health(app: App) -> Result<(), String> {
+    let answered = app.host.engine.docker().ping().await;
+    answered.map_err(|err| format!("the container engine does not answer: {err}"))?;
+    let (hosts, _) = app.leadership.known();
+    match hosts.contains_key(&app.host.settings.id) {
+        true => Ok(()),
+        false => Err("discoverd does not name this host; is it there, and etcd?".into()),
+    }
+}
+
 /// Whose an address is.
 #[derive(Debug, Serialize)]
 pub(crate) struct Owner {
