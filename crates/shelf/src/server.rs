@@ -105,6 +105,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
             sweeping.forget_expired(unix_now());
         }
     });
+    let read_again = store.clone();
+    lifetime.spawn("scrub", |stop| read_again.keep_scrubbed(stop));
     let checked = store.clone();
     let status = daemon::status::status(move || {
         let store = checked.clone();

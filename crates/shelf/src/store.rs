@@ -5,6 +5,7 @@
 //! because two files cannot be renamed at once.
 
 mod list;
+mod scrub;
 mod upload;
 
 use std::{
@@ -25,6 +26,9 @@ pub(crate) const LOCK: &str = "lock";
 const MARK: &[u8; 8] = b"flynnsh1";
 /// Bytes of the file after the content: digest and mark.
 const TRAILER_LEN: u64 = 32 + MARK.len() as u64;
+
+/// How often one that is being replaced again and again is tried.
+const LINK_ATTEMPTS: u32 = 100;
 
 /// The blobs of one data directory.
 #[derive(Debug, Clone)]
@@ -102,8 +106,7 @@ impl Store {
         blocking(move || {
             let source = inner.blobs.join(from.file());
             let copying = StoreError::io("copying a blob");
-            let linked =
-                tempfile::Builder::new().make_in(&inner.tmp, |link| fs::hard_link(&source, link));
+            let linked = tempfile::Builder::new().make_in(&inner.tmp, |name| link(&source, name));
             let link = match linked {
                 Ok(link) => link.into_temp_path(),
                 Err(err) if is_absent(&err) => return Err(StoreError::NotFound(from)),
@@ -199,6 +202,17 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Gives a file a second name. While another takes its place the kernel may say that there is none.
+fn link(source: &Path, name: &Path) -> io::Result<()> {
+    for _ in 1..LINK_ATTEMPTS {
+        match fs::hard_link(source, name) {
+            Err(err) if is_absent(&err) && source.try_exists()? => {}
+            done => return done,
+        }
+    }
+    fs::hard_link(source, name)
 }
 
 /// Whether a file was stored after this time.

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use daemon::Lifetime;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{Client, Method, StatusCode};
-use shelf::Config;
+use shelf::{Config, StartError};
 use shelf_client::Shelf;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
 };
 
 /// SHA-256 of "hello".
@@ -25,19 +26,23 @@ struct Running {
     dir: TempDir,
 }
 
+fn config(dir: &TempDir) -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        key: "secret".into(),
+        data_dir: dir.path().into(),
+        disk_reserve: 0,
+        folder_len_max: u64::MAX,
+    }
+}
+
 async fn start_in(dir: TempDir, disk_reserve: u64) -> Running {
     start_with(dir, disk_reserve, u64::MAX).await
 }
 
 async fn start_with(dir: TempDir, disk_reserve: u64, folder_len_max: u64) -> Running {
     let lifetime = Lifetime::default();
-    let config = Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        key: "secret".into(),
-        data_dir: dir.path().into(),
-        disk_reserve,
-        folder_len_max,
-    };
+    let config = Config { disk_reserve, folder_len_max, ..config(&dir) };
     let base = format!("http://{}", shelf::start(config, &lifetime).await.unwrap().addr);
     Running { lifetime, shelf: Shelf::new(base.as_str(), "secret"), base, dir }
 }
@@ -200,6 +205,64 @@ async fn an_upload_that_breaks_off_leaves_what_was_there_and_nothing_else() {
     let broken = stream::iter([Ok(Bytes::from("new")), Err(io::Error::other("gone"))]);
     assert!(running.shelf.put_stream("/a", broken).await.is_err());
     assert_eq!(running.shelf.get_bytes("/a", 100).await.unwrap(), "old");
+}
+
+#[tokio::test]
+async fn of_two_uploads_to_one_path_each_is_whole_and_the_one_that_ended_last_stays() {
+    let running = start().await;
+    let upload = || {
+        let (pieces, queue) = mpsc::channel::<io::Result<Bytes>>(1);
+        (pieces, stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue))))
+    };
+    let ((late, late_body), (early, early_body)) = (upload(), upload());
+    let order = async {
+        for (pieces, piece) in [(&late, "la"), (&early, "ear"), (&late, "te"), (&early, "ly")] {
+            pieces.send(Ok(piece.into())).await.unwrap();
+        }
+        until("both are under way", || running.unfinished() == 2).await;
+        drop(early);
+        until("one has ended", || running.unfinished() == 1).await;
+        assert_eq!(running.shelf.get_bytes("/a", 100).await.unwrap(), "early");
+        drop(late);
+    };
+    let shelf = &running.shelf;
+    let puts = (shelf.put_stream("/a", late_body), shelf.put_stream("/a", early_body));
+    let (late, early, ()) = tokio::join!(puts.0, puts.1, order);
+    assert_ne!(late.unwrap(), early.unwrap());
+    assert_eq!(running.shelf.get_bytes("/a", 100).await.unwrap(), "late");
+}
+
+#[tokio::test]
+async fn a_copy_is_of_one_blob_whatever_takes_its_place_meanwhile() {
+    let running = start().await;
+    let shelf = &running.shelf;
+    shelf.put_bytes("/from", "first").await.unwrap();
+    let puts = stream::iter(0..600).map(|n| shelf.put_bytes("/from", format!("{n}")));
+    let puts = puts.buffer_unordered(4).try_collect::<Vec<_>>();
+    let copies = stream::iter(0..600).map(async |n| {
+        let to = format!("/to/{n}");
+        let told = shelf.copy("/from", &to).await.unwrap();
+        assert_eq!(shelf.head(&to).await.unwrap().unwrap().1, told);
+    });
+    let (put, _) = tokio::join!(puts, copies.buffer_unordered(4).collect::<Vec<()>>());
+    put.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_shelf_takes_the_directory_only_when_the_first_has_ended() {
+    let running = start().await;
+    fs::write(running.dir.path().join("tmp/under-way"), "half").unwrap();
+    let second = Lifetime::default();
+    let refused = shelf::start(config(&running.dir), &second).await.unwrap_err();
+    assert!(matches!(refused, StartError::Used { .. }), "{refused}");
+    assert_eq!(running.unfinished(), 1, "what is uploaded to the first stays");
+    let Running { lifetime, dir, .. } = running;
+    let (first, started) =
+        tokio::join!(lifetime.drain(Duration::from_secs(5)), shelf::start(config(&dir), &second));
+    first.unwrap();
+    started.unwrap();
+    assert!(!dir.path().join("tmp/under-way").exists(), "the second has it for itself");
+    second.end();
 }
 
 #[tokio::test]
