@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, State},
     http::HeaderMap,
 };
-use daemon::ApiError;
+use daemon::{ApiError, Body};
 use serde::Deserialize;
 
 use crate::{
@@ -14,10 +14,16 @@ use crate::{
     store::Databases,
 };
 
+/// What is wished of a new database: there is nothing to choose, and who wishes for something learns that.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wishes {}
+
 /// Makes a database. One with the same idempotency key, a UUID, is the same one.
 pub async fn create_database(
     State(databases): State<Databases>,
     headers: HeaderMap,
+    _: Body<Option<Wishes>>,
 ) -> Result<Json<Provisioned>, ApiError> {
     let name = match headers.get(IDEMPOTENCY_KEY) {
         None => None,

@@ -55,6 +55,9 @@ async fn a_database_is_its_roles_own_and_can_be_removed_twice() {
     let one: Provisioned = api.client.post("/databases", &serde_json::json!({})).await.unwrap();
     let two: Provisioned = api.client.post("/databases", &()).await.unwrap();
     assert_ne!(one.env["PGUSER"], two.env["PGUSER"]);
+    let wish = serde_json::json!({ "version": "9.5" });
+    let err = api.client.post::<Provisioned>("/databases", &wish).await.unwrap_err();
+    assert!(err.to_string().contains("unknown field `version`"), "{err}");
     assert_eq!(one.id, format!("/databases/{}:{}", one.env["PGUSER"], one.env["PGDATABASE"]));
 
     let client = connect(&one.env["DATABASE_URL"]).await.unwrap();

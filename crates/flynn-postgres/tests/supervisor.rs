@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use testkit::wait_until_for;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, error::SqlState};
 
 /// The server's name beside its data.
 const PROGRAM: &str = "flynn-postgres";
@@ -214,4 +214,43 @@ async fn an_image_with_another_postgresql_serves_the_data_with_the_programs_kept
     std::fs::remove_dir_all(&kept).unwrap();
     let mut server = volume.start_with("x", Some(Path::new("/usr/lib/postgresql/99/bin")));
     assert_eq!(server.wait().code(), Some(1), "there is nothing it could be served with");
+}
+
+#[tokio::test]
+async fn nobody_is_the_superuser_without_its_password_and_no_role_becomes_it() {
+    let volume = Volume::new();
+    let _server = volume.start("right");
+    let superuser = volume.connect("right").await;
+    superuser.batch_execute("CREATE ROLE app LOGIN PASSWORD 'x'").await.unwrap();
+    superuser.batch_execute("CREATE DATABASE app OWNER app").await.unwrap();
+    let get_in = async |user: &str, password: Option<&str>, database: &str| {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(volume.port).user(user).dbname(database);
+        password.map(|password| config.password(password));
+        config.connect(NoTls).await
+    };
+    for database in ["postgres", "template1", "app"] {
+        for password in [None, Some(""), Some("wrong"), Some("flynn"), Some("x")] {
+            let refused = get_in("flynn", password, database).await;
+            assert!(refused.is_err(), "the superuser gets into {database} with {password:?}");
+        }
+    }
+    let (client, connection) = get_in("app", Some("x"), "app").await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "ends with its client")]
+    tokio::spawn(connection);
+    for statement in [
+        "SET ROLE flynn",
+        "SET SESSION AUTHORIZATION flynn",
+        "GRANT flynn TO app",
+        "ALTER ROLE app SUPERUSER",
+        "ALTER ROLE flynn PASSWORD 'x'",
+        "ALTER SYSTEM SET listen_addresses = ''",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_read_file('postgresql.conf')",
+        "SELECT rolpassword FROM pg_authid",
+    ] {
+        let done = client.batch_execute(statement).await;
+        let err = done.err().unwrap_or_else(|| panic!("a role may do this: {statement}"));
+        assert_eq!(err.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {err}");
+    }
 }
