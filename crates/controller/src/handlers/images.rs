@@ -6,7 +6,8 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::Answer;
@@ -14,6 +15,9 @@ use crate::{
     error::{Error, Result},
     server::Controller,
 };
+
+/// Length of a tar's first header.
+const TAR_HEADER: usize = 512;
 
 /// Whether shelf has the image, and how large it is.
 pub(crate) async fn show(
@@ -39,7 +43,8 @@ pub(crate) async fn put(
     let id = parsed(&id)?;
     let shelf = controller.neighbours.shelf()?;
     let mut size: u64 = 0;
-    let pieces = body.into_data_stream().map_err(std::io::Error::other).and_then(move |piece| {
+    let pieces = packed(body.into_data_stream()).await?;
+    let pieces = pieces.map_err(std::io::Error::other).and_then(move |piece| {
         size += piece.len() as u64;
         let fits = size <= IMAGE_MAX;
         std::future::ready(if fits { Ok(piece) } else { Err(too_large()) })
@@ -48,10 +53,46 @@ pub(crate) async fn put(
     Ok(Json(json!({ "id": id.to_string(), "sha256": sha256 })))
 }
 
+/// The same stream, if it begins as what `docker save` writes: anything else would be found out only by the hosts.
+async fn packed<E>(
+    mut pieces: impl Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+) -> Result<impl Stream<Item = std::result::Result<Bytes, E>>> {
+    let mut head = Vec::new();
+    while head.len() < TAR_HEADER
+        && let Some(Ok(piece)) = pieces.next().await
+    {
+        head.extend_from_slice(&piece);
+    }
+    if head.len() < TAR_HEADER || head[257..262] != *b"ustar" {
+        return Err(Error::invalid("body", "is no packed image: send what docker save writes"));
+    }
+    Ok(stream::iter([Ok(head.into())]).chain(pieces))
+}
+
 fn too_large() -> std::io::Error {
     std::io::Error::other(format!("an image has at most {} GiB", IMAGE_MAX >> 30))
 }
 
 fn parsed(id: &str) -> Result<ImageId> {
     id.parse().map_err(|err: api::image::InvalidImageId| Error::invalid("id", err.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_begins_as_a_tar_is_taken_and_taken_whole() {
+        let mut tar = vec![7; 600];
+        tar[257..262].copy_from_slice(b"ustar");
+        let sent = |body: &[u8]| {
+            let pieces: Vec<_> = body.chunks(100).map(Bytes::copy_from_slice).collect();
+            stream::iter(pieces.into_iter().map(Ok::<_, ()>))
+        };
+        let taken: Vec<_> = packed(sent(&tar)).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(taken.concat(), tar);
+        for bad in [&b""[..], b"{}", &tar[..300], &[7; 600]] {
+            assert!(packed(sent(bad)).await.is_err(), "{} bytes are taken", bad.len());
+        }
+    }
 }
