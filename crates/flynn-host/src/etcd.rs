@@ -5,7 +5,7 @@ use std::{
     error::Error,
     fs, io,
     net::Ipv4Addr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -349,12 +349,17 @@ pub(crate) fn forget(data: &Path) -> io::Result<()> {
     if !data.try_exists()? {
         return Ok(());
     }
-    let aside = data.with_extension("aside");
+    let aside = put_aside(data);
     match fs::remove_dir_all(&aside) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         done => done?,
     }
     fs::rename(data, aside)
+}
+
+/// Where a member's data is that was put aside.
+pub(crate) fn put_aside(data: &Path) -> PathBuf {
+    data.with_extension("aside")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
     backend::engine::{Engine, EngineError},
     disk,
     domain::{spec::engine_log, users::LAYER0},
-    etcd::forget,
+    etcd::{forget, put_aside},
     identity::Folders,
 };
 
@@ -148,6 +148,26 @@ impl Restoration<'_> {
             fs::File::open(self.folders.root())?.sync_all()?;
         }
         self.drop_made()
+    }
+
+    /// Puts what was there in its place again, and the member that was made beside it, if that had taken its place already.
+    /// Done twice, the second does nothing.
+    pub(crate) async fn put_back(&self) -> Result<(), RestoreError> {
+        if let Some(etcd) = self.stop().await? {
+            self.engine.remove(&etcd).await?;
+        }
+        let (data, beside) = (self.folders.etcd_data(), self.folders.etcd_restored());
+        if !self.is_made()? {
+            disk::user_dir(&beside, LAYER0)?;
+            fs::rename(&data, beside.join(MADE))?;
+            fs::File::open(&beside)?.sync_all()?;
+        }
+        let aside = put_aside(&data);
+        if !data.try_exists()? {
+            fs::rename(aside, &data)?;
+            fs::File::open(self.folders.root())?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Stops etcd's container, if there is one, and answers its id.

@@ -196,12 +196,12 @@ impl GridStore {
         self.seen.send_replace(grid);
     }
 
-    /// etcd goes on with one member alone: this host asks that one from now on.
-    pub(crate) fn follow(&self, member: &Member) {
-        self.change(|grid| grid.members = vec![member.clone()]);
+    /// etcd goes on with those members, whatever it said itself: this host asks them from now on.
+    pub(crate) fn follow(&self, members: Vec<Member>) {
+        self.change(|grid| grid.members = members);
     }
 
-    /// The same, unless other members were learned of since those. Answers whether it is followed.
+    /// The same for one alone, unless other members were learned of since those. Answers whether it is followed.
     pub(crate) fn follow_from(&self, before: &[Member], member: &Member) -> bool {
         let mut followed = false;
         self.change(|grid| {

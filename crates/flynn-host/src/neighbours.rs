@@ -14,7 +14,11 @@ use daemon::{Lifetime, reconcile::Reconcile};
 use jiff::Timestamp;
 use keyspace::{Keyspace, Transaction};
 use rand::seq::SliceRandom;
-use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{debug, error, info, warn};
 use tunnel::{Authority, Identity};
 
@@ -25,7 +29,7 @@ use crate::{
     disk,
     domain::{manifest, net::Cidr},
     etcd::{self, Keeper, Role},
-    grid::{GridStore, HOSTS, MEMBERS, Record},
+    grid::{GridStore, HOSTS, MEMBERS, Member, Record},
     host::Host,
     identity::{self, Folders, HostFile},
     join::{self, Invitation},
@@ -38,6 +42,8 @@ use crate::{
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
 /// So many others are asked at once whether this host was removed.
 const ASKED: usize = 5;
+/// Longest time until a member of etcd on another host says that it has a quorum.
+const ETCD_ANSWER: Duration = Duration::from_secs(3);
 /// Pause before the network to other hosts is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -239,6 +245,30 @@ impl Neighbours {
                 );
                 false
             })
+        });
+        futures_util::future::join_all(asked).await.contains(&true)
+    }
+
+    /// Whether one of those members of etcd answers that is of another host, which it does with a quorum only.
+    pub(crate) async fn etcd_serves_elsewhere(&self, members: &[Member]) -> bool {
+        let others: Vec<(&str, SocketAddr)> = {
+            let grid = self.grid.now();
+            let others = members.iter().filter(|member| member.host != self.id && !member.learner);
+            let tunnel = |host: &str| grid.hosts.get(host).map(Record::tunnel);
+            others.filter_map(|other| Some((other.host.as_str(), tunnel(&other.host)?))).collect()
+        };
+        let asked = others.into_iter().map(|(id, addr)| async move {
+            match timeout(ETCD_ANSWER, self.tunnel.etcd_serves(id, addr)).await {
+                Ok(Ok(serves)) => serves,
+                Ok(Err(err)) => {
+                    debug!(
+                        error = &err as &dyn Error,
+                        "the member of etcd on {id} does not answer"
+                    );
+                    false
+                }
+                Err(_) => false,
+            }
         });
         futures_util::future::join_all(asked).await.contains(&true)
     }

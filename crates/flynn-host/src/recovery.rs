@@ -83,11 +83,14 @@ enum Pending {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Role>,
     },
-    /// It is made; etcd does not serve with it yet.
+    /// It is made, and may have taken its place; etcd does not serve with it yet.
     Restored {
         /// The same.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Role>,
+        /// The members that etcd had before; an older daemon did not note them.
+        #[serde(default)]
+        members: Vec<Member>,
     },
     /// etcd served alone; the epoch is not raised yet.
     Noting,
@@ -106,13 +109,15 @@ enum Pending {
 enum Step {
     /// Make the member that goes on. What this host was before is remembered.
     Restore(Option<Role>),
-    /// Put it in the place of what was there, and wait until it serves.
-    Serve,
+    /// Put it in the place of what was there, and wait until it serves, unless those members have their quorum again.
+    Serve(Vec<Member>),
     /// Raise the epoch, and say who the members are.
     Note,
     /// Tell hosts of the epoch that began.
     Tell(BTreeSet<String>, Option<u64>),
-    /// Nothing was lost by it yet, and nothing is to be: be again what this host was before.
+    /// Nothing was lost by it yet, nor will be: put what was there in its place again, and follow those members.
+    PutBack(Option<Role>, Vec<Member>),
+    /// What was there is in its place: be again what this host was before.
     GiveUp(Option<Role>),
 }
 
@@ -123,7 +128,7 @@ struct Seen {
     is_member: bool,
     /// Somebody orders it now, and it does not go on from where the daemon was interrupted or something failed.
     ordered: bool,
-    /// etcd has its quorum, while what this host has of it is untouched: what was written since must not be lost.
+    /// etcd has its quorum, without a member that was made anew: what was written since must not be lost.
     serves: bool,
 }
 
@@ -132,11 +137,12 @@ fn next_step(pending: &Pending, seen: Seen) -> Step {
         Pending::Restoring { before } if seen.is_member && !seen.ordered => {
             Step::GiveUp(before.clone())
         }
-        Pending::Restoring { before } | Pending::Restored { before } if seen.serves => {
-            Step::GiveUp(before.clone())
+        Pending::Restoring { before } if seen.serves => Step::GiveUp(before.clone()),
+        Pending::Restored { before, members } if seen.serves => {
+            Step::PutBack(before.clone(), members.clone())
         }
         Pending::Restoring { before } => Step::Restore(before.clone()),
-        Pending::Restored { .. } => Step::Serve,
+        Pending::Restored { members, .. } => Step::Serve(members.clone()),
         Pending::Noting => Step::Note,
         Pending::Telling { untold, epoch } => Step::Tell(untold.clone(), *epoch),
     }
@@ -233,18 +239,22 @@ fn keep(neighbours: &Neighbours, pending: &Pending) -> io::Result<()> {
     }
 }
 
-/// Whether etcd serves without the member that a recovery is about to put in the place of this host's.
+/// Whether etcd serves without the member that a recovery is about to make, or has made and does not serve with yet. Until
+/// then the members that there were are asked, not only those that this host follows.
 async fn serves_without(
     app: &App,
+    neighbours: &Neighbours,
     pending: &Pending,
     restoration: &Restoration<'_>,
 ) -> io::Result<bool> {
-    let is_untouched = match pending {
-        Pending::Restoring { .. } => true,
-        Pending::Restored { .. } => restoration.is_made()?,
-        Pending::Noting | Pending::Telling { .. } => false,
+    let (is_untouched, members) = match pending {
+        Pending::Restoring { .. } => (true, neighbours.grid.now().members.clone()),
+        Pending::Restored { members, .. } => (restoration.is_made()?, members.clone()),
+        Pending::Noting | Pending::Telling { .. } => return Ok(false),
     };
-    Ok(is_untouched && serves(&app.etcd).await)
+    let followed = async { is_untouched && serves(&app.etcd).await };
+    let (followed, elsewhere) = tokio::join!(followed, neighbours.etcd_serves_elsewhere(&members));
+    Ok(followed || elsewhere)
 }
 
 /// Goes on until the hosts that answer are told.
@@ -261,35 +271,36 @@ async fn go_on(
         let restoration = restoration(app, neighbours, &url);
         let is_member = matches!(*neighbours.role.borrow(), Role::Member { .. });
         let ordered = std::mem::take(&mut ordered);
-        let serves = !ordered && serves_without(app, &pending, &restoration).await?;
+        let serves = !ordered && serves_without(app, neighbours, &pending, &restoration).await?;
         match next_step(&pending, Seen { is_member, ordered, serves }) {
             Step::Restore(before) => {
                 neighbours.take_role(Role::Restoring)?;
                 restoration.make().await?;
-                keep(neighbours, &Pending::Restored { before })?;
+                let members = neighbours.grid.now().members.clone();
+                keep(neighbours, &Pending::Restored { before, members })?;
             }
-            Step::Serve => {
+            Step::Serve(members) => {
                 restoration.take()?;
                 // Alone, so that no other host's member is asked in its stead.
-                neighbours.grid.follow(&alone(&neighbours.id, &url));
+                neighbours.grid.follow(vec![alone(&neighbours.id, &url)]);
                 let cluster = format!("{}={url}", neighbours.id);
                 neighbours.take_role(Role::Member { cluster, joined: false, id: None })?;
-                until_it_serves(app).await?;
-                keep(neighbours, &Pending::Noting)?;
+                if until_one_serves(app, neighbours, &members).await? == Serving::Made {
+                    keep(neighbours, &Pending::Noting)?;
+                }
+            }
+            Step::PutBack(before, members) => {
+                put_back(neighbours, &restoration, members).await?;
+                keep(neighbours, &Pending::Restoring { before })?;
             }
             Step::GiveUp(before) => {
                 restoration.drop_made()?;
-                if !is_member {
-                    // Its data is untouched, so it takes its old membership up again; if it was removed, etcd tells it.
-                    let by_grid = || etcd::added(&neighbours.id, &neighbours.grid.now());
-                    let role = before.or_else(by_grid).unwrap_or(Role::Client);
-                    neighbours.take_role(role)?;
-                }
+                be_as_before(neighbours, before)?;
                 fs::remove_file(neighbours.folders.recovery_file())?;
                 return Err(RecoveryError::GivenUp);
             }
             Step::Note => {
-                until_it_serves(app).await?;
+                until_one_serves(app, neighbours, &[]).await?;
                 let noted = note(&app.etcd, neighbours).await;
                 let epoch = Some(noted.map_err(|err| RecoveryError::Etcd(err.to_string()))?);
                 let untold = neighbours.grid.now().hosts.keys().cloned().collect();
@@ -303,6 +314,29 @@ async fn go_on(
             }
         }
     }
+}
+
+/// Undoes that the member which was made took its place, and follows those again that there were before it.
+async fn put_back(
+    neighbours: &Neighbours,
+    restoration: &Restoration<'_>,
+    members: Vec<Member>,
+) -> Result<(), RecoveryError> {
+    neighbours.take_role(Role::Restoring)?;
+    restoration.put_back().await?;
+    if !members.is_empty() {
+        neighbours.grid.follow(members);
+    }
+    Ok(())
+}
+
+/// Takes the old membership up again, for which the data is there. If this host was removed, etcd tells it.
+fn be_as_before(neighbours: &Neighbours, before: Option<Role>) -> io::Result<()> {
+    if matches!(*neighbours.role.borrow(), Role::Member { .. }) {
+        return Ok(());
+    }
+    let by_grid = || etcd::added(&neighbours.id, &neighbours.grid.now());
+    neighbours.take_role(before.or_else(by_grid).unwrap_or(Role::Client))
 }
 
 fn restoration<'a>(app: &'a App, neighbours: &'a Neighbours, url: &'a str) -> Restoration<'a> {
@@ -320,14 +354,33 @@ fn alone(host: &str, peer_url: &str) -> Member {
     Member { host: host.into(), peer_url: peer_url.into(), learner: false, id: None }
 }
 
-async fn until_it_serves(app: &App) -> Result<(), RecoveryError> {
+/// Whose etcd serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serving {
+    /// The member that was made.
+    Made,
+    /// Those that there were before it.
+    Before,
+}
+
+/// Waits until the member that was made serves, or one of those that there were. These are asked last: the member that was
+/// made counts only if they are still without their quorum.
+async fn until_one_serves(
+    app: &App,
+    neighbours: &Neighbours,
+    before: &[Member],
+) -> Result<Serving, RecoveryError> {
     let end = Instant::now() + START;
     loop {
         let said = match timeout(ANSWER, app.etcd.get(MEMBERS)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(err)) => err.to_string(),
-            Err(_) => format!("no answer within {ANSWER:?}"),
+            Ok(Ok(_)) => None,
+            Ok(Err(err)) => Some(err.to_string()),
+            Err(_) => Some(format!("no answer within {ANSWER:?}")),
         };
+        if neighbours.etcd_serves_elsewhere(before).await {
+            return Ok(Serving::Before);
+        }
+        let Some(said) = said else { return Ok(Serving::Made) };
         if Instant::now() > end {
             return Err(RecoveryError::Etcd(said));
         }
@@ -422,51 +475,4 @@ pub(crate) async fn follow(app: &App, host: &str, told: Option<u64>) -> Result<(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MEMBER: Seen = Seen { is_member: true, ordered: false, serves: false };
-    const STOPPED: Seen = Seen { is_member: false, ..MEMBER };
-
-    #[test]
-    fn a_recovery_goes_on_from_where_it_was_interrupted() {
-        let restoring = Pending::Restoring { before: None };
-        let restored = Pending::Restored { before: None };
-        assert_eq!(next_step(&restoring, Seen { ordered: true, ..MEMBER }), Step::Restore(None));
-        assert_eq!(next_step(&restoring, STOPPED), Step::Restore(None), "etcd was stopped for it");
-        assert_eq!(next_step(&restored, STOPPED), Step::Serve);
-        assert_eq!(next_step(&restored, MEMBER), Step::Serve);
-        assert_eq!(next_step(&Pending::Noting, MEMBER), Step::Note);
-        let untold = BTreeSet::from(["b".to_owned()]);
-        let telling = Pending::Telling { untold: untold.clone(), epoch: Some(2) };
-        assert_eq!(next_step(&telling, MEMBER), Step::Tell(untold, Some(2)));
-    }
-
-    #[test]
-    fn an_order_that_never_reached_etcd_says_nothing_of_its_members() {
-        let restoring = Pending::Restoring { before: None };
-        assert_eq!(next_step(&restoring, MEMBER), Step::GiveUp(None));
-    }
-
-    #[test]
-    fn a_recovery_is_given_up_when_etcd_has_its_quorum_again() {
-        let serves = Seen { serves: true, ..STOPPED };
-        let before = Some(Role::Member { cluster: "a=u".into(), joined: true, id: None });
-        let give_up = Step::GiveUp(before.clone());
-        assert_eq!(next_step(&Pending::Restoring { before: before.clone() }, serves), give_up);
-        assert_eq!(next_step(&Pending::Restored { before: before.clone() }, serves), give_up);
-        assert_eq!(next_step(&Pending::Noting, serves), Step::Note, "it is that etcd which serves");
-    }
-
-    #[test]
-    fn what_an_older_daemon_left_is_read() {
-        for text in [r#"{"stage":"restoring"}"#, r#"{"stage":"forcing"}"#] {
-            let read: Pending = serde_json::from_str(text).unwrap();
-            assert_eq!(read, Pending::Restoring { before: None });
-        }
-        let before = Some(Role::Member { cluster: "a=u".into(), joined: true, id: None });
-        let written = serde_json::to_string(&Pending::Restored { before: before.clone() }).unwrap();
-        let read: Pending = serde_json::from_str(&written).unwrap();
-        assert_eq!(read, Pending::Restored { before });
-    }
-}
+mod tests;

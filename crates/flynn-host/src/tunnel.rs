@@ -128,6 +128,18 @@ impl Tunnel {
         join::exchange(stream, request).await
     }
 
+    /// Whether etcd on another host answers, which it does with a quorum only.
+    pub(crate) async fn etcd_serves(&self, id: &str, addr: SocketAddr) -> Result<bool, JoinError> {
+        let stream = dial(addr, id, Service::Etcd, &self.identity()).await?;
+        // One that is full serves what was written until then.
+        let request = http::Request::get("/health?exclude=NOSPACE")
+            .header(http::header::HOST, addr.to_string())
+            .body(Full::default())
+            .map_err(|err| JoinError::Lost(err.to_string()))?;
+        let (status, _) = join::exchange(stream, request).await?;
+        Ok(status.is_success())
+    }
+
     fn port(&self, service: Service) -> u16 {
         match service {
             Service::Etcd => self.ports.etcd,

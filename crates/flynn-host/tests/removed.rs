@@ -11,17 +11,10 @@ use axum::{Router, extract::Path, routing::get};
 use daemon::{Lifetime, relay::relay};
 use keyspace::Transaction;
 use serde_json::{Value, json};
-use support::{Fixture, LIMIT, docker, is, shell};
+use support::{Fixture, LIMIT, docker, identity, is, shell};
 use testkit::wait_until_for;
 use tokio::{net::TcpListener, net::TcpStream};
-use tunnel::{Authority, Identity, Service, accept, dial};
-
-fn identity(host: &Fixture, id: &str) -> Identity {
-    let read =
-        |name: &str| std::fs::read_to_string(host.dir.path().join("host").join(name)).unwrap();
-    let authority = Authority::read(&read("ca.pem"), &read("ca.key")).unwrap();
-    Identity::new(&authority.issue(id, [127, 0, 0, 1].into()).unwrap()).unwrap()
-}
+use tunnel::{Service, accept, dial};
 
 fn tunnel_of(host: &Fixture) -> SocketAddr {
     ([127, 0, 0, 1], host.config.tunnel_port).into()

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use testkit::{Etcd, free_port, wait_until_for};
+use tunnel::{Authority, Identity};
 
 /// The image of all tests: a shell, a web server and a user.
 pub(crate) const IMAGE: &str = "flynn-host-test/busybox:3";
@@ -365,6 +366,14 @@ pub(crate) fn image_with(host: &Fixture, users: &str, user: &str) -> String {
 pub(crate) fn user_of(app: &str) -> u32 {
     let digest = Sha256::digest(app);
     1_048_576 + u32::from_be_bytes(digest[..4].try_into().unwrap()) % 1_048_576
+}
+
+/// What a host of that id would show the others of the cluster that this one is of.
+pub(crate) fn identity(host: &Fixture, id: &str) -> Identity {
+    let read =
+        |name: &str| std::fs::read_to_string(host.dir.path().join("host").join(name)).unwrap();
+    let authority = Authority::read(&read("ca.pem"), &read("ca.key")).unwrap();
+    Identity::new(&authority.issue(id, [127, 0, 0, 1].into()).unwrap()).unwrap()
 }
 
 /// A job that runs a line of shell.
