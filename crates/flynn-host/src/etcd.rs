@@ -461,4 +461,20 @@ mod tests {
         assert_eq!(member["etcd_peer_url"], "https://10.0.0.1:2380");
         assert_eq!(values(&Role::Client, "a", addr, (2379, 2381, 2380))["etcd_runs"], "false");
     }
+
+    #[tokio::test]
+    async fn an_older_list_of_members_is_not_told_over_a_newer_one() {
+        let server = testkit::Etcd::start().await;
+        let etcd = Keyspace::connect(&[server.url()]).await.unwrap();
+        let tell = |at, list: &'static str| etcd.commit(unless_told_since(at).put(MEMBERS, list));
+        let now = async || etcd.get(MEMBERS).await.unwrap();
+        tell(0, "first").await.unwrap();
+        let first = now().await.unwrap().mod_revision;
+        tell(first, "newer").await.unwrap();
+        // Of two leaders that were paused since: one had found no list, the other the first.
+        for read in [0, first] {
+            assert!(tell(read, "older").await.unwrap_err().is_conflict());
+        }
+        assert_eq!(now().await.unwrap().value, "newer");
+    }
 }

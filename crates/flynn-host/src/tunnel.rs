@@ -317,3 +317,39 @@ async fn one(
     stream.set_nodelay(true)?;
     Ok((stream, peer, permit))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tunnel::Authority;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_has_its_part_of_the_connections_and_others_come_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let grid = Arc::new(GridStore::open(dir.path().join("grid.json")).unwrap());
+        let authority = Authority::make().unwrap();
+        let certificate = authority.issue("a", [127, 0, 0, 1].into()).unwrap();
+        let identity = Identity::new(&certificate).unwrap();
+        let ports = Ports { etcd: 9, host: 9, discoverd: 9, router: 9, join: 9 };
+        let this = Arc::new(Tunnel::new("a", ports, grid, identity.clone()));
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let machine = crate::identity::own_address(None).unwrap();
+        let stop = CancellationToken::new();
+        let calls = async {
+            let silent = async || TcpStream::connect((machine, port)).await.unwrap();
+            let mut held = Vec::new();
+            for _ in 0..CONNECTIONS_PER_SOURCE {
+                held.push(silent().await);
+            }
+            // Reset or at its end.
+            assert_eq!(silent().await.read(&mut [0]).await.unwrap_or_default(), 0);
+            let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            dial(local, "a", Service::Join, &identity).await.unwrap();
+            stop.cancel();
+        };
+        tokio::join!(this.serve(Entrance::Others, listener, stop.clone()), calls);
+    }
+}

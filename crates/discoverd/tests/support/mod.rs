@@ -3,7 +3,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+    time::Duration,
+};
 
 use api::discoverd::Instance;
 use api_client::Client;
@@ -29,6 +33,8 @@ pub struct Options<'a> {
     pub boot_id: &'a str,
     pub port: u16,
     pub resolv_conf: &'a Path,
+    /// Where it listens: on this machine alone, or on all its addresses.
+    pub ip: Ipv4Addr,
 }
 
 impl Options<'_> {
@@ -40,11 +46,12 @@ impl Options<'_> {
             boot_id: "boot 1",
             port: 0,
             resolv_conf: Path::new("/nowhere"),
+            ip: Ipv4Addr::LOCALHOST,
         }
     }
 
     pub async fn start(&self) -> Daemon {
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let local = |port| SocketAddr::from((self.ip, port));
         let config = Config {
             etcd: vec![self.etcd.clone()],
             relay: self.relay.clone(),
@@ -58,8 +65,22 @@ impl Options<'_> {
         };
         let lifetime = Lifetime::default();
         let running = discoverd::start(config, &lifetime).await.unwrap();
-        Daemon { lifetime, addr: running.addrs[0], dns: running.dns_addrs[0] }
+        let (mut addr, mut dns) = (running.addrs[0], running.dns_addrs[0]);
+        if self.ip.is_unspecified() {
+            let local = Ipv4Addr::LOCALHOST.into();
+            addr.set_ip(local);
+            dns.set_ip(local);
+        }
+        Daemon { lifetime, addr, dns }
     }
+}
+
+/// An address of this machine at which it is a source as any other.
+pub fn own_ip() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent.
+    socket.connect("192.0.2.1:9").expect("this machine has no address but 127.0.0.1");
+    socket.local_addr().unwrap().ip()
 }
 
 impl Daemon {
