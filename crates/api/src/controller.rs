@@ -382,6 +382,9 @@ pub struct NewHead {
     pub new: String,
     /// Shelf paths of all packs the repository then consists of, oldest first.
     pub packs: Vec<String>,
+    /// And of those it had, as the caller saw them: what came since stays. Callers before this say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packs_old: Option<Vec<String>>,
 }
 
 /// Answer of `GET /apps/:app/repository`.

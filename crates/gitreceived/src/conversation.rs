@@ -239,8 +239,7 @@ impl Conversation<'_> {
         }
         let packs = self.keep(plan, Some(&commit), quarantine, &repository).await?;
         let tree = pack::tree(git, &self.copy.path, quarantine, &commit).await?;
-        let old = repository.head;
-        Ok(Ok(Prepared::Deploy(Deploy { commit, old, packs, tree, remarks })))
+        Ok(Ok(Prepared::Deploy(Deploy { commit, old: repository, packs, tree, remarks })))
     }
 
     /// Whether a commit comes after what is deployed now: the pusher saw that, or it is among what is pushed.
@@ -382,7 +381,8 @@ impl Conversation<'_> {
             .env("RECEIVE_USER", &pusher.user)
             .env("RECEIVE_REPO", repo.as_str())
             .env("RECEIVE_FINGERPRINT", &pusher.fingerprint)
-            .env("FLYNN_HEAD_OLD", deploy.old.as_deref().unwrap_or_default())
+            .env("FLYNN_HEAD_OLD", deploy.old.head.as_deref().unwrap_or_default())
+            .env("FLYNN_PACKS_OLD", deploy.old.packs.join(","))
             .env("FLYNN_PACKS", deploy.packs.join(","));
         command
     }
@@ -400,8 +400,8 @@ enum Prepared {
 /// A commit that is to be deployed.
 struct Deploy {
     commit: String,
-    /// What is deployed now.
-    old: Option<String>,
+    /// What the repository is now.
+    old: Repository,
     packs: Vec<String>,
     tree: tempfile::NamedTempFile,
     remarks: Vec<String>,

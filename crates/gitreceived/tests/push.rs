@@ -30,12 +30,18 @@ async fn a_push_is_handed_to_the_receiver_and_its_words_to_the_pusher() {
         "RECEIVE_USER=git",
         "CONTROLLER_KEY=controller-key",
         "FLYNN_HEAD_OLD=\n",
+        "FLYNN_PACKS_OLD=\n",
     ] {
         assert!(env.contains(wanted), "{wanted}: {env}");
     }
     assert!(!env.contains("GIT_") && !env.contains("CARGO"), "{env}");
     let (ok, said) = world.push("app").await;
     assert!(ok && said.contains("Everything up-to-date"), "{said}");
+    let seen = format!("FLYNN_PACKS_OLD={}\n", world.packs().join(","));
+    world.commit("app", "two", b"2").await;
+    assert!(world.push("app").await.0);
+    let env = fs::read_to_string(world.path("env")).unwrap();
+    assert!(seen.contains(".pack") && env.contains(&seen), "{seen}: {env}");
     world.end().await;
 }
 

@@ -62,10 +62,13 @@ pub struct ReceiveArgs {
     /// Commit that is deployed now; empty if none is.
     #[arg(long, env = "FLYNN_HEAD_OLD", default_value = "")]
     pub head_old: String,
+    /// Shelf paths of the packs the repository has now, with commas.
+    #[arg(long, env = "FLYNN_PACKS_OLD")]
+    pub packs_old: Option<String>,
     /// Shelf paths of all packs the repository then has, with commas.
     #[arg(long, env = "FLYNN_PACKS")]
     pub packs: Option<String>,
-    /// A file with one pack of the whole repository, instead of the two.
+    /// A file with one pack of the whole repository, instead of the three.
     #[arg(long, env = "FLYNN_PACK_FILE")]
     pub pack_file: Option<PathBuf>,
     /// Fingerprint of the key that pushes.

@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn a_push_names_slug_and_image_by_what_never_moves() {
         let result = check_result(RESULT.as_bytes(), Some((3, "ab".into()))).unwrap();
-        let head = NewHead { old: None, new: "c0ffee".into(), packs: vec!["/p".into()] };
+        let head =
+            NewHead { old: None, new: "c0ffee".into(), packs: vec!["/p".into()], packs_old: None };
         let push = push(result, head, "b1", "");
         assert_eq!(push.slug.uri, "http://shelf.discoverd/slugs/ab.tgz");
         assert_eq!(push.slug.meta["sha256"], "ab");

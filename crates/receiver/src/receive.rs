@@ -102,8 +102,8 @@ impl Push<'_> {
         let new = self.args.commit.clone();
         if let Some(packs) = &self.args.packs {
             let old = Some(self.args.head_old.clone()).filter(|old| !old.is_empty());
-            let packs = packs.split(',').filter(|pack| !pack.is_empty()).map(str::to_owned);
-            return Ok(NewHead { old, new, packs: packs.collect() });
+            let packs_old = self.args.packs_old.as_deref().map(paths);
+            return Ok(NewHead { old, new, packs: paths(packs), packs_old });
         }
         let Some(file) = &self.args.pack_file else { return Err(Failure::NoHead) };
         let unread = |source| shelf_client::Error::File { path: file.clone(), source };
@@ -114,7 +114,7 @@ impl Push<'_> {
         let repository = self.controller.repository(&app.name).await;
         let repository = repository.map_err(Failure::controller("Looking up the repository"))?;
         let packs = self.packs(&repository, path)?;
-        Ok(NewHead { old: repository.head, new, packs })
+        Ok(NewHead { old: repository.head, new, packs, packs_old: Some(repository.packs) })
     }
 
     /// The packs of a repository with one more. Branches and tags that are kept are in the others, and so is what another
@@ -146,6 +146,11 @@ impl Push<'_> {
     fn stopped(&self) -> Failure {
         if self.taken.load(Ordering::SeqCst) { Failure::GoesOn } else { Failure::Stopped }
     }
+}
+
+/// Paths that were given with commas.
+fn paths(text: &str) -> Vec<String> {
+    text.split(',').filter(|path| !path.is_empty()).map(str::to_owned).collect()
 }
 
 async fn digest(file: &std::path::Path) -> std::io::Result<String> {

@@ -50,6 +50,8 @@ enum Course {
     DeploymentFails,
     /// The answer to the push is lost, although it was carried out.
     AnswerLost,
+    /// It waits for its turn: what it will reach is not decided yet.
+    NoTarget,
 }
 
 #[derive(Clone)]
@@ -132,6 +134,8 @@ impl World {
             &shelf_url,
             "--head-old",
             "0ld",
+            "--packs-old",
+            "/repos/a/1.pack",
             "--packs",
             "/repos/a/1.pack,/repos/a/2.pack",
         ];
@@ -183,7 +187,10 @@ impl Fake {
             new_release: self.release,
             strategy: Strategy::OneByOne,
             status: if failed { DeploymentStatus::Failed } else { DeploymentStatus::Complete },
-            processes: BTreeMap::from([("web".into(), 1)]),
+            processes: match self.course {
+                Course::NoTarget => BTreeMap::new(),
+                _ => BTreeMap::from([("web".into(), 1)]),
+            },
             deploy_timeout: 120,
             error: failed.then(|| "nothing listens on port 8080".into()),
             created_at: Timestamp::UNIX_EPOCH,
@@ -357,10 +364,19 @@ async fn a_tree_becomes_a_slug_a_release_and_a_deployment() {
     assert_eq!(push.types, ["web"]);
     assert_eq!((push.head.old.as_deref(), push.head.new.as_str()), (Some("0ld"), "c0ffee"));
     assert_eq!(push.head.packs, ["/repos/a/1.pack", "/repos/a/2.pack"]);
+    assert_eq!(push.head.packs_old.unwrap(), ["/repos/a/1.pack"]);
     assert!(env.values().all(|value| !value.contains("-key")), "{env:?}");
     let slug = format!("/slugs/{sha256}.tgz");
     assert_eq!(world.shelf.get_bytes(&slug, 100).await.unwrap(), "the slug");
     assert!(world.is_tidy().await);
+}
+
+#[tokio::test]
+async fn a_deployment_without_a_target_yet_is_told_without_one() {
+    let world = World::new(Course::NoTarget).await;
+    world.receive().await.unwrap();
+    let said = world.said();
+    assert!(said.contains("-----> Deploying...\n") && !said.contains("Deploying:"), "{said}");
 }
 
 #[tokio::test]
@@ -409,6 +425,7 @@ async fn packs_of(kept: &[&str], count: u32) -> Result<usize, Failure> {
     };
     world.receive().await?;
     let push = world.fake.seen.lock().unwrap().pushes[0].clone();
+    assert_eq!(push.head.packs_old.unwrap().len(), count as usize, "it says what it saw");
     Ok(push.head.packs.len())
 }
 

@@ -275,6 +275,7 @@ async fn receive(args: &Args, commit: &str, dir: &Path) -> anyhow::Result<bool> 
         .args([&args.app, commit])
         .env("FLYNN_PACK_FILE", dir.join(PACK))
         .env_remove("FLYNN_PACKS")
+        .env_remove("FLYNN_PACKS_OLD")
         .stdin(std::fs::File::open(dir.join(TREE))?)
         .kill_on_drop(true);
     for name in OURS {

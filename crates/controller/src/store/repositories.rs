@@ -47,12 +47,15 @@ pub(crate) async fn change_refs(tx: &Tx<'_>, app: AppId, change: &RefsChange) ->
 pub(crate) async fn move_head(tx: &Tx<'_>, app: AppId, head: &NewHead) -> Result<bool> {
     let sql = "INSERT INTO repositories (app_id) VALUES ($1) ON CONFLICT DO NOTHING";
     pg::execute(&**tx, sql, &[&app.uuid()]).await?;
-    // A pack that a branch or a tag brought while the deployment went on stays, unless all were joined.
-    let sql = "UPDATE repositories SET head = $3, packs = CASE WHEN packs[1] = ($4::text[])[1] \
-                   THEN $4 || ARRAY(SELECT pack FROM unnest(packs) pack WHERE pack <> ALL($4)) \
-                   ELSE $4 END \
+    // A pack that a branch or a tag brought since the pusher looked stays. Of a pusher that does not say what it saw, this is
+    // known only as long as nobody joined all packs.
+    let sql = "UPDATE repositories SET head = $3, \
+                   packs = $4::text[] || ARRAY(SELECT pack FROM unnest(packs) pack \
+                       WHERE pack <> ALL($4) AND CASE WHEN $5::text[] IS NULL \
+                           THEN packs[1] = ($4)[1] ELSE pack <> ALL($5) END) \
                WHERE app_id = $1 AND head IS NOT DISTINCT FROM $2";
-    let moved = pg::execute(&**tx, sql, &[&app.uuid(), &head.old, &head.new, &head.packs]).await?;
+    let NewHead { old, new, packs, packs_old } = head;
+    let moved = pg::execute(&**tx, sql, &[&app.uuid(), old, new, packs, packs_old]).await?;
     Ok(moved == 1)
 }
 

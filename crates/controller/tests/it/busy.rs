@@ -26,7 +26,8 @@ async fn push_and_deploy(world: &World, app: &App, n: u32) -> ReleaseId {
     store(world, pack.clone());
     let repository = world.client.repository(&app.name).await.unwrap();
     // Many packs become one.
-    let before = if repository.packs.len() == 24 { Vec::new() } else { repository.packs };
+    let seen = repository.packs;
+    let before = if seen.len() == 24 { Vec::new() } else { seen.clone() };
     let artifact = |kind, uri: String, meta| NewArtifact { id: None, kind, uri, meta };
     let uri = format!("http://shelf.discoverd/slugs/{slug}.tgz");
     let push = NewPush {
@@ -39,6 +40,7 @@ async fn push_and_deploy(world: &World, app: &App, n: u32) -> ReleaseId {
             old: repository.head,
             new: commit(n),
             packs: before.into_iter().chain([pack]).collect(),
+            packs_old: Some(seen),
         },
     };
     let deployment = world.client.push(&app.name, &push).await.unwrap();

@@ -204,6 +204,7 @@ pub(crate) fn push(old: Option<&str>, new: &str) -> NewPush {
             old: old.map(str::to_owned),
             new: new.into(),
             packs: vec![format!("/repos/{new}.pack")],
+            packs_old: None,
         },
     }
 }
@@ -240,7 +241,7 @@ async fn a_push_is_stored_whole_or_not_at_all_and_the_head_moves_with_the_deploy
 
     // A deployment whose head was overtaken changes nothing.
     let release = world.release(&app, &["web"], "serve").await;
-    let head = NewHead { old: Some("c0".into()), new: "c3".into(), packs: vec![] };
+    let head = NewHead { old: Some("c0".into()), new: "c3".into(), packs: vec![], packs_old: None };
     let late = NewDeployment { head: Some(head), ..NewDeployment::of(release.id) };
     let late = client.deploy("one", &late).await.unwrap();
     let end = client.wait_deployment(late.id, |_| {}).await.unwrap();

@@ -7,10 +7,14 @@ use api::{
     error::ErrorCode,
 };
 
-use api::controller::{META_SYSTEM_APP, NewApp, RepositoryLease};
+use api::controller::{Deployment, DeploymentStatus, META_SYSTEM_APP, NewApp, RepositoryLease};
 use controller_client::Controller;
 
-use crate::world::{GITRECEIVE_KEY, World};
+use crate::{
+    deployments::push,
+    scheduler::Scheduler,
+    world::{GITRECEIVE_KEY, World},
+};
 
 fn change(name: &str, id: Option<String>, packs: Option<(&[&str], &[&str])>) -> RefsChange {
     let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
@@ -40,6 +44,73 @@ async fn kept_branches_come_and_go_with_their_packs_by_compare_and_set() {
     client.change_refs("one", &change("refs/heads/x", None, None)).await.unwrap();
     let repository = client.repository("one").await.unwrap();
     assert!(repository.refs.is_empty() && repository.packs.len() == 1);
+}
+
+fn paths(packs: &[&str]) -> Vec<String> {
+    packs.iter().map(|pack| format!("/repos/a/{pack}.pack")).collect()
+}
+
+/// Two pushes to an app at a time: one saw these packs, makes `new` of them and is to be deployed, another made `kept` of
+/// them meanwhile for a branch.
+struct Two {
+    tells: bool,
+    new: &'static [&'static str],
+    kept: &'static [&'static str],
+    then: &'static [&'static str],
+}
+
+const SEEN: &[&str] = &["1", "2"];
+
+const ALL_OF_TWO: [Two; 6] = [
+    // The deployed one joins what it saw; so does the other; both; neither.
+    Two { tells: true, new: &["j"], kept: &["1", "2", "t"], then: &["j", "t"] },
+    Two { tells: true, new: &["1", "2", "n"], kept: &["k"], then: &["1", "2", "n", "k"] },
+    Two { tells: true, new: &["j"], kept: &["k"], then: &["j", "k"] },
+    Two { tells: true, new: &["1", "2", "n"], kept: &["1", "2", "t"], then: &["1", "2", "n", "t"] },
+    // A pusher that does not say what it saw is taken as before.
+    Two {
+        tells: false,
+        new: &["1", "2", "n"],
+        kept: &["1", "2", "t"],
+        then: &["1", "2", "n", "t"],
+    },
+    Two { tells: false, new: &["j"], kept: &["1", "2", "t"], then: &["j"] },
+];
+
+/// Does both; the deployment waits for a scheduler.
+async fn push_both(world: &World, app: &str, two: &Two) -> Deployment {
+    world.app(app).await;
+    let refs = |name: &str| [(name.to_owned(), Some("1".repeat(40)))].into();
+    let keep = async |name, old, new| {
+        let change = RefsChange { refs: refs(name), packs: Some(PacksChange { old, new }) };
+        world.client.change_refs(app, &change).await.unwrap();
+    };
+    keep("refs/tags/v0", vec![], paths(SEEN)).await;
+    let mut deployed = push(None, "c1");
+    deployed.head.packs = paths(two.new);
+    deployed.head.packs_old = two.tells.then(|| paths(SEEN));
+    let deployment = world.client.push(app, &deployed).await.unwrap();
+    keep("refs/tags/v1", paths(SEEN), paths(two.kept)).await;
+    deployment
+}
+
+#[tokio::test]
+async fn of_two_pushes_at_a_time_neither_loses_its_pack_whichever_joins_all() {
+    let world = World::start().await;
+    let client = &world.client;
+    let mut begun = Vec::new();
+    for (n, two) in ALL_OF_TWO.iter().enumerate() {
+        let app = format!("app-{n}");
+        begun.push((push_both(&world, &app, two).await, app, two));
+    }
+    Scheduler::start(&world.lifetime, client);
+    for (deployment, app, two) in begun {
+        let end = client.wait_deployment(deployment.id, |_| {}).await.unwrap();
+        assert_eq!(end.status, DeploymentStatus::Complete, "{end:?}");
+        let repository = client.repository(&app).await.unwrap();
+        assert_eq!((repository.head.as_deref(), repository.refs.len()), (Some("c1"), 2));
+        assert_eq!(repository.packs, paths(two.then), "{app}");
+    }
 }
 
 #[tokio::test]

@@ -286,7 +286,7 @@ async fn a_push_behind_an_unfinished_push_is_refused_and_an_overtaken_one_never_
     assert!(err.to_string().contains("c1, is being deployed"), "{err}");
     // It was made before the first push moved the head.
     let release = world.release(&app, &["web"], "serve").await;
-    let head = Some(NewHead { old: None, new: "c3".into(), packs: vec![] });
+    let head = Some(NewHead { old: None, new: "c3".into(), packs: vec![], packs_old: None });
     let late = NewDeployment { head, ..NewDeployment::of(release.id) };
     let late = client.deploy("one", &late).await.unwrap();
     assert_eq!(end(&scheduler, client, &running).await.status, DeploymentStatus::Complete);
