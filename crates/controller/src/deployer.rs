@@ -7,10 +7,7 @@ use api::{
     id::{AppId, DeploymentId},
 };
 use futures_util::{TryStreamExt, pin_mut};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -20,10 +17,11 @@ use crate::{
         volumes,
     },
     error::{Error, Result},
+    events::Hints,
     handlers::routes::ensure_default_route,
     in_place::{self, Outcome, Replacement},
     server::Controller,
-    store::{self, Counts, Tx, deployments::Work},
+    store::{self, Counts, Tx, deployments::Work, events::Filter},
 };
 
 /// Even if nothing happens, there is a look this often; it also renews the lease.
@@ -37,17 +35,23 @@ const REFUSALS: u32 = 3;
 
 /// Claims what nobody works and works it, until the daemon stops.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
-    let mut nudges = controller.events.nudges();
+    let mut hints = controller.events.hints(of_deployments());
     loop {
-        nudges.mark_unchanged();
+        hints.forget();
         if let Err(err) = claim_all(&controller, &stop).await {
             warn!(error = &err as &dyn std::error::Error, "deployments wait for the database");
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = timeout(SWEEP, nudges.changed()) => {}
+            _ = timeout(SWEEP, hints.next()) => {}
         }
     }
+}
+
+/// What leaves a deployment without a worker: it was made, or the one before it is over. Whatever else happens in the
+/// cluster is no reason to look.
+fn of_deployments() -> Filter {
+    Filter { types: vec!["deployment".into()], ..Filter::default() }
 }
 
 async fn claim_all(controller: &Controller, stop: &CancellationToken) -> Result<()> {
@@ -65,9 +69,9 @@ async fn claim_all(controller: &Controller, stop: &CancellationToken) -> Result<
                 continue;
             }
         };
-        let nudges = controller.events.nudges();
-        let worker = Arc::new(Worker { controller: controller.clone(), nudges, id, app, lease });
-        controller.lifetime.spawn_drained(work(worker, stop.clone()));
+        let hints = controller.events.hints(Filter { app: Some(app), ..Filter::default() });
+        let worker = Arc::new(Worker { controller: controller.clone(), id, app, lease });
+        controller.lifetime.spawn_drained(work(worker, hints, stop.clone()));
     }
     Ok(())
 }
@@ -127,7 +131,6 @@ async fn processes(tx: &Tx<'_>, app: AppId, release: &Release) -> Result<Counts>
 
 struct Worker {
     controller: Controller,
-    nudges: watch::Receiver<u64>,
     id: DeploymentId,
     app: AppId,
     lease: i64,
@@ -145,11 +148,10 @@ enum Stepped {
     Failed(Failure),
 }
 
-async fn work(worker: Arc<Worker>, stop: CancellationToken) {
-    let mut nudges = worker.nudges.clone();
+async fn work(worker: Arc<Worker>, mut hints: Hints, stop: CancellationToken) {
     let mut refusals = 0;
     loop {
-        nudges.mark_unchanged();
+        hints.forget();
         let stepped = match worker.step().await {
             Ok(Stepped::Failed(failure)) => worker.turn_back(&failure).await,
             Err(Error::Db(err)) if !err.is_unavailable() => {
@@ -164,7 +166,7 @@ async fn work(worker: Arc<Worker>, stop: CancellationToken) {
             Ok(Stepped::Wait | Stepped::Failed(_)) => {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    _ = timeout(SWEEP, nudges.changed()) => {}
+                    _ = timeout(SWEEP, hints.next()) => {}
                 }
             }
             Err(err) => {

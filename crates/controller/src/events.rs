@@ -138,6 +138,11 @@ impl Events {
         self.nudges.subscribe()
     }
 
+    /// Tells whenever something happened that passes a filter.
+    pub(crate) fn hints(&self, filter: Filter) -> Hints {
+        Hints { live: self.live.subscribe(), filter }
+    }
+
     /// The id of the newest event.
     pub(crate) async fn last(&self) -> Result<i64> {
         store::events::last(&self.db.client().await?).await
@@ -172,6 +177,33 @@ impl Events {
     /// A stream that ends with the daemon.
     pub(crate) fn until_stop<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
         stream.take_until(self.stop.clone().cancelled_owned())
+    }
+}
+
+/// Tells that something happened, and not what. It asks the database nothing, so that who works for one app has no work with
+/// what happens to all others.
+#[derive(Debug)]
+pub(crate) struct Hints {
+    live: broadcast::Receiver<Arc<Told>>,
+    filter: Filter,
+}
+
+impl Hints {
+    /// All that was told until now is known.
+    pub(crate) fn forget(&mut self) {
+        self.live = self.live.resubscribe();
+    }
+
+    /// Waits for an event that passes the filter; what was missed may have been one.
+    pub(crate) async fn next(&mut self) {
+        loop {
+            match self.live.recv().await {
+                Ok(told) if !self.filter.includes(&told.event) => {}
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                // The daemon is about to end.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -254,4 +286,79 @@ impl Follower {
 pub(crate) async fn pause(err: &Error) {
     debug!(error = err as &dyn std::error::Error, "a stream waits for the database");
     sleep(PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use api::id::AppId;
+    use futures_util::FutureExt;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    /// Events that nothing but this test tells, over a database that is not there: who asks it, waits for ever.
+    fn events() -> Events {
+        let config = pg::Config {
+            host: "127.0.0.1".into(),
+            port: 9,
+            user: String::new(),
+            password: String::new(),
+            database: String::new(),
+            application: String::new(),
+        };
+        let events = Events::new(pg::Pool::new(config, 1), CancellationToken::new());
+        events.read.send_replace(Some(0));
+        events
+    }
+
+    fn tell(events: &Events, id: i64, app: AppId, object_type: &str) {
+        let event = Event {
+            id,
+            app: Some(app),
+            object_type: object_type.into(),
+            object_id: id.to_string(),
+            data: serde_json::Value::Null,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        events.read.send_replace(Some(id));
+        let _ = events.live.send(Told::new(event));
+    }
+
+    #[tokio::test]
+    async fn a_follower_asks_the_database_nothing_for_what_its_filter_leaves_out() {
+        let (events, app) = (events(), AppId::random());
+        let filter = Filter { types: vec!["scale_request".into()], ..Filter::default() };
+        let mut follower = events.follower(0, filter).unwrap();
+        // It has joined on to what comes.
+        assert!(follower.batch().now_or_never().is_none() && !follower.behind);
+        for round in 0..10 {
+            let first = round * 1000;
+            (1..1000).for_each(|n| tell(&events, first + n, app, "job"));
+            assert!(follower.batch().now_or_never().is_none(), "none passes");
+            assert_eq!((follower.last, follower.behind), (first + 999, false), "and none is due");
+            tell(&events, first + 1000, app, "scale_request");
+            let batch = follower.batch().now_or_never().expect("it is there");
+            assert_eq!(batch.iter().map(|told| told.event.id).collect::<Vec<_>>(), [first + 1000]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hint_is_of_what_passes_the_filter_or_was_missed_and_of_nothing_else() {
+        let (events, app, other) = (events(), AppId::random(), AppId::random());
+        let mut hints = events.hints(Filter { app: Some(app), ..Filter::default() });
+        (1..100).for_each(|n| tell(&events, n, other, "job"));
+        {
+            let mut next = pin!(hints.next());
+            assert!(next.as_mut().now_or_never().is_none(), "it is another app's");
+            tell(&events, 100, app, "job");
+            assert!(next.now_or_never().is_some());
+        }
+        tell(&events, 101, app, "job");
+        hints.forget();
+        assert!(hints.next().now_or_never().is_none(), "it was known");
+        (0..=LIVE as i64).for_each(|n| tell(&events, 102 + n, other, "job"));
+        assert!(hints.next().now_or_never().is_some(), "some were missed");
+    }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use api::{
     controller::{
@@ -292,4 +292,26 @@ async fn a_deployment_ends_what_runs_of_third_releases() {
     let formations = client.formations("one").await.unwrap();
     let left: Vec<_> = formations.iter().map(|one| (one.release, &one.processes)).collect();
     assert_eq!(left, [(releases[2].id, &counts(1))]);
+}
+
+#[tokio::test]
+async fn deployments_are_not_looked_for_at_every_event() {
+    let world = World::start().await;
+    // Each time somebody reads the table it is counted.
+    world
+        .sql(
+            "CREATE SEQUENCE looks; ALTER TABLE deployments RENAME TO deployments_kept; \
+             CREATE VIEW deployments AS SELECT kept.* FROM (SELECT nextval('looks') look OFFSET 0) one, \
+                 LATERAL (SELECT * FROM deployments_kept WHERE one.look > 0 OFFSET 0) kept",
+        )
+        .await;
+    let looks = async || world.number("SELECT last_value FROM looks").await;
+    let (before, began) = (looks().await, Instant::now());
+    for n in 0..60 {
+        world.app(&format!("app-{n}")).await;
+    }
+    let looked = looks().await - before;
+    // Every two seconds, and the table is named twice.
+    let most = 4 + i64::try_from(began.elapsed().as_secs()).unwrap();
+    assert!(looked <= most, "{looked} looks while there were 60 apps and their routes");
 }
