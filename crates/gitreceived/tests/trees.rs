@@ -95,6 +95,20 @@ async fn a_few_objects_that_name_millions_of_files_are_refused() {
 }
 
 #[tokio::test]
+async fn a_commit_without_any_file_is_the_receivers_to_judge() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let empty = git_with(&world, &["mktree"], b"").await;
+    let commit = world.git("app", &["commit-tree", "-m", "nothing", &empty]).await;
+    let wish = format!("{}:refs/heads/master", commit.trim());
+    let (ok, said) = world.git_as("me", "app", &["push", "flynn", &wish]).await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
+    assert_eq!(world.head().as_deref(), Some(commit.trim()));
+    assert_eq!(fs::read_dir(world.path("tree")).unwrap().count(), 0);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_old_history_with_harmless_flaws_is_taken() {
     let world = World::new().await;
     world.repository("app", "my-app").await;
@@ -127,5 +141,95 @@ async fn an_agent_with_many_keys_gets_in_with_its_last() {
     let output = git.env("GIT_SSH_COMMAND", ssh).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+    world.end().await;
+}
+
+/// As the objects of a pack are packed, but for the packing.
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x78, 0x01];
+    let (mut a, mut b) = (1_u32, 0_u32);
+    let last = bytes.chunks(0xffff).count() - 1;
+    for (n, chunk) in bytes.chunks(0xffff).enumerate() {
+        let len = u16::try_from(chunk.len()).unwrap();
+        out.push(u8::from(n == last));
+        out.extend([len.to_le_bytes(), (!len).to_le_bytes()].concat());
+        out.extend(chunk);
+        for byte in chunk {
+            a = (a + u32::from(*byte)) % 65521;
+            b = (b + a) % 65521;
+        }
+    }
+    out.extend((b << 16 | a).to_be_bytes());
+    out
+}
+
+/// A number in as many bytes as it needs, seven bits each, the lowest first.
+fn varint(mut n: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while n > 0x7f {
+        bytes.push(u8::try_from(n & 0x7f).unwrap() | 0x80);
+        n >>= 7;
+    }
+    bytes.push(u8::try_from(n).unwrap());
+    bytes
+}
+
+/// The head of an object in a pack: type and length.
+fn head(kind: u8, len: usize) -> Vec<u8> {
+    let first = kind << 4 | u8::try_from(len & 0xf).unwrap();
+    match len >> 4 {
+        0 => vec![first],
+        rest => [vec![first | 0x80], varint(rest)].concat(),
+    }
+}
+
+/// A pack of 80 KB with an object of 1 GiB: a delta that copies its base of 64 KiB again and again.
+async fn delta_bomb() -> Vec<u8> {
+    const BASE: usize = 0x10000;
+    const COPIES: usize = 1 << 14;
+    let base = [head(3, BASE), deflated(&vec![0; BASE])].concat();
+    let delta = [varint(BASE), varint(BASE * COPIES), vec![0x80; COPIES]].concat();
+    let distance = base.len();
+    // Every byte of an offset but the last counts one more than it says.
+    let offset = [
+        u8::try_from((((distance >> 7) - 1) >> 7) - 1).unwrap() | 0x80,
+        u8::try_from(((distance >> 7) - 1) & 0x7f).unwrap() | 0x80,
+        u8::try_from(distance & 0x7f).unwrap(),
+    ];
+    let bomb = [head(6, delta.len()), offset.to_vec(), deflated(&delta)].concat();
+    let mut pack = [&b"PACK\0\0\0\x02\0\0\0\x02"[..], &base, &bomb].concat();
+    let mut sum = Command::new("sha1sum");
+    let mut sum = sum.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    sum.stdin.take().unwrap().write_all(&pack).await.unwrap();
+    let said = sum.wait_with_output().await.unwrap().stdout;
+    pack.extend(hex::decode(&said[..40]).unwrap());
+    pack
+}
+
+#[tokio::test]
+async fn an_object_that_grows_beyond_all_memory_ends_its_own_push_and_no_other() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let mut ssh = Command::new("sh");
+    let command =
+        format!("exec {} git@127.0.0.1 \"git-receive-pack '/my-app.git'\"", world.ssh("me"));
+    ssh.args(["-c", &command]).stdin(Stdio::piped()).kill_on_drop(true);
+    let mut ssh = ssh.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (old, new) = ("0".repeat(40), "1".repeat(40));
+    let wish = format!("{old} {new} refs/heads/master\0report-status");
+    let wish = format!("{:04x}{wish}0000", wish.len() + 4);
+    let mut stdin = ssh.stdin.take().unwrap();
+    stdin.write_all(&[wish.as_bytes(), &delta_bomb().await].concat()).await.unwrap();
+    let (bomb, (ok, other)) = tokio::join!(ssh.wait_with_output(), world.push("app"));
+    let bomb = bomb.unwrap();
+    let said = String::from_utf8_lossy(&[bomb.stdout, bomb.stderr].concat()).into_owned();
+    assert!(said.contains("Out of memory"), "{said}");
+    assert!(said.contains("ng refs/heads/master unpacker error"), "{said}");
+    assert!(ok && other.contains("Application deployed"), "{other}");
+    drop(stdin);
+    // Nor does it leave anything that the next has to do with.
+    world.commit("app", "two", b"2").await;
+    let (ok, said) = world.push("app").await;
+    assert!(ok && said.contains("Application deployed"), "{said}");
     world.end().await;
 }

@@ -251,3 +251,41 @@ async fn no_service_belongs_to_two_apps_however_they_are_named() {
     client.delete_app("shop").await.unwrap();
     client.create_app(&named("shop-admin")).await.unwrap();
 }
+
+#[tokio::test]
+async fn routers_that_are_slow_keep_no_connection_to_the_database_from_anybody() {
+    let world = World::start().await;
+    let client = &world.client;
+    world.app("one").await;
+    let mut releases = Vec::new();
+    for n in 0..20 {
+        let app = world.app(&format!("app-{n}")).await;
+        releases.push(world.release(&app, &["web"], "serve").await);
+    }
+    // Their first deployments bring them their routes again.
+    world.neighbours.routes.lock().unwrap().clear();
+    world.neighbours.gate.shut("sync");
+    for (n, release) in releases.iter().enumerate() {
+        client.deploy_release(&format!("app-{n}"), release.id).await.unwrap();
+    }
+    let route = |n: u32| {
+        let (kind, domain) = ("http".into(), format!("{n}.example"));
+        NewRoute::from(Route { kind, domain, ..Route::default() })
+    };
+    let changes = (0..20).map(async |n| client.create_route("one", &route(n)).await);
+    // One that has no route of its own.
+    let part = || [("flynn-system-app".to_owned(), "true".to_owned())].into();
+    let others = async {
+        // More than there are connections.
+        world.neighbours.gate.reached_by(40).await;
+        for n in 0..20 {
+            client
+                .create_app(&NewApp { meta: Some(part()), ..named(&format!("part-{n}")) })
+                .await
+                .unwrap();
+        }
+        world.neighbours.gate.open();
+    };
+    let (changed, ()) = tokio::join!(futures_util::future::join_all(changes), others);
+    assert!(changed.into_iter().all(|changed| changed.is_ok()));
+}

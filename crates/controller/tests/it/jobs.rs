@@ -2,7 +2,7 @@ use api::{
     controller::{Job, JobState, NewJob, NewRelease, ONE_OFF_SECONDS, ONE_OFF_SECONDS_MAX},
     discoverd::Term,
     error::ErrorCode,
-    host::{META_APP, TERM_HEADER},
+    host::{EndReason, META_APP, TERM_HEADER},
     id::{AppId, JobId},
 };
 use attach::{Frame, FrameCodec, Stream};
@@ -236,4 +236,45 @@ async fn a_one_off_job_cannot_be_passed_off_as_another_s() {
     let job = NewJob { meta, ..command(&["true"]) };
     let refused = world.client.run_job_detached("one", &job).await.unwrap_err().to_string();
     assert!(refused.contains("flynn-controller.type"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_job_that_has_ended_stays_ended_whoever_says_late_that_it_starts() {
+    let world = World::start().await;
+    let client = &world.client;
+    Scheduler::start(&world.lifetime, client);
+    let app = deployed(&world).await;
+    let release = client.current_release("one").await.unwrap().id;
+    // It is over before the controller that ordered it hears that it was taken.
+    world.neighbours.gate.shut("commit answer");
+    let ends = async {
+        world.neighbours.gate.reached().await;
+        let job = *world.neighbours.jobs.borrow().keys().next().unwrap();
+        let placed = scheduler::job(app.id, release, "");
+        let ended = Job {
+            id: format!("{HOST}-{job}"),
+            uuid: job,
+            state: JobState::Down,
+            exit_status: Some(0),
+            end_reason: Some(EndReason::Exited),
+            ..placed
+        };
+        client.put_job(&ended).await.unwrap();
+        world.neighbours.gate.open();
+        ended
+    };
+    let run = command(&["true"]);
+    let (ran, ended) = tokio::join!(client.run_job_detached("one", &run), ends);
+    assert_eq!((ran.unwrap().state, ended.state), (JobState::Down, JobState::Down));
+    // A scheduler's word that was under way for long, and one that comes for the second time.
+    for state in [JobState::Starting, JobState::Up, JobState::Stopping] {
+        let late = Job { state, exit_status: None, end_reason: None, ..ended.clone() };
+        assert_eq!(client.put_job(&late).await.unwrap().state, JobState::Down, "{state:?}");
+    }
+    let known = client.job("one", &ended.id).await.unwrap();
+    assert_eq!((known.state, known.exit_status), (JobState::Down, Some(0)));
+    let query = EventQuery { app: Some(app.id.to_string()), types: &["job"], since: None };
+    let events = client.past_events(&query, 100).await.unwrap();
+    let told = events.iter().filter(|event| event.object_id == ended.id);
+    assert_eq!(told.map(|event| &event.data["state"]).collect::<Vec<_>>(), ["down"]);
 }

@@ -79,8 +79,13 @@ impl Gate {
 
     /// Until one waits.
     pub(crate) async fn reached(&self) {
+        self.reached_by(1).await;
+    }
+
+    /// Until so many wait.
+    pub(crate) async fn reached_by(&self, count: u32) {
         let mut waiting = self.waiting.subscribe();
-        let reached = waiting.wait_for(|waiting| *waiting > 0);
+        let reached = waiting.wait_for(|waiting| *waiting >= count);
         tokio::time::timeout(testkit::LIMIT, reached).await.unwrap().unwrap();
     }
 
@@ -210,6 +215,7 @@ async fn remove_route(
 }
 
 async fn sync(State(shared): Shared, Query(query): Query<BTreeMap<String, u64>>) -> Json<()> {
+    shared.gate.pass("sync").await;
     shared.synced.lock().unwrap().push(query["routes"]);
     Json(())
 }
@@ -236,6 +242,7 @@ async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
     for job in tx.add.into_values().flatten() {
         shared.jobs.send_modify(|known| drop(known.insert(job.id, job)));
     }
+    shared.gate.pass("commit answer").await;
     Json(Committed::default())
 }
 
