@@ -107,7 +107,9 @@ struct Missing<'a> {
 /// Decides what to change. Never waits, never reads a clock, never draws a random number.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let census = Census::new(snapshot);
-    let casts = census.casts();
+    let mut casts = census.casts();
+    // What Flynn consists of has its room before the apps that it runs; of the others the order stays.
+    casts.sort_by_cached_key(|((app, ..), _)| !snapshot.is_system(*app));
     let mut planner = Planner::new(snapshot, &census);
     planner.plan.foreign = census.foreign.iter().copied().collect();
     for &(host, job) in &census.left_over {

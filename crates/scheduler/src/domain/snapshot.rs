@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::{
-    controller::ExpandedFormation,
+    controller::{ExpandedFormation, META_SYSTEM_APP},
     discoverd::Term,
     id::{AppId, JobId, ReleaseId},
 };
@@ -110,6 +110,12 @@ impl Snapshot {
     pub fn replacement_id(&self, ended: JobId) -> JobId {
         let attempt = self.attempts.get(&ended).copied().unwrap_or(0);
         derived(&format!("{} replaces {ended} {attempt}", self.life))
+    }
+
+    /// Whether an app is a part of Flynn itself.
+    pub fn is_system(&self, app: AppId) -> bool {
+        let mut formations = self.formations.get(&app).into_iter().flat_map(BTreeMap::values);
+        formations.any(|it| it.app.meta.get(META_SYSTEM_APP).is_some_and(|part| part == "true"))
     }
 
     /// The formation of a kind, if there is one with processes.

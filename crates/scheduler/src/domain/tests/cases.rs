@@ -258,3 +258,21 @@ fn a_job_in_the_place_of_another_is_left_alone_and_counts_once_that_one_is_gone(
     let now_wanted = [Arc::new(said), Arc::new(over)];
     assert!(plan(&one_host([in_place(Phase::Up)], now_wanted)).is_empty());
 }
+
+#[test]
+fn what_flynn_consists_of_has_its_room_before_any_app() {
+    let part = |n: u8| {
+        let mut part = ExpandedFormation::clone(&formation(n, &[("web", 1, false)]));
+        part.app.meta.insert(controller::META_SYSTEM_APP.into(), "true".into());
+        Arc::new(part)
+    };
+    let app = |n| formation(n, &[("web", 1, false), ("worker", 1, false)]);
+    let formations = [app(1), part(5), app(6), part(9)];
+    let snapshot = snapshot([("host0".into(), host(3, []))], formations);
+    let plan = plan(&snapshot);
+    let of_app = |job: &api::host::Job| job.metadata[api::host::META_APP_NAME].clone();
+    let started: Vec<_> = plan.start["host0"].iter().map(of_app).collect();
+    assert_eq!(started, ["app5", "app9", "app1"]);
+    let waiting: Vec<_> = plan.waiting.iter().map(|one| one.kind.app).collect();
+    assert_eq!(waiting, [kind(1, "").app, kind(6, "").app, kind(6, "").app]);
+}
