@@ -439,8 +439,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
     /// `app app_deletion app_release deployment job scale_request release artifact key key_deletion route
-    /// route_deletion provider resource release_deletion sink sink_deletion`. An `app_deletion` whose data has an `error`
-    /// is one that was given up.
+    /// route_deletion provider provider_deletion resource release_deletion sink sink_deletion`. An `app_deletion` whose
+    /// data has an `error` is one that was given up.
     pub object_type: String,
     /// Id of the object.
     pub object_id: String,

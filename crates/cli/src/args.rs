@@ -145,6 +145,8 @@ pub(crate) enum Command {
     Providers(Listing),
     /// Make a provider of resources known
     ProviderAdd(resources::AddProviderArgs),
+    /// Forget a provider of which no resource is left
+    ProviderRemove(resources::RemoveProviderArgs),
     /// List the app's resources
     Resources(resources::ResourcesArgs),
     /// Make a resource for the app, and restart with it

@@ -88,6 +88,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<E
         Command::RouteRemove(args) => routes::remove(session, &args).await?,
         Command::Providers(args) => resources::providers(session, args).await?,
         Command::ProviderAdd(args) => resources::add_provider(session, &args).await?,
+        Command::ProviderRemove(args) => resources::remove_provider(session, &args).await?,
         Command::Resources(args) => resources::list(session, &args).await?,
         Command::ResourceAdd(args) => resources::add(session, &args).await?,
         Command::ResourceRemove(args) => resources::remove(session, &args).await?,

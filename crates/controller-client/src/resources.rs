@@ -55,6 +55,11 @@ impl Controller {
         self.client.post("/providers", provider).await
     }
 
+    /// Forgets a provider of which no resource is left.
+    pub async fn remove_provider(&self, provider: &str) -> Result<Provider, Error> {
+        self.client.delete(&format!("/providers/{}", escape(provider))).await
+    }
+
     /// Has a provider make a resource for apps.
     pub async fn provision(
         &self,

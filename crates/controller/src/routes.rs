@@ -85,7 +85,7 @@ fn others() -> Router<Controller> {
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{fingerprint}", get(keys::show).delete(keys::delete))
         .route("/providers", get(providers::list).post(providers::create))
-        .route("/providers/{provider}", get(providers::show))
+        .route("/providers/{provider}", get(providers::show).delete(providers::delete))
         .route(
             "/providers/{provider}/resources",
             get(resources::of_provider).post(resources::provision),

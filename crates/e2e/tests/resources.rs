@@ -102,6 +102,8 @@ async fn a_provider_of_somebody_else_makes_and_destroys() {
     user.flynn(&["resource-add", name]).ok();
     assert!(user.flynn(&["env-get", "BOX_NAME"]).ok().starts_with("box-"));
     assert_eq!(boxes(&provider).unwrap().len(), 1);
+    let told = sh(&format!("flynn provider-remove {name}")).refused();
+    assert!(told.contains("flynn resources --all"), "{told}");
     // The only app that uses it takes it away, after the grace.
     sh("flynn -a controller env-set RESOURCE_GRACE_SECONDS=1").ok();
     drop(user);
@@ -110,6 +112,12 @@ async fn a_provider_of_somebody_else_makes_and_destroys() {
             Ok(left) if left.is_empty() => Ok(()),
             left => Err(left),
         }
+    })
+    .await;
+    // The controller hears a moment later that it is gone.
+    until("the provider to be forgotten", Duration::from_secs(30), async || {
+        let said = sh(&format!("flynn provider-remove {name}"));
+        if said.status == 0 { Ok(()) } else { Err(said.err) }
     })
     .await;
     sh("flynn -a controller env-unset RESOURCE_GRACE_SECONDS").ok();

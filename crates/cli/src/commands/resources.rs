@@ -1,4 +1,5 @@
-//! `providers`, `provider-add`, `resources`, `resource-add`, `resource-remove`, `resource-restore`, `gc`.
+//! `providers`, `provider-add`, `provider-remove`, `resources`, `resource-add`, `resource-remove`, `resource-restore`,
+//! `gc`.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -32,6 +33,14 @@ pub(crate) struct AddProviderArgs {
     name: String,
     /// Where it makes things: http(s)://host/path, or discoverd+http://service/path inside the cluster
     url: String,
+    #[command(flatten)]
+    listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveProviderArgs {
+    /// Its name or id, as `flynn providers` lists them
+    provider: String,
     #[command(flatten)]
     listing: Listing,
 }
@@ -106,6 +115,19 @@ pub(crate) async fn add_provider(session: &Session, args: &AddProviderArgs) -> a
         return output::json(&provider);
     }
     Ok(output::data(&format!("Added provider {} ({}).", provider.name, provider.id))?)
+}
+
+pub(crate) async fn remove_provider(
+    session: &Session,
+    args: &RemoveProviderArgs,
+) -> anyhow::Result<()> {
+    let (_, controller) = session.server()?;
+    let found = provider(&controller, &args.provider).await?;
+    let removed = controller.remove_provider(&found.id.to_string()).await?;
+    if args.listing.json {
+        return output::json(&removed);
+    }
+    Ok(output::data(&format!("Removed provider {} ({}).", removed.name, removed.id))?)
 }
 
 pub(crate) async fn list(session: &Session, args: &ResourcesArgs) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ const SPELLINGS: &[(&[&str], &str)] = &[
     (&["env", "get"], "env-get"),
     (&["env", "unset"], "env-unset"),
     (&["provider", "add"], "provider-add"),
+    (&["provider", "remove"], "provider-remove"),
     (&["provider"], "providers"),
     (&["resource", "add"], "resource-add"),
     (&["resource", "remove"], "resource-remove"),

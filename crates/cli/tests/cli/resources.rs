@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use api::{
     controller::{NewResource, Provider, Resource},
+    error::ErrorCode,
     id::{ProviderId, ResourceId},
 };
 use axum::{
     Json, Router,
     extract::{Path, State},
     response::Response,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 
 use crate::{
-    fake::{Shared, found, not_found},
+    fake::{Shared, error, found, not_found},
     scene::Scene,
 };
 
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) fn routes() -> Router<Shared> {
     Router::new()
         .route("/providers", get(providers))
+        .route("/providers/{provider}", delete(remove_provider))
         .route("/resources", get(all))
         .route("/apps/{app}/resources", get(of_app))
         .route("/providers/{provider}/resources", post(provision))
@@ -42,6 +44,13 @@ fn provider(number: u8, name: &str) -> Provider {
 
 async fn providers() -> Json<[Provider; 2]> {
     Json([provider(1, "postgres"), provider(2, "boxes")])
+}
+
+async fn remove_provider(State(world): State<Shared>, Path(id): Path<ProviderId>) -> Response {
+    if world.lock().unwrap().resources.iter().any(|resource| resource.provider == id) {
+        return error(ErrorCode::Conflict, "it has resources");
+    }
+    found(providers().await.0.iter().find(|provider| provider.id == id))
 }
 
 async fn all(State(world): State<Shared>) -> Json<Vec<Resource>> {
@@ -183,4 +192,19 @@ fn a_rollback_does_not_go_silently_to_a_database_that_was_removed() {
     let outcome = scene.flynn(&["rollback"]).ok();
     assert!(outcome.stderr.contains("a database that the app no longer has"), "{outcome:?}");
     assert_eq!(scene.env()["DATABASE_URL"], "postgres://1");
+}
+
+#[test]
+fn a_provider_is_removed_by_its_name_once_it_has_no_resource() {
+    let scene = Scene::new();
+    scene.add("boxes");
+    let err = scene.flynn(&["provider-remove", "boxes"]).failed();
+    assert!(err.contains("it has resources"), "{err}");
+    let err = scene.flynn(&["provider-remove", "bxes"]).failed();
+    assert!(err.contains("did you mean boxes?"), "{err}");
+    scene.fake.world().resources.clear();
+    let said = scene.flynn(&["provider", "remove", "boxes"]).ok().stdout;
+    assert!(said.starts_with("Removed provider boxes ("), "{said}");
+    let json = scene.flynn(&["provider-remove", "boxes", "--json"]).ok().stdout;
+    assert_eq!(serde_json::from_str::<Provider>(&json).unwrap().name, "boxes");
 }

@@ -50,3 +50,14 @@ pub(crate) async fn create(
     tx.commit().await?;
     Ok(Json(provider))
 }
+
+pub(crate) async fn delete(
+    State(controller): State<Controller>,
+    Path(provider): Path<String>,
+) -> Answer<Provider> {
+    let mut client = controller.db.client().await?;
+    let mut tx = Tx::begin(&mut client).await?;
+    let provider = store::providers::delete(&mut tx, &provider).await?;
+    tx.commit().await?;
+    Ok(Json(provider))
+}

@@ -68,9 +68,43 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewProvider) -> Result<Provide
         },
     )?;
     let provider = of_row(&row);
-    let told = Provider { url: without_password(&provider.url), ..provider.clone() };
-    tx.event(None, "provider", provider.id, &told);
+    tx.event(None, "provider", provider.id, &told(&provider));
     Ok(provider)
+}
+
+/// Forgets a provider. Not while there is something that only it can destroy.
+pub(crate) async fn delete(tx: &mut Tx<'_>, provider: &str) -> Result<Provider> {
+    let provider = find(&**tx, provider).await?;
+    let id = provider.id.uuid();
+    // Who has it make something refers to it, and waits.
+    let lock = "SELECT FROM providers WHERE provider_id = $1 FOR UPDATE";
+    let locked = pg::row_opt(&**tx, lock, &[&id]).await?;
+    locked.ok_or_else(|| Error::missing("provider", &provider.name))?;
+    let made = "SELECT count(*) FROM resources WHERE provider_id = $1";
+    let made: i64 = pg::row(&**tx, made, &[&id]).await?.get(0);
+    if made > 0 {
+        return Err(Error::Conflict(format!(
+            "there are resources of provider {} ({made}): `flynn resources --all` lists them. What was removed is \
+             destroyed after the time in which it can be restored",
+            provider.name
+        )));
+    }
+    let asked = "SELECT count(*) FROM provisionings WHERE provider_id = $1";
+    let asked: i64 = pg::row(&**tx, asked, &[&id]).await?.get(0);
+    if asked > 0 {
+        return Err(Error::Conflict(format!(
+            "provider {} was asked for a resource a moment ago: try again in some minutes",
+            provider.name
+        )));
+    }
+    pg::execute(&**tx, "DELETE FROM providers WHERE provider_id = $1", &[&id]).await?;
+    tx.event(None, "provider_deletion", provider.id, &told(&provider));
+    Ok(provider)
+}
+
+/// What an event says of a provider.
+fn told(provider: &Provider) -> Provider {
+    Provider { url: without_password(&provider.url), ..provider.clone() }
 }
 
 /// A URL without the user and password in it: events are kept.

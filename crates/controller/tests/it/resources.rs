@@ -128,6 +128,44 @@ async fn a_removed_resource_can_be_restored_and_one_that_is_not_is_destroyed_aft
 }
 
 #[tokio::test]
+async fn a_provider_is_forgotten_once_nothing_is_left_that_it_would_have_to_destroy() {
+    let world = World::start().await;
+    let provider = Provider::default();
+    let new = provider.start(&world).await;
+    world.client.create_provider(&new).await.unwrap();
+    world.app("shop").await;
+    let made = world.client.provision("things", &of("shop")).await.unwrap();
+    let refused = world.client.remove_provider("things").await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("things (1)"), "{refused}");
+    // It can be restored still.
+    world.client.remove_resource("things", made.id).await.unwrap();
+    let refused = world.client.remove_provider("things").await.unwrap_err();
+    assert!(refused.is_conflict(), "{refused}");
+    world.client.restore_resource("things", made.id).await.unwrap();
+    let hasty = controller::Config { resource_grace: Duration::ZERO, ..world.config.clone() };
+    let hasty = client(controller::start(hasty, &world.lifetime).await.unwrap().addr);
+    hasty.remove_resource("things", made.id).await.unwrap();
+    let removed = testkit::wait_until("nothing is left", async || {
+        world.client.remove_provider("things").await
+    })
+    .await;
+    assert_eq!(removed.name, "things");
+    assert_eq!(provider.destroyed.borrow()[0], made.external_id);
+    assert!(world.client.providers().await.unwrap().is_empty());
+    let missing = world.client.remove_provider("things").await.unwrap_err();
+    assert!(missing.is_not_found(), "{missing}");
+    let told = "SELECT count(*) FROM events WHERE object_type = 'provider_deletion'";
+    assert_eq!(world.number(told).await, 1);
+
+    // What it makes for an answer that is lost has to be destroyed, too.
+    world.client.create_provider(&new).await.unwrap();
+    *provider.lost.lock().unwrap() = 1;
+    world.client.provision("things", &of("shop")).await.unwrap_err();
+    let refused = world.client.remove_provider("things").await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("a moment ago"), "{refused}");
+}
+
+#[tokio::test]
 async fn what_is_put_is_what_is_answered() {
     let world = World::start().await;
     let provider = Provider::default();
