@@ -29,7 +29,10 @@ impl World {
     pub(crate) async fn start() -> Self {
         let world = Self::without_controller().await;
         let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
-        Self { client: client(running.addr), ..world }
+        let client = client(running.addr);
+        // Until then it makes its tables.
+        testkit::wait_until("the controller has its database", || client.apps()).await;
+        Self { client, ..world }
     }
 
     pub(crate) async fn without_controller() -> Self {
