@@ -348,7 +348,7 @@ mod tests {
     async fn a_hint_is_of_what_passes_the_filter_or_was_missed_and_of_nothing_else() {
         let (events, app, other) = (events(), AppId::random(), AppId::random());
         let mut hints = events.hints(Filter { app: Some(app), ..Filter::default() });
-        (1..100).for_each(|n| tell(&events, n, other, "job"));
+        (1..50).for_each(|n| tell(&events, n, other, "job"));
         {
             let mut next = pin!(hints.next());
             assert!(next.as_mut().now_or_never().is_none(), "it is another app's");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use controller::{Args, Config};
-use daemon::{Lifetime, telemetry};
+use daemon::{Lifetime, lifetime::signalled, telemetry};
 
 /// Requests and steps under way may take this long to end.
 const GRACE: Duration = Duration::from_secs(20);
@@ -16,8 +16,14 @@ async fn main() -> anyhow::Result<()> {
     let config = Config::from(Args::parse());
     let lifetime = Lifetime::default();
     let running = controller::start(config, &lifetime).await.context("starting the controller")?;
-    lifetime.until_signalled().await;
-    lifetime.end();
-    running.until_detached().await;
+    if lifetime.until_signalled().await {
+        lifetime.end();
+        tokio::select! {
+            () = running.until_detached() => {}
+            // Whoever says it twice does not want to wait.
+            () = signalled() => {}
+        }
+    }
+    running.detach();
     Ok(lifetime.drain(GRACE).await?)
 }

@@ -77,13 +77,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits, once the daemon stops, until the last attached job has ended. Those that have not when their grace is over
-    /// are stopped.
+    /// Waits, once the daemon stops, until the last attached job has ended, or its grace is over.
     pub async fn until_detached(&self) {
         if timeout(self.attach_grace, self.attachments.none_left()).await.is_err() {
             warn!("attached jobs are stopped: they had {:?} to end", self.attach_grace);
-            self.attachments.cut();
         }
+    }
+
+    /// Stops the attached jobs that are left.
+    pub fn detach(&self) {
+        self.attachments.cut();
     }
 }
 

@@ -92,15 +92,10 @@ impl Lifetime {
         answered.await.map_err(|_| WorkPanicked)
     }
 
-    /// Waits for SIGTERM, SIGINT or [`Lifetime::end`].
-    pub async fn until_signalled(&self) {
-        let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
-        let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be caught");
-        tokio::select! {
-            _ = term.recv() => info!("SIGTERM: stopping"),
-            _ = int.recv() => info!("SIGINT: stopping"),
-            () = self.stop.cancelled() => {}
-        }
+    /// Waits for SIGTERM, SIGINT or [`Lifetime::end`]. Answers whether it was a signal: else something that the daemon
+    /// cannot do without has failed, and it is of no use to anybody.
+    pub async fn until_signalled(&self) -> bool {
+        self.stop.run_until_cancelled(signalled()).await.is_some()
     }
 
     /// Asks everything to stop and waits until it has.
@@ -112,6 +107,19 @@ impl Lifetime {
             .map_err(|_| DrainTimeout { unfinished: self.tasks.len(), grace })?;
         info!("stopped");
         Ok(())
+    }
+}
+
+/// Waits for SIGTERM or SIGINT, of those that come from now on.
+///
+/// # Panics
+/// When the process may not catch them.
+pub async fn signalled() {
+    let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
+    let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be caught");
+    tokio::select! {
+        _ = term.recv() => info!("SIGTERM: stopping"),
+        _ = int.recv() => info!("SIGINT: stopping"),
     }
 }
 

@@ -32,9 +32,9 @@ pub fn deploy_well(app: &App, part: &str) {
 pub fn deploy_badly(app: &App, part: &str, setting: &[&str]) -> String {
     // One that only waits for what never comes is given up by the clock.
     app.flynn(&["-a", part, "deployment-timeout", "20"]).ok();
-    let told = app.flynn(&[&["-a", part, "env-set"], setting].concat()).refused();
+    let said = app.flynn(&[&["-a", part, "env-set"], setting].concat());
     app.flynn(&["-a", part, "deployment-timeout", "120"]).ok();
-    told
+    said.refused()
 }
 
 /// A write, a build and a start, at once.

@@ -46,6 +46,11 @@ async fn app(host: u8, prefix: &str, processes: usize) -> App {
     app
 }
 
+/// How many processes of an app a host has.
+fn processes_on(host: u8, app: &App) -> usize {
+    up(host, &app.name).expect("it is listed").iter().filter(|(_, on)| *on == host).count()
+}
+
 /// Repeats a command until it works.
 async fn works(app: &App, words: &[&str], bound: Duration) {
     until(&format!("flynn {words:?} to work"), bound, async || {
@@ -111,6 +116,7 @@ async fn a_lost_host_is_done_without_and_comes_back_at_another_address() {
     whole(&ALL, 3).await;
     let (victim, survivors) = bystander(round().is_multiple_of(2)).await;
     let app = app(survivors[0], "lost", 6).await;
+    let there = processes_on(victim, &app);
     let load = Load::at(router(survivors[0]), &app.name);
     let (died, since) = (load.age(), Instant::now());
     cluster(&["kill", &victim.to_string()]).ok();
@@ -120,7 +126,7 @@ async fn a_lost_host_is_done_without_and_comes_back_at_another_address() {
     count(&survivors, &app.name, 6, RESTORED.saturating_sub(since.elapsed())).await;
     println!("its processes run elsewhere {:?} after its loss", since.elapsed());
     works(&app, &["env-set", "A=1"], WHOLE).await;
-    load.stop().await.harmed_only_at(died, NOTICED);
+    load.stop().await.harmed_only_at(died, NOTICED, there);
 
     let before = address(victim);
     cluster(&["start", &victim.to_string(), &(100 + victim).to_string()]).ok();
@@ -138,6 +144,7 @@ async fn without_the_host_of_the_data_traffic_goes_on_and_writes_say_why_they_fa
     let survivors = others(victim);
     lead(&ALL, if round().is_multiple_of(2) { victim } else { survivors[0] }).await;
     let app = app(survivors[0], "data", 6).await;
+    let there = processes_on(victim, &app);
     let load = Load::at(router(survivors[0]), &app.name);
     let died = load.age();
     cluster(&["kill", &victim.to_string()]).ok();
@@ -152,7 +159,7 @@ async fn without_the_host_of_the_data_traffic_goes_on_and_writes_say_why_they_fa
     whole(&ALL, 3).await;
     works(&app, &["scale", "web=4"], WHOLE).await;
     count(&ALL, &app.name, 4, WHOLE).await;
-    load.stop().await.harmed_only_at(died, NOTICED);
+    load.stop().await.harmed_only_at(died, NOTICED, there);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let lifetime = Lifetime::default();
     let started = tokio::select! {
         started = flynn_host::start(config, &lifetime) => Some(started?),
-        () = lifetime.until_signalled() => None,
+        _ = lifetime.until_signalled() => None,
     };
     if started.is_some() {
         lifetime.until_signalled().await;

@@ -4,8 +4,9 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use daemon::{Lifetime, telemetry};
+use daemon::{Lifetime, lifetime::signalled, telemetry};
 use gitreceived::{Args, Config, hook};
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
 /// Pushes that were told to come back have this time to end.
@@ -23,10 +24,22 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init("gitreceived");
     let config = Config::try_from(args)?;
     let lifetime = Lifetime::default();
-    let grace = config.stop_grace + GRACE;
+    let grace = config.stop_grace;
     let running = gitreceived::start(config, &lifetime).await.context("starting gitreceived")?;
     info!(listen = %running.addr, "gitreceived listens on {}", running.addr);
-    lifetime.until_signalled().await;
-    lifetime.drain(grace).await?;
+    let by_signal = lifetime.until_signalled().await;
+    lifetime.end();
+    let over = async {
+        if by_signal {
+            // Whoever says it twice does not want to wait.
+            let _ = timeout(grace, signalled()).await;
+        }
+        running.end_pushes();
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        drained = lifetime.clone().drain(grace + GRACE) => drained?,
+        () = over => lifetime.drain(Duration::ZERO).await?,
+    }
     Ok(ExitCode::SUCCESS)
 }

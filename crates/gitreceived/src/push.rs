@@ -41,6 +41,8 @@ const INPUT_LEN_MAX: u64 = 2 << 30;
 const QUEUE: usize = 32;
 /// git reads what it is sent at once; for longer than this it only stops when something is wrong.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// What a pusher is told while the server stops.
+pub(crate) const RESTARTING: &str = "This server is restarting. Push again in a moment.";
 /// Exit status of a push that did not get as far as git.
 const FAILED: u32 = 1;
 
@@ -56,8 +58,6 @@ pub(crate) struct Pushes {
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
-    /// Pushes under way when the server stops have this time to end by themselves.
-    pub(crate) stop_grace: Duration,
     /// A client that sends nothing so long, while it has something to send, is given up.
     pub(crate) idle_timeout: Duration,
 }
@@ -89,12 +89,12 @@ impl Client {
 }
 
 impl Pushes {
-    /// Serves a push over a channel until it has ended, whichever way.
+    /// Serves a push over a channel until it has ended, whichever way; once it is `over`, it has to.
     pub(crate) async fn serve(
         &self,
         request: Request,
         channel: Channel<Msg>,
-        stop: &CancellationToken,
+        over: &CancellationToken,
     ) {
         let (reader, writer) = channel.split();
         let client = Client(writer);
@@ -110,8 +110,8 @@ impl Pushes {
                 abort.cancel();
                 push.await
             }
-            () = async { stop.cancelled().await; sleep(self.stop_grace).await } => {
-                client.say("This server is restarting. Push again in a moment.").await;
+            () = over.cancelled() => {
+                client.say(RESTARTING).await;
                 abort.cancel();
                 push.await
             }

@@ -59,6 +59,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 const REJECTION_TIME: Duration = Duration::from_millis(200);
 /// Keys a client may offer: agents hold many, and the right one may be the last.
 const AUTH_ATTEMPTS_MAX: usize = 40;
+/// A client whose last push has ended while the server stops hears the end of it for this time.
+const PARTING_DELAY: Duration = Duration::from_secs(3);
 /// Longest wait for one answer of the controller.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,15 @@ const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Running {
     /// Where.
     pub addr: SocketAddr,
+    /// Is cancelled when pushes under way have to end.
+    over: CancellationToken,
+}
+
+impl Running {
+    /// Tells pushes under way to come back, and ends them.
+    pub fn end_pushes(&self) {
+        self.over.cancel();
+    }
 }
 
 /// Why gitreceived could not start.
@@ -99,6 +110,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let addr = socket.local_addr().map_err(unbound)?;
     let ssh = Arc::new(ssh_config(&config));
     let shared = Arc::new(shared(config, lifetime)?);
+    let over = shared.over.clone();
     lifetime.spawn("accept", |stop| async move {
         if let Hosting::Cluster { controller, shelf, .. } = &shared.pushes.hosting {
             let answered = ready::until_answered(controller, shelf);
@@ -114,7 +126,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
             }
         }
     });
-    Ok(Running { addr })
+    Ok(Running { addr, over })
 }
 
 /// The address is ours from here on, and nobody is let in yet.
@@ -160,10 +172,10 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         receiver_env: config.receiver_env,
         timeout: config.push_timeout,
         idle_timeout: config.push_idle_timeout,
-        stop_grace: config.stop_grace,
     };
     let (pushes, slots) = (Arc::new(pushes), Slots::default());
-    Ok(Shared { keyring, pushes, slots, lifetime: lifetime.clone() })
+    let over = CancellationToken::new();
+    Ok(Shared { keyring, pushes, slots, lifetime: lifetime.clone(), over })
 }
 
 fn neighbours(config: &ClusterConfig) -> (Controller, Shelf) {
@@ -296,9 +308,13 @@ async fn connection(
             () = progress.asked.cancelled() => {}
             () = async { sleep(SPEAK_TIMEOUT).await; if progress.spoke.is_cancelled() { pending().await } } => {}
         }
-        // Who has asked for something is served to the end: a push has limits of its own.
+        // Who has asked for something is served to the end: a push has limits of its own. One that keeps its connection for
+        // the next one has that made elsewhere.
         if progress.asked.is_cancelled() {
-            pending::<()>().await;
+            stop.cancelled().await;
+            progress.pushes.close();
+            progress.pushes.wait().await;
+            sleep(PARTING_DELAY).await;
         }
     };
     tokio::select! {

@@ -17,7 +17,7 @@ use russh::{
     },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     },
     door::Place,
     keyring::{Keyring, Verdict},
-    push::{Pusher, Pushes, Request},
+    push::{Pusher, Pushes, RESTARTING, Request},
     slots::Slots,
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) pushes: Arc<Pushes>,
     pub(crate) slots: Slots,
     pub(crate) lifetime: Lifetime,
+    /// Is cancelled when pushes under way have to end.
+    pub(crate) over: CancellationToken,
 }
 
 /// How far a client has come.
@@ -50,6 +52,8 @@ pub(crate) struct Progress {
     pub(crate) spoke: CancellationToken,
     /// Is cancelled when it has proved who it is and has said what it wants.
     pub(crate) asked: CancellationToken,
+    /// Its pushes under way.
+    pub(crate) pushes: TaskTracker,
 }
 
 /// One connection.
@@ -242,6 +246,11 @@ impl Handler for Connection {
                 return self.turn_away(id, line, session);
             }
         };
+        // Before the look: who stops waits for it, or it sees that.
+        let under_way = self.progress.pushes.token();
+        if self.shared.lifetime.stop().is_cancelled() {
+            return self.turn_away(id, RESTARTING, session);
+        }
         let slot = match self.shared.slots.take(&pusher.fingerprint) {
             Ok(slot) => slot,
             Err(full) => return self.turn_away(id, &full.to_string(), session),
@@ -252,10 +261,10 @@ impl Handler for Connection {
         self.progress.asked.cancel();
         session.channel_success(id)?;
         info!(app.name = %repo, key = pusher.fingerprint, "a push to {repo} begins");
-        let (pushes, stop) = (self.shared.pushes.clone(), self.shared.lifetime.stop());
+        let (pushes, over) = (self.shared.pushes.clone(), self.shared.over.clone());
         self.shared.lifetime.spawn_drained(async move {
-            pushes.serve(Request { repo, pusher, reach }, channel, &stop).await;
-            drop((slot, place));
+            pushes.serve(Request { repo, pusher, reach }, channel, &over).await;
+            drop((slot, place, under_way));
         });
         Ok(())
     }

@@ -137,6 +137,7 @@ async fn a_gitreceived_whose_key_is_refused_lets_nobody_in() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     world.end().await;
 }
+
 /// A push whose receiver holds.
 async fn begin_push(world: &World) -> Child {
     world.repository("app", "my-app").await;
@@ -156,10 +157,7 @@ async fn end_of(push: Child) -> (bool, String) {
 
 #[tokio::test]
 async fn a_push_under_way_is_carried_through_and_nobody_new_is_let_in() {
-    let mut world = World::new().await;
-    world.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
-    world.stop_grace = Duration::from_secs(3600);
-    world.start("cache-2").await;
+    let world = World::new().await;
     let push = begin_push(&world).await;
     world.lifetime.end();
     let port = world.port;
@@ -178,14 +176,28 @@ async fn a_push_under_way_is_carried_through_and_nobody_new_is_let_in() {
 
 #[tokio::test]
 async fn a_push_that_does_not_end_in_time_is_told_to_come_back() {
-    let mut world = World::new().await;
-    world.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
-    world.stop_grace = Duration::ZERO;
-    world.start("cache-2").await;
+    let world = World::new().await;
     let push = begin_push(&world).await;
     world.lifetime.end();
+    world.running.as_ref().unwrap().end_pushes();
     let (success, said) = end_of(push).await;
     assert!(!success && said.contains("This server is restarting"), "{said}");
     assert_eq!(world.head(), None);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_kept_for_the_next_push_keeps_nobody_from_stopping() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let master = format!(
+        "{} -o ControlMaster=auto -o ControlPersist=yes -o ControlPath={}",
+        world.ssh("me"),
+        world.path("control").display()
+    );
+    let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
+    let output = git.env("GIT_SSH_COMMAND", &master).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(world.path("control").exists(), "the connection is kept");
     world.end().await;
 }

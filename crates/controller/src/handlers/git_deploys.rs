@@ -1,5 +1,6 @@
 //! `POST /apps/:app/git-deploys`: a repository is deployed by its URL.
 
+use api::id::JobId;
 use axum::{
     extract::{Path, Request, State},
     response::Response,
@@ -26,6 +27,8 @@ pub(crate) async fn deploy(
         );
         return Err(Error::Malformed(message));
     };
+    // As with every attached job, the daemon waits for its end.
+    let _attaching = controller.attachments.begin(JobId::random());
     let (planned, new) = git_deploys::plan(&controller, &app).await?;
     run::attach(&controller, planned, new, upgrade).await
 }

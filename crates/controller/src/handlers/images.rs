@@ -18,6 +18,8 @@ use crate::{
 
 /// Length of a tar's first header.
 const TAR_HEADER: usize = 512;
+/// How gzip, zstd, xz and bzip2 begin: the engine unpacks them.
+const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"];
 
 /// Whether shelf has the image, and how large it is.
 pub(crate) async fn show(
@@ -63,7 +65,8 @@ async fn packed<E>(
     {
         head.extend_from_slice(&piece);
     }
-    if head.len() < TAR_HEADER || head[257..262] != *b"ustar" {
+    let is_tar = head.len() >= TAR_HEADER && head[257..262] == *b"ustar";
+    if !is_tar && !COMPRESSED.iter().any(|magic| head.starts_with(magic)) {
         return Err(Error::invalid("body", "is no packed image: send what docker save writes"));
     }
     Ok(stream::iter([Ok(head.into())]).chain(pieces))
@@ -89,8 +92,11 @@ mod tests {
             let pieces: Vec<_> = body.chunks(100).map(Bytes::copy_from_slice).collect();
             stream::iter(pieces.into_iter().map(Ok::<_, ()>))
         };
-        let taken: Vec<_> = packed(sent(&tar)).await.unwrap().try_collect().await.unwrap();
-        assert_eq!(taken.concat(), tar);
+        let gzipped = b"\x1f\x8b\x08 and so on".to_vec();
+        for good in [tar.clone(), gzipped] {
+            let taken: Vec<_> = packed(sent(&good)).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(taken.concat(), good);
+        }
         for bad in [&b""[..], b"{}", &tar[..300], &[7; 600]] {
             assert!(packed(sent(bad)).await.is_err(), "{} bytes are taken", bad.len());
         }

@@ -1,6 +1,6 @@
 //! `POST /apps/:app/jobs`: one-off jobs.
 
-use api::controller::NewJob;
+use api::{controller::NewJob, id::JobId};
 use axum::{
     Json,
     extract::{FromRequest, Path, Request, State},
@@ -26,6 +26,8 @@ pub(crate) async fn run(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade_of(&mut request);
+    // Of this job, too, the daemon waits for the end, from here on.
+    let _attaching = upgrade.is_some().then(|| controller.attachments.begin(JobId::random()));
     let Formed(new) = Formed::<NewJob>::from_request(request, &()).await?;
     let planned = one_off::plan(&controller, &app, &new, upgrade.is_some()).await?;
     let Some(upgrade) = upgrade else {

@@ -273,7 +273,7 @@ pub(crate) async fn renew(tx: &Tx<'_>, id: DeploymentId, lease: i64) -> Result<O
     Ok(row.as_ref().map(work_of_row))
 }
 
-/// Gives the lease up, so that another worker goes on at once.
+/// Gives the lease up, so that another worker goes on with its next look.
 pub(crate) async fn give_up(db: &impl GenericClient, id: DeploymentId, lease: i64) -> Result<()> {
     let sql = "UPDATE deployments SET lease_until = NULL WHERE deployment_id = $1 AND lease = $2";
     pg::execute(db, sql, &[&id.uuid(), &lease]).await?;

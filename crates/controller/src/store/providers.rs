@@ -85,7 +85,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, provider: &str) -> Result<Provider> 
     if made > 0 {
         return Err(Error::Conflict(format!(
             "there are resources of provider {} ({made}): `flynn resources --all` lists them. What was removed is \
-             destroyed after the time in which it can be restored",
+             destroyed after the time in which it can be restored, if the provider answers",
             provider.name
         )));
     }
@@ -93,7 +93,8 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, provider: &str) -> Result<Provider> 
     let asked: i64 = pg::row(&**tx, asked, &[&id]).await?.get(0);
     if asked > 0 {
         return Err(Error::Conflict(format!(
-            "provider {} was asked for a resource a moment ago: try again in some minutes",
+            "provider {} was asked for a resource and did not say what it made: that is cleared up some minutes after, if \
+             it answers; try again then",
             provider.name
         )));
     }

@@ -47,12 +47,19 @@ pub(crate) async fn change_refs(tx: &Tx<'_>, app: AppId, change: &RefsChange) ->
 pub(crate) async fn move_head(tx: &Tx<'_>, app: AppId, head: &NewHead) -> Result<bool> {
     let sql = "INSERT INTO repositories (app_id) VALUES ($1) ON CONFLICT DO NOTHING";
     pg::execute(&**tx, sql, &[&app.uuid()]).await?;
-    // A pack that a branch or a tag brought since the pusher looked stays. Of a pusher that does not say what it saw, this is
-    // known only as long as nobody joined all packs.
+    // Who made these packs may have joined what there was, and so may another since: what that one left away is no longer
+    // kept by anybody, and what it brought may need the objects of packs that were joined here. So if the packs are not
+    // those that the pusher saw, none goes, and only what is new comes. Of a pusher that does not say what it saw, it is
+    // known only whether somebody joined all packs.
     let sql = "UPDATE repositories SET head = $3, \
-                   packs = $4::text[] || ARRAY(SELECT pack FROM unnest(packs) pack \
-                       WHERE pack <> ALL($4) AND CASE WHEN $5::text[] IS NULL \
-                           THEN packs[1] = ($4)[1] ELSE pack <> ALL($5) END) \
+                   packs = CASE \
+                       WHEN $5::text[] IS NULL THEN $4::text[] || ARRAY( \
+                           SELECT pack FROM unnest(packs) pack \
+                           WHERE pack <> ALL($4) AND packs[1] = ($4)[1]) \
+                       WHEN packs = $5 THEN $4 \
+                       ELSE packs || ARRAY( \
+                           SELECT pack FROM unnest($4::text[]) pack \
+                           WHERE pack <> ALL(packs) AND pack <> ALL($5)) END \
                WHERE app_id = $1 AND head IS NOT DISTINCT FROM $2";
     let NewHead { old, new, packs, packs_old } = head;
     let moved = pg::execute(&**tx, sql, &[&app.uuid(), old, new, packs, packs_old]).await?;

@@ -34,6 +34,7 @@ async fn stopping(world: &World, config: Config) -> (impl Future<Output = ()>, U
     lifetime.end();
     let stopped = async move {
         running.until_detached().await;
+        running.detach();
         lifetime.drain(testkit::LIMIT).await.unwrap();
     };
     (stopped, attached, id)

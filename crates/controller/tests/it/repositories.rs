@@ -61,12 +61,15 @@ struct Two {
 
 const SEEN: &[&str] = &["1", "2"];
 
-const ALL_OF_TWO: [Two; 6] = [
-    // The deployed one joins what it saw; so does the other; both; neither.
-    Two { tells: true, new: &["j"], kept: &["1", "2", "t"], then: &["j", "t"] },
-    Two { tells: true, new: &["1", "2", "n"], kept: &["k"], then: &["1", "2", "n", "k"] },
-    Two { tells: true, new: &["j"], kept: &["k"], then: &["j", "k"] },
-    Two { tells: true, new: &["1", "2", "n"], kept: &["1", "2", "t"], then: &["1", "2", "n", "t"] },
+const ALL_OF_TWO: [Two; 7] = [
+    // The deployed one joins what it saw, and the other's pack may need that; the other joins, and what it joined may be
+    // gone; both; neither.
+    Two { tells: true, new: &["j"], kept: &["1", "2", "t"], then: &["1", "2", "t", "j"] },
+    Two { tells: true, new: &["1", "2", "n"], kept: &["k"], then: &["k", "n"] },
+    Two { tells: true, new: &["j"], kept: &["k"], then: &["k", "j"] },
+    Two { tells: true, new: &["1", "2", "n"], kept: &["1", "2", "t"], then: &["1", "2", "t", "n"] },
+    // Nobody else came.
+    Two { tells: true, new: &["j"], kept: SEEN, then: &["j"] },
     // A pusher that does not say what it saw is taken as before.
     Two {
         tells: false,

@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context, bail};
 use api::{
     cluster::TAG_DRAINING,
-    host::{ActiveJob, META_APP_NAME, META_OMNI, META_TYPE},
+    host::{ActiveJob, META_APP_NAME, META_OMNI, META_TYPE, Status},
 };
+use api_client::Error;
 use host_client::Host;
 use jiff::Timestamp;
 
@@ -19,8 +20,13 @@ use crate::config::Client;
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long what was stopped at the deadline may take.
+/// How long what was stopped at the deadline may take. Then it is killed, whatever its stop timeout is.
 const STOPPED: Duration = Duration::from_secs(120);
+/// What is killed is gone in this time.
+const KILLED: Duration = Duration::from_secs(30);
+
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
 
 /// What is left on a host.
 struct Left {
@@ -72,7 +78,7 @@ pub(super) async fn drain(
 
 async fn emptied(one: &Host, deadline: Duration, client: &Client) -> anyhow::Result<Left> {
     let start = Instant::now();
-    let (mut told, mut stopped) = (usize::MAX, false);
+    let (mut told, mut stopped, mut killed) = (usize::MAX, false, false);
     loop {
         let left = left(one).await?;
         let count = left.leaving.len();
@@ -86,19 +92,42 @@ async fn emptied(one: &Host, deadline: Duration, client: &Client) -> anyhow::Res
         if start.elapsed() > deadline && !stopped {
             for job in &left.leaving {
                 said(client, &format!("stopping {} ({})", name(job), job.job.id))?;
-                one.stop_job(job.job.id)
-                    .await
-                    .with_context(|| format!("stopping {}", job.job.id))?;
+                stop(one, job).await.with_context(|| format!("stopping {}", job.job.id))?;
             }
             stopped = true;
         }
-        if start.elapsed() > deadline + STOPPED {
+        if start.elapsed() > deadline + STOPPED && !killed {
+            for job in &left.leaving {
+                said(client, &format!("killing {} ({})", name(job), job.job.id))?;
+                gone_is_well(one.signal(job.job.id, SIGKILL).await)
+                    .with_context(|| format!("killing {}", job.job.id))?;
+            }
+            killed = true;
+        }
+        if start.elapsed() > deadline + STOPPED + KILLED {
             bail!(
                 "{count} jobs do not end: {}",
                 left.leaving.iter().map(name).collect::<Vec<_>>().join(", ")
             );
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Stops a job. One that was told already, and takes its time because somebody uses it still, is told again: the
+/// platform's own parts end at once then.
+async fn stop(one: &Host, job: &ActiveJob) -> Result<(), Error> {
+    gone_is_well(match job.status {
+        Status::Stopping => one.signal(job.job.id, SIGTERM).await,
+        _ => one.stop_job(job.job.id).await,
+    })
+}
+
+/// It may have ended since it was listed.
+fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(err) if err.is_not_found() || err.is_conflict() => Ok(()),
+        done => done,
     }
 }
 

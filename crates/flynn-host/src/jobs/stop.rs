@@ -20,6 +20,8 @@ pub(super) const CONDEMNED: Duration = Duration::from_secs(5);
 pub(super) const KILLED_STATUS: i32 = 128 + 9;
 /// The engine is given so long to report the end of what was killed.
 const KILLED: Duration = Duration::from_secs(30);
+/// A job whose end cannot be announced, because discovery is away, is told of it after this time at most.
+const WITHDRAWAL: Duration = Duration::from_secs(30);
 /// Requests under way keep a process from being told for this long at most: it may go on with them after that.
 const REQUESTS: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,7 @@ pub(super) async fn stop(host: &Host, process: &mut Process, active: &ActiveJob)
         let mut death = process.death.clone();
         let quiet = async {
             // While discovery is away the routers still choose this job: it serves until they cannot.
-            let revision = timeout(limit, announcer.until_withdrawn(active)).await;
+            let revision = timeout(WITHDRAWAL.min(limit), announcer.until_withdrawn(active)).await;
             let revision = revision.unwrap_or_default();
             let open = announcer.drain(active, revision, REQUESTS.min(limit)).await;
             left_open = (open > 0).then_some(revision);

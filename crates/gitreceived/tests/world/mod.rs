@@ -63,8 +63,7 @@ pub(crate) struct World {
     pub(crate) authchecker: Vec<String>,
     /// How long a client may be silent.
     pub(crate) idle_timeout: Duration,
-    /// How long pushes may go on once gitreceived shall stop.
-    pub(crate) stop_grace: Duration,
+    pub(crate) running: Option<gitreceived::Running>,
     /// What gitreceived says to shelf.
     pub(crate) shelf_key: String,
 }
@@ -127,7 +126,7 @@ impl World {
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
             authchecker: Vec::new(),
             idle_timeout: Duration::from_secs(120),
-            stop_grace: Duration::from_secs(8),
+            running: None,
             shelf_key: "shelf-key".into(),
         };
         world.start("cache").await;
@@ -170,11 +169,13 @@ impl World {
             path: path.into(),
             push_timeout: Duration::from_secs(120),
             push_idle_timeout: self.idle_timeout,
-            stop_grace: self.stop_grace,
+            stop_grace: Duration::from_secs(8),
             disk_len_max: 24 << 30,
         };
         self.lifetime = Lifetime::default();
-        self.port = gitreceived::start(config, &self.lifetime).await.unwrap().addr.port();
+        let running = gitreceived::start(config, &self.lifetime).await.unwrap();
+        self.port = running.addr.port();
+        self.running = Some(running);
     }
 
     /// Ends gitreceived and starts another, which has never seen a repository.

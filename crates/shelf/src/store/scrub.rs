@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rand::seq::SliceRandom;
 use sha2::{Digest, Sha256};
 use tokio::{
     io::AsyncReadExt,
@@ -18,21 +19,21 @@ use super::{Inner, OpenBlob, Store, blocking, is_absent};
 use crate::{domain::BlobPath, error::StoreError};
 
 /// The first round begins when whatever starts with shelf has started.
-const FIRST: Duration = Duration::from_secs(3600);
+const FIRST_DELAY: Duration = Duration::from_secs(600);
 /// How often all are read.
-const ROUND: Duration = Duration::from_secs(7 * 24 * 3600);
+const ROUND_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes read at once.
-const PIECE: usize = 1 << 20;
+const PIECE_LEN: usize = 1 << 20;
 /// Pause after each piece: whoever waits for a blob goes first.
-const PAUSE: Duration = Duration::from_millis(50);
+const PIECE_DELAY: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Reads all blobs again, in rounds, and says which the disk does not have as they were stored.
     pub(crate) async fn keep_scrubbed(self, stop: CancellationToken) {
-        let mut rounds = interval_at(Instant::now() + FIRST, ROUND);
+        let mut rounds = interval_at(Instant::now() + FIRST_DELAY, ROUND_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(rounds.tick()).await.is_some() {
-            match stop.run_until_cancelled(self.scrub(PAUSE)).await {
+            match stop.run_until_cancelled(self.scrub(PIECE_DELAY)).await {
                 None => return,
                 Some(Ok(damaged)) if damaged.is_empty() => {}
                 Some(Ok(damaged)) => {
@@ -48,12 +49,14 @@ impl Store {
     /// Reads all blobs and answers which are damaged.
     async fn scrub(&self, pause: Duration) -> Result<Vec<String>, StoreError> {
         let inner = self.0.clone();
-        let paths = blocking(move || {
+        let mut paths = blocking(move || {
             let mut found = Vec::new();
             inner.paths(Path::new(""), &mut found).map_err(StoreError::io("listing"))?;
             Ok(found)
         })
         .await?;
+        // A shelf that is started anew before a round ends reads others than the last time.
+        paths.shuffle(&mut rand::rng());
         let mut damaged = Vec::new();
         for path in paths {
             let name = path.to_string();
@@ -61,11 +64,16 @@ impl Store {
                 Ok(blob) => is_whole(blob, pause).await,
                 // Removed meanwhile.
                 Err(StoreError::NotFound(_)) => true,
-                Err(StoreError::Damaged(_)) => false,
-                Err(err) => return Err(err),
+                Err(err) => {
+                    error!(
+                        error = &err as &dyn std::error::Error,
+                        "blob {name} cannot be read again"
+                    );
+                    false
+                }
             };
             if !is_whole {
-                error!("blob {name} is damaged: the disk has other bytes than were stored");
+                error!("blob {name} is damaged: the disk does not give the bytes that were stored");
                 damaged.push(name);
             }
         }
@@ -78,6 +86,11 @@ impl Inner {
         let entries = match fs::read_dir(self.blobs.join(dir)) {
             Ok(entries) => entries,
             Err(err) if is_absent(&err) => return Ok(()),
+            // All others are read all the same.
+            Err(err) if !dir.as_os_str().is_empty() => {
+                error!(error = %err, "the blobs of {} cannot be listed", dir.display());
+                return Ok(());
+            }
             Err(err) => return Err(err),
         };
         for entry in entries {
@@ -96,7 +109,7 @@ impl Inner {
 /// Whether the content is what was stored. What cannot be read is not.
 async fn is_whole(blob: OpenBlob, pause: Duration) -> bool {
     let mut file = tokio::fs::File::from_std(blob.file).take(blob.size);
-    let (mut digest, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    let (mut digest, mut piece) = (Sha256::new(), vec![0; PIECE_LEN]);
     loop {
         match file.read(&mut piece).await {
             Ok(0) => return hex::encode(digest.finalize()) == blob.sha256,
@@ -119,7 +132,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = fs::File::create(dir.path().join("lock")).unwrap();
         let store = Store::open(dir.path(), 0, u64::MAX, lock).unwrap();
-        for path in ["/a/whole", "/a/flipped", "/torn"] {
+        for path in ["/a/whole", "/a/flipped", "/torn", "/unreadable"] {
             let body = stream::iter([Ok::<_, io::Error>(Bytes::from("hello"))]);
             store.put(BlobPath::parse(path).unwrap(), body, 100).await.unwrap();
         }
@@ -129,8 +142,10 @@ mod tests {
         bytes[0] ^= 1;
         fs::write(file("a/flipped"), bytes).unwrap();
         fs::write(file("torn"), "no trailer").unwrap();
+        fs::remove_file(file("unreadable")).unwrap();
+        std::os::unix::fs::symlink("unreadable%", file("unreadable")).unwrap();
         let mut damaged = store.scrub(Duration::ZERO).await.unwrap();
         damaged.sort();
-        assert_eq!(damaged, ["/a/flipped", "/torn"]);
+        assert_eq!(damaged, ["/a/flipped", "/torn", "/unreadable"]);
     }
 }
