@@ -8,6 +8,7 @@ use std::{
     process::Stdio,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use testkit::{free_port, wait_until};
 use tokio::process::{Child, Command};
 
@@ -19,6 +20,8 @@ const RECEIVER: &str = r#"#!/bin/sh
 # $1 is the repository, $2 the commit; the tree is a tar on stdin.
 dir=$(dirname "$0")
 mkdir -p $dir/tree && tar -x -C $dir/tree
+touch $dir/runs
+while [ -e $dir/hold ]; do sleep 0.05; done
 echo "$1 at $2 for $RECEIVE_USER with $GREETING, after ${FLYNN_HEAD_OLD:-nothing}"
 test ! -e $dir/tree/refused
 "#;
@@ -45,6 +48,7 @@ impl Lone {
         let port = free_port();
         let server = Command::new(env!("CARGO_BIN_EXE_gitreceived"))
             .args(["-p", &port.to_string(), "-k", "hostkey", "-r", "repos"])
+            .args(["--drain-seconds", "3600"])
             .args(["./checker", "./receiver"])
             .current_dir(dir.path())
             .env_clear()
@@ -207,4 +211,41 @@ async fn without_a_cluster_and_without_two_commands_it_says_how_it_is_run() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("<authchecker> <receiver>"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn it_waits_for_pushes_when_it_shall_stop_until_it_is_told_again() {
+    let mut lone = Lone::new().await;
+    lone.commit("file").await;
+    fs::write(lone.path("hold"), "").unwrap();
+    let pid = Pid::from_raw(lone.server.id().unwrap().cast_signed()).unwrap();
+    let port = lone.port;
+    let stop = async {
+        let runs = lone.path("runs");
+        wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet"))
+            .await;
+        kill_process(pid, Signal::TERM).unwrap();
+        wait_until("nobody new is let in", async || {
+            match tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+                Ok(_) => Err("it still listens"),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        // It may not listen to the second one yet.
+        wait_until("it has ended", async || match kill_process(pid, Signal::TERM) {
+            Ok(()) if !is_over(pid) => Err("it waits"),
+            _ => Ok(()),
+        })
+        .await;
+    };
+    let ((pushed, said), ()) = tokio::join!(lone.push("key", "main"), stop);
+    assert!(!pushed && said.contains("This server is restarting"), "{said}");
+    assert!(lone.server.wait().await.unwrap().success());
+}
+
+/// Whether a process has ended, and waits for its parent to hear of it.
+fn is_over(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+    stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z')
 }
