@@ -73,16 +73,16 @@ impl Jobs {
         // `sleep` takes no notice of SIGTERM where it is the first process.
         self.host.signal(id, SIGKILL).await.context("killing a job")?;
         let gone = async {
-            while self
-                .engine
-                .inspect_container(&container, None::<InspectContainerOptions>)
-                .await
-                .is_ok()
-            {
+            while self.has_container(&container).await {
                 sleep(PAUSE).await;
             }
         };
         timeout(LIMIT, gone).await.with_context(|| format!("container {container} stays"))
+    }
+
+    /// Whether there is such a container.
+    pub(super) async fn has_container(&self, id: &str) -> bool {
+        self.engine.inspect_container(id, None::<InspectContainerOptions>).await.is_ok()
     }
 }
 

@@ -50,10 +50,10 @@ pub(super) async fn run(jobs: &Jobs, app: &str, rounds: usize) -> anyhow::Result
 async fn measure(jobs: &Jobs, app: &str, rounds: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        scale(app, 0).await?;
+        empty(jobs, app).await?;
         ours.push(scale(app, PROCESSES).await?);
         let twins = twins(jobs, app).await?;
-        scale(app, 0).await?;
+        empty(jobs, app).await?;
         theirs.push(by_engine(&jobs.engine, &twins).await?);
     }
     Ok((ours, theirs))
@@ -63,10 +63,35 @@ async fn measure(jobs: &Jobs, app: &str, rounds: usize) -> anyhow::Result<(Vec<f
 async fn scale(app: &str, processes: u32) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut command = ours("flynn")?;
-    command.args(["-a", app, "scale", &format!("web={processes}")]).stdout(Stdio::null());
+    command.args(["-a", app, "scale", &format!("web={processes}")]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let status = command.status().await.context("running flynn")?;
     ensure!(status.success(), "flynn scale web={processes} of {app} failed");
     Ok(began.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// Scales it to nothing, and waits until its containers are gone.
+async fn empty(jobs: &Jobs, app: &str) -> anyhow::Result<()> {
+    let before = processes(jobs, app).await?;
+    scale(app, 0).await?;
+    let gone = async {
+        for job in before {
+            while jobs.has_container(&job.container_id).await {
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+    };
+    timeout(LIMIT, gone).await.with_context(|| format!("processes of {app} stay"))
+}
+
+/// The jobs of its type `web` that have not ended.
+async fn processes(jobs: &Jobs, app: &str) -> anyhow::Result<Vec<ActiveJob>> {
+    let all = jobs.host.jobs().await.context("asking for jobs")?;
+    let is = |job: &ActiveJob, key, value| job.job.metadata.get(key).is_some_and(|v| v == value);
+    let ours = |job: &ActiveJob| {
+        job.status.is_active() && is(job, META_APP_NAME, app) && is(job, META_TYPE, "web")
+    };
+    Ok(all.into_values().filter(ours).collect())
 }
 
 /// A container and the address at which it will answer.
@@ -77,11 +102,8 @@ struct Twin {
 
 /// The containers of the app's processes, to be made again once these are gone: their addresses are in quarantine then.
 async fn twins(jobs: &Jobs, app: &str) -> anyhow::Result<Vec<Twin>> {
-    let all = jobs.host.jobs().await.context("asking for jobs")?;
-    let is = |job: &ActiveJob, key, value| job.job.metadata.get(key).is_some_and(|v| v == value);
-    let serving =
-        all.values().filter(|job| is(job, META_APP_NAME, app) && is(job, META_TYPE, "web"));
-    let twins = serving.map(async |job| {
+    let serving = processes(jobs, app).await?;
+    let twins = serving.iter().map(async |job| {
         let port = job.job.config.ports.first().map(|port| port.port);
         let port = port.with_context(|| format!("{app} has no port"))?;
         let container = twin_of(&jobs.engine, &job.container_id).await?;
