@@ -29,6 +29,7 @@ use crate::{
     },
     grid::{Grid, GridStore, MEMBERS, Member, MemberId},
     identity::Folders,
+    recovery,
 };
 
 /// How often a host looks whether what its member left is gone.
@@ -142,7 +143,8 @@ pub(crate) async fn follow(
             let grid = seen.borrow_and_update();
             follow_once(&id, &role.borrow(), &grid, left_data(&folders))
         };
-        if let Some(next) = next {
+        // Until a recovery is over what this host had is put aside already: giving up once more would be for good.
+        if let Some(next) = next.filter(|_| !recovery::is_unsettled(&folders)) {
             info!("this host's part in etcd changes: {next:?}");
             match next.write(&folders) {
                 Ok(()) => _ = role.send_replace(next),

@@ -5,7 +5,7 @@
 //! the one who had it. A restored member begins with a snapshot, and that is what the others get. Its cluster has an id of
 //! its own, so that members of the old one cannot talk to it.
 
-use std::{collections::HashMap, fs, io, time::Duration};
+use std::{collections::HashMap, fs, io, path::PathBuf, time::Duration};
 
 use bollard::{
     models::{ContainerCreateBody, HostConfig, Mount, MountType},
@@ -60,6 +60,21 @@ pub(crate) enum RestoreError {
         /// What it printed last.
         said: String,
     },
+    /// There is neither the member that was made nor one in its place.
+    #[error("the member that was made is gone, from {} and from {}", .made.display(), .data.display())]
+    Gone {
+        /// Where it is made.
+        made: PathBuf,
+        /// Where it goes.
+        data: PathBuf,
+    },
+    /// What was there before cannot be put back.
+    #[error(
+        "etcd has its quorum again, and what this host's member had is gone from {}: remove this host with flynn-host \
+         remove on another one; to use this machine again, stop what runs on it, remove its data directory, and join anew",
+        .0.display()
+    )]
+    NothingAside(PathBuf),
     /// It goes on without end.
     #[error("etcdctl was not done within {RESTORE_TIMEOUT:?}")]
     Slow,
@@ -140,19 +155,34 @@ impl Restoration<'_> {
     }
 
     /// Puts it in the place of what is there, which is kept aside. Done twice, the second does nothing.
-    pub(crate) fn take(&self) -> io::Result<()> {
-        let made = self.folders.etcd_restored().join(MADE);
+    pub(crate) fn take(&self) -> Result<(), RestoreError> {
+        let (data, made) = (self.folders.etcd_data(), self.folders.etcd_restored().join(MADE));
         if self.is_made()? {
-            forget(&self.folders.etcd_data())?;
-            fs::rename(made, self.folders.etcd_data())?;
+            forget(&data)?;
+            fs::rename(made, data)?;
             fs::File::open(self.folders.root())?.sync_all()?;
+        } else if !data.try_exists()? {
+            // etcd would begin with nothing.
+            return Err(RestoreError::Gone { made, data });
         }
-        self.drop_made()
+        Ok(self.drop_made()?)
+    }
+
+    /// Fails when what was there cannot be put back: an operator may have needed its room.
+    pub(crate) fn check_aside(&self) -> Result<(), RestoreError> {
+        let data = self.folders.etcd_data();
+        let is_back = self.is_made()? && data.try_exists()?;
+        let aside = put_aside(&data);
+        match is_back || aside.try_exists()? {
+            true => Ok(()),
+            false => Err(RestoreError::NothingAside(aside)),
+        }
     }
 
     /// Puts what was there in its place again, and the member that was made beside it, if that had taken its place already.
     /// Done twice, the second does nothing.
     pub(crate) async fn put_back(&self) -> Result<(), RestoreError> {
+        self.check_aside()?;
         if let Some(etcd) = self.stop().await? {
             self.engine.remove(&etcd).await?;
         }
@@ -266,6 +296,45 @@ mod tests {
 
     use super::*;
 
+    fn restoration<'a>(engine: &'a Engine, folders: &'a Folders) -> Restoration<'a> {
+        Restoration {
+            engine,
+            folders,
+            container: "x-etcd".into(),
+            image: "flynn/etcd",
+            id: "x",
+            peer_url: "https://x:2380",
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_put_back_is_known_before_anything_is_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let engine = Engine::connect(&socket).unwrap();
+        // It could not stop etcd.
+        drop(listener);
+        let folders = Folders::new(dir.path());
+        let (data, made) = (folders.etcd_data(), folders.etcd_restored().join(MADE));
+        let restoration = restoration(&engine, &folders);
+        assert!(matches!(restoration.take(), Err(RestoreError::Gone { .. })), "it made nothing");
+        assert!(!data.exists());
+        fs::create_dir(&data).unwrap();
+        restoration.take().unwrap();
+        let aside = put_aside(&data);
+        let put_back = restoration.put_back().await;
+        assert!(matches!(put_back, Err(RestoreError::NothingAside(gone)) if gone == aside));
+        assert!(data.exists() && !made.exists(), "the member that was made stays");
+        fs::create_dir(&aside).unwrap();
+        restoration.check_aside().unwrap();
+        fs::remove_dir(&aside).unwrap();
+        fs::create_dir_all(&made).unwrap();
+        restoration.check_aside().unwrap();
+        fs::remove_dir(&data).unwrap();
+        assert!(restoration.check_aside().is_err(), "it was interrupted, and then removed");
+    }
+
     /// What an engine is asked to do that has etcd, and answers to one request that it is out of order.
     async fn asked_while_making(broken: &'static str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
@@ -290,14 +359,7 @@ mod tests {
         let router = Router::new().fallback(answer);
         let listener = UnixListener::bind(&socket).unwrap();
         let engine = Engine::connect(&socket).unwrap();
-        let restoration = Restoration {
-            engine: &engine,
-            folders: &folders,
-            container: "x-etcd".into(),
-            image: "flynn/etcd",
-            id: "x",
-            peer_url: "https://x:2380",
-        };
+        let restoration = restoration(&engine, &folders);
         let made = tokio::select! {
             served = axum::serve(listener, router) => panic!("{served:?}"),
             made = restoration.make() => made,

@@ -249,11 +249,24 @@ impl Neighbours {
         futures_util::future::join_all(asked).await.contains(&true)
     }
 
-    /// Whether one of those members of etcd answers that is of another host, which it does with a quorum only.
+    /// Whether the member of etcd on this host answers, which it does with a quorum only.
+    pub(crate) async fn etcd_serves_here(&self) -> bool {
+        match timeout(ETCD_ANSWER, self.tunnel.etcd_serves_here()).await {
+            Ok(Ok(serves)) => serves,
+            Ok(Err(err)) => {
+                debug!(error = &err as &dyn Error, "this host's member of etcd does not answer");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether one of those members of etcd answers that is of another host, which it does with a quorum only, one without
+    /// a vote too.
     pub(crate) async fn etcd_serves_elsewhere(&self, members: &[Member]) -> bool {
         let others: Vec<(&str, SocketAddr)> = {
             let grid = self.grid.now();
-            let others = members.iter().filter(|member| member.host != self.id && !member.learner);
+            let others = members.iter().filter(|member| member.host != self.id);
             let tunnel = |host: &str| grid.hosts.get(host).map(Record::tunnel);
             others.filter_map(|other| Some((other.host.as_str(), tunnel(&other.host)?))).collect()
         };

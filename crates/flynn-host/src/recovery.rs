@@ -16,10 +16,15 @@ use crate::{
     etcd::{self, Role, members_told, peer_url, unless_told_since},
     etcd_restore::{Restoration, RestoreError},
     grid::{MEMBERS, Member},
+    identity::Folders,
     neighbours::Neighbours,
     routes::App,
     server::ETCD,
 };
+
+mod told;
+
+pub(crate) use self::told::follow;
 
 /// The cluster's epoch, as discoverd reads it: with a higher one every leader's term is higher than any before.
 const EPOCH: &str = "/discoverd/epoch";
@@ -33,6 +38,8 @@ const NOTE_ATTEMPTS: u32 = 5;
 const START: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
+/// This often in a row the member that was made has to serve alone: those that there were may be slow to answer.
+const LOOKS: u32 = 2;
 
 /// How often what is not finished is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -172,7 +179,7 @@ pub(crate) async fn recover(app: &App) -> Result<Recovered, RecoveryError> {
     let this = app.clone();
     let work = async move {
         let _once = neighbours.recovering.lock().await;
-        let left = pending(&neighbours)?;
+        let left = pending(&neighbours.folders)?;
         // Whoever ordered it at the same time had it done meanwhile: once more, it would throw out who has joined.
         if matches!(left, None | Some(Pending::Telling { .. })) {
             if serves(&this.etcd).await {
@@ -197,7 +204,7 @@ pub(crate) async fn finish(app: App, stop: CancellationToken) {
             _ = tick.tick() => {}
         }
         let Ok(_once) = neighbours.recovering.try_lock() else { continue };
-        match pending(&neighbours) {
+        match pending(&neighbours.folders) {
             Ok(None) => continue,
             Ok(Some(_)) => {}
             Err(err) => {
@@ -222,8 +229,13 @@ pub(crate) async fn finish(app: App, stop: CancellationToken) {
     }
 }
 
-fn pending(neighbours: &Neighbours) -> io::Result<Option<Pending>> {
-    disk::read_json(&neighbours.folders.recovery_file())
+fn pending(folders: &Folders) -> io::Result<Option<Pending>> {
+    disk::read_json(&folders.recovery_file())
+}
+
+/// Whether a recovery is under way on this host with which etcd did not serve yet, as far as can be known.
+pub(crate) fn is_unsettled(folders: &Folders) -> bool {
+    !matches!(pending(folders), Ok(None | Some(Pending::Noting | Pending::Telling { .. })))
 }
 
 /// Whether etcd answers, which it does with a quorum only.
@@ -265,7 +277,7 @@ async fn go_on(
 ) -> Result<Recovered, RecoveryError> {
     let url = peer_url(neighbours.addr, neighbours.peer_port);
     loop {
-        let Some(pending) = pending(neighbours)? else {
+        let Some(pending) = pending(&neighbours.folders)? else {
             return Ok(Recovered { untold: Vec::new() });
         };
         let restoration = restoration(app, neighbours, &url);
@@ -285,7 +297,7 @@ async fn go_on(
                 neighbours.grid.follow(vec![alone(&neighbours.id, &url)]);
                 let cluster = format!("{}={url}", neighbours.id);
                 neighbours.take_role(Role::Member { cluster, joined: false, id: None })?;
-                if until_one_serves(app, neighbours, &members).await? == Serving::Made {
+                if until_one_serves(neighbours, &members).await? == Serving::Made {
                     keep(neighbours, &Pending::Noting)?;
                 }
             }
@@ -300,7 +312,11 @@ async fn go_on(
                 return Err(RecoveryError::GivenUp);
             }
             Step::Note => {
-                until_one_serves(app, neighbours, &[]).await?;
+                // What is asked meanwhile may have led to one that there was.
+                if neighbours.etcd_serves_here().await {
+                    neighbours.grid.follow(vec![alone(&neighbours.id, &url)]);
+                }
+                until_served(&app.etcd).await?;
                 let noted = note(&app.etcd, neighbours).await;
                 let epoch = Some(noted.map_err(|err| RecoveryError::Etcd(err.to_string()))?);
                 let untold = neighbours.grid.now().hosts.keys().cloned().collect();
@@ -322,6 +338,7 @@ async fn put_back(
     restoration: &Restoration<'_>,
     members: Vec<Member>,
 ) -> Result<(), RecoveryError> {
+    restoration.check_aside()?;
     neighbours.take_role(Role::Restoring)?;
     restoration.put_back().await?;
     if !members.is_empty() {
@@ -363,24 +380,39 @@ enum Serving {
     Before,
 }
 
-/// Waits until the member that was made serves, or one of those that there were. These are asked last: the member that was
-/// made counts only if they are still without their quorum.
+/// Waits until the member that was made serves, or one of those that there were. The first is asked itself, for what this
+/// host asks etcd may lead to another. The others are asked last: the member that was made counts only if they are still
+/// without their quorum.
 async fn until_one_serves(
-    app: &App,
     neighbours: &Neighbours,
     before: &[Member],
 ) -> Result<Serving, RecoveryError> {
     let end = Instant::now() + START;
+    let mut alone = 0;
     loop {
-        let said = match timeout(ANSWER, app.etcd.get(MEMBERS)).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(err)) => Some(err.to_string()),
-            Err(_) => Some(format!("no answer within {ANSWER:?}")),
-        };
+        let here = neighbours.etcd_serves_here().await;
         if neighbours.etcd_serves_elsewhere(before).await {
             return Ok(Serving::Before);
         }
-        let Some(said) = said else { return Ok(Serving::Made) };
+        alone = if here { alone + 1 } else { 0 };
+        if alone == LOOKS {
+            return Ok(Serving::Made);
+        }
+        if !here && Instant::now() > end {
+            return Err(RecoveryError::Etcd("the member that was made does not answer".into()));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn until_served(etcd: &Keyspace) -> Result<(), RecoveryError> {
+    let end = Instant::now() + START;
+    loop {
+        let said = match timeout(ANSWER, etcd.get(MEMBERS)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(err)) => err.to_string(),
+            Err(_) => format!("no answer within {ANSWER:?}"),
+        };
         if Instant::now() > end {
             return Err(RecoveryError::Etcd(said));
         }
@@ -441,37 +473,6 @@ async fn tell_others(
         }
     });
     join_all(told).await.into_iter().flatten().collect()
-}
-
-/// Follows the etcd of a host that was recovered, unless this host does already: told late or twice, it would give up the
-/// member it has been given meanwhile.
-pub(crate) async fn follow(app: &App, host: &str, told: Option<u64>) -> Result<(), RecoveryError> {
-    let Some(neighbours) = &app.neighbours else {
-        return Err(RecoveryError::Refused("this host is alone".into()));
-    };
-    let Some(record) = neighbours.grid.now().hosts.get(host).cloned() else {
-        return Err(RecoveryError::Refused(format!("this host knows no host {host}")));
-    };
-    let before = neighbours.grid.now().members.clone();
-    let known = timeout(ANSWER, epoch(&app.etcd)).await;
-    if let (Some(told), Ok(Ok(known))) = (told, known)
-        && known >= told
-    {
-        info!("this host follows the recovered etcd of {host} already");
-        // Only a member that was added to the recovered one knows which it is.
-        let began = matches!(*neighbours.role.borrow(), Role::Member { id: None, .. });
-        if began && host != neighbours.id {
-            neighbours.take_role(Role::Client)?;
-        }
-        return Ok(());
-    }
-    let peer_url = peer_url(record.addr, neighbours.peer_port);
-    if !neighbours.grid.follow_from(&before, &alone(host, &peer_url)) {
-        let said = "who the members of etcd are has just changed; tell this host again";
-        return Err(RecoveryError::Refused(said.into()));
-    }
-    warn!("etcd goes on with the member of {host} alone; this host follows it");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ enum Way {
     NoMember(String),
     #[error("this host has a member of etcd itself")]
     Own,
+    #[error("etcd goes on without the member that this led to")]
+    NoVote,
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
     #[error(transparent)]
@@ -130,14 +132,13 @@ impl Tunnel {
 
     /// Whether etcd on another host answers, which it does with a quorum only.
     pub(crate) async fn etcd_serves(&self, id: &str, addr: SocketAddr) -> Result<bool, JoinError> {
-        let stream = dial(addr, id, Service::Etcd, &self.identity()).await?;
-        // One that is full serves what was written until then.
-        let request = http::Request::get("/health?exclude=NOSPACE")
-            .header(http::header::HOST, addr.to_string())
-            .body(Full::default())
-            .map_err(|err| JoinError::Lost(err.to_string()))?;
-        let (status, _) = join::exchange(stream, request).await?;
-        Ok(status.is_success())
+        is_healthy(dial(addr, id, Service::Etcd, &self.identity()).await?).await
+    }
+
+    /// The same of this host's own.
+    pub(crate) async fn etcd_serves_here(&self) -> Result<bool, JoinError> {
+        let etcd = self.local(Service::Etcd).await;
+        is_healthy(etcd.map_err(|err| JoinError::Lost(err.to_string()))?).await
     }
 
     fn port(&self, service: Service) -> u16 {
@@ -180,22 +181,38 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn etcd(&self) -> Result<Box<dyn Duplex>, Way> {
+    /// A member of etcd, and its host.
+    async fn member(&self) -> Result<(String, Box<dyn Duplex>), Way> {
         let (own, _) = self.members();
         if own {
             match self.local(Service::Etcd).await {
-                Ok(stream) => return Ok(Box::new(stream)),
+                Ok(stream) => return Ok((self.id.clone(), Box::new(stream))),
                 Err(err) => debug!(error = %err, "etcd on this host cannot be reached"),
             }
         }
         self.elsewhere(Service::Etcd).await
     }
 
+    /// Leads to etcd while the member there has its vote: one that lost it, as after a recovery, may answer for ever and
+    /// serve nothing.
+    async fn etcd(&self, stream: TcpStream) -> Result<(), Way> {
+        let (host, etcd) = self.member().await?;
+        let mut grid = self.grid.subscribe();
+        let without = grid.wait_for(|grid| !grid.votes(&host));
+        let relayed = async { relay(stream, etcd).await.await };
+        tokio::select! {
+            biased;
+            _ = without => Err(Way::NoVote),
+            () = relayed => Ok(()),
+        }
+    }
+
     async fn relay(&self, stream: TcpStream) -> Result<(), Way> {
         let mut grid = self.grid.subscribe();
         let votes = grid.wait_for(|grid| grid.votes(&self.id));
         let relayed = async {
-            relay(stream, self.elsewhere(Service::Discoverd).await?).await.await;
+            let (_, discoverd) = self.elsewhere(Service::Discoverd).await?;
+            relay(stream, discoverd).await.await;
             Ok(())
         };
         tokio::select! {
@@ -205,14 +222,14 @@ impl Tunnel {
         }
     }
 
-    /// A service on another host with a member of etcd.
-    async fn elsewhere(&self, service: Service) -> Result<Box<dyn Duplex>, Way> {
+    /// A service on another host with a member of etcd, and that host.
+    async fn elsewhere(&self, service: Service) -> Result<(String, Box<dyn Duplex>), Way> {
         let (_, mut others) = self.members();
         let mut failures = Vec::new();
         others.shuffle(&mut rand::rng());
         for (id, addr) in others {
             match dial(addr, &id, service, &self.identity()).await {
-                Ok(stream) => return Ok(Box::new(stream)),
+                Ok(stream) => return Ok((id, Box::new(stream))),
                 Err(err) => failures.push(format!("{id}: {err}")),
             }
         }
@@ -254,7 +271,7 @@ impl Tunnel {
     ) -> Result<(), Way> {
         match entrance {
             Entrance::Others => self.incoming(stream, peer).await?,
-            Entrance::Etcd => relay(stream, self.etcd().await?).await.await,
+            Entrance::Etcd => self.etcd(stream).await?,
             Entrance::Relay => self.relay(stream).await?,
             Entrance::Redirected => self.redirected(stream).await?,
         }
@@ -308,6 +325,17 @@ impl Tunnel {
     }
 }
 
+/// Whether etcd says that it serves.
+async fn is_healthy(etcd: impl Duplex + 'static) -> Result<bool, JoinError> {
+    // One that is full serves what was written until then.
+    let request = http::Request::get("/health?exclude=NOSPACE")
+        .header(http::header::HOST, "etcd")
+        .body(Full::default())
+        .map_err(|err| JoinError::Lost(err.to_string()))?;
+    let (status, _) = join::exchange(etcd, request).await?;
+    Ok(status.is_success())
+}
+
 async fn one(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
@@ -320,18 +348,74 @@ async fn one(
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tunnel::Authority;
 
     use super::*;
+    use crate::{
+        disk::{self, Durable},
+        grid::{Grid, Member, Record},
+    };
+
+    /// Below what a handshake may take.
+    const SOON: Duration = Duration::from_secs(3);
+
+    /// The member of a host.
+    fn of(host: &str) -> Member {
+        Member { host: host.into(), peer_url: "u".into(), learner: false, id: None }
+    }
+
+    fn identity(authority: &Authority, id: &str) -> Identity {
+        let certificate = authority.issue(id, [127, 0, 0, 1].into()).unwrap();
+        Identity::new(&certificate).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_leads_to_a_member_of_etcd_ends_with_its_vote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grid.json");
+        let local = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (other, own, entrance) = (local().await, local().await, local().await);
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let record = Record {
+            addr: Ipv4Addr::LOCALHOST,
+            tunnel_port: port(&other),
+            subnet: None,
+            joined_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let grid = Grid { hosts: [("b".to_owned(), record)].into(), members: vec![of("b")] };
+        disk::write_json(&path, &grid, Durable::Renamed).unwrap();
+        let grid = Arc::new(GridStore::open(path).unwrap());
+        let authority = Authority::make().unwrap();
+        let ports = Ports { etcd: port(&own), host: 9, discoverd: 9, router: 9, join: 9 };
+        let this = Tunnel::new("a", ports, grid.clone(), identity(&authority, "a"));
+        let (stop, at) = (CancellationToken::new(), entrance.local_addr().unwrap());
+        let calls = async {
+            let (mut caller, taken) = tokio::join!(TcpStream::connect(at), async {
+                let (stream, peer) = other.accept().await.unwrap();
+                accept(stream, peer, &identity(&authority, "b")).await.unwrap()
+            });
+            // The member there goes on answering, whatever it was that etcd goes on with.
+            grid.follow(vec![of("a")]);
+            let read = timeout(testkit::LIMIT, caller.as_mut().unwrap().read(&mut [0])).await;
+            assert_eq!(read.expect("it ends").unwrap_or_default(), 0);
+            drop(taken);
+            let (caller, taken) = tokio::join!(TcpStream::connect(at), own.accept());
+            let (mut caller, mut etcd) = (caller.unwrap(), taken.unwrap().0);
+            grid.follow(vec![of("a"), of("b")]);
+            caller.write_all(b"x").await.unwrap();
+            assert_eq!(etcd.read(&mut [0]).await.unwrap(), 1, "its own has its vote still");
+            stop.cancel();
+        };
+        tokio::join!(Arc::new(this).serve(Entrance::Etcd, entrance, stop.clone()), calls);
+    }
 
     #[tokio::test]
     async fn a_source_has_its_part_of_the_connections_and_others_come_through() {
         let dir = tempfile::tempdir().unwrap();
         let grid = Arc::new(GridStore::open(dir.path().join("grid.json")).unwrap());
         let authority = Authority::make().unwrap();
-        let certificate = authority.issue("a", [127, 0, 0, 1].into()).unwrap();
-        let identity = Identity::new(&certificate).unwrap();
+        let identity = identity(&authority, "a");
         let ports = Ports { etcd: 9, host: 9, discoverd: 9, router: 9, join: 9 };
         let this = Arc::new(Tunnel::new("a", ports, grid, identity.clone()));
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
@@ -344,8 +428,9 @@ mod tests {
             for _ in 0..CONNECTIONS_PER_SOURCE {
                 held.push(silent().await);
             }
-            // Reset or at its end.
-            assert_eq!(silent().await.read(&mut [0]).await.unwrap_or_default(), 0);
+            // Reset or at its end, and not because its handshake took too long.
+            let read = timeout(SOON, silent().await.read(&mut [0])).await.expect("it is closed");
+            assert_eq!(read.unwrap_or_default(), 0);
             let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             dial(local, "a", Service::Join, &identity).await.unwrap();
             stop.cancel();

@@ -1,4 +1,9 @@
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
 use super::*;
+use crate::grid::GridStore;
 
 const MEMBER: Seen = Seen { is_member: true, ordered: false, serves: false };
 const STOPPED: Seen = Seen { is_member: false, ..MEMBER };
@@ -53,4 +58,28 @@ fn what_an_older_daemon_left_is_read() {
     assert_eq!(read, Pending::Restored { before, members: Vec::new() });
     let read: Pending = serde_json::from_str(r#"{"stage":"restored"}"#).unwrap();
     assert_eq!(read, Pending::Restored { before: None, members: Vec::new() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_aside_is_not_given_up_while_the_recovery_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = Folders::new(dir.path());
+    fs::create_dir(folders.host()).unwrap();
+    let restored = Pending::Restored { before: None, members: vec![alone("b", "u")] };
+    disk::write_json(&folders.recovery_file(), &restored, Durable::Renamed).unwrap();
+    let grid = Arc::new(GridStore::open(folders.grid_file()).unwrap());
+    // Another host was recovered too, and etcd goes on with that one's member.
+    grid.follow(vec![alone("b", "u")]);
+    let role = Role::Member { cluster: "a=u".into(), joined: false, id: None };
+    let (role, mut roles) = watch::channel(role);
+    let stop = CancellationToken::new();
+    let looks = async {
+        timeout(10 * RETRY, roles.changed()).await.expect_err("it stays what it is");
+        fs::remove_file(folders.recovery_file()).unwrap();
+        roles.changed().await.unwrap();
+        assert_eq!(*roles.borrow(), Role::Client);
+        stop.cancel();
+    };
+    let follow = etcd::follow("a".into(), folders.clone(), grid, role, stop.clone());
+    tokio::join!(follow, looks);
 }
