@@ -117,6 +117,11 @@ impl Leadership {
         (hosts.collect(), leader)
     }
 
+    /// Whether discoverd does not answer: what is known is what it said last.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.watch.borrow().stale
+    }
+
     /// The whole cluster, asked of the host that leads if it is another.
     pub(crate) async fn state_of_leader(&self) -> Option<State> {
         if let Ok(state) = self.state() {

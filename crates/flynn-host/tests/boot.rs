@@ -41,7 +41,7 @@ async fn what_a_host_keeps_running_does_not_wait_for_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_status_tells_whether_its_engine_answers_and_discoverd_names_it() {
+async fn its_status_tells_whether_its_engine_and_discoverd_answer_and_that_names_it() {
     let sockets = tempfile::tempdir().unwrap();
     let socket = sockets.path().join("docker.sock");
     std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
@@ -68,4 +68,6 @@ async fn its_status_tells_whether_its_engine_answers_and_discoverd_names_it() {
     told(500, "engine does not answer").await;
     std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
     told(200, "healthy").await;
+    host.discoverd.end();
+    told(500, "discoverd does not answer").await;
 }

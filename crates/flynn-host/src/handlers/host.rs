@@ -35,10 +35,13 @@ pub(crate) async fn status(State(app): State<App>) -> Json<HostStatus> {
     })
 }
 
-/// Whether it can do its work: its engine answers, and it has joined those that discoverd names.
+/// Whether it can do its work: its engine and discoverd answer, and it has joined those that discoverd names.
 pub(crate) async fn health(app: App) -> Result<(), String> {
     let answered = app.host.engine.docker().ping().await;
     answered.map_err(|err| format!("the container engine does not answer: {err}"))?;
+    if app.leadership.is_stale() {
+        return Err("discoverd does not answer: what is known of the hosts is out of date".into());
+    }
     let (hosts, _) = app.leadership.known();
     match hosts.contains_key(&app.host.settings.id) {
         true => Ok(()),

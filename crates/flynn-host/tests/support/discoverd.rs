@@ -108,6 +108,11 @@ impl Fake {
         self.known.change(service, EventKind::Down, instance);
     }
 
+    /// Answers nobody from now on.
+    pub(crate) fn end(&self) {
+        self.known.lifetime.end();
+    }
+
     /// Registers something behind the host's back.
     pub(crate) fn put(&self, service: &str, instance: Instance) {
         self.known.change(service, EventKind::Up, instance);
@@ -116,7 +121,7 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        self.known.lifetime.end();
+        self.end();
     }
 }
 
@@ -222,5 +227,6 @@ async fn watch(State(known): State<Known>, Path(service): Path<String>) -> Respo
     let live =
         stream::unfold(live, |mut live| async move { Some((live.recv().await.ok()?, live)) });
     let live = live.filter(move |event| std::future::ready(event.service == service));
+    let live = live.take_until(known.lifetime.stop().cancelled_owned());
     events::response(stream::iter(present).chain(live))
 }
