@@ -8,12 +8,14 @@ use std::{
     collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use hickory_proto::{
     op::{Message, Query},
     rr::{Name, RecordType},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Daemon, Options, own_ip};
 use testkit::Etcd;
 use tokio::{
@@ -28,6 +30,8 @@ const STREAMS: usize = 2048;
 const QUERIES: usize = 64;
 /// The same of DNS connections.
 const CONNECTIONS: usize = 16;
+/// Below the time after which a DNS connection is closed on which nothing is asked.
+const SOON: Duration = Duration::from_secs(5);
 
 async fn start(etcd: &Etcd, resolv_conf: &Path) -> Daemon {
     let options = Options { ip: Ipv4Addr::UNSPECIFIED, resolv_conf, ..Options::new(etcd) };
@@ -43,7 +47,7 @@ fn from_outside(addr: SocketAddr) -> SocketAddr {
 
 /// Whether the other side closes a connection on which nothing was sent.
 async fn is_closed(stream: &mut TcpStream) -> bool {
-    let read = timeout(testkit::LIMIT, stream.read(&mut [0])).await.unwrap();
+    let read = timeout(SOON, stream.read(&mut [0])).await.expect("it is closed");
     read.is_ok_and(|len| len == 0) || stream.write_all(b"x").await.is_err()
 }
 
@@ -59,6 +63,9 @@ async fn watch(server: SocketAddr) -> (TcpStream, String) {
 
 #[tokio::test]
 async fn streams_of_one_source_have_an_end_and_others_are_served_on() {
+    // Each stream takes two: this process is the server too.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).unwrap();
     let etcd = Etcd::start().await;
     let daemon = start(&etcd, Path::new("/nowhere")).await;
     let flooded = from_outside(daemon.addr);
