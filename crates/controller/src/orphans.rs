@@ -75,7 +75,7 @@ impl Drop for Attachment {
     }
 }
 
-/// Since when the database has answered without a gap.
+/// The time since which the database has answered without a gap.
 #[derive(Debug, Default)]
 struct Answering {
     since: Option<Instant>,
@@ -83,8 +83,8 @@ struct Answering {
 }
 
 impl Answering {
-    /// Notes that the database has answered. Answers whether it has done so without a gap for a whole lease: whoever relays for a job could have said it in
-    /// that time, also one that came back later than we did.
+    /// Records an answer of the database at `now`. Returns whether it has answered without a gap for at least `lease`. In that
+    /// time every controller that relays for a job could renew its lease, also one that came back after this one.
     fn answered(&mut self, now: Instant, lease: Duration) -> bool {
         let gap = self.last.is_none_or(|last| now - last > lease * 2 / SAYINGS);
         self.last = Some(now);

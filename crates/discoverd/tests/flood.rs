@@ -40,7 +40,7 @@ async fn start(etcd: &Etcd, resolv_conf: &Path) -> Daemon {
     daemon
 }
 
-/// The same place for whoever is not this machine itself.
+/// The same port on this machine's own address instead of loopback, whose connections are not counted by source.
 fn from_outside(addr: SocketAddr) -> SocketAddr {
     (own_ip(), addr.port()).into()
 }

@@ -54,9 +54,9 @@ impl Outcome {
     }
 
     /// # Panics
-    /// When something else failed than what was under way to so many processes that died at an age of the load, `noticed`
-    /// before everybody knew. They die one after the other: a connection whose request failed with one may have its next
-    /// at another.
+    /// When other requests failed than those under way at the `processes` that were killed when the load was `died` old,
+    /// or when one failed more than `noticed` after that. The processes do not die at the same instant: a connection that
+    /// lost its request to one of them may lose the next one to another.
     #[track_caller]
     pub fn harmed_only_at(&self, died: Duration, noticed: Duration, processes: usize) {
         self.reported();

@@ -65,31 +65,38 @@ async fn a_push_that_sends_nothing_holds_no_lease_and_ends() {
     world.end().await;
 }
 
+/// ssh that keeps its connection for the next push.
+fn staying_ssh(world: &World) -> String {
+    let control = world.path("control");
+    let ssh = world.ssh("me");
+    format!(
+        "{ssh} -o ControlMaster=auto -o ControlPersist=yes -o ControlPath={}",
+        control.display()
+    )
+}
+
+/// Pushes over a connection that stays; whether it was taken, and what was said.
+async fn push_and_stay(world: &World) -> (bool, String) {
+    let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
+    let output = git.env("GIT_SSH_COMMAND", staying_ssh(world)).output().await.unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[tokio::test]
 async fn a_removed_key_does_nothing_more_on_an_open_connection() {
     let world = World::new().await;
     world.repository("app", "my-app").await;
-    let master = format!(
-        "{} -o ControlMaster=auto -o ControlPersist=yes -o ControlPath={}",
-        world.ssh("me"),
-        world.path("control").display()
-    );
-    let push = async || {
-        let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
-        let output = git.env("GIT_SSH_COMMAND", &master).output().await.unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let (ok, said) = push().await;
+    let (ok, said) = push_and_stay(&world).await;
     assert!(ok, "{said}");
     world.fake().keys.lock().unwrap().clear();
     world.commit("app", "more", b"more").await;
     // Within seconds its last answer still counts.
     wait_until("the key is refused", async || {
-        let (_, said) = push().await;
+        let (_, said) = push_and_stay(&world).await;
         if said.contains("Your SSH key was removed") { Ok(()) } else { Err(said) }
     })
     .await;
-    let exit = format!("{master} -O exit git@127.0.0.1");
+    let exit = format!("{} -O exit git@127.0.0.1", staying_ssh(&world));
     let mut ssh = tokio::process::Command::new("sh");
     assert!(ssh.args(["-c", &exit]).output().await.unwrap().status.success());
     world.end().await;
@@ -190,14 +197,8 @@ async fn a_push_that_does_not_end_in_time_is_told_to_come_back() {
 async fn a_connection_that_is_kept_for_the_next_push_keeps_nobody_from_stopping() {
     let world = World::new().await;
     world.repository("app", "my-app").await;
-    let master = format!(
-        "{} -o ControlMaster=auto -o ControlPersist=yes -o ControlPath={}",
-        world.ssh("me"),
-        world.path("control").display()
-    );
-    let mut git = world.git_command("me", "app", &["push", "flynn", "master"]);
-    let output = git.env("GIT_SSH_COMMAND", &master).output().await.unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let (ok, said) = push_and_stay(&world).await;
+    assert!(ok, "{said}");
     assert!(world.path("control").exists(), "the connection is kept");
     world.end().await;
 }

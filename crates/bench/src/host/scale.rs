@@ -18,11 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{jobs::Jobs, starts::twin_of};
-use crate::{
-    discoverd::ours,
-    figure::{Better, Figure, median},
-};
+use super::{against_engine, jobs::Jobs, starts::twin_of};
+use crate::discoverd::ours;
 
 /// Processes it is scaled to.
 const PROCESSES: u32 = 8;
@@ -35,15 +32,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) async fn run(jobs: &Jobs, app: &str, rounds: usize) -> anyhow::Result<()> {
     let measured = measure(jobs, app, rounds).await;
     scale(app, 1).await?;
-    let (mut ours, mut theirs) = measured?;
-    Figure {
-        name: "scale-to-8",
-        unit: "ms",
-        better: Better::Lower,
-        ours: median(&mut ours),
-        rival: ("engine", median(&mut theirs)),
-    }
-    .print();
+    let (ours, theirs) = measured?;
+    against_engine("scale-to-8", ours, theirs);
     Ok(())
 }
 

@@ -13,8 +13,10 @@ use bollard::{
 };
 use tokio::time::Instant;
 
-use super::jobs::{Jobs, sleeper, synced};
-use crate::figure::{Better, Figure, median};
+use super::{
+    against_engine,
+    jobs::{Jobs, sleeper, synced},
+};
 
 pub(super) async fn run(jobs: &Jobs, rounds: usize) -> anyhow::Result<()> {
     let twin = twin(jobs).await?;
@@ -23,14 +25,7 @@ pub(super) async fn run(jobs: &Jobs, rounds: usize) -> anyhow::Result<()> {
         ours.push(by_host(jobs).await?);
         theirs.push(by_engine(&jobs.engine, &twin).await?);
     }
-    Figure {
-        name: "host-job-start",
-        unit: "ms",
-        better: Better::Lower,
-        ours: median(&mut ours),
-        rival: ("engine", median(&mut theirs)),
-    }
-    .print();
+    against_engine("host-job-start", ours, theirs);
     Ok(())
 }
 

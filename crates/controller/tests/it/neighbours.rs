@@ -82,7 +82,7 @@ impl Gate {
         self.reached_by(1).await;
     }
 
-    /// Until so many wait.
+    /// Waits until at least `count` requests wait at the gate.
     pub(crate) async fn reached_by(&self, count: u32) {
         let mut waiting = self.waiting.subscribe();
         let reached = waiting.wait_for(|waiting| *waiting >= count);

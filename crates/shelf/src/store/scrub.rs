@@ -24,7 +24,7 @@ const FIRST_DELAY: Duration = Duration::from_secs(600);
 const ROUND_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes read at once.
 const PIECE_LEN: usize = 1 << 20;
-/// Pause after each piece: whoever waits for a blob goes first.
+/// Pause after each piece, so that scrubbing leaves most of the disk's time to requests.
 const PIECE_DELAY: Duration = Duration::from_millis(50);
 
 impl Store {
