@@ -58,3 +58,14 @@ async fn a_process_is_told_while_its_websockets_are_open_and_they_are_closed_aft
     let log = host.log(job.id, None, true).await;
     assert_eq!(log.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>(), ["told"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_just_begun_is_told_when_it_can_hear_it() {
+    let host = Fixture::start().await;
+    let line = "sleep 2; trap 'exit 7' TERM; while :; do sleep 0.1; done";
+    let job = shell_with(line, json!({ "stop_timeout_seconds": 600 }));
+    host.run(&job, is(Status::Running)).await;
+    host.client().stop_job(job.id).await.unwrap();
+    let done = host.wait(job.id, ended).await;
+    assert_eq!((done.status, done.exit_status), (Status::Done, Some(7)));
+}

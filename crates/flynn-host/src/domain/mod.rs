@@ -14,6 +14,7 @@ pub(crate) mod mux;
 pub(crate) mod net;
 pub(crate) mod overlay;
 pub(crate) mod replace;
+pub(crate) mod signals;
 pub(crate) mod single_tar;
 pub(crate) mod slug_tar;
 pub(crate) mod sockets;
