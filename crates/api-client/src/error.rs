@@ -1,6 +1,8 @@
 use api::error::{ErrorBody, ErrorCode};
 use reqwest::Response;
 
+use crate::body;
+
 /// Why a request did not get its answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +48,14 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// The answer is longer than what is read of one: whether the request was carried out is not known.
+    #[error("the answer of {url} is too long (more than {limit} bytes)")]
+    TooLong {
+        /// Where from.
+        url: String,
+        /// Bytes that would have been read.
+        limit: usize,
+    },
     /// The service did not upgrade the connection.
     #[error("{url} answered {status} instead of upgrading the connection")]
     NotUpgraded {
@@ -74,7 +84,7 @@ impl Error {
         if status.is_success() || status.is_informational() {
             return Ok(response);
         }
-        let bytes = response.bytes().await.unwrap_or_default();
+        let bytes = body::read_error(response).await;
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).trim().to_owned();
             let code = ErrorCode::of_status(status.as_u16());
@@ -120,7 +130,7 @@ impl Error {
             | Self::Lost { .. }
             | Self::Silent { .. } => true,
             Self::Api { body, .. } => body.retry,
-            Self::Decode { .. } | Self::NotUpgraded { .. } => false,
+            Self::Decode { .. } | Self::TooLong { .. } | Self::NotUpgraded { .. } => false,
         }
     }
 }

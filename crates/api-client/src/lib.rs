@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod body;
 mod endpoint;
 mod error;
 mod sse;
@@ -24,6 +25,9 @@ pub type Upgraded = reqwest::Upgraded;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time to an answer, unless the caller says otherwise.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer that is read as a whole, unless the caller says otherwise: more than any page of a list, less than would
+/// cost a daemon its memory.
+const ANSWER_LEN_MAX: usize = 256 << 20;
 /// A stream on which not even a keep-alive comment came for so long is dead. Servers send one every 5 s.
 const SILENCE: Duration = Duration::from_secs(16);
 /// Rounds over all addresses before a request that may be repeated is given up.
@@ -40,6 +44,7 @@ pub struct Client {
     headers: Arc<HeaderMap>,
     timeout: Duration,
     rounds: u32,
+    answer_len_max: usize,
 }
 
 impl Client {
@@ -48,6 +53,8 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(20))
+            // It would end a connection whose other end takes nothing for a while, as a job that does not read its stdin.
+            .tcp_user_timeout(None)
             .tcp_nodelay(true)
             .http1_only()
             .no_proxy()
@@ -70,6 +77,7 @@ impl Client {
             headers,
             timeout: ANSWER_TIMEOUT,
             rounds: ROUNDS,
+            answer_len_max: ANSWER_LEN_MAX,
         }
     }
 
@@ -92,6 +100,11 @@ impl Client {
     /// The same client that tries each address once and repeats nothing.
     pub fn without_retries(&self) -> Self {
         Self { rounds: 1, ..self.clone() }
+    }
+
+    /// The same client that reads no answer of more bytes: for servers that are somebody else's.
+    pub fn with_answer_limit(&self, bytes: usize) -> Self {
+        Self { answer_len_max: bytes, ..self.clone() }
     }
 
     /// Where it goes.
@@ -144,7 +157,7 @@ impl Client {
             })
             .await?;
         let url = response.url().to_string();
-        let bytes = response.bytes().await.map_err(|source| Error::transport(&url, source))?;
+        let bytes = body::read(response, self.answer_len_max).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         serde_json::from_slice(bytes).map_err(|source| Error::Decode { url, source })
     }

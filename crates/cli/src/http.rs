@@ -25,6 +25,8 @@ pub(crate) fn client(server: &Server) -> anyhow::Result<Client> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(Duration::from_secs(20))
+        // It would end a session whose other end takes nothing for a while, as a job that does not read its stdin.
+        .tcp_user_timeout(None)
         .tcp_nodelay(true)
         .http1_only()
         // A redirect would turn a POST into a GET and take the key elsewhere.
@@ -139,7 +141,32 @@ impl ServerCertVerifier for Pinned {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::sockopt;
+    use testkit::{sockets_to, wait_until};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_session_may_pause_and_a_server_that_vanished_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = Server {
+            name: "default".into(),
+            git_host: "localhost".into(),
+            url: format!("http://{addr}").parse().unwrap(),
+            key: "k".into(),
+            pin: None,
+        };
+        let client = client(&server).unwrap();
+        let socket = wait_until("a connection", async || sockets_to(addr).pop().ok_or("none"));
+        let socket = tokio::select! {
+            answer = client.send(reqwest::Method::POST, "/", |request| request) => panic!("{answer:?}"),
+            socket = socket => socket,
+        };
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+    }
 
     #[test]
     fn names_below_localhost_are_this_machine_and_no_others() {

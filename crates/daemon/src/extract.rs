@@ -1,5 +1,7 @@
 //! Extractors.
 
+use std::time::Duration;
+
 use api::error::ErrorCode;
 use axum::{
     body::Bytes,
@@ -8,8 +10,13 @@ use axum::{
 };
 use http::request::Parts;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::ApiError;
+
+/// Longest time until a JSON body has arrived: one that stops in the middle would keep its request, and a daemon that shall
+/// stop, for ever.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A JSON body, whatever its content type says. Refusals name the field and what was wrong with it.
 #[derive(Debug, Clone)]
@@ -19,7 +26,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
+        let read = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let bytes = read.map_err(|_| late())?.map_err(unread)?;
         parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
     }
 }
@@ -40,6 +48,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
+fn late() -> ApiError {
+    let message = format!("the body did not arrive within {BODY_TIMEOUT:?}; send it again");
+    ApiError::new(ErrorCode::SyntaxError, message)
+}
+
 fn unread(rejection: BytesRejection) -> ApiError {
     if rejection.into_response().status() == http::StatusCode::PAYLOAD_TOO_LARGE {
         ApiError::new(ErrorCode::RequestBodyTooBig, "the body is larger than this endpoint takes")
@@ -53,4 +66,20 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let code = if err.is_data() { ErrorCode::ValidationError } else { ErrorCode::SyntaxError };
         ApiError::new(code, format!("the JSON body cannot be used: {err}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_in_the_middle_is_given_up() {
+        let begun = stream::iter([Ok::<_, std::io::Error>(&b"{"[..])]).chain(stream::pending());
+        let request = Request::new(axum::body::Body::from_stream(begun));
+        let read = Body::<serde_json::Value>::from_request(request, &());
+        let read = timeout(2 * BODY_TIMEOUT, read).await.expect("it does not wait for ever");
+        assert!(read.unwrap_err().0.message.contains("send it again"));
+    }
 }

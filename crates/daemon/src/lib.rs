@@ -8,6 +8,7 @@ pub mod lifetime;
 pub mod reconcile;
 pub mod relay;
 pub mod serve;
+pub mod sockets;
 mod sources;
 pub mod status;
 pub mod telemetry;

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
-use crate::{ApiError, Lifetime, Sources};
+use crate::{ApiError, Lifetime, Sources, sockets::detect_lost_peers};
 
 /// A client has this long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,6 +63,7 @@ impl Lifetime {
             .fallback(async || ApiError::not_found("there is no such path").into_response())
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn(identify));
+        let _ = detect_lost_peers(&listener);
         let lifetime = self.clone();
         self.spawn("accept", move |stop| accept(listener, router, lifetime, stop));
     }

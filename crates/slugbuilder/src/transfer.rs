@@ -56,7 +56,9 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        let builder = || Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy();
+        // What takes nothing for a while is given STALL_TIMEOUT, not what reqwest gives it.
+        let builder =
+            || Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(None).no_proxy();
         let built = "the options of the HTTP client are valid";
         Self {
             getting: builder().read_timeout(STALL_TIMEOUT).build().expect(built),

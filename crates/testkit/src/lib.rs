@@ -8,9 +8,11 @@ mod etcd;
 mod port;
 mod postgres;
 mod process;
+mod sockets;
 mod wait;
 
 pub use etcd::Etcd;
 pub use port::free_port;
 pub use postgres::Postgres;
+pub use sockets::sockets_to;
 pub use wait::{LIMIT, wait_until, wait_until_for};

@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(3);
 /// and is over when so many questions were not answered,
 const PROBES: u32 = 3;
-/// or what was sent is not acknowledged for so long.
+/// or what was sent is not taken for so long, where nobody at the other end is a person who pauses.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// There is no connection.
@@ -87,7 +87,15 @@ fn watched(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, IDLE)?;
     sockopt::set_tcp_keepintvl(stream, PROBE)?;
-    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, PROBES)?)
+}
+
+/// The same while something is on its way. Linux counts also what is not sent because the other end is full (tcp(7),
+/// `TCP_USER_TIMEOUT`), so that a paused session or log would be over: for those the kernel's patience has to do.
+fn watch_unacknowledged(stream: &TcpStream, service: Service) -> io::Result<()> {
+    if service == Service::Host {
+        return Ok(());
+    }
     let milliseconds = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
     Ok(sockopt::set_tcp_user_timeout(stream, milliseconds)?)
 }
@@ -104,7 +112,7 @@ pub async fn accept(
     let stream = shaken
         .unwrap_or_else(|_| Err(late()))
         .map_err(|source| TunnelError::Handshake { addr, source })?;
-    let (_, session) = stream.get_ref();
+    let (socket, session) = stream.get_ref();
     let refused = |said| TunnelError::Refused { addr, said };
     let service = session.alpn_protocol().and_then(Service::of);
     let service = service.ok_or_else(|| refused("asked for no service"))?;
@@ -112,6 +120,8 @@ pub async fn accept(
     if id.is_none() && service != Service::Join {
         return Err(refused("showed no certificate of a host"));
     }
+    watch_unacknowledged(socket, service)
+        .map_err(|source| TunnelError::Connect { addr, source })?;
     Ok(Accepted { service, id, stream })
 }
 
@@ -124,7 +134,7 @@ pub async fn dial(
 ) -> Result<client::TlsStream<TcpStream>, TunnelError> {
     let name =
         ServerName::try_from(host_name(id)).map_err(|_| TunnelError::BadId(id.to_owned()))?;
-    connect(addr, name, identity.client(service)).await
+    connect(addr, name, service, identity.client(service)).await
 }
 
 /// Connects to a host of the cluster whose CA has that fingerprint, to join it.
@@ -133,18 +143,23 @@ pub async fn dial_unknown(
     fingerprint: &str,
 ) -> Result<client::TlsStream<TcpStream>, TunnelError> {
     let name = ServerName::try_from(host_name("any")).map_err(|_| TunnelError::NotPem)?;
-    connect(addr, name, tls::joining(fingerprint)?).await
+    connect(addr, name, Service::Join, tls::joining(fingerprint)?).await
 }
 
 async fn connect(
     addr: SocketAddr,
     name: ServerName<'static>,
+    service: Service,
     config: ClientConfig,
 ) -> Result<client::TlsStream<TcpStream>, TunnelError> {
     let connected = timeout(CONNECT, TcpStream::connect(addr)).await;
     let stream = connected
         .unwrap_or_else(|_| Err(late()))
-        .and_then(|stream| watched(&stream).map(|()| stream))
+        .and_then(|stream| {
+            watched(&stream)?;
+            watch_unacknowledged(&stream, service)?;
+            Ok(stream)
+        })
         .map_err(|source| TunnelError::Connect { addr, source })?;
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = timeout(HANDSHAKE, connector.connect(name, stream)).await;
@@ -206,6 +221,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_person_may_pause_is_not_over_because_the_other_end_is_full() {
+        let ca = Authority::make().unwrap();
+        let (a, b) = (identity(&ca, "a"), identity(&ca, "b"));
+        for service in [Service::Host, Service::Etcd] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let taken = async {
+                let (stream, peer) = listener.accept().await.unwrap();
+                accept(stream, peer, &b).await.unwrap().stream
+            };
+            let (dialled, taken) = tokio::join!(dial(addr, "b", service, &a), taken);
+            let dialled = dialled.unwrap();
+            for socket in [dialled.get_ref().0, taken.get_ref().0] {
+                assert!(sockopt::socket_keepalive(socket).unwrap());
+                let is_limited = sockopt::tcp_user_timeout(socket).unwrap() > 0;
+                assert_eq!(is_limited, service == Service::Etcd);
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_stranger_reaches_nothing_but_joining() {
         let (ca, other) = (Authority::make().unwrap(), Authority::make().unwrap());
         let addr = host(&ca).await;
@@ -225,7 +261,7 @@ mod tests {
         let mut config = tls::joining(&ca.fingerprint().unwrap()).unwrap();
         config.alpn_protocols = vec![Service::Host.alpn().to_vec()];
         let name = ServerName::try_from("any.host.flynn").unwrap();
-        let stream = connect(addr, name, config).await;
+        let stream = connect(addr, name, Service::Host, config).await;
         let refused = said(stream).await;
         assert!(!refused.contains("Host"), "{refused}");
     }

@@ -1,6 +1,6 @@
 //! Attached jobs and the controllers between them and their clients.
 
-use std::{net::SocketAddr, thread};
+use std::{net::SocketAddr, sync::atomic::Ordering, thread, time::Duration};
 
 use api::{
     controller::{JobState, NewJob},
@@ -8,16 +8,22 @@ use api::{
 };
 use api_client::Upgraded;
 use attach::{Frame, FrameCodec, Stream};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use controller::Config;
 use daemon::Lifetime;
 use futures_util::{SinkExt, StreamExt};
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime,
+    sync::oneshot,
+};
 use tokio_util::codec::Framed;
 
 use crate::{
     neighbours::HOST,
     scheduler::Scheduler,
-    world::{World, client},
+    world::{KEY, World, client},
 };
 
 /// A controller that shall stop while a job is attached through it; and that job, which it has not stopped.
@@ -146,6 +152,54 @@ async fn a_job_that_outlasts_the_grace_of_its_controller_is_stopped() {
 
 fn stdout(bytes: &'static [u8]) -> Frame {
     Frame::Data { stream: Stream::Stdout, bytes: bytes.into() }
+}
+
+/// Attaches to a job over a connection of the test's own; answers it once frames follow.
+async fn attach_raw(world: &World, app: &str) -> TcpStream {
+    let addr = world.client.client().endpoint().to_string();
+    let addr = addr.strip_prefix("http://").unwrap();
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    let (key, body) = (BASE64_STANDARD.encode(format!(":{KEY}")), r#"{"args": ["sleep"]}"#);
+    let head = format!(
+        "POST /apps/{app}/jobs HTTP/1.1\r\nhost: {addr}\r\nauthorization: Basic {key}\r\n\
+         connection: upgrade\r\nupgrade: {}\r\ncontent-length: {}\r\n\r\n{body}",
+        attach::PROTOCOL,
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(client.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_reset_is_noticed_though_the_job_does_not_read_what_it_said() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    world.neighbours.deaf.store(true, Ordering::Relaxed);
+    let client = attach_raw(&world, "one").await;
+    let id = newest(&world, &[]);
+    let mut frames = Framed::new(client, FrameCodec);
+    let frame = Frame::Data { stream: Stream::Stdin, bytes: vec![b'x'; 32 << 10].into() };
+    // Until all that is between the two is full.
+    let blocked = async {
+        while tokio::time::timeout(Duration::from_secs(1), frames.send(frame.clone())).await.is_ok()
+        {
+        }
+    };
+    tokio::time::timeout(testkit::LIMIT, blocked).await.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), []);
+    let client = frames.into_inner();
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let gone = stopped.wait_for(|stopped| stopped.contains(&id));
+    tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
 }
 
 #[tokio::test]

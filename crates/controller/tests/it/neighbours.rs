@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use api::{
@@ -59,6 +62,8 @@ pub(crate) struct Neighbours {
     pub(crate) hosts: Mutex<Vec<String>>,
     /// Why the host does not take the jobs of a transaction, if it does not.
     pub(crate) refusal: Mutex<Option<String>>,
+    /// Whether jobs do not read their stdin.
+    pub(crate) deaf: AtomicBool,
     /// What waits to be let through.
     pub(crate) gate: Gate,
 }
@@ -127,6 +132,7 @@ impl Neighbours {
             blobs: Mutex::default(),
             hosts: Mutex::new(vec![HOST.into()]),
             refusal: Mutex::default(),
+            deaf: AtomicBool::default(),
             gate: Gate::default(),
         });
         let router = Router::new()
@@ -342,17 +348,21 @@ async fn log(
     axum::body::Body::from_stream(lines.take_until(stop.cancelled_owned())).into_response()
 }
 
-/// Says "waiting" until the job is committed; then sends back what comes on stdin, and ends with status 7 at its end.
+/// Says "waiting" until the job is committed; then sends back what comes on stdin, and ends with status 7 at its end. A deaf
+/// one takes nothing, and never ends.
 async fn attached(State(shared): Shared, mut request: Request) -> Response {
     let upgrade = hyper::upgrade::on(&mut request);
     let Body(wanted) = Body::<AttachRequest>::from_request(request, &()).await.unwrap();
-    let jobs = shared.jobs.subscribe();
+    let (jobs, host) = (shared.jobs.subscribe(), shared.clone());
     shared.lifetime.spawn_request(async move {
         let mut connection = TokioIo::new(upgrade.await.unwrap());
         connection.write_all(&Attach::Waiting.to_bytes()).await.unwrap();
         let mut jobs = jobs;
         jobs.wait_for(|jobs| jobs.contains_key(&wanted.job_id)).await.unwrap();
         connection.write_all(&Attach::Attached.to_bytes()).await.unwrap();
+        if host.deaf.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let mut frames = Framed::new(connection, FrameCodec);
         while let Some(Ok(frame)) = frames.next().await {
             let Frame::Data { stream: Stream::Stdin, bytes } = frame else { continue };
