@@ -59,6 +59,11 @@ impl Controller {
         Ok(active_first(jobs))
     }
 
+    /// The jobs of all apps that have not ended.
+    pub async fn active_jobs(&self) -> Result<Vec<Job>, Error> {
+        self.whole("/active-jobs", |job: &Job| job.id.clone()).await
+    }
+
     /// The jobs of an app: those that have not ended, then those that have, each newest first. Those that ended long ago are
     /// not kept.
     pub async fn jobs(&self, app: &str) -> Result<Vec<Job>, Error> {

@@ -130,7 +130,7 @@ impl Teller {
         let controller = Controller::with_client(client);
         Ok(Self {
             term: word.term,
-            told: known(&controller).await?,
+            told: known(&controller, &word.reports).await?,
             controller,
             wanted: word.reports.clone(),
             queue: VecDeque::new(),
@@ -207,20 +207,23 @@ fn in_turn(changes: impl Iterator<Item = Job>) -> Vec<Job> {
     numbered.into_iter().map(|(_, job)| job).collect()
 }
 
-/// What the controller knows already, so that a scheduler that takes over tells only what changed.
-async fn known(controller: &Controller) -> Result<AllTold, Error> {
-    let mut known = AllTold::new();
-    let before = Some(Instant::now());
-    for app in controller.apps().await? {
-        match controller.current_jobs(&app.id.to_string()).await {
-            Ok(jobs) => {
-                known.extend(jobs.into_iter().map(|job| (job.uuid, Told { job, before })));
-            }
+/// What the controller knows already, so that a scheduler that takes over tells only what changed: every job that has not
+/// ended, and what it knows of the apps of which the hosts report jobs that have. Most apps have none: ten thousand are not
+/// asked for one by one.
+async fn known(controller: &Controller, reports: &Reports) -> Result<AllTold, Error> {
+    let mut jobs = controller.active_jobs().await?;
+    let ended = reports.values().flatten().filter(|job| !is_active(job.state));
+    let apps: BTreeSet<AppId> = ended.map(|job| job.app).collect();
+    for app in apps {
+        match controller.current_jobs(&app.to_string()).await {
+            // Later than the others, so these are right.
+            Ok(current) => jobs.extend(current),
             Err(err) if err.is_not_found() => {}
             Err(err) => return Err(err),
         }
     }
-    Ok(known)
+    let before = Some(Instant::now());
+    Ok(jobs.into_iter().map(|job| (job.uuid, Told { job, before })).collect())
 }
 
 /// What the controller has yet to be told: endings first, since deployments and people wait for them.

@@ -273,4 +273,6 @@ async fn a_job_that_no_host_knows_any_more_is_reported_gone() {
     let gone = told(&cluster, "it is gone", |job| job.uuid == lost).await;
     assert_eq!(gone.state, JobState::Down);
     assert_eq!(gone.host_error.as_deref(), Some("host host7 is gone, or no longer knows the job"));
+    let asked_for = cluster.controller.asked_for();
+    assert!(asked_for.is_empty(), "no app is asked for that has nothing to report: {asked_for:?}");
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::{
-    controller::{App, ExpandedFormation, Job, JobState},
+    controller::{ExpandedFormation, Job, JobState},
     id::{AppId, JobId},
 };
 use axum::{
@@ -33,6 +33,8 @@ struct Inner {
     live: broadcast::Sender<Option<Item>>,
     /// Terms of the schedulers that told anything.
     terms: Mutex<BTreeSet<String>>,
+    /// Apps whose jobs were asked for.
+    asked_for: Mutex<BTreeSet<AppId>>,
 }
 
 impl Default for FakeController {
@@ -43,6 +45,7 @@ impl Default for FakeController {
             told: Mutex::default(),
             live: broadcast::channel(256).0,
             terms: Mutex::default(),
+            asked_for: Mutex::default(),
         }))
     }
 }
@@ -51,7 +54,7 @@ impl FakeController {
     pub(crate) fn router(&self) -> Router {
         Router::new()
             .route("/formations", get(formations))
-            .route("/apps", get(apps))
+            .route("/active-jobs", get(active_jobs))
             .route("/apps/{app}/jobs", get(jobs))
             .route("/apps/{app}/jobs/{job}", put(put_job))
             .with_state(self.clone())
@@ -97,6 +100,11 @@ impl FakeController {
         self.0.terms.lock().unwrap().iter().cloned().collect()
     }
 
+    /// Apps whose jobs were asked for.
+    pub(crate) fn asked_for(&self) -> BTreeSet<AppId> {
+        self.0.asked_for.lock().unwrap().clone()
+    }
+
     /// How often it was told anything.
     pub(crate) fn told(&self) -> Vec<Job> {
         self.0.told.lock().unwrap().clone()
@@ -123,15 +131,16 @@ async fn formations(State(FakeController(fake)): State<FakeController>) -> Respo
     daemon::events::response(super::follow(listing, live))
 }
 
-async fn apps(State(FakeController(fake)): State<FakeController>) -> Json<Vec<App>> {
-    let formations = fake.formations.lock().unwrap();
-    Json(formations.values().map(|formation| formation.app.clone()).collect())
+async fn active_jobs(State(FakeController(fake)): State<FakeController>) -> Json<Vec<Job>> {
+    let jobs = fake.jobs.lock().unwrap();
+    Json(jobs.values().filter(|job| !job.state.is_over()).cloned().collect())
 }
 
 async fn jobs(
     State(FakeController(fake)): State<FakeController>,
     Path(app): Path<AppId>,
 ) -> Json<Vec<Job>> {
+    fake.asked_for.lock().unwrap().insert(app);
     let jobs = fake.jobs.lock().unwrap();
     Json(jobs.values().filter(|job| job.app == app).cloned().collect())
 }
