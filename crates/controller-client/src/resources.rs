@@ -60,6 +60,11 @@ impl Controller {
         self.client.delete(&format!("/providers/{}", escape(provider))).await
     }
 
+    /// Forgets a provider of which no resource is in use. What of it was removed and not destroyed yet is forgotten, too.
+    pub async fn force_provider_removal(&self, provider: &str) -> Result<Provider, Error> {
+        self.client.delete(&format!("/providers/{}?force=true", escape(provider))).await
+    }
+
     /// Has a provider make a resource for apps.
     pub async fn provision(
         &self,

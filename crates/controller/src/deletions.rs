@@ -137,10 +137,10 @@ async fn stop_one_offs(controller: &Controller, app: &App, done: &mut Progress) 
         let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
         let Some(Ok(host)) = host else { continue };
         match host.stop_job(job.uuid).await {
-            Err(err) if !err.is_not_found() => {
-                return Err(Error::neighbour("stopping the app's jobs")(err));
-            }
-            _ => done.told.push(job.uuid),
+            Ok(()) => done.told.push(job.uuid),
+            // It may be about to be ordered, for it is recorded before: the host is told again at the next look.
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(Error::neighbour("stopping the app's jobs")(err)),
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod locks;
 pub(crate) mod owned_volumes;
 pub(crate) mod place;
+pub(crate) mod provider;
 pub(crate) mod push;
 pub(crate) mod refs;
 pub(crate) mod release;

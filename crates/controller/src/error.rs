@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use daemon::ApiError;
 use http::StatusCode;
 
+use crate::neighbours::{Effect, Failure};
+
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,6 +51,17 @@ pub(crate) enum Error {
         #[source]
         source: api_client::Error,
     },
+    /// A provider did not do what it was asked.
+    #[error("{message}")]
+    Provider {
+        /// Which, and what is wrong.
+        message: String,
+        /// What that means.
+        failure: Failure,
+        /// What it said.
+        #[source]
+        source: Option<api_client::Error>,
+    },
     /// shelf refused.
     #[error("asking shelf failed")]
     Shelf(#[source] shelf_client::Error),
@@ -71,10 +84,12 @@ impl Error {
         Self::Invalid { field, message: message.into() }
     }
 
-    /// Whether a neighbour understood what was asked and will not do it, so that it did nothing.
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Neighbour { source, .. }
-            if matches!(source, api_client::Error::Api { .. }) && !source.is_retryable())
+    /// What a provider did that failed. What is no failure of a provider tells nothing of it.
+    pub(crate) fn effect(&self) -> Effect {
+        match self {
+            Self::Provider { failure, .. } => failure.effect,
+            _ => Effect::Unknown,
+        }
     }
 
     /// A neighbour refused, or could not be asked.
@@ -95,6 +110,9 @@ impl From<Error> for ApiError {
             Error::Busy(_) => Self::new(ErrorCode::Ratelimited, message),
             Error::Away(_) => Self::unavailable(message),
             Error::Neighbour { doing, source } => of_neighbour(doing, &source),
+            Error::Provider { failure, source, .. } => {
+                of_provider(message, &failure, source.as_ref())
+            }
             Error::Shelf(shelf_client::Error::Http(source)) => {
                 of_neighbour("asking shelf", &source)
             }
@@ -130,6 +148,18 @@ fn of_neighbour(doing: &str, source: &api_client::Error) -> ApiError {
         }
         err => ApiError::internal(doing, err),
     }
+}
+
+/// What a provider does is not this daemon's failure, and its operator is told here why it did not do it.
+fn of_provider(message: String, failure: &Failure, source: Option<&api_client::Error>) -> ApiError {
+    let cause = source.map(|err| err as &(dyn std::error::Error + 'static));
+    tracing::warn!(error = cause, "{message}");
+    let mut error = ApiError::new(failure.code, message);
+    error.0.retry = failure.retry;
+    if let Some(api_client::Error::Api { body, .. }) = source {
+        error.0.detail.clone_from(&body.detail);
+    }
+    error
 }
 
 impl IntoResponse for Error {

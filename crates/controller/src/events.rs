@@ -166,6 +166,8 @@ impl Events {
             Error::Busy(format!("{FOLLOWERS} streams are open here already; try again later"))
         })?;
         let live = self.live.subscribe();
+        // Below the first id there is nothing to look through.
+        let last = last.max(0);
         Ok(Follower { events: self.clone(), filter, last, live, behind: true, _place: place })
     }
 

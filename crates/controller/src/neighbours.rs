@@ -22,6 +22,8 @@ use crate::{
 const SYNC_MS: u64 = 10_000;
 mod providers;
 
+pub(crate) use providers::{Effect, Failure, bad_answer};
+
 /// Where everybody is.
 #[derive(Debug, Clone)]
 pub(crate) struct Neighbours {
@@ -42,6 +44,8 @@ impl Neighbours {
         let routers = discoverd.watch("strowger-api").endpoint();
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(2))
+            // As in api-client: a job that does not read its stdin for a while is not a host that is lost.
+            .tcp_user_timeout(None)
             .tcp_nodelay(true)
             .http1_only()
             .no_proxy()

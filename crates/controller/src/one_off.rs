@@ -54,6 +54,7 @@ pub(crate) async fn plan(
     }
     let client = controller.db.client().await?;
     let app = store::apps::find(&client, app).await?;
+    store::apps::check_stays(&client, app.id).await?;
     let release = release_of(&client, &app, new).await?;
     let wanted = if new.artifacts.is_empty() { &release.artifacts } else { &new.artifacts };
     let artifacts: Vec<Artifact> = store::artifacts::in_order(&client, wanted).await?;
@@ -95,17 +96,35 @@ async fn release_of(client: &pg::Client, app: &App, new: &NewJob) -> Result<Rele
     })
 }
 
-/// Starts a job and leaves it to itself.
+/// Starts a job and leaves it to itself. One that cannot be recorded, for its app was deleted meanwhile, is stopped again: it
+/// would be nobody's.
 pub(crate) async fn start(controller: &Controller, planned: Planned) -> Result<Job> {
     for _ in 0..ROUNDS {
         let (term, hosts) = hosts(controller, &planned).await?;
         for host in hosts {
             if commit(controller, &planned, &host, term).await? {
-                return record(controller, &planned, &host, false).await;
+                let recorded = record(controller, &planned, &host, false).await;
+                if let Err(err) = &recorded {
+                    discard(controller, planned.job.id, &host, err).await;
+                }
+                return recorded;
             }
         }
     }
     Err(no_room())
+}
+
+/// Stops a job whose requester is told that there is none.
+async fn discard(controller: &Controller, id: JobId, host: &str, why: &Error) {
+    info!(job.id = %id, "stopping job {id}: it is not recorded: {why}");
+    let stopped = match controller.neighbours.host(host) {
+        Ok(host) => host.stop_job(id).await.map_err(Error::neighbour("stopping the job")),
+        Err(err) => Err(err),
+    };
+    if let Err(err) = stopped {
+        let error = &err as &dyn std::error::Error;
+        warn!(error, job.id = %id, "job {id} runs on at {host}, and is nobody's: stop it there");
+    }
 }
 
 /// A running job with a connection to it. Dropped, it stops the job, unless the job has ended.
@@ -303,7 +322,8 @@ impl Attached {
     }
 }
 
-/// Records the job, so that it can be listed, logged and stopped before the scheduler tells of it.
+/// Records the job, so that it can be listed, logged and stopped before the scheduler tells of it. Refused if the app is
+/// deleted or is being deleted: its deletion either finds the job here, or is seen.
 async fn record(
     controller: &Controller,
     planned: &Planned,
@@ -329,6 +349,8 @@ async fn record(
     };
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
+    store::apps::lock(&tx, &job.app.to_string()).await?;
+    store::apps::check_stays(&*tx, job.app).await?;
     let job = match attached {
         // It may have been another host's until now.
         true => store::jobs::put(&mut tx, &job).await?,

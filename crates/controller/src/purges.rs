@@ -1,69 +1,122 @@
 //! What was removed is destroyed: resources at their providers, after the grace in which they can be restored, and what a
-//! provider made for an answer that was lost. Tried until it is done, by any controller.
+//! provider made for an answer that was lost. Tried until it is done, by any controller; a provider that does not answer
+//! holds up no other.
 
 use std::time::Duration;
 
-use api::controller::{Provider, Resource};
+use api::{
+    controller::{Provider, Resource},
+    id::ProviderId,
+};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     error::Result,
+    neighbours::Effect,
     server::Controller,
-    store::{self, Tx, resources::Lost},
+    store::{self, Tx, provisionings::Lost},
 };
 
 /// Longest time between two looks for what is due, whatever the grace.
 const INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// Resources of one look.
-const AT_ONCE: i64 = 20;
+/// Requests to all providers at a time.
+const AT_ONCE: usize = 8;
+/// Of these to one provider: one that hangs takes no more places.
+const OF_ONE: i64 = 2;
+
+/// What is being done, each with the provider that is asked.
+type Works = FuturesUnordered<BoxFuture<'static, ProviderId>>;
 
 /// Destroys what is due until the daemon stops.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let pause = (controller.resource_grace / 4).clamp(Duration::from_millis(100), INTERVAL_MAX);
     let mut tick = interval(pause);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let done = stop.run_until_cancelled(round(&controller)).await;
-        if let Some(Err(err)) = done {
+    let (mut works, mut busy) = (Works::new(), Vec::new());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+            // There is a place for what else is due.
+            Some(provider) = works.next() => forget_one(&mut busy, provider),
+        }
+        match stop.run_until_cancelled(begin(&controller, &mut busy)).await {
+            None => return,
+            Some(Ok(begun)) => works.extend(begun),
             // Every request tells of a database that is away.
-            debug!(error = &err as &dyn std::error::Error, "purges wait");
+            Some(Err(err)) => debug!(error = &err as &dyn std::error::Error, "purges wait"),
         }
     }
 }
 
-async fn round(controller: &Controller) -> Result<()> {
-    let (due, lost) = {
-        let client = controller.db.client().await?;
-        store::resources::date(&client, controller.resource_grace).await?;
-        let due = store::resources::take_due(&client, AT_ONCE).await?;
-        (due, store::resources::take_lost(&client, AT_ONCE).await?)
-    };
-    for resource in due {
-        if let Err(err) = purge(controller, &resource).await {
-            let error = &err as &dyn std::error::Error;
-            warn!(error, resource.id = %resource.id, "the purge of resource {} waits", resource.id);
-        }
+/// A request to this provider has ended.
+fn forget_one(busy: &mut Vec<ProviderId>, provider: ProviderId) {
+    if let Some(at) = busy.iter().position(|one| *one == provider) {
+        busy.swap_remove(at);
     }
-    for lost in lost {
-        if let Err(err) = take_back(controller, &lost).await {
-            let error = &err as &dyn std::error::Error;
-            warn!(error, resource.id = %lost.id, "what was made for resource {} is left over", lost.id);
-        }
-    }
-    Ok(())
 }
 
-async fn asked(controller: &Controller, provider: &str) -> Result<(Provider, Option<String>)> {
+/// Takes what is due, as far as there are places, in all and for its provider. `busy` has a provider for each request.
+async fn begin(
+    controller: &Controller,
+    busy: &mut Vec<ProviderId>,
+) -> Result<Vec<BoxFuture<'static, ProviderId>>> {
+    let room =
+        |busy: &[ProviderId]| i64::try_from(AT_ONCE.saturating_sub(busy.len())).unwrap_or_default();
+    let mut begun: Vec<BoxFuture<'static, ProviderId>> = Vec::new();
+    if room(busy) == 0 {
+        return Ok(begun);
+    }
     let client = controller.db.client().await?;
-    let provider = store::providers::find(&client, provider).await?;
+    store::resources::date(&client, controller.resource_grace).await?;
+    for resource in store::resources::take_due(&client, busy, OF_ONE, room(busy)).await? {
+        busy.push(resource.provider);
+        begun.push(Box::pin(purge(controller.clone(), resource)));
+    }
+    // What was taken is begun, whatever becomes of the rest.
+    match store::provisionings::take(&client, busy, OF_ONE, room(busy)).await {
+        Ok(lost) => {
+            for lost in lost {
+                busy.push(lost.provider);
+                begun.push(Box::pin(take_back(controller.clone(), lost)));
+            }
+        }
+        Err(err) => debug!(error = &err as &dyn std::error::Error, "what was lost waits"),
+    }
+    Ok(begun)
+}
+
+async fn purge(controller: Controller, resource: Resource) -> ProviderId {
+    if let Err(err) = destroy(&controller, &resource).await {
+        let error = &err as &dyn std::error::Error;
+        warn!(error, resource.id = %resource.id, "the purge of resource {} waits", resource.id);
+    }
+    resource.provider
+}
+
+async fn take_back(controller: Controller, lost: Lost) -> ProviderId {
+    if let Err(err) = destroy_lost(&controller, &lost).await {
+        let error = &err as &dyn std::error::Error;
+        warn!(error, resource.id = %lost.id, "what was made for resource {} is left over", lost.id);
+    }
+    lost.provider
+}
+
+async fn asked(
+    controller: &Controller,
+    provider: ProviderId,
+) -> Result<(Provider, Option<String>)> {
+    let client = controller.db.client().await?;
+    let provider = store::providers::find(&client, &provider.to_string()).await?;
     let key = store::providers::key(&client, provider.id).await?;
     Ok((provider, key))
 }
 
-async fn purge(controller: &Controller, resource: &Resource) -> Result<()> {
-    let (provider, key) = asked(controller, &resource.provider.to_string()).await?;
+async fn destroy(controller: &Controller, resource: &Resource) -> Result<()> {
+    let (provider, key) = asked(controller, resource.provider).await?;
     controller.neighbours.deprovision(&provider, key, &resource.external_id).await?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
@@ -73,17 +126,39 @@ async fn purge(controller: &Controller, resource: &Resource) -> Result<()> {
     Ok(())
 }
 
-/// Asks once more under the same id, to learn the provider's own, and has that destroyed.
-async fn take_back(controller: &Controller, lost: &Lost) -> Result<()> {
-    let (provider, key) = asked(controller, &lost.provider.to_string()).await?;
-    let made = controller.neighbours.provision(&provider, key.clone(), lost.id, &lost.config).await;
+/// Asks once more under the same id, to learn the provider's own, and has that destroyed unless it is somebody's.
+async fn destroy_lost(controller: &Controller, lost: &Lost) -> Result<()> {
+    let (provider, key) = asked(controller, lost.provider).await?;
+    let made = match &lost.external_id {
+        Some(known) => Ok(known.clone()),
+        None => {
+            let again =
+                controller.neighbours.provision(&provider, key.clone(), lost.id, &lost.config);
+            again.await.map(|made| made.id)
+        }
+    };
     match made {
-        Ok(made) => controller.neighbours.deprovision(&provider, key, &made.id).await?,
+        Ok(made) => {
+            if !condemn(controller, lost, &made).await? {
+                info!(resource.id = %lost.id, "what {} made for a lost answer is used", provider.name);
+                return Ok(());
+            }
+            controller.neighbours.deprovision(&provider, key, &made).await?;
+        }
         // It will never make it.
-        Err(err) if err.is_refusal() => {}
+        Err(err) if err.effect() == Effect::Never => {}
         Err(err) => return Err(err),
     }
-    store::resources::end_provisioning(&controller.db.client().await?, lost.id).await?;
-    info!(resource.id = %lost.id, "{} made nothing for an answer that was lost", provider.name);
+    store::provisionings::end(&controller.db.client().await?, lost.id).await?;
+    info!(resource.id = %lost.id, "of {} nothing is left of an answer that was lost", provider.name);
     Ok(())
+}
+
+/// From here on nobody can record it; unless it is recorded already.
+async fn condemn(controller: &Controller, lost: &Lost, external_id: &str) -> Result<bool> {
+    let mut client = controller.db.client().await?;
+    let tx = Tx::begin(&mut client).await?;
+    let condemned = store::provisionings::condemn(&tx, lost, external_id).await?;
+    tx.commit().await?;
+    Ok(condemned)
 }

@@ -9,6 +9,7 @@ pub(crate) mod formations;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod providers;
+pub(crate) mod provisionings;
 pub(crate) mod releases;
 pub(crate) mod repositories;
 pub(crate) mod resources;

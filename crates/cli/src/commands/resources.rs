@@ -39,6 +39,9 @@ pub(crate) struct AddProviderArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RemoveProviderArgs {
+    /// Give up what was removed and the provider has not destroyed yet: it is gone for good
+    #[arg(long)]
+    force: bool,
     /// Its name or id, as `flynn providers` lists them
     provider: String,
     #[command(flatten)]
@@ -123,7 +126,11 @@ pub(crate) async fn remove_provider(
 ) -> anyhow::Result<()> {
     let (_, controller) = session.server()?;
     let found = provider(&controller, &args.provider).await?;
-    let removed = controller.remove_provider(&found.id.to_string()).await?;
+    let id = found.id.to_string();
+    let removed = match args.force {
+        true => controller.force_provider_removal(&id).await?,
+        false => controller.remove_provider(&id).await?,
+    };
     if args.listing.json {
         return output::json(&removed);
     }

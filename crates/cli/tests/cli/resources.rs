@@ -9,7 +9,7 @@ use api::{
 };
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     response::Response,
     routing::{delete, get, post, put},
 };
@@ -46,8 +46,14 @@ async fn providers() -> Json<[Provider; 2]> {
     Json([provider(1, "postgres"), provider(2, "boxes")])
 }
 
-async fn remove_provider(State(world): State<Shared>, Path(id): Path<ProviderId>) -> Response {
-    if world.lock().unwrap().resources.iter().any(|resource| resource.provider == id) {
+async fn remove_provider(
+    State(world): State<Shared>,
+    Path(id): Path<ProviderId>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let is_forced = query.as_deref() == Some("force=true");
+    if !is_forced && world.lock().unwrap().resources.iter().any(|resource| resource.provider == id)
+    {
         return error(ErrorCode::Conflict, "it has resources");
     }
     found(providers().await.0.iter().find(|provider| provider.id == id))
@@ -202,6 +208,7 @@ fn a_provider_is_removed_by_its_name_once_it_has_no_resource() {
     assert!(err.contains("it has resources"), "{err}");
     let err = scene.flynn(&["provider-remove", "bxes"]).failed();
     assert!(err.contains("did you mean boxes?"), "{err}");
+    scene.flynn(&["provider-remove", "--force", "boxes"]).ok();
     scene.fake.world().resources.clear();
     let said = scene.flynn(&["provider", "remove", "boxes"]).ok().stdout;
     assert!(said.starts_with("Removed provider boxes ("), "{said}");

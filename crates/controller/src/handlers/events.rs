@@ -63,7 +63,8 @@ async fn first(
 ) -> Result<i64> {
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     if let Some(since) = seen.filter(|id| *id > 0).or(wanted.since_id) {
-        return Ok(since);
+        // After one that has not been yet, as of another database, comes what happens from now on.
+        return Ok(since.clamp(0, controller.events.last().await?));
     }
     if !wanted.past {
         return controller.events.last().await;
@@ -75,7 +76,17 @@ async fn first(
     Ok(last.last().map_or(0, |event| event.id - 1))
 }
 
+/// A stream would ask the database again and again for what it refuses.
+fn check_text(field: &'static str, text: Option<&str>) -> Result<()> {
+    match text {
+        Some(text) if text.contains('\0') => Err(Error::invalid(field, "holds a NUL character")),
+        _ => Ok(()),
+    }
+}
+
 async fn filter(controller: &Controller, wanted: &Wanted) -> Result<Filter> {
+    check_text("object_types", wanted.object_types.as_deref())?;
+    check_text("object_id", wanted.object_id.as_deref())?;
     let types = wanted.object_types.as_deref().unwrap_or_default();
     let types = types.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
     let app = match wanted.app_id.as_deref().filter(|app| !app.is_empty()) {

@@ -6,15 +6,16 @@ use axum::{
     extract::{Path, State},
 };
 use daemon::{Body, Query};
+use serde::Deserialize;
 
 use super::{
     Answer,
-    page::{self, Paging},
+    page::{self, Paging, flag},
 };
 use crate::{
-    error::Error,
+    domain::provider,
     server::Controller,
-    store::{self, Tx},
+    store::{self, Tx, providers::Leftovers},
 };
 
 pub(crate) async fn list(
@@ -36,14 +37,8 @@ pub(crate) async fn create(
     State(controller): State<Controller>,
     Body(new): Body<NewProvider>,
 ) -> Answer<Provider> {
-    if new.name.trim().is_empty() {
-        return Err(Error::invalid("name", "must not be blank"));
-    }
-    let url = new.url.strip_prefix("discoverd+").unwrap_or(&new.url);
-    if !url.starts_with("http://") && !url.starts_with("https://") {
-        let message = "must be discoverd+http://<service>/<path>, or an http URL";
-        return Err(Error::invalid("url", message));
-    }
+    provider::check_name(&new.name)?;
+    provider::check_url(&new.url)?;
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let provider = store::providers::insert(&mut tx, &new).await?;
@@ -51,13 +46,24 @@ pub(crate) async fn create(
     Ok(Json(provider))
 }
 
+/// How a provider is to be forgotten.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Forgetting {
+    /// Also when it has not destroyed what was removed.
+    #[serde(deserialize_with = "flag")]
+    force: bool,
+}
+
 pub(crate) async fn delete(
     State(controller): State<Controller>,
     Path(provider): Path<String>,
+    Query(how): Query<Forgetting>,
 ) -> Answer<Provider> {
+    let leftovers = if how.force { Leftovers::GivenUp } else { Leftovers::Awaited };
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    let provider = store::providers::delete(&mut tx, &provider).await?;
+    let provider = store::providers::delete(&mut tx, &provider, leftovers).await?;
     tx.commit().await?;
     Ok(Json(provider))
 }

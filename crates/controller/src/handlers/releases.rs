@@ -121,9 +121,7 @@ pub(super) async fn of_this_app(
     if release.app_id.is_some_and(|owner| owner != app) {
         return Err(Error::invalid("id", format!("{id} is a release of another app")));
     }
-    if store::apps::is_being_deleted(&**tx, app).await? {
-        return Err(Error::Conflict("the app is being deleted".into()));
-    }
+    store::apps::check_stays(&**tx, app).await?;
     // A release may have been made before its app: here is where it is known whose its services are.
     let services = store::services::of(release.processes.values());
     store::services::claim(tx, app, "id", &services).await?;

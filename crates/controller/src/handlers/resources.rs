@@ -14,8 +14,9 @@ use serde::Deserialize;
 use super::{Answer, id, page};
 use crate::{
     error::{Error, Result},
+    neighbours::{Effect, bad_answer},
     server::Controller,
-    store::{self, Tx},
+    store::{self, Tx, resources::Origin},
 };
 
 /// Which resources.
@@ -75,34 +76,65 @@ async fn find(client: &impl pg::GenericClient, provider: &str, resource: &str) -
     Ok(found)
 }
 
-/// Has the provider make a resource, and records it. The request goes on by itself if the client goes; should the
-/// controller go, what was made is destroyed.
+/// Has the provider make a resource, and records it. That is the daemon's work: it goes on by itself if the client goes;
+/// should the controller go, what was made is destroyed.
 pub(crate) async fn provision(
     State(controller): State<Controller>,
     Path(provider): Path<String>,
-    Body(mut new): Body<NewResource>,
+    Body(new): Body<NewResource>,
 ) -> Answer<Resource> {
-    let id = ResourceId::random();
-    let client = controller.db.client().await?;
-    let apps = apps_of(&client, &new).await?;
-    let provider = store::providers::find(&client, &provider).await?;
-    if new.external_id.is_none() {
-        store::resources::begin_provisioning(&client, id, provider.id, &new.config).await?;
-        let key = store::providers::key(&client, provider.id).await?;
-        drop(client);
-        let made = controller.neighbours.provision(&provider, key, id, &new.config).await;
-        let made = match made {
-            Err(err) if err.is_refusal() => {
-                let client = controller.db.client().await?;
-                store::resources::end_provisioning(&client, id).await?;
-                return Err(err);
-            }
-            made => made?,
-        };
-        new.external_id = Some(made.id);
-        new.env = made.env;
+    let (apps, provider) = {
+        let client = controller.db.client().await?;
+        (apps_of(&client, &new).await?, store::providers::find(&client, &provider).await?)
+    };
+    if new.external_id.as_ref().is_some_and(|id| !id.is_empty()) {
+        let id = ResourceId::random();
+        return record(&controller, id, &provider, &new, &apps, Origin::Hearsay).await.map(Json);
     }
-    record(&controller, id, &provider, &new, &apps).await
+    let lifetime = controller.lifetime.clone();
+    let work = async move { make(&controller, &provider, new, &apps).await };
+    let made = lifetime.carry_out(work).await;
+    made.unwrap_or_else(|panicked| Err(Error::Away(panicked.to_string()))).map(Json)
+}
+
+/// Asks the provider, and records what it made. What it may have made for an answer that cannot be recorded is destroyed
+/// later (`purges.rs`).
+async fn make(
+    controller: &Controller,
+    provider: &Provider,
+    mut new: NewResource,
+    apps: &[AppId],
+) -> Result<Resource> {
+    let id = ResourceId::random();
+    let key = {
+        let client = controller.db.client().await?;
+        let key = store::providers::key(&client, provider.id).await?;
+        store::provisionings::begin(&client, id, provider.id, &new.config).await?;
+        key
+    };
+    let made = match controller.neighbours.provision(provider, key, id, &new.config).await {
+        Err(err) if err.effect() != Effect::Unknown => {
+            store::provisionings::end(&controller.db.client().await?, id).await?;
+            return Err(err);
+        }
+        made => made?,
+    };
+    let recorded = match made.env {
+        Ok(env) => {
+            (new.external_id, new.env) = (Some(made.id), env);
+            record(controller, id, provider, &new, apps, Origin::Provider).await
+        }
+        Err(wrong) => Err(bad_answer(provider, &wrong)),
+    };
+    match &recorded {
+        Ok(_) => {}
+        // The provider answered what it had made before: it is somebody's.
+        Err(Error::Exists(_)) => {
+            store::provisionings::end(&controller.db.client().await?, id).await?;
+        }
+        Err(_) => store::provisionings::hasten(&controller.db.client().await?, id).await?,
+    }
+    recorded
 }
 
 /// Records a resource that exists already.
@@ -119,7 +151,7 @@ pub(crate) async fn put(
     let apps = apps_of(&client, &new).await?;
     let provider = store::providers::find(&client, &provider).await?;
     drop(client);
-    record(&controller, resource, &provider, &new, &apps).await
+    record(&controller, resource, &provider, &new, &apps, Origin::Hearsay).await.map(Json)
 }
 
 async fn apps_of(client: &pg::Client, new: &NewResource) -> Result<Vec<AppId>> {
@@ -142,7 +174,8 @@ async fn record(
     provider: &Provider,
     new: &NewResource,
     apps: &[AppId],
-) -> Answer<Resource> {
+    origin: Origin,
+) -> Result<Resource> {
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let mut apps = apps.to_vec();
@@ -150,9 +183,9 @@ async fn record(
     for app in &apps {
         store::apps::lock(&tx, &app.to_string()).await?;
     }
-    let resource = store::resources::put(&mut tx, id, provider.id, new, &apps).await?;
+    let resource = store::resources::put(&mut tx, id, provider.id, new, &apps, origin).await?;
     tx.commit().await?;
-    Ok(Json(resource))
+    Ok(resource)
 }
 
 /// A resource, locked: of two changes at once the second sees what the first did.

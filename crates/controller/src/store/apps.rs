@@ -200,6 +200,14 @@ pub(crate) async fn is_being_deleted(db: &impl GenericClient, app: AppId) -> Res
     Ok(pg::row_opt(db, sql, &[&app.uuid()]).await?.is_some())
 }
 
+/// Refuses what an app that is being deleted shall not get. With the app locked, that holds to the end of the transaction.
+pub(crate) async fn check_stays(db: &impl GenericClient, app: AppId) -> Result<()> {
+    if is_being_deleted(db, app).await? {
+        return Err(Error::Conflict("the app is being deleted".into()));
+    }
+    Ok(())
+}
+
 /// The apps that shall be deleted, the first asked for first.
 pub(crate) async fn deletions(db: &impl GenericClient) -> Result<Vec<Deletion>> {
     let sql = format!(

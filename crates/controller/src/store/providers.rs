@@ -72,20 +72,37 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewProvider) -> Result<Provide
     Ok(provider)
 }
 
-/// Forgets a provider. Not while there is something that only it can destroy.
-pub(crate) async fn delete(tx: &mut Tx<'_>, provider: &str) -> Result<Provider> {
+/// What becomes of what only the provider can destroy, and has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// It is asked until it does.
+    Awaited,
+    /// It is gone for good, or may keep them.
+    GivenUp,
+}
+
+/// Forgets a provider. Not while a resource of it is in use, nor while leftovers are awaited.
+pub(crate) async fn delete(
+    tx: &mut Tx<'_>,
+    provider: &str,
+    leftovers: Leftovers,
+) -> Result<Provider> {
     let provider = find(&**tx, provider).await?;
     let id = provider.id.uuid();
     // Who has it make something refers to it, and waits.
     let lock = "SELECT FROM providers WHERE provider_id = $1 FOR UPDATE";
     let locked = pg::row_opt(&**tx, lock, &[&id]).await?;
     locked.ok_or_else(|| Error::missing("provider", &provider.name))?;
+    if leftovers == Leftovers::GivenUp {
+        super::resources::give_up(tx, provider.id).await?;
+    }
     let made = "SELECT count(*) FROM resources WHERE provider_id = $1";
     let made: i64 = pg::row(&**tx, made, &[&id]).await?.get(0);
     if made > 0 {
         return Err(Error::Conflict(format!(
             "there are resources of provider {} ({made}): `flynn resources --all` lists them. What was removed is \
-             destroyed after the time in which it can be restored, if the provider answers",
+             destroyed after the time in which it can be restored, if the provider answers; if it never will again, \
+             --force gives up what was removed",
             provider.name
         )));
     }
@@ -94,7 +111,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, provider: &str) -> Result<Provider> 
     if asked > 0 {
         return Err(Error::Conflict(format!(
             "provider {} was asked for a resource and did not say what it made: that is cleared up some minutes after, if \
-             it answers; try again then",
+             it answers; try again then, or give it up with --force",
             provider.name
         )));
     }

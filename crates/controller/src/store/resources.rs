@@ -9,7 +9,7 @@ use api::{
 use pg::{GenericClient, Row, types::Json};
 use uuid::Uuid;
 
-use super::{Page, Tx, json};
+use super::{Page, Tx, json, provisionings};
 use crate::error::{Error, Result};
 
 const RESOURCE: &str = "SELECT resource_id, provider_id, external_id, env, created_at, deleted_at, \
@@ -94,6 +94,33 @@ pub(crate) async fn of_app(
     Ok(rows.iter().map(of_row).collect())
 }
 
+/// How it is known that there is a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Its provider was asked for it, and has answered.
+    Provider,
+    /// Somebody says so.
+    Hearsay,
+}
+
+/// Nothing is recorded that is being destroyed. The provider is locked.
+async fn check_kept(
+    tx: &Tx<'_>,
+    id: ResourceId,
+    provider: ProviderId,
+    external: &str,
+    origin: Origin,
+) -> Result<()> {
+    let late = origin == Origin::Provider && !provisionings::is_begun(tx, id).await?;
+    if late || provisionings::is_condemned(tx, provider, external).await? {
+        return Err(Error::Conflict(format!(
+            "{external:?} was made for a request whose answer came too late or was lost, and is being destroyed: ask for \
+             another one"
+        )));
+    }
+    Ok(())
+}
+
 /// Records a resource. The same id again is the same resource: its environment becomes this one, and its apps are added
 /// to.
 pub(crate) async fn put(
@@ -102,12 +129,15 @@ pub(crate) async fn put(
     provider: ProviderId,
     new: &NewResource,
     apps: &[AppId],
+    origin: Origin,
 ) -> Result<Resource> {
+    let external = new.external_id.clone().unwrap_or_default();
+    provisionings::lock_provider(tx, provider).await?;
+    check_kept(tx, id, provider, &external, origin).await?;
     let sql = "INSERT INTO resources (resource_id, provider_id, external_id, env) \
                VALUES ($1, $2, $3, $4) ON CONFLICT (resource_id) DO UPDATE SET env = excluded.env \
                WHERE resources.provider_id = $2 AND resources.external_id = $3 \
                  AND resources.deleted_at IS NULL";
-    let external = new.external_id.clone().unwrap_or_default();
     let values: [&(dyn pg::types::ToSql + Sync); 4] =
         [&id.uuid(), &provider.uuid(), &external, &Json(&new.env)];
     let put = pg::execute(&**tx, sql, &values).await.map_err(|err| match err.violated() {
@@ -122,8 +152,7 @@ pub(crate) async fn put(
     for app in apps {
         link(tx, id, *app).await?;
     }
-    let forget = "DELETE FROM provisionings WHERE resource_id = $1";
-    pg::execute(&**tx, forget, &[&id.uuid()]).await?;
+    provisionings::end(&**tx, id).await?;
     told(tx, id, "resource").await
 }
 
@@ -197,25 +226,6 @@ pub(crate) async fn restore(tx: &mut Tx<'_>, id: ResourceId) -> Result<Resource>
     told(tx, id, "resource").await
 }
 
-/// Notes what a provider is about to be asked for.
-pub(crate) async fn begin_provisioning(
-    db: &impl GenericClient,
-    id: ResourceId,
-    provider: ProviderId,
-    config: &serde_json::Value,
-) -> Result<()> {
-    let sql = "INSERT INTO provisionings (resource_id, provider_id, config) VALUES ($1, $2, $3) \
-               ON CONFLICT (resource_id) DO NOTHING";
-    pg::execute(db, sql, &[&id.uuid(), &provider.uuid(), &Json(config)]).await?;
-    Ok(())
-}
-
-/// Forgets it again: the provider made nothing, or what it made is destroyed.
-pub(crate) async fn end_provisioning(db: &impl GenericClient, id: ResourceId) -> Result<()> {
-    pg::execute(db, "DELETE FROM provisionings WHERE resource_id = $1", &[&id.uuid()]).await?;
-    Ok(())
-}
-
 /// Sets when each removed resource is purged, where nobody has yet.
 pub(crate) async fn date(db: &impl GenericClient, grace: Duration) -> Result<()> {
     let sql = "UPDATE resources SET purge_at = deleted_at + make_interval(secs => $1) \
@@ -224,19 +234,36 @@ pub(crate) async fn date(db: &impl GenericClient, grace: Duration) -> Result<()>
     Ok(())
 }
 
-/// Takes removed resources whose time has come, the first first. They can be restored no longer, and are taken again in a
-/// quarter of a minute, should this controller not come to the end.
-pub(crate) async fn take_due(db: &impl GenericClient, limit: i64) -> Result<Vec<Resource>> {
-    let sql = "UPDATE resources SET purging = true, purge_at = now() + interval '15 seconds' \
-               WHERE resource_id IN (SELECT resource_id FROM resources \
-                   WHERE deleted_at IS NOT NULL AND purge_at <= now() \
-                   ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED) RETURNING resource_id";
-    let taken: Vec<Uuid> = pg::rows(db, sql, &[&limit]).await?.iter().map(|r| r.get(0)).collect();
+/// Takes removed resources whose time has come: the first first, at most `each` of a provider, together with the requests it
+/// is `busy` with. They can be restored no longer, and are taken again in a quarter of a minute, should this controller not come to
+/// the end; each time after twice the time, up to an hour.
+pub(crate) async fn take_due(
+    db: &impl GenericClient,
+    busy: &[ProviderId],
+    each: i64,
+    limit: i64,
+) -> Result<Vec<Resource>> {
+    let sql = "UPDATE resources SET purging = true, purge_failures = purge_failures + 1, \
+                   purge_at = now() \
+                       + least(interval '15 seconds' * 2 ^ least(purge_failures, 10), interval '1 hour') \
+               WHERE resource_id IN (SELECT resource_id FROM resources JOIN \
+                   (SELECT resource_id, row_number() OVER \
+                        (PARTITION BY provider_id ORDER BY purge_at, resource_id) AS place \
+                    FROM resources WHERE deleted_at IS NOT NULL AND purge_at <= now()) due \
+                   USING (resource_id) \
+                   WHERE place + (SELECT count(*) FROM unnest($1::uuid[]) AS busy (id) \
+                                WHERE busy.id = provider_id) <= $2 \
+                     AND deleted_at IS NOT NULL AND purge_at <= now() \
+                   ORDER BY purge_at LIMIT $3 FOR UPDATE OF resources SKIP LOCKED) \
+               RETURNING resource_id";
+    let busy: Vec<Uuid> = busy.iter().map(|id| id.uuid()).collect();
+    let taken = pg::rows(db, sql, &[&busy, &each, &limit]).await?;
+    let taken: Vec<Uuid> = taken.iter().map(|row| row.get(0)).collect();
     let sql = format!("{RESOURCE} WHERE resource_id = ANY($1)");
     Ok(pg::rows(db, &sql, &[&taken]).await?.iter().map(of_row).collect())
 }
 
-/// Forgets a resource that its provider has destroyed.
+/// Forgets a resource that its provider has destroyed, or will not be asked to destroy.
 pub(crate) async fn forget(tx: &mut Tx<'_>, resource: &Resource) -> Result<()> {
     let id = resource.id.uuid();
     pg::execute(&**tx, "DELETE FROM app_resources WHERE resource_id = $1", &[&id]).await?;
@@ -246,27 +273,14 @@ pub(crate) async fn forget(tx: &mut Tx<'_>, resource: &Resource) -> Result<()> {
     Ok(())
 }
 
-/// What a provider was asked for without an answer.
-#[derive(Debug)]
-pub(crate) struct Lost {
-    /// The id it was to have.
-    pub(crate) id: ResourceId,
-    /// Who was asked.
-    pub(crate) provider: ProviderId,
-    /// For what.
-    pub(crate) config: serde_json::Value,
-}
-
-/// Provisionings whose answer was lost, and that may be looked at again only in five minutes.
-pub(crate) async fn take_lost(db: &impl GenericClient, limit: i64) -> Result<Vec<Lost>> {
-    let sql = "UPDATE provisionings SET retry_at = now() + interval '5 minutes' \
-               WHERE resource_id IN (SELECT resource_id FROM provisionings \
-                   WHERE retry_at <= now() ORDER BY retry_at LIMIT $1 FOR UPDATE SKIP LOCKED) \
-               RETURNING resource_id, provider_id, config";
-    let lost = |row: &Row| Lost {
-        id: row.get::<_, Uuid>("resource_id").into(),
-        provider: row.get::<_, Uuid>("provider_id").into(),
-        config: json(row, "config"),
-    };
-    Ok(pg::rows(db, sql, &[&limit]).await?.iter().map(lost).collect())
+/// Forgets what was removed, and what was asked for without an answer, of a provider that is not asked to destroy it.
+pub(crate) async fn give_up(tx: &mut Tx<'_>, provider: ProviderId) -> Result<()> {
+    let id = provider.uuid();
+    let sql =
+        format!("{RESOURCE} WHERE provider_id = $1 AND deleted_at IS NOT NULL FOR UPDATE OF r");
+    for row in pg::rows(&**tx, &sql, &[&id]).await? {
+        forget(tx, &of_row(&row)).await?;
+    }
+    pg::execute(&**tx, "DELETE FROM provisionings WHERE provider_id = $1", &[&id]).await?;
+    Ok(())
 }

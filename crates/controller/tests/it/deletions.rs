@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{
-    controller::{App, Job, JobState, Release},
+    controller::{App, Job, JobState, NewJob, Release},
     error::ErrorCode,
 };
 use controller_client::{Controller, EventQuery};
@@ -62,4 +62,80 @@ async fn a_deletion_whose_processes_do_not_end_is_given_up_and_says_so() {
     let told = world.client.past_events(&query, 10).await.unwrap();
     assert!(told[0].data["error"].as_str().unwrap().contains("did not end"));
     assert_eq!(world.client.app("one").await.unwrap().id, app.id);
+}
+
+#[tokio::test]
+async fn a_job_that_was_started_while_its_app_was_deleted_is_stopped() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    // The host runs it already, and nobody knows of it yet.
+    world.neighbours.gate.shut("commit answer");
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let deletion = async {
+        world.neighbours.gate.reached().await;
+        let deleted = world.client.delete_app("one").await;
+        world.neighbours.gate.open();
+        deleted.unwrap();
+    };
+    let (run, ()) = tokio::join!(world.client.run_job_detached("one", &job), deletion);
+    let refused = run.unwrap_err();
+    assert!(refused.is_not_found(), "{refused}");
+    let started: Vec<_> = world.neighbours.jobs.borrow().keys().copied().collect();
+    assert_eq!((started.len(), &*world.neighbours.stopped.borrow()), (1, &started));
+    assert_eq!(world.number("SELECT count(*) FROM jobs").await, 0);
+}
+
+#[tokio::test]
+async fn an_app_that_is_being_deleted_gets_no_job() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    running_job(&world, &app, &release).await;
+    ask_and_go(&world, "one").await;
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let refusals = [
+        world.client.run_job_detached("one", &job).await.map(drop),
+        world.client.run_job_attached("one", &job).await.map(drop),
+        world.client.deploy_repository("one").await.map(drop),
+    ];
+    for refusal in refusals {
+        let refusal = refusal.unwrap_err();
+        assert!(
+            refusal.is_conflict() && refusal.to_string().contains("being deleted"),
+            "{refusal}"
+        );
+    }
+    assert!(world.neighbours.jobs.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_know_a_job_yet_is_told_again_to_stop_it() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    world.neighbours.gate.shut("commit");
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let deletion = async {
+        world.neighbours.gate.reached().await;
+        ask_and_go(&world, "one").await;
+        let told = stopped.wait_for(|stopped| !stopped.is_empty());
+        tokio::time::timeout(testkit::LIMIT, told).await.unwrap().unwrap();
+        world.neighbours.gate.open();
+    };
+    let (attached, ()) = tokio::join!(world.client.run_job_attached("one", &job), deletion);
+    let told = stopped.wait_for(|stopped| stopped.len() >= 2);
+    tokio::time::timeout(testkit::LIMIT, told).await.unwrap().unwrap();
+    let known = world.client.jobs("one").await.unwrap().remove(0);
+    world.client.put_job(&Job { state: JobState::Down, ..known }).await.unwrap();
+    testkit::wait_until("the app is deleted", async || match world.client.app("one").await {
+        Err(err) if err.is_not_found() => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    drop(attached);
 }

@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use api::controller::{ExpandedFormation, NewApp, NewFormation};
+use api::{
+    controller::{Event, ExpandedFormation, NewApp, NewFormation},
+    error::ErrorCode,
+};
 use controller_client::EventQuery;
 use futures_util::{StreamExt, future, pin_mut, stream};
 
@@ -127,4 +130,42 @@ async fn a_reader_that_fell_behind_misses_nothing_and_one_whose_filter_matches_n
     assert!(flood.is_sorted_by(|a, b| a.id < b.id));
     assert_eq!(flood[5999].object_id, "6000");
     drop(none);
+}
+
+async fn first_name(
+    events: impl stream::Stream<Item = Result<Event, controller_client::Error>>,
+) -> String {
+    pin_mut!(events);
+    let first = tokio::time::timeout(testkit::LIMIT, events.next()).await.unwrap();
+    first.unwrap().unwrap().data["name"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_stream_after_an_event_that_cannot_be_begins_with_the_first_or_with_the_next() {
+    let world = World::start().await;
+    world.app("before").await;
+    let after = async |since: i64| {
+        let query = EventQuery { types: &["app"], since: Some(since), ..EventQuery::default() };
+        world.client.events(&query).await.unwrap()
+    };
+    for since in [i64::MIN, -1, 0] {
+        assert_eq!(first_name(after(since).await).await, "before", "after {since}");
+    }
+    let newer = after(i64::MAX).await;
+    world.app("after").await;
+    assert_eq!(first_name(newer).await, "after");
+}
+
+#[tokio::test]
+async fn what_no_event_can_be_is_refused_and_not_asked_for_again_and_again() {
+    let world = World::start().await;
+    for query in ["object_types=app,a%00b", "object_id=a%00b", "app_id=a%00b"] {
+        let (client, path) = (world.client.client(), format!("/events?{query}"));
+        let stream = client.events::<serde_json::Value>(&path).await.map(drop).unwrap_err();
+        let list = client.get::<serde_json::Value>(&path).await.unwrap_err();
+        for refused in [stream, list] {
+            assert_eq!(refused.code(), Some(ErrorCode::ValidationError), "{refused}");
+            assert!(refused.to_string().contains("NUL"), "{refused}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod logs;
 mod neighbours;
 mod odd;
 mod pages;
+mod providers;
 mod repositories;
 mod resources;
 mod retention;

@@ -166,6 +166,29 @@ async fn a_provider_is_forgotten_once_nothing_is_left_that_it_would_have_to_dest
 }
 
 #[tokio::test]
+async fn a_provider_that_is_gone_for_good_can_be_forgotten_but_for_what_is_used() {
+    let world = World::start().await;
+    let provider = Provider::default();
+    let new = provider.start(&world).await;
+    world.client.create_provider(&new).await.unwrap();
+    world.app("shop").await;
+    let made = world.client.provision("things", &of("shop")).await.unwrap();
+    *provider.lost.lock().unwrap() = 1;
+    world.client.provision("things", &of("shop")).await.unwrap_err();
+    let refused = world.client.force_provider_removal("things").await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("things (1)"), "{refused}");
+    assert_eq!(world.number("SELECT count(*) FROM provisionings").await, 1, "nothing was given up");
+    world.client.remove_resource("things", made.id).await.unwrap();
+    let refused = world.client.remove_provider("things").await.unwrap_err();
+    assert!(refused.to_string().contains("--force"), "{refused}");
+    world.client.force_provider_removal("things").await.unwrap();
+    assert!(world.client.providers().await.unwrap().is_empty());
+    let lost = world.client.restore_resource(&made.provider.to_string(), made.id).await;
+    assert!(lost.unwrap_err().is_not_found());
+    assert_eq!(world.number("SELECT count(*) FROM provisionings").await, 0);
+}
+
+#[tokio::test]
 async fn what_is_put_is_what_is_answered() {
     let world = World::start().await;
     let provider = Provider::default();
