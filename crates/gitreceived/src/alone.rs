@@ -32,9 +32,7 @@ impl Alone {
     /// The repository of a name, which its first push makes.
     pub(crate) async fn prepare(&self, name: &RepoName) -> Result<Copy, GitError> {
         let copy = self.uses.begin(&self.dir.join(format!("{name}.git")));
-        if !copy.path.join("HEAD").exists() {
-            self.git.init(&copy.path).await?;
-        }
+        copy.begin(&self.git).await?;
         Ok(copy)
     }
 

@@ -37,9 +37,7 @@ impl Conversation<'_> {
         let is_there = |name: &str| left_out.get(name) != repository.refs.get(name);
         let at = |name: &str| repository.refs.get(name).filter(|_| is_there(name));
         let moved = |change: &&Change| change.old.as_ref() != at(&change.name);
-        if self.pushes.hosting.keeps_packs()
-            && let Some(change) = plan.kept.iter().find(moved)
-        {
+        if let Some(change) = plan.kept.iter().find(moved) {
             return Err(meanwhile(&change.name));
         }
         let there = repository.refs.keys().filter(|name| is_there(name));

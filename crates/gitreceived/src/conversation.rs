@@ -39,6 +39,10 @@ pub(crate) struct Conversation<'a> {
     pub(crate) copy: &'a Copy,
     /// Is cancelled when the hook has asked: all that the client sends has arrived.
     pub(crate) asked: &'a CancellationToken,
+    /// Is cancelled when the hook's question is decided, whichever way.
+    pub(crate) decided: &'a CancellationToken,
+    /// Whether git may move the refs.
+    pub(crate) taken: &'a AtomicBool,
     /// Ends the push.
     pub(crate) abort: &'a CancellationToken,
     /// Whether it comes from a shallow clone.
@@ -64,6 +68,16 @@ impl Conversation<'_> {
     /// Waits for the hook and answers it; `over` says that there will be none. Returns when the receiver it started, if
     /// any, has ended; the right to push is then still held, for git moves its refs now.
     pub(crate) async fn hold(
+        &self,
+        listener: UnixListener,
+        over: &CancellationToken,
+    ) -> Option<Held> {
+        let held = self.hold_undecided(listener, over).await;
+        self.decided.cancel();
+        held
+    }
+
+    async fn hold_undecided(
         &self,
         listener: UnixListener,
         over: &CancellationToken,
@@ -95,6 +109,7 @@ impl Conversation<'_> {
                 }
             }
         };
+        self.taken.store(status == 0, Ordering::SeqCst);
         let _ = out.end(status).await;
         held
     }

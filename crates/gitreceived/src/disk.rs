@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::fs;
@@ -117,8 +117,9 @@ pub(crate) async fn size(dir: &Path) -> u64 {
     len
 }
 
-/// Removes from a copy what pushes that ended before their time left in it.
-pub(crate) async fn remove_leftovers(copy: &Path) {
+/// Removes from a copy what pushes that ended before their time left in it; of git's locks those that are older than this.
+pub(crate) async fn remove_leftovers(copy: &Path, lock_age: Duration) {
+    remove_locks(copy, lock_age).await;
     for (dir, prefixes) in LEFTOVERS {
         let Ok(mut entries) = fs::read_dir(copy.join(dir)).await else { continue };
         while let Ok(Some(entry)) = entries.next_entry().await {
@@ -128,6 +129,38 @@ pub(crate) async fn remove_leftovers(copy: &Path) {
                 let _ = remove(&entry.path()).await;
             }
         }
+    }
+}
+
+/// Removes locks of a git that was killed: they stay for ever, and what they lock with them.
+async fn remove_locks(copy: &Path, age: Duration) {
+    let mut open = vec![copy.to_path_buf(), copy.join("objects/pack")];
+    while let Some(dir) = open.pop() {
+        let is_of_refs = dir.starts_with(copy.join("refs"));
+        let Ok(mut entries) = fs::read_dir(&dir).await else { continue };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let (path, name) = (entry.path(), entry.file_name());
+            let Ok(meta) = entry.metadata().await else { continue };
+            if meta.is_dir() {
+                if is_of_refs || name == "refs" {
+                    open.push(path);
+                }
+                continue;
+            }
+            let is_old = meta.modified().is_ok_and(|at| at.elapsed().unwrap_or_default() >= age);
+            if is_old && is_lock(&path).await {
+                let _ = fs::remove_file(&path).await;
+            }
+        }
+    }
+}
+
+/// Whether a file is a lock; one that keeps a pack may be an operator's.
+async fn is_lock(path: &Path) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("lock") => true,
+        Some("keep") => fs::read(path).await.is_ok_and(|text| text.starts_with(b"receive-pack ")),
+        _ => false,
     }
 }
 
@@ -178,8 +211,30 @@ mod tests {
         fs::write(path.join("objects/tmp_objdir-incoming-x/y"), "").await.unwrap();
         fs::write(path.join("objects/pack/tmp_pack_z"), "").await.unwrap();
         fs::write(path.join("spool-1"), "").await.unwrap();
-        remove_leftovers(&path).await;
+        remove_leftovers(&path, Duration::ZERO).await;
         assert_eq!(size(&path).await, 10);
         assert!(!path.join("objects/tmp_objdir-incoming-x").exists());
+    }
+
+    #[tokio::test]
+    async fn locks_of_a_git_that_was_killed_go_and_what_others_keep_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = copy(dir.path(), "a.git", 10).await;
+        fs::create_dir_all(path.join("refs/heads/a")).await.unwrap();
+        let locks =
+            ["config.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/heads/a/b.lock"];
+        for lock in locks {
+            fs::write(path.join(lock), "").await.unwrap();
+        }
+        let (ours, theirs) =
+            (path.join("objects/pack/pack-1.keep"), path.join("objects/pack/pack-2.keep"));
+        fs::write(&ours, "receive-pack 12 on host\n").await.unwrap();
+        fs::write(&theirs, "an operator's\n").await.unwrap();
+        fs::write(path.join("refs/heads/main"), "").await.unwrap();
+        remove_leftovers(&path, Duration::from_secs(3600)).await;
+        assert!(locks.iter().all(|lock| path.join(lock).exists()) && ours.exists());
+        remove_leftovers(&path, Duration::ZERO).await;
+        assert!(!locks.iter().any(|lock| path.join(lock).exists()) && !ours.exists());
+        assert!(theirs.exists() && path.join("refs/heads/main").exists());
     }
 }

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::symlink, net::UnixStream},
     path::Path,
     process::ExitCode,
 };
@@ -41,12 +41,31 @@ pub(crate) struct Question {
     pub(crate) quarantine: BTreeMap<String, String>,
 }
 
+/// What a pusher is told whose list of branches is not read.
+const TOO_LONG: &str = "The names of the branches and tags of this push are more than a megabyte. Nothing was changed; push fewer at once.\n";
+
 /// Names the socket of the push that a hook belongs to.
 pub(crate) const SOCKET_VARIABLE: &str = "GITRECEIVED_SOCKET";
 
 /// Whether this process was started as a hook: by the name git runs it under.
 pub fn is_me(program: &OsStr) -> bool {
     Path::new(program).file_name().is_some_and(|name| NAMES.iter().any(|hook| name == *hook))
+}
+
+/// Makes sure that git finds the hooks in a directory of ours: without, it takes what nobody has judged. Something that
+/// cleans up where temporary files are may have removed them.
+pub(crate) fn check(dir: &Path, program: &Path) -> io::Result<()> {
+    for name in NAMES {
+        let hook = dir.join(name);
+        if !hook.exists() {
+            // A link that leads nowhere, because the program was moved, is not replaced.
+            symlink(program, &hook)?;
+        }
+        if !hook.exists() {
+            return Err(io::Error::other(format!("{} is not there", program.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Runs the hook this process was started as.
@@ -67,10 +86,23 @@ pub fn run(program: &OsStr) -> ExitCode {
     }
 }
 
+/// What git tells a hook, whole: what the daemon is not told of it cannot judge, and git would carry it out. Nothing if it is
+/// too long.
+fn read_updates(from: impl Read) -> io::Result<Option<String>> {
+    let mut updates = Vec::new();
+    from.take(UPDATES_LEN_MAX as u64 + 1).read_to_end(&mut updates)?;
+    if updates.len() > UPDATES_LEN_MAX {
+        return Ok(None);
+    }
+    String::from_utf8(updates).map(Some).map_err(io::Error::other)
+}
+
 fn ask(socket: &Path) -> io::Result<u8> {
     let mut stream = UnixStream::connect(socket)?;
-    let mut updates = String::new();
-    io::stdin().take(UPDATES_LEN_MAX as u64).read_to_string(&mut updates)?;
+    let Some(updates) = read_updates(io::stdin())? else {
+        io::stderr().write_all(TOO_LONG.as_bytes())?;
+        return Ok(1);
+    };
     let set =
         |name: &str| std::env::var_os(name).and_then(|value| OsString::into_string(value).ok());
     let quarantine =
@@ -90,5 +122,18 @@ fn ask(socket: &Path) -> io::Result<u8> {
         }
         io::copy(&mut (&stream).take(len.into()), &mut stderr)?;
         stderr.flush()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_tells_a_hook_is_read_whole_or_not_at_all() {
+        let longest = "x".repeat(UPDATES_LEN_MAX);
+        assert_eq!(read_updates(longest.as_bytes()).unwrap(), Some(longest.clone()));
+        assert_eq!(read_updates((longest + "\u{e4}").as_bytes()).unwrap(), None);
+        read_updates(&b"refs/heads/\xff"[..]).unwrap_err();
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     process::Stdio,
     sync::{
         OnceLock,
@@ -30,7 +31,7 @@ use crate::{
     disk::Disk,
     domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
-    hook::SOCKET_VARIABLE,
+    hook::{self, SOCKET_VARIABLE},
     hosting::{Held, Hosting, Target},
     repos::Copy,
 };
@@ -41,6 +42,10 @@ const INPUT_LEN_MAX: u64 = 2 << 30;
 const QUEUE: usize = 32;
 /// git reads what it is sent at once; for longer than this it only stops when something is wrong.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// A lock of git's that is older was left by one that was killed with a gitreceived before this one.
+const LOCK_AGE: Duration = Duration::from_secs(5);
+/// git has this long to move the refs of a push that was taken and whose client has gone.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a pusher is told while the server stops.
 pub(crate) const RESTARTING: &str = "This server is restarting. Push again in a moment.";
 /// Exit status of a push that did not get as far as git.
@@ -53,8 +58,10 @@ pub(crate) struct Pushes {
     pub(crate) git: Git,
     /// The disk of the copies, where they are only that.
     pub(crate) disk: Option<Disk>,
-    /// Directory with our one hook, and of sockets.
+    /// Directory with our hooks, and of sockets.
     pub(crate) run_dir: TempDir,
+    /// The program the hooks are.
+    pub(crate) hook: PathBuf,
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
@@ -140,8 +147,8 @@ impl Pushes {
             }
         };
         let received = self.receive(request, &target, &copy, input, client, abort).await;
-        // Whatever was broken off has left something.
-        copy.tidy().await;
+        // Whatever was broken off has left something, and its git has ended.
+        copy.tidy(Duration::ZERO).await;
         let (status, held) = match received {
             Ok(received) => received,
             Err(err) => {
@@ -165,7 +172,7 @@ impl Pushes {
             room.map_err(|err| format!("Not now: {err}. Push again in a minute."))?;
         }
         let copy = self.hosting.prepare(&target).await?;
-        copy.tidy().await;
+        copy.tidy(LOCK_AGE).await;
         Ok((target, copy))
     }
 
@@ -186,7 +193,9 @@ impl Pushes {
         command.env(SOCKET_VARIABLE, &socket).stdin(Stdio::piped());
         let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
+        hook::check(self.run_dir.path(), &self.hook)?;
         let (over, asked) = (CancellationToken::new(), CancellationToken::new());
+        let (decided, taken) = (CancellationToken::new(), AtomicBool::new(false));
         let (shallow, incoming) = (AtomicBool::new(false), OnceLock::new());
         let conversation = Conversation {
             pushes: self,
@@ -194,6 +203,8 @@ impl Pushes {
             target,
             copy,
             asked: &asked,
+            decided: &decided,
+            taken: &taken,
             abort,
             shallow: &shallow,
             incoming: &incoming,
@@ -213,6 +224,13 @@ impl Pushes {
                 () = sleep(self.timeout) => {
                     client.say(&format!("The push took longer than {:?} and was given up.", self.timeout)).await;
                     abort.cancel();
+                }
+            }
+            if asked.is_cancelled() {
+                // What is taken is done: whoever has gone is deployed, and the refs have to say so.
+                decided.cancelled().await;
+                if taken.load(Ordering::SeqCst) {
+                    sleep(MOVE_TIMEOUT).await;
                 }
             }
             group.signal(Signal::KILL);

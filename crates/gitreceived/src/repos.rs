@@ -6,6 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use api::{controller::Repository, id::AppId};
@@ -84,12 +85,24 @@ impl Copy {
         Arc::strong_count(&self.changing) == 2
     }
 
-    /// Removes what pushes that were broken off left in it, unless one goes on.
-    pub(crate) async fn tidy(&self) {
+    /// Removes what pushes that were broken off left in it, unless one goes on; of git's locks those that are older than
+    /// this.
+    pub(crate) async fn tidy(&self, lock_age: Duration) {
         let _changing = self.changing.lock().await;
         if self.is_ours_alone() {
-            disk::remove_leftovers(&self.path).await;
+            disk::remove_leftovers(&self.path, lock_age).await;
         }
+    }
+
+    /// Makes sure that it is a repository. One may have been begun and not finished.
+    pub(crate) async fn begin(&self, git: &Git) -> Result<(), GitError> {
+        let _changing = self.changing.lock().await;
+        if !["HEAD", "objects", "refs"].iter().all(|part| self.path.join(part).exists()) {
+            // No push gets further than this before it is one.
+            disk::remove_leftovers(&self.path, Duration::ZERO).await;
+            git.init(&self.path).await?;
+        }
+        Ok(())
     }
 }
 
@@ -149,6 +162,8 @@ impl Repos {
             left_out.extend(match self.update(&copy.path, repository, &wanted).await {
                 Ok(unfit) => unfit,
                 Err(err) if !copy.is_ours_alone() => return Err(err),
+                // What is here has no part in it, and may be all there is.
+                Err(err @ (RepoError::Shelf(_) | RepoError::WrongDigest(_))) => return Err(err),
                 Err(_) => {
                     // Whatever is wrong with what was here: once more from nothing.
                     start_over(&copy.path).await?;

@@ -168,6 +168,7 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         git,
         disk,
         run_dir: run_dir(&hook)?,
+        hook,
         receiver,
         receiver_env: config.receiver_env,
         timeout: config.push_timeout,
@@ -197,9 +198,7 @@ fn neighbours(config: &ClusterConfig) -> (Controller, Shelf) {
 fn run_dir(program: &std::path::Path) -> Result<TempDir, StartError> {
     let failed = |source| StartError::Dir { dir: std::env::temp_dir(), source };
     let dir = tempfile::Builder::new().prefix("gitreceived-").tempdir().map_err(failed)?;
-    for name in hook::NAMES {
-        std::os::unix::fs::symlink(program, dir.path().join(name)).map_err(failed)?;
-    }
+    hook::check(dir.path(), program).map_err(failed)?;
     Ok(dir)
 }
 

@@ -46,6 +46,7 @@ impl Lone {
             assert!(keygen.status().await.unwrap().success());
         }
         let port = free_port();
+        fs::create_dir(dir.path().join("tmp")).unwrap();
         let server = Command::new(env!("CARGO_BIN_EXE_gitreceived"))
             .args(["-p", &port.to_string(), "-k", "hostkey", "-r", "repos"])
             .args(["--drain-seconds", "3600"])
@@ -54,6 +55,7 @@ impl Lone {
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("GREETING", "a word of the operator's")
+            .env("TMPDIR", dir.path().join("tmp"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -248,4 +250,84 @@ async fn it_waits_for_pushes_when_it_shall_stop_until_it_is_told_again() {
 fn is_over(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
     stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z')
+}
+
+#[tokio::test]
+async fn nothing_of_a_push_that_is_too_long_to_be_judged_is_taken() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("refused").await;
+    // As many as are taken at once, with names as long as git has them.
+    let folder = format!("{}/", "a".repeat(240)).repeat(9);
+    let refs: String = (0..480).map(|n| format!("{commit} refs/heads/{folder}{n}\n")).collect();
+    fs::write(lone.path("work/.git/packed-refs"), format!("# pack-refs with: \n{refs}")).unwrap();
+    let (ok, said) = lone.git("key", &["push", "ssh://git@127.0.0.1/anything.git", "--all"]).await;
+    assert!(!ok && said.contains("push fewer at once"), "{said}");
+    assert_eq!(lone.kept("refs/heads/main").await, "");
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+}
+
+#[tokio::test]
+async fn what_a_git_that_was_killed_left_stops_no_later_push() {
+    let lone = Lone::new().await;
+    let repo = lone.path("repos/anything.git");
+    // It was making the repository.
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    for file in ["HEAD", "config.lock"] {
+        fs::write(repo.join(file), "ref: refs/heads/master\n").unwrap();
+    }
+    let first = lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, first);
+    // It was moving a branch.
+    let lock = fs::File::create(repo.join("refs/heads/main.lock")).unwrap();
+    let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    lock.set_modified(an_hour_ago).unwrap();
+    let second = lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, second);
+}
+
+#[tokio::test]
+async fn a_branch_that_was_moved_meanwhile_is_not_pushed_over() {
+    let lone = Lone::new().await;
+    let url = "ssh://git@127.0.0.1/anything.git";
+    lone.commit("one").await;
+    assert!(lone.push("key", "main:feat").await.0);
+    for branch in ["theirs", "ours"] {
+        lone.git("key", &["checkout", "-q", "-b", branch, "main"]).await;
+        lone.commit(branch).await;
+    }
+    // Another push, after this one has heard where the branch is.
+    let hook = lone.path("work/.git/hooks/pre-push");
+    let meanwhile = format!("#!/bin/sh\nexec git push --no-verify {url} theirs:feat\n");
+    fs::write(&hook, meanwhile).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let (ok, said) = lone.push("key", "ours:feat").await;
+    assert!(!ok && said.contains("Another push moved refs/heads/feat meanwhile"), "{said}");
+    let theirs = lone.git("key", &["rev-parse", "theirs"]).await.1;
+    assert_eq!(lone.kept("feat").await, theirs.trim());
+}
+
+#[tokio::test]
+async fn pushes_are_judged_also_when_the_hooks_were_removed() {
+    let lone = Lone::new().await;
+    let run_dir = fs::read_dir(lone.path("tmp")).unwrap().next().unwrap().unwrap().path();
+    let remove_hooks = || {
+        for hook in ["pre-receive", "proc-receive"] {
+            fs::remove_file(run_dir.join(hook)).unwrap();
+        }
+    };
+    let commit = lone.commit("one").await;
+    remove_hooks();
+    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
+    assert!(!ok && said.contains("neither a branch nor a tag"), "{said}");
+    remove_hooks();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, commit);
+    fs::remove_dir_all(&run_dir).unwrap();
+    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
+    assert!(!ok && said.contains("could not be run"), "{said}");
 }

@@ -11,9 +11,10 @@ mod upload;
 use std::{
     fs::{self, File},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock},
+    time::SystemTime,
 };
 
 use tokio::task::spawn_blocking;
@@ -106,6 +107,7 @@ impl Store {
         blocking(move || {
             let source = inner.blobs.join(from.file());
             let copying = StoreError::io("copying a blob");
+            inner.make_tmp().map_err(StoreError::io("copying a blob"))?;
             let linked = tempfile::Builder::new().make_in(&inner.tmp, |name| link(&source, name));
             let link = match linked {
                 Ok(link) => link.into_temp_path(),
@@ -113,7 +115,9 @@ impl Store {
                 Err(err) => return Err(copying(err)),
             };
             // Of the link, not of the path: another blob may have its place by now.
-            let sha256 = open(&link, from)?.sha256;
+            let OpenBlob { file, sha256, .. } = open(&link, from)?;
+            // It is stored now, for whoever deletes what was stored until then. Its other name is younger with it.
+            file.set_modified(SystemTime::now()).map_err(StoreError::io("copying a blob"))?;
             // The link is removed at the end, for renaming one name of a file to another of its names does nothing.
             inner.move_into_place(&link, &to)?;
             Ok(sha256)
@@ -141,6 +145,11 @@ impl Inner {
             return Err(io::Error::other("another directory has its place"));
         }
         fs::read_dir(&self.blobs)?.next().transpose().map(drop)
+    }
+
+    /// Something may have removed it: it is where temporary files are.
+    fn make_tmp(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.tmp)
     }
 
     /// Moves a durable file to a blob's place and makes the move durable.
@@ -228,7 +237,7 @@ fn is_absent(err: &io::Error) -> bool {
 }
 
 fn open(file: &Path, path: BlobPath) -> Result<OpenBlob, StoreError> {
-    let mut opened = match File::open(file) {
+    let mut opened = match open_file(file) {
         Ok(opened) => opened,
         Err(err) if is_absent(&err) => return Err(StoreError::NotFound(path)),
         Err(err) => return Err(StoreError::io("opening a blob")(err)),
@@ -236,6 +245,12 @@ fn open(file: &Path, path: BlobPath) -> Result<OpenBlob, StoreError> {
     let (size, sha256) = trailer(&opened).ok_or(StoreError::Damaged(path))?;
     opened.seek(SeekFrom::Start(0)).map_err(StoreError::io("opening a blob"))?;
     Ok(OpenBlob { file: opened, size, sha256 })
+}
+
+/// Opens what should be a file. Were it a pipe, others would wait for its other end for ever.
+fn open_file(file: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(file)
 }
 
 /// Size and digest of the content of a blob's file.

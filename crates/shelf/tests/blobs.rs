@@ -113,6 +113,36 @@ async fn what_is_put_can_be_had_listed_copied_and_deleted_and_outlives_a_restart
 }
 
 #[tokio::test]
+async fn what_was_copied_after_a_listing_outlives_the_deletion_of_what_was_listed() {
+    let running = start().await;
+    for path in ["/a", "/b"] {
+        running.shelf.put_bytes(path, "hello").await.unwrap();
+    }
+    let listed = running.shelf.list("/b").await.unwrap().remove(0);
+    running.shelf.copy("/a", "/b").await.unwrap();
+    running.shelf.delete_listed(&listed).await.unwrap();
+    assert_eq!(running.shelf.get_bytes("/b", 5).await.unwrap(), "hello");
+    let listed = running.shelf.list("/b").await.unwrap().remove(0);
+    running.shelf.delete_listed(&listed).await.unwrap();
+    assert_eq!(running.shelf.head("/b").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn odd_things_in_the_data_directory_keep_nobody_waiting() {
+    let running = start().await;
+    fs::remove_dir_all(running.dir.path().join("tmp")).unwrap();
+    running.shelf.put_bytes("/a", "hello").await.unwrap();
+    fs::remove_dir_all(running.dir.path().join("tmp")).unwrap();
+    running.shelf.copy("/a", "/b").await.unwrap();
+    let pipe = running.dir.path().join("blobs/a%");
+    fs::remove_file(&pipe).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    assert_eq!(running.paths("").await, ["/b"]);
+    running.shelf.get("/a").await.unwrap_err();
+}
+
+#[tokio::test]
 async fn files_and_streams_are_stored_whole() {
     let running = start().await;
     let file = running.dir.path().join("big");
@@ -143,6 +173,16 @@ async fn ranges_and_tags_are_answered_as_http_says() {
     let beyond = get("range", "bytes=5-".into()).await;
     assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(beyond.headers()["content-range"], "bytes */5");
+    let head = http().head(format!("{}/a", running.base)).basic_auth("", Some("secret"));
+    let head = head.header("range", "bytes=1-3").send().await.unwrap();
+    assert_eq!(
+        (head.status(), &head.headers()["content-length"]),
+        (StatusCode::OK, &"5".parse().unwrap())
+    );
+    let put = http().put(format!("{}/a", running.base)).basic_auth("", Some("secret"));
+    let put = put.header("content-range", "bytes 1-3/5").body("xxx").send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(running.shelf.get_bytes("/a", 5).await.unwrap(), "hello");
     let known = get("if-none-match", format!("\"{HELLO}\"")).await;
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(known.headers()["etag"], format!("\"{HELLO}\""));

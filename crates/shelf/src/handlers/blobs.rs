@@ -11,7 +11,7 @@ use axum::{
 };
 use daemon::ApiError;
 use futures_util::StreamExt;
-use http::{HeaderMap, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -46,8 +46,11 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    if headers.contains_key(OFFSET) {
-        return Err(ApiError::invalid(OFFSET, "is not obeyed here: send the whole blob"));
+    // A part would take the place of the whole (RFC 9110 §14.5).
+    for partial in [OFFSET, header::CONTENT_RANGE.as_str()] {
+        if headers.contains_key(partial) {
+            return Err(ApiError::invalid(partial, "is not obeyed here: send the whole blob"));
+        }
     }
     let sha256 = match headers.get(COPY_FROM) {
         Some(from) => store.copy(copied(from)?, path).await?,
@@ -67,6 +70,7 @@ pub(crate) async fn get(
     State(store): State<Store>,
     Extension(access): Extension<Access>,
     path: BlobPath,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let blob = store.get(path).await?;
@@ -74,7 +78,8 @@ pub(crate) async fn get(
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let conditions = Conditions {
         if_none_match: text(header::IF_NONE_MATCH),
-        range: text(header::RANGE),
+        // Defined for GET alone (RFC 9110 §14.2).
+        range: text(header::RANGE).filter(|_| method == Method::GET),
         if_range: text(header::IF_RANGE),
     };
     let size = blob.size;

@@ -1,14 +1,13 @@
 //! Which blobs there are.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use api::blob::Blob;
 
-use super::{Inner, Store, blocking, is_absent, trailer};
+use super::{Inner, Store, blocking, is_absent, open_file, trailer};
 use crate::{domain::BlobPath, error::StoreError};
 
 /// Most blobs in one listing.
@@ -65,7 +64,7 @@ fn blob(file: &Path, relative: &Path, prefix: &str) -> Option<Blob> {
     if !path.as_str().starts_with(prefix) {
         return None;
     }
-    let file = File::open(file).ok()?;
+    let file = open_file(file).ok()?;
     let modified = file.metadata().ok()?.modified().ok()?.try_into().ok()?;
     let (size, sha256) = trailer(&file)?;
     Some(Blob { path: path.to_string(), size, sha256, modified })

@@ -111,6 +111,7 @@ impl Inner {
         path: &BlobPath,
         mut queue: mpsc::Receiver<Piece>,
     ) -> Result<String, StoreError> {
+        self.make_tmp().map_err(|err| self.storing(err))?;
         self.check_room()?;
         let mut room = self.folder_room(path);
         let storing = |err: io::Error| self.storing(err);
