@@ -85,6 +85,11 @@ impl Live {
         self.revision.subscribe()
     }
 
+    /// Whether the routes were read: without, that none leads somewhere means nothing.
+    pub(crate) fn knows_routes(&self) -> bool {
+        self.revision.borrow().is_some()
+    }
+
     /// Clients' connections end after the request they are in.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);

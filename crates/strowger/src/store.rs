@@ -56,7 +56,8 @@ pub(crate) fn id_of(key: &str) -> &str {
     key.strip_prefix(PREFIX).unwrap_or(key)
 }
 
-fn key(id: &str) -> String {
+/// The key of a route in etcd.
+pub(crate) fn key(id: &str) -> String {
     format!("{PREFIX}{id}")
 }
 

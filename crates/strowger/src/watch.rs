@@ -111,9 +111,15 @@ fn apply(targets: &mut BTreeMap<String, Arc<Target>>, change: Change, live: &Liv
             info!(route.id = id, service, "route {id} leads to {service}");
             targets.insert(id.to_owned(), Arc::new(target));
         }
+        // As it was before it is better than not at all: a newer version may have written it, in the middle of an upgrade.
+        Err(reason) if targets.contains_key(id) => {
+            error!(
+                route.id = id,
+                reason, "a change of route {id} cannot be read; it stays as it was"
+            );
+        }
         Err(reason) => {
             error!(route.id = id, reason, "route {id} cannot be served; the others are");
-            targets.remove(id);
         }
     }
 }
@@ -145,10 +151,73 @@ fn table(targets: &BTreeMap<String, Arc<Target>>) -> Table {
             "tcp" => table.routes.add_tcp(route.port, target.clone()),
             _ => table.routes.add_http(&route.domain, &route.path, target.clone()),
         }
-        if let Some(certificate) = &target.certificate {
-            table.certificates.insert(&route.domain, certificate.clone());
-        }
         table.all.push(target.clone());
     }
+    // Those of paths were taken once, and hold where the domain has none of its own.
+    let of_paths = |target: &&Arc<Target>| !target.route.path.is_empty();
+    let (paths, domains): (Vec<_>, Vec<_>) = targets.values().partition(of_paths);
+    for target in paths.into_iter().chain(domains) {
+        if let Some(certificate) = &target.certificate {
+            table.certificates.insert(&target.route.domain, certificate.clone());
+        }
+    }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(route: &Route, value: &str) -> Change {
+        Change {
+            key: crate::store::key(&route::id(route)),
+            value: Some(value.to_owned().into()),
+            create_revision: 1,
+            mod_revision: 1,
+            lease: None,
+        }
+    }
+
+    fn route(path: &str, of: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>) -> Route {
+        let route = Route {
+            kind: "http".into(),
+            domain: "a.example".into(),
+            path: path.into(),
+            service: "app".into(),
+            tls_cert: of.map(|pair| pair.cert.pem()),
+            tls_key: of.map(|pair| pair.signing_key.serialize_pem()),
+            ..Route::default()
+        };
+        route::canonical(route).unwrap()
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_read_leaves_the_route_as_it_was() {
+        let (live, mut targets) = (Live::default(), BTreeMap::new());
+        let route = route("/", None);
+        apply(&mut targets, change(&route, "{}"), &live);
+        assert!(targets.is_empty());
+        apply(&mut targets, change(&route, &serde_json::to_string(&route).unwrap()), &live);
+        apply(&mut targets, change(&route, "{}"), &live);
+        assert_eq!(targets.values().next().unwrap().route.service, "app");
+    }
+
+    #[test]
+    fn the_certificate_of_a_domain_is_its_own_whatever_its_paths_bring() {
+        let pairs =
+            [(); 4].map(|()| rcgen::generate_simple_self_signed(["a.example".into()]).unwrap());
+        let shown = |paths: &[&str]| {
+            let (live, mut targets) = (Live::default(), BTreeMap::new());
+            for (path, pair) in paths.iter().zip(&pairs) {
+                let route = route(path, Some(pair));
+                apply(&mut targets, change(&route, &serde_json::to_string(&route).unwrap()), &live);
+            }
+            let table = table(&targets);
+            let certificate = table.certificates.matches("a.example").next().unwrap();
+            certificate.end_entity_cert().unwrap().to_vec()
+        };
+        let own = pairs[1].cert.der().to_vec();
+        assert_eq!(shown(&["/x", "/", "/y", "/z"]), own);
+        assert_ne!(shown(&["/x"]), own, "one of a path holds where there is no other");
+    }
 }

@@ -70,7 +70,10 @@ async fn what_cannot_be_served_is_refused_with_a_sentence() {
     let (one, two) = (make(one), make(two));
     half.route.tls_cert = Some(one.cert.pem());
     half.route.tls_key = Some(two.signing_key.serialize_pem());
-    refused(half, "do not belong together").await;
+    refused(half.clone(), "do not belong together").await;
+    half.route.tls_key = Some(one.signing_key.serialize_pem());
+    half.route.path = Some("/x".into());
+    refused(half, "as a whole").await;
     let reserved = client.create_route(&tcp_route(2379, "ssh")).await;
     assert_eq!(code(reserved).0, ErrorCode::Conflict);
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -95,6 +95,29 @@ async fn a_name_without_a_certificate_is_served_with_the_routers_own_also_over_h
 }
 
 #[tokio::test]
+async fn cookies_of_an_http_2_client_reach_the_app_in_one_line() {
+    let harness = Harness::start().await;
+    let told = async |headers: axum::http::HeaderMap| {
+        let lines = headers.get_all("cookie").iter();
+        lines.map(|line| line.to_str().unwrap()).collect::<Vec<_>>().join("|")
+    };
+    harness.up("app", Backend::answering(told).await.addr).await;
+    harness.route("a.example", "app").await;
+    let https = (Ipv4Addr::LOCALHOST, harness.router.https.port()).into();
+    let browser = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve("a.example", https)
+        .build()
+        .unwrap();
+    let url = format!("https://a.example:{}/", https.port());
+    let request =
+        browser.get(url).header("cookie", "csrftoken=abc").header("cookie", "sessionid=xyz");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+    assert_eq!(answer.text().await.unwrap(), "csrftoken=abc; sessionid=xyz");
+}
+
+#[tokio::test]
 async fn what_is_no_tls_harms_nobody_else() {
     let harness = Harness::start().await;
     harness.up("app", Backend::named("fine").await.addr).await;

@@ -14,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon::sockets::detect_lost_peers;
 pub(crate) use io::{Control, Socket};
+use rustix::io::Errno;
 pub(crate) use services::{Registered, Service, Services, Set};
 use tokio::sync::Notify;
-use tracing::debug;
-pub(crate) use upstream::{RequestBody, SendError, Upstream};
+use tracing::{debug, error};
+pub(crate) use upstream::{HEADERS_MAX, RequestBody, SendError, Upstream};
 
 use crate::domain::pick::{Candidate, Standing};
 
@@ -32,6 +34,8 @@ const IDLE_LIMIT_MS: u64 = 4_000;
 const IDLE_COUNT: usize = 1024;
 /// How long a backend that refused a connection is used last; doubles with each further refusal.
 const EJECTION_MS: u64 = 1_000;
+/// Pause between two lines that say that the router has run out of something.
+const TELL_INTERVAL_MS: u64 = 10_000;
 /// Longest ejection.
 const EJECTION_LIMIT_MS: u64 = 16_000;
 
@@ -39,6 +43,22 @@ const EJECTION_LIMIT_MS: u64 = 16_000;
 fn now_ms() -> u64 {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
     BEGUN.elapsed().as_millis() as u64
+}
+
+/// Whether a connection could not be made for want of something of this machine's.
+pub(crate) fn is_exhaustion(err: &std::io::Error) -> bool {
+    let of_ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(err).is_some_and(|errno| of_ours.contains(&errno))
+}
+
+/// Tells of it, not more often than an operator can read.
+pub(crate) fn tell_of_exhaustion(err: &std::io::Error) {
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    let (now, told) = (now_ms().max(1), TOLD.load(Ordering::Relaxed));
+    let is_due = told == 0 || now.saturating_sub(told) >= TELL_INTERVAL_MS;
+    if is_due && TOLD.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        error!(error = err as &dyn std::error::Error, "the router can make no more connections");
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,6 +111,9 @@ pub(crate) enum ConnectError {
     /// It was refused, or there is no way.
     #[error("the connection was refused")]
     Refused(#[source] std::io::Error),
+    /// This router has no descriptor, port or memory left for it: nothing is known of the backend.
+    #[error("this router can make no more connections")]
+    Exhausted(#[source] std::io::Error),
     /// It was made and lost at once.
     #[error("the connection was lost at once")]
     Lost(#[source] hyper::Error),
@@ -164,12 +187,17 @@ impl Backend {
         let connecting = tokio::net::TcpStream::connect(self.addr);
         let connected = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(err)) if is_exhaustion(&err) => {
+                tell_of_exhaustion(&err);
+                return Err(ConnectError::Exhausted(err));
+            }
             Ok(Err(err)) => Err(ConnectError::Refused(err)),
             Err(_) => Err(ConnectError::Timeout(patience)),
         };
         let stream = connected.inspect_err(|_| self.failed())?;
         self.succeeded();
         let _ = stream.set_nodelay(true);
+        let _ = detect_lost_peers(&stream);
         let socket = Socket::new(stream);
         let mut open = lock(&self.open);
         if open.len() == open.capacity() {
@@ -224,9 +252,12 @@ impl Backend {
     /// Finds out whether it is alive. What is under way to a machine that is not would wait for an answer, and not even
     /// an error would come.
     pub(crate) async fn probe(&self) {
-        if let Err(err) = self.connect(CONNECT_TIMEOUT).await {
-            let cut = self.cut();
-            debug!(backend = %self.addr, error = %err, cut, "{} is dead", self.addr);
+        match self.connect(CONNECT_TIMEOUT).await {
+            Ok(_) | Err(ConnectError::Exhausted(_)) => {}
+            Err(err) => {
+                let cut = self.cut();
+                debug!(backend = %self.addr, error = %err, cut, "{} is dead", self.addr);
+            }
         }
     }
 
@@ -297,5 +328,26 @@ impl Drop for Busy {
         if self.backend.is_gone() {
             self.backend.ended.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_router_without_descriptors_holds_it_against_no_backend() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = Arc::new(Backend::new(listener.local_addr().unwrap()));
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limit }).unwrap();
+        let connected = backend.connect(CONNECT_TIMEOUT).await;
+        backend.probe().await;
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert!(matches!(connected, Err(ConnectError::Exhausted(_))), "{connected:?}");
+        assert_eq!(backend.standing(), Standing::Good);
+        backend.connect(CONNECT_TIMEOUT).await.unwrap();
     }
 }

@@ -22,6 +22,9 @@ use super::{Backend, ConnectError, Control, Socket};
 /// Largest head taken from a backend, and how much of a body is held at once.
 const BUFFER: usize = 64 << 10;
 
+/// Most lines of a head, from either side: apps set more cookies than the hundred lines that hyper takes.
+pub(crate) const HEADERS_MAX: usize = 512;
+
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
 #[derive(Debug)]
 pub(crate) struct RequestBody(pub(crate) Option<Incoming>);
@@ -77,7 +80,9 @@ impl Backend {
     pub(crate) async fn open(&self, patience: Duration) -> Result<Box<Upstream>, ConnectError> {
         let socket = self.connect(patience).await?;
         let control = socket.control().clone();
-        let handshake = Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(socket)).await;
+        let mut builder = Builder::new();
+        builder.max_buf_size(BUFFER).max_headers(HEADERS_MAX);
+        let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (send, connection) = handshake.map_err(ConnectError::Lost)?;
         Ok(Box::new(Upstream { send, connection, control, over: false }))
     }

@@ -3,7 +3,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
@@ -53,9 +53,43 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name: &HeaderName| !matches!(*name, HOST | CONTENT_LENGTH | TE)).collect()
 }
 
-/// The protocol a request wants to switch to.
+/// Makes one line of the cookies of an HTTP/2 client, which may send each in a line of its own (RFC 9113 §8.2.3): servers of
+/// HTTP/1 join lines with a comma, and lose all cookies but the first.
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let Some((first, second)) = lines.next().zip(lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Makes a backend's head the one a client gets. Refuses one whose body the client could not read: only the chunks are
+/// decoded on the way (RFC 9112 §6.1, §6.3).
+pub(crate) fn clean_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err("its Transfer-Encoding is not chunked alone");
+        }
+        // The chunks say how long it is; a length beside them may be another.
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+    Ok(())
+}
+
+/// The protocol a request wants to switch to. HTTP/2 is none: requests in it would reach the backend unseen, and a client
+/// that offers it has to go on without (RFC 9113 §3.1 gave it up).
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
+    if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return None;
+    }
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let mut options = values.flat_map(|value| value.split(',')).map(str::trim);
     options.any(|option| option.eq_ignore_ascii_case("upgrade")).then(|| protocol.clone())
@@ -140,11 +174,44 @@ mod tests {
     }
 
     #[test]
+    fn cookies_become_one_line() {
+        for (lines, joined) in [
+            (&["a=1", "b=2; c=3", "d=4"][..], "a=1; b=2; c=3; d=4"),
+            (&["a=1; b=2"][..], "a=1; b=2"),
+        ] {
+            let all: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
+            let mut all = headers(&all);
+            join_cookies(&mut all);
+            assert_eq!(all, headers(&[("cookie", joined)]));
+        }
+        let mut none = headers(&[("host", "a")]);
+        join_cookies(&mut none);
+        assert_eq!(none, headers(&[("host", "a")]));
+    }
+
+    #[test]
+    fn an_answer_has_one_length_or_cannot_be_read() {
+        let clean = |lines: &[(&str, &str)]| {
+            let mut all = headers(lines);
+            clean_answer(&mut all).map(|()| all)
+        };
+        let both = [("content-length", "4"), ("transfer-encoding", "Chunked"), ("x-a", "1")];
+        assert_eq!(clean(&both), Ok(headers(&[("x-a", "1")])));
+        assert_eq!(clean(&[("content-length", "4")]), Ok(headers(&[("content-length", "4")])));
+        for codings in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"]] {
+            let lines: Vec<_> = codings.iter().map(|one| ("transfer-encoding", *one)).collect();
+            clean(&lines).unwrap_err();
+        }
+    }
+
+    #[test]
     fn an_upgrade_needs_both_headers() {
         assert!(upgrade(&headers(&[("upgrade", "websocket")])).is_none());
         assert!(upgrade(&headers(&[("connection", "upgrade")])).is_none());
         let both = headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]);
         assert_eq!(upgrade(&both).unwrap(), "websocket");
+        let two = [("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings")];
+        assert!(upgrade(&headers(&two)).is_none());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    domain::route::{self, PORT_POOL},
+    domain::route::{self, Invalid, PORT_POOL},
     error::Error,
     proxy::Listener,
     routes::Api,
@@ -122,6 +122,17 @@ pub(crate) async fn remove(
 fn check(route: Route) -> Result<Route, Error> {
     let route = route::canonical(route)?;
     if let (Some(chain), Some(key)) = (&route.tls_cert, &route.tls_key) {
+        // There is one certificate a name: clients choose by it before they name a path.
+        if !route.path.is_empty() {
+            return Err(Invalid {
+                field: "tls_cert",
+                problem: format!(
+                    "belongs to the route of {} as a whole, not to a path",
+                    route.domain
+                ),
+            }
+            .into());
+        }
         tls::certified(chain, key)?;
     }
     Ok(route)

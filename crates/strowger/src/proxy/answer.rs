@@ -6,11 +6,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::backend::{Busy, ConnectError, Upstream};
+
+/// When a client may try again what could not be served, in seconds.
+const RETRY_SECS: &str = "5";
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -111,23 +117,29 @@ pub(super) enum Failure {
     Refused(crate::domain::headers::Refusal),
     #[error("no route leads there")]
     NoRoute,
+    #[error("the routes are not known yet")]
+    NotReady,
     #[error("the service has no backend")]
     NoBackend,
     #[error("no backend could be connected to")]
     Unreachable(#[source] ConnectError),
     #[error("the backend closed the connection before it answered")]
     Lost(#[source] Option<hyper::Error>),
+    #[error("the backend's answer cannot be passed on: {0}")]
+    Unreadable(&'static str),
 }
 
 impl Failure {
     /// Heroku's code for it.
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::Refused(_) | Self::NoRoute => "",
+            Self::Refused(_) | Self::NoRoute | Self::NotReady => "",
             Self::NoBackend => "H14",
             Self::Unreachable(ConnectError::Timeout(_)) => "H19",
+            Self::Unreachable(ConnectError::Exhausted(_)) => "H99",
             Self::Unreachable(_) => "H21",
             Self::Lost(_) => "H13",
+            Self::Unreadable(_) => "H17",
         }
     }
 
@@ -136,10 +148,15 @@ impl Failure {
         let (status, text) = match self {
             Self::Refused(refusal) => (refusal.0, refusal.1),
             Self::NoRoute => (404, "There is no app at this address."),
+            Self::Unreachable(ConnectError::Exhausted(_)) => {
+                (503, "This router is overloaded. Try again in a little while.")
+            }
             Self::NoBackend | Self::Unreachable(_) => {
                 (503, "The app is not running at the moment. Try again in a little while.")
             }
+            Self::NotReady => (503, "This router has just started. Try again in a few seconds."),
             Self::Lost(_) => (502, "The app closed the connection without an answer."),
+            Self::Unreadable(_) => (502, "The app gave an answer that is not HTTP/1.1."),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         let text = format!("{status}\n\n{text}\n");
@@ -147,6 +164,9 @@ impl Failure {
         *response.status_mut() = status;
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, plain);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECS));
+        }
         response
     }
 }

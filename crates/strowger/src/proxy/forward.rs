@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts, response};
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
@@ -18,7 +18,7 @@ use crate::{
         Service, Set, Socket, Upstream,
     },
     domain::{
-        headers::strip_hop_by_hop,
+        headers::clean_answer,
         pick::{TRIES, Tried, pick},
     },
     live::Target,
@@ -134,7 +134,7 @@ pub(super) async fn forward(
 ) -> Result<Response<Answer>, Failure> {
     let body = RequestBody((!body.is_end_stream()).then_some(body));
     let repeatable = body.0.is_none() && is_idempotent(&parts.method);
-    let mut max_idle = if repeatable || body.0.is_none() { Duration::MAX } else { FRESH };
+    let mut max_idle = if repeatable { Duration::MAX } else { FRESH };
     let mut search = Search::new(target);
     let mut request = Request::from_parts(parts, body);
     let mut stale = 0;
@@ -142,7 +142,7 @@ pub(super) async fn forward(
         let (mut upstream, busy, reused) = upstream(&mut search, max_idle).await?;
         let copy = (reused && repeatable).then(|| copy(&request));
         match upstream.send(request).await {
-            Ok(response) => return Ok(relay(response, upstream, busy)),
+            Ok(response) => return relay(response, upstream, busy),
             Err(SendError::Unsent(unsent)) if stale < STALE_LIMIT => request = *unsent,
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
             Err(SendError::Lost { answer_begun, error }) => match copy {
@@ -189,10 +189,23 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-fn relay(response: Response<Incoming>, upstream: Box<Upstream>, busy: Busy) -> Response<Answer> {
-    let (mut parts, body) = response.into_parts();
-    strip_hop_by_hop(&mut parts.headers);
+fn relay(
+    response: Response<Incoming>,
+    upstream: Box<Upstream>,
+    busy: Busy,
+) -> Result<Response<Answer>, Failure> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Unreadable("it switches protocols, which nobody asked for"));
+    }
+    let (parts, body) = response.into_parts();
+    let parts = clean(parts)?;
+    Ok(Response::from_parts(parts, Answer::relay(body, upstream, busy)))
+}
+
+/// The head of an answer, as clients get it.
+pub(super) fn clean(mut parts: response::Parts) -> Result<response::Parts, Failure> {
+    clean_answer(&mut parts.headers).map_err(Failure::Unreadable)?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Response::from_parts(parts, Answer::relay(body, upstream, busy))
+    Ok(parts)
 }

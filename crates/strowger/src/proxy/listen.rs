@@ -1,7 +1,7 @@
 //! Clients' connections.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use daemon::sockets::detect_lost_peers;
 use http::HeaderValue;
 use hyper::{
     server::conn::{http1, http2},
@@ -26,13 +27,20 @@ use tracing::{debug, warn};
 
 use super::{
     Client,
+    activity::Activity,
     request::{Context, serve},
 };
-use crate::live::Live;
+use crate::{
+    backend::{HEADERS_MAX, is_exhaustion, tell_of_exhaustion},
+    live::Live,
+};
 
-/// A client has this long for the head of a request, and for the time between two.
+/// A client has this long for the head of a request, and for the time between two; on HTTP/2, between the end of one and
+/// the beginning of the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// And this long for the TLS handshake.
+/// One that is told to go, having been idle for that time, has this long to do so.
+const PARTING_DELAY: Duration = Duration::from_secs(10);
+/// A client has this long for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request, and how much of a body is held at once.
 const BUFFER: usize = 64 << 10;
@@ -72,6 +80,7 @@ impl Listener {
             }
             other => other?,
         };
+        let _ = detect_lost_peers(&listener);
         let addr = listener.local_addr()?;
         Ok(Self { listener, addr })
     }
@@ -108,7 +117,10 @@ impl Listener {
                 }
                 // Out of file descriptors, mostly: connections that end make room.
                 Err(err) => {
-                    debug!(error = %err, "a connection could not be accepted");
+                    match is_exhaustion(&err) {
+                        true => tell_of_exhaustion(&err),
+                        false => debug!(error = %err, "a connection could not be accepted"),
+                    }
                     sleep(BIND_PAUSE).await;
                 }
             }
@@ -163,9 +175,12 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
+        .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    until_stop(connection, &context.live, |connection| connection.graceful_shutdown()).await;
+    // It has a clock of its own.
+    let idle = pending();
+    until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown()).await;
 }
 
 /// A connection of HTTP/2.
@@ -173,8 +188,12 @@ async fn two<S>(stream: S, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let shared = context.clone();
-    let service = service_fn(move |request| serve(shared.clone(), request));
+    let (shared, activity) = (context.clone(), Activity::default());
+    let under_way = activity.clone();
+    let service = service_fn(move |request| {
+        let (answer, under_way) = (serve(shared.clone(), request), under_way.begin());
+        async { answer.await.map(|answer| answer.map(|body| under_way.track(body))) }
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
@@ -182,15 +201,28 @@ where
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(BUFFER as u32)
         .serve_connection(TokioIo::new(stream), service);
-    until_stop(connection, &context.live, |connection| connection.graceful_shutdown()).await;
+    let idle = activity.until_idle(HEAD_TIMEOUT);
+    let served =
+        until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown());
+    tokio::select! {
+        () = served => {}
+        // It has not even begun to speak HTTP/2, or does not answer.
+        () = activity.until_idle(HEAD_TIMEOUT + PARTING_DELAY) => {
+            debug!("a client's connection ended: it did nothing");
+        }
+    }
 }
 
-/// Runs a connection; when the daemon stops it ends after the request it is in.
-async fn until_stop<C>(connection: C, live: &Live, finish: impl Fn(Pin<&mut C>))
-where
+/// Runs a connection; when the daemon stops, or the connection is idle for long, it ends after the requests it is in.
+async fn until_stop<C>(
+    connection: C,
+    live: &Live,
+    idle: impl Future<Output = ()>,
+    finish: impl Fn(Pin<&mut C>),
+) where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
+    let (mut connection, mut idle) = (pin!(connection), pin!(idle));
     let mut stopped = pin!(live.stopped());
     let (mut waiting, mut told) = (false, false);
     let ended = poll_fn(|cx| {
@@ -198,7 +230,8 @@ where
         if !std::mem::replace(&mut waiting, true) {
             let _ = stopped.as_mut().poll(cx);
         }
-        if live.is_stopping() && !std::mem::replace(&mut told, true) {
+        if !told && (live.is_stopping() || idle.as_mut().poll(cx).is_ready()) {
+            told = true;
             finish(connection.as_mut());
         }
         connection.as_mut().poll(cx)
@@ -206,5 +239,49 @@ where
     .await;
     if let Err(err) = ended {
         debug!(error = %err, "a client's connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use bytes::Bytes;
+    use http_body_util::Empty;
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
+    fn serving() -> (tokio::io::DuplexStream, impl Future<Output = ()>) {
+        let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
+        let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
+        let (theirs, ours) = duplex(BUFFER);
+        (theirs, two(ours, Arc::new(Context { live, client, lifetime })))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http_2_that_says_nothing_is_closed() {
+        let (mut client, served) = serving();
+        let begun = Instant::now();
+        timeout(10 * HEAD_TIMEOUT, served).await.unwrap();
+        assert_eq!(begun.elapsed(), HEAD_TIMEOUT + PARTING_DELAY);
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http_2_that_only_answers_pings_is_closed() {
+        let (client, served) = serving();
+        let begun = Instant::now();
+        let asking = async {
+            let handshake =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
+            let (mut send, connection) = handshake.await.unwrap();
+            let request = http::Request::get("https://a.example/").body(Empty::<Bytes>::new());
+            let (answer, _) = tokio::join!(send.send_request(request.unwrap()), connection);
+            assert_eq!(answer.unwrap().status(), 503, "no routes are known");
+        };
+        timeout(10 * HEAD_TIMEOUT, async { tokio::join!(served, asking) }).await.unwrap();
+        assert!(begun.elapsed() >= HEAD_TIMEOUT, "{:?}", begun.elapsed());
     }
 }

@@ -1,5 +1,6 @@
 //! Passing on what clients send.
 
+mod activity;
 mod answer;
 mod forward;
 mod listen;

@@ -22,7 +22,7 @@ use crate::{
     domain::{
         headers::{
             Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
-            append_forwarded_for, check_framing, is_request_id, strip_hop_by_hop,
+            append_forwarded_for, check_framing, is_request_id, join_cookies, strip_hop_by_hop,
         },
         host,
     },
@@ -93,6 +93,9 @@ fn prepare(
     };
     let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
     // A body that is read is a body that is wanted: the client is told so when the backend takes the first of it.
     headers.remove(EXPECT);
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
@@ -121,6 +124,10 @@ fn one_host(parts: &mut Parts) -> Result<(), Failure> {
         return Err(refused(400, "The request has several Host headers."));
     }
     match parts.uri.authority() {
+        // The form for CONNECT; others would go by Host (RFC 9112 §3.2.3).
+        Some(_) if parts.uri.scheme().is_none() => {
+            return Err(refused(400, "The request's target is not a path."));
+        }
         // HTTP/2, or the absolute form: what the target says counts.
         Some(authority) => {
             let host = HeaderValue::from_str(authority.as_str())
@@ -148,7 +155,9 @@ fn route(live: &Live, parts: &Parts) -> Result<Arc<Target>, Failure> {
     let host = parts.headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let host: Cow<'_, str> =
         host::canonical(host).ok_or(refused(400, "The request's host is not one."))?;
-    live.table().routes.find(&host, parts.uri.path()).cloned().ok_or(Failure::NoRoute)
+    let found = live.table().routes.find(&host, parts.uri.path()).cloned();
+    let unknown = || if live.knows_routes() { Failure::NoRoute } else { Failure::NotReady };
+    found.ok_or_else(unknown)
 }
 
 impl Seen {
@@ -194,4 +203,24 @@ fn log(
         "proto": client.proto.to_str().unwrap_or_default(),
     });
     debug!(target: "access", "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_no_route_leads_there_is_said_only_when_the_routes_are_known() {
+        let request = Request::get("/").header(HOST, "a.example").body(()).unwrap();
+        let (parts, ()) = request.into_parts();
+        let live = Live::default();
+        let status = |live| route(live, &parts).unwrap_err().to_response();
+        let answer = status(&live);
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["retry-after"]),
+            (503, &"5".parse().unwrap())
+        );
+        live.reached(1);
+        assert_eq!(status(&live).status(), 404);
+    }
 }

@@ -2,7 +2,7 @@
 
 use daemon::relay::relay;
 use http::{
-    HeaderValue, Request, Response, StatusCode, Version,
+    HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::{
     answer::{Answer, Failure},
-    forward::Search,
+    forward::{Search, clean},
     request::Context,
 };
 use crate::{
@@ -51,10 +51,8 @@ pub(super) async fn forward(
     let answered = send.send_request(Request::from_parts(parts, body)).await;
     let mut response = answered.map_err(|err| Failure::Lost(Some(err)))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (mut parts, body) = response.into_parts();
-        strip_hop_by_hop(&mut parts.headers);
-        parts.version = Version::HTTP_11;
-        return Ok(Response::from_parts(parts, Answer::alone(body, busy)));
+        let (parts, body) = response.into_parts();
+        return Ok(Response::from_parts(clean(parts)?, Answer::alone(body, busy)));
     }
     let of_backend = hyper::upgrade::on(&mut response);
     if let Some(of_client) = of_client {
