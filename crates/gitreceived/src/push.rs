@@ -227,7 +227,8 @@ impl Pushes {
                 }
             }
             if asked.is_cancelled() {
-                // What is taken is done: whoever has gone is deployed, and the refs have to say so.
+                // A push that was accepted is finished even if its client has gone: the commit is deployed already, and
+                // the refs must point to it.
                 decided.cancelled().await;
                 if taken.load(Ordering::SeqCst) {
                     sleep(MOVE_TIMEOUT).await;

@@ -116,7 +116,8 @@ impl Store {
             };
             // Of the link, not of the path: another blob may have its place by now.
             let OpenBlob { file, sha256, .. } = open(&link, from)?;
-            // It is stored now, for whoever deletes what was stored until then. Its other name is younger with it.
+            // A conditional deletion compares this time, so a copy must count as stored now. Both names are one file:
+            // the source gets the new time as well, and is at worst deleted later.
             file.set_modified(SystemTime::now()).map_err(StoreError::io("copying a blob"))?;
             // The link is removed at the end, for renaming one name of a file to another of its names does nothing.
             inner.move_into_place(&link, &to)?;

@@ -1,4 +1,4 @@
-//! Sockets of this process, whoever holds them.
+//! Finds the open sockets of this process by their peer, so that a test can read their options.
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 

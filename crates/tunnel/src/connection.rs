@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(3);
 /// and is over when so many questions were not answered,
 const PROBES: u32 = 3;
-/// or what was sent is not taken for so long, where nobody at the other end is a person who pauses.
+/// or when data stays unacknowledged for this time. Not set for flynn-host's API, whose sessions and logs a person may pause.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// There is no connection.
