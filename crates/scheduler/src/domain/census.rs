@@ -9,7 +9,7 @@ use api::{
     controller::ExpandedFormation,
     id::{AppId, JobId, ReleaseId},
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -26,6 +26,11 @@ const FORGOTTEN_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// That a host refused a job or could start no process is remembered for so long.
 const TROUBLE_KEPT: SignedDuration = SignedDuration::from_mins(5);
+
+/// A job that took another's place serves, and the formations that say so come one after the other: the one that does not
+/// want its predecessor may be first. Until this has passed it is left alone, for it may be the database of whoever would
+/// say so.
+const IN_PLACE_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A host that kept jobs of so many apps from running is in trouble itself: with one it may be the app.
 const APPS_IN_TROUBLE: usize = 2;
@@ -93,6 +98,10 @@ pub(super) struct Census<'a> {
     replaced: BTreeSet<JobId>,
     /// Jobs of kinds that are not wanted, in the place of kinds that are: those kinds' numbers.
     in_place: Vec<(usize, Present<'a>)>,
+    /// Jobs that took another's place and that no formation wants, nor what they replaced.
+    pub(super) unconfirmed: Vec<JobId>,
+    /// When the first of them is not waited for any longer.
+    pub(super) unconfirmed_until: Option<Timestamp>,
     /// Jobs of apps that were never listed.
     pub(super) foreign: Vec<JobId>,
     /// Those of them that are to be stopped.
@@ -148,6 +157,30 @@ impl<'a> Census<'a> {
         self.numbers.get(&job.in_place_of?).filter(is_wanted).copied()
     }
 
+    /// Whether a job has taken a place and the formation that says so may still be on its way.
+    fn awaits_formation(
+        &mut self,
+        snapshot: &Snapshot,
+        id: JobId,
+        kind: &Kind,
+        job: &JobView,
+    ) -> bool {
+        let number = self.numbers.get(&kind.id());
+        let is_wanted = number.is_some_and(|&number| self.tallies[number].wanted > 0);
+        let took_a_place = job.in_place_of.is_some() && job.lives();
+        if is_wanted || !took_a_place || !snapshot.formations.contains_key(&kind.app) {
+            return false;
+        }
+        self.unconfirmed.push(id);
+        let since = snapshot.unconfirmed.get(&id).copied().unwrap_or(snapshot.now);
+        let until = since + IN_PLACE_GRACE;
+        if until <= snapshot.now {
+            return false;
+        }
+        self.unconfirmed_until = Some(self.unconfirmed_until.map_or(until, |at| at.min(until)));
+        true
+    }
+
     /// Lets jobs count for the kinds in whose places they are, as far as those lack any: beside what they are to replace
     /// they count for nothing, and nobody stops them.
     fn fill_places(&mut self) {
@@ -181,8 +214,10 @@ impl<'a> Census<'a> {
         }
         let Some(kind) = job.kind() else { return };
         if let Some(number) = self.in_place_of(kind, job) {
-            let lives = matches!(job.phase, Phase::Ordered | Phase::Starting | Phase::Up);
-            self.in_place.extend(lives.then_some((number, Present { host, id, job })));
+            self.in_place.extend(job.lives().then_some((number, Present { host, id, job })));
+            return;
+        }
+        if self.awaits_formation(snapshot, id, kind, job) {
             return;
         }
         let number = match self.numbers.get(&kind.id()) {
@@ -281,10 +316,14 @@ pub(super) fn leaves(host: &HostView, job: &JobView, tags: Option<&Tags>) -> boo
     (host.draining || !has_tags(host, tags)) && !job.is_bound()
 }
 
-/// Whether a job counts towards what is wanted.
+/// Whether a job counts towards what is wanted. One that was told to stop does not, even if it had ended and its host would
+/// have restarted it: of that its host tells nothing.
 fn counts(snapshot: &Snapshot, id: JobId, job: &JobView) -> bool {
+    if snapshot.stops.contains(&id) {
+        return false;
+    }
     match &job.phase {
-        Phase::Ordered | Phase::Starting | Phase::Up => !snapshot.stops.contains(&id),
+        Phase::Ordered | Phase::Starting | Phase::Up => true,
         Phase::Stopping => false,
         Phase::Ended(ending) => {
             let limit = if ending.forgotten { FORGOTTEN_LIMIT } else { RESURRECTION_LIMIT };

@@ -247,6 +247,11 @@ impl JobView {
         !self.volumes.is_empty()
     }
 
+    /// Whether it runs or will: ordered, starting or up.
+    pub fn lives(&self) -> bool {
+        matches!(self.phase, Phase::Ordered | Phase::Starting | Phase::Up)
+    }
+
     /// Whether it is over.
     pub fn ending(&self) -> Option<&Ending> {
         match &self.phase {

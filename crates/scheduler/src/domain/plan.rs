@@ -41,6 +41,8 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// When a waiting job's time comes.
     pub wake_at: Option<Timestamp>,
+    /// Jobs that took another's place, of which no formation tells: left alone for a while.
+    pub unconfirmed: BTreeSet<JobId>,
     /// Jobs of apps that the controller never listed: left alone.
     pub foreign: BTreeSet<JobId>,
 }
@@ -111,6 +113,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     // What Flynn consists of has its room before the apps that it runs; of the others the order stays.
     casts.sort_by_cached_key(|((app, ..), _)| !snapshot.is_system(*app));
     let mut planner = Planner::new(snapshot, &census);
+    planner.plan.unconfirmed = census.unconfirmed.iter().copied().collect();
+    planner.plan.wake_at = census.unconfirmed_until;
     planner.plan.foreign = census.foreign.iter().copied().collect();
     for &(host, job) in &census.left_over {
         planner.hosts[host].stop.push(job);

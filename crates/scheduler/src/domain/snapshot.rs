@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub ordering: BTreeSet<JobId>,
     /// Jobs of apps that the controller has not known for long: left over from an app that was deleted.
     pub left_over: BTreeSet<JobId>,
+    /// Jobs that took another's place without a formation that says so, and since when.
+    pub unconfirmed: BTreeMap<JobId, Timestamp>,
 }
 
 /// A host at one instant.

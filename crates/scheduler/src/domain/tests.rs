@@ -181,6 +181,7 @@ fn snapshot(
         volumes: BTreeMap::new(),
         ordering: BTreeSet::new(),
         left_over: BTreeSet::new(),
+        unconfirmed: BTreeMap::new(),
     }
 }
 

@@ -82,6 +82,8 @@ struct Known {
     current: bool,
     /// Jobs of apps the controller does not list, and since when.
     foreign: BTreeMap<JobId, Timestamp>,
+    /// Jobs that took another's place without a formation that says so, and since when.
+    unconfirmed: BTreeMap<JobId, Timestamp>,
     /// When a snapshot was first asked for.
     began: Option<Timestamp>,
 }
@@ -152,16 +154,18 @@ impl Observed {
             volumes: state.volumes.clone(),
             ordering: orders.jobs().collect(),
             left_over,
+            unconfirmed: known.unconfirmed.clone(),
         })
     }
 
     /// Remembers which jobs a plan found to be of apps that the controller does not list.
     pub fn foreign(&self, jobs: &BTreeSet<JobId>, now: Timestamp) {
-        let known = &mut self.known().foreign;
-        known.retain(|job, _| jobs.contains(job));
-        for &job in jobs {
-            known.entry(job).or_insert(now);
-        }
+        remember(&mut self.known().foreign, jobs, now);
+    }
+
+    /// Remembers which jobs a plan found to have taken a place without a formation that says so.
+    pub fn unconfirmed(&self, jobs: &BTreeSet<JobId>, now: Timestamp) {
+        remember(&mut self.known().unconfirmed, jobs, now);
     }
 
     /// Remembers what a plan lets wait, for the next one.
@@ -316,6 +320,14 @@ impl Known {
 #[derive(Debug, thiserror::Error)]
 #[error("the controller lists no formations, although it did before; going on with those known")]
 pub struct EmptyListing;
+
+/// Notes since when each job has been among these.
+fn remember(since: &mut BTreeMap<JobId, Timestamp>, jobs: &BTreeSet<JobId>, now: Timestamp) {
+    since.retain(|job, _| jobs.contains(job));
+    for &job in jobs {
+        since.entry(job).or_insert(now);
+    }
+}
 
 /// The ended jobs that jobs replace.
 fn replaced_by(jobs: &[Job]) -> impl Iterator<Item = JobId> {

@@ -41,6 +41,12 @@ fn a_job_told_to_stop_is_not_told_again_and_not_missed() {
     let mut snapshot = one_host(jobs, [formation(0, &[("web", 2, false)])]);
     snapshot.stops.insert(id(3));
     assert!(plan(&snapshot).is_empty());
+    // Nor is one that has crashed and that its host would restart.
+    let failed = JobView { resurrect: true, ..job(kind(0, "web"), crashed(ago(5))) };
+    let mut unwanted = one_host([(id(1), failed)], [formation(0, &[("web", 0, false)])]);
+    assert_eq!(stops(&unwanted), [id(1)]);
+    unwanted.stops.insert(id(1));
+    assert!(plan(&unwanted).is_empty());
 }
 
 #[test]
@@ -247,9 +253,17 @@ fn a_job_in_the_place_of_another_is_left_alone_and_counts_once_that_one_is_gone(
     assert!(plan(&one_host(failed, wanted())).is_empty());
     let gone = plan(&one_host([in_place(crashed(ago(5)))], wanted()));
     assert_eq!(gone.start.values().flatten().count(), 1, "the old release is wanted");
-    // The app was scaled down or deleted meanwhile: neither is wanted.
+    // Neither is wanted: the app was scaled down, or the word that the new one is has not come yet.
     let both = [(id(1), job(old.clone(), Phase::Up)), in_place(Phase::Up)];
-    assert_eq!(stops(&one_host(both, [formation(0, &[("db", 0, false)])])), [id(1), id(2)]);
+    let mut neither = one_host(both, [formation(0, &[("db", 0, false)])]);
+    let plan_now = plan(&neither);
+    assert_eq!((stops(&neither), &plan_now.unconfirmed), (vec![id(1)], &[id(2)].into()));
+    assert_eq!(plan_now.wake_at, Some(now() + SignedDuration::from_secs(60)));
+    neither.unconfirmed.insert(id(2), ago(59));
+    assert_eq!(stops(&neither), [id(1)]);
+    neither.unconfirmed.insert(id(2), ago(60));
+    assert_eq!(stops(&neither), [id(1), id(2)]);
+    assert_eq!(plan(&neither).unconfirmed, [id(2)].into(), "it is known for how long");
     // What ordered it says that the new release is wanted now.
     let mut said = (*formation(0, &[("db", 1, false)])).clone();
     said.release.id = new.release;

@@ -59,6 +59,14 @@ fn a_volume_has_one_writer_and_its_successor_waits_for_the_end() {
     assert!(waits.is_empty());
     assert!(reasons(&waits)[0].contains("in use by job"), "{waits:?}");
     assert_eq!(plan(&now.stopped()).start.len(), 1);
+    // One that failed and was told to stop holds it no longer, although its host might have restarted it.
+    let failed = JobView { resurrect: true, ..bound(db(), crashed(ago(5))) };
+    let other = Kind::new(db().app, uuid(999).into(), "db");
+    let failed = (id(1), JobView { owner: Owner::Process(other), ..failed });
+    let mut now = snapshot(three([vec![], vec![failed], vec![]]), [one_db()]);
+    assert!(reasons(&plan(&now))[0].contains("in use by job"));
+    now.stops.insert(id(1));
+    assert_eq!(plan(&now).start.len(), 1);
     // Nor do two run because two are wanted.
     let two = with_volumes(&formation(0, &[("db", 2, false)]), &["db"]);
     let both = plan(&snapshot(three(Default::default()), [two]));
