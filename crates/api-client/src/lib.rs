@@ -51,6 +51,8 @@ impl Client {
     /// A client that sends `key` with every request.
     pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
         let http = reqwest::Client::builder()
+            // What was asked of one is not done by another.
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(20))
             // It would end a connection whose other end takes nothing for a while, as a job that does not read its stdin.

@@ -57,8 +57,9 @@ fn of_answer(status: u16, body: &api::error::ErrorBody, server: &Server) -> Stri
             "{url} answers with a redirect ({status}). Is the URL of server {name:?} in ~/.flynnrc right, https:// \
              perhaps?"
         ),
-        502..=504 => format!(
-            "the controller at {url} cannot answer now ({status}: {}); try again in some seconds",
+        // A bare one is of whatever is in front of the controller.
+        502..=504 if body.message.starts_with(&status.to_string()) => format!(
+            "the controller at {url} cannot answer now ({}); try again in some seconds",
             body.message
         ),
         500 => format!(

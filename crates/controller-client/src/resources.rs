@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{
     controller::{Collected, Key, NewKey, NewProvider, NewResource, Provider, Resource},
-    id::ResourceId,
+    id::{AppId, ResourceId},
     route::{NewRoute, Route},
 };
 use api_client::Error;
@@ -123,6 +123,16 @@ impl Controller {
     /// Removes a resource; until its `purge_at` it can be restored.
     pub async fn remove_resource(&self, provider: &str, id: ResourceId) -> Result<Resource, Error> {
         self.client.delete(&resource_path(provider, id)).await
+    }
+
+    /// The same, unless another app than this one uses it: then it is a conflict.
+    pub async fn remove_resource_of(
+        &self,
+        provider: &str,
+        id: ResourceId,
+        app: AppId,
+    ) -> Result<Resource, Error> {
+        self.client.delete(&format!("{}?only_app={app}", resource_path(provider, id))).await
     }
 
     /// Brings a removed resource back.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use api::{
-    controller::App,
+    controller::{App, Job},
     id::{AppId, JobId},
 };
 use futures_util::{StreamExt, stream};
@@ -29,8 +29,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(120);
 /// Longest time a look at one app may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time a host may take to hear that a job is to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Apps deleted at a time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
+/// Hosts asked at a time.
+const HOSTS_AT_ONCE: usize = 16;
 
 /// What was done already, by this controller; forgotten with it, it is done again, which is harmless.
 #[derive(Debug, Default)]
@@ -47,7 +51,7 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
         nudges.mark_unchanged();
         tokio::select! {
             () = stop.cancelled() => return,
-            busy = round(&controller, &mut known) => if let Err(err) = busy {
+            busy = rounds(&controller, &mut known) => if let Err(err) = busy {
                 // Every request tells of a database that is away.
                 tracing::debug!(error = &err as &dyn std::error::Error, "deletions wait");
             }
@@ -57,6 +61,11 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
             _ = timeout(LOOK_AGAIN, nudges.changed()) => {}
         }
     }
+}
+
+async fn rounds(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -> Result<()> {
+    let (deleted, stopped) = tokio::join!(round(controller, known), stop_left_over(controller));
+    deleted.and(stopped)
 }
 
 async fn round(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -> Result<()> {
@@ -127,23 +136,59 @@ async fn stop(tx: &mut Tx<'_>, app: &App) -> Result<()> {
     Ok(())
 }
 
-/// What no formation stands for is stopped by its host. One that cannot be asked is gone, and its jobs with it.
+/// What no formation stands for is stopped by its host. One that cannot be asked is gone, and its jobs with it. A host that
+/// does not answer is asked again at the next look; it holds up no other.
 async fn stop_one_offs(controller: &Controller, app: &App, done: &mut Progress) -> Result<()> {
     let jobs = {
         let client = controller.db.client().await?;
         store::jobs::one_off(&client, app.id).await?
     };
-    for job in jobs.into_iter().filter(|job| !done.told.contains(&job.uuid)).collect::<Vec<_>>() {
-        let host = job.host_id.as_deref().map(|host| controller.neighbours.host(host));
-        let Some(Ok(host)) = host else { continue };
-        match host.stop_job(job.uuid).await {
-            Ok(()) => done.told.push(job.uuid),
-            // It may be about to be ordered, for it is recorded before: the host is told again at the next look.
-            Err(err) if err.is_not_found() => {}
-            Err(err) => return Err(Error::neighbour("stopping the app's jobs")(err)),
-        }
-    }
+    let jobs = jobs.into_iter().filter(|job| !done.told.contains(&job.uuid)).collect();
+    done.told.extend(stop_at_hosts(controller, jobs).await);
     Ok(())
+}
+
+/// Jobs of apps that are deleted already, of which a host told late, or whose order was under way for long.
+async fn stop_left_over(controller: &Controller) -> Result<()> {
+    let jobs = {
+        let client = controller.db.client().await?;
+        store::jobs::left_over(&client).await?
+    };
+    for job in &jobs {
+        info!(job.id = %job.uuid, app.id = %job.app, "stopping job {}: its app is deleted", job.uuid);
+    }
+    stop_at_hosts(controller, jobs).await;
+    Ok(())
+}
+
+/// Tells the host of each job to stop it, all hosts at the same time. Answers which jobs they know.
+async fn stop_at_hosts(controller: &Controller, jobs: Vec<Job>) -> Vec<JobId> {
+    let mut by_host: BTreeMap<String, Vec<JobId>> = BTreeMap::new();
+    for job in jobs {
+        by_host.entry(job.host_id.unwrap_or_default()).or_default().push(job.uuid);
+    }
+    let told = by_host.into_iter().map(|(id, jobs)| async move {
+        let Ok(host) = controller.neighbours.host(&id) else { return Vec::new() };
+        let mut told = Vec::new();
+        for job in jobs {
+            match timeout(STOP_TIMEOUT, host.stop_job(job)).await {
+                Ok(Ok(())) => told.push(job),
+                // It may be about to be ordered, for it is recorded before: the host is told again at the next look.
+                Ok(Err(err)) if err.is_not_found() => {}
+                Ok(Err(err)) => {
+                    let error = &err as &dyn std::error::Error;
+                    warn!(error, job.id = %job, host.id = %id, "job {job} is not stopped yet");
+                    break;
+                }
+                Err(_) => {
+                    warn!(job.id = %job, host.id = %id, "host {id} does not answer: its jobs are not stopped yet");
+                    break;
+                }
+            }
+        }
+        told
+    });
+    stream::iter(told).buffer_unordered(HOSTS_AT_ONCE).concat().await
 }
 
 /// Waits until an app is deleted, or its deletion was given up.

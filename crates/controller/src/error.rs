@@ -92,6 +92,11 @@ impl Error {
         }
     }
 
+    /// Whether a request to a provider is over, although it failed.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self, Self::Provider { failure, .. } if failure.is_over)
+    }
+
     /// A neighbour refused, or could not be asked.
     pub(crate) fn neighbour(doing: &'static str) -> impl Fn(api_client::Error) -> Self {
         move |source| Self::Neighbour { doing, source }

@@ -43,6 +43,8 @@ impl Neighbours {
         let discoverd = Discoverd::new(&config.discoverd, None);
         let routers = discoverd.watch("strowger-api").endpoint();
         let http = reqwest::Client::builder()
+            // What was asked of one is not done by another.
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(2))
             // As in api-client: a job that does not read its stdin for a while is not a host that is lost.
             .tcp_user_timeout(None)

@@ -29,6 +29,8 @@ use crate::{
 
 /// Longest time until a started job says that it runs: its image or slug may have to be fetched.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// Longest time a host may take to say that it will attach: a client that has gone is not noticed before.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Rounds over the hosts, when the cluster changes while one is chosen.
 const ROUNDS: u32 = 5;
 
@@ -96,34 +98,53 @@ async fn release_of(client: &pg::Client, app: &App, new: &NewJob) -> Result<Rele
     })
 }
 
-/// Starts a job and leaves it to itself. One that cannot be recorded, for its app was deleted meanwhile, is stopped again: it
-/// would be nobody's.
+/// Starts a job and leaves it to itself. It is recorded before it is ordered: a deletion of its app that begins meanwhile
+/// stops it, also if nobody hears whether it was taken.
 pub(crate) async fn start(controller: &Controller, planned: Planned) -> Result<Job> {
+    let started = start_on_some_host(controller, &planned).await;
+    if let Err(err) = &started
+        && let Err(not_noted) = give_up(controller, planned.job.id, err).await
+    {
+        let error = &not_noted as &dyn std::error::Error;
+        warn!(error, job.id = %planned.job.id, "that a job did not start is not recorded");
+    }
+    started
+}
+
+async fn start_on_some_host(controller: &Controller, planned: &Planned) -> Result<Job> {
     for _ in 0..ROUNDS {
-        let (term, hosts) = hosts(controller, &planned).await?;
+        let (term, hosts) = hosts(controller, planned).await?;
         for host in hosts {
-            if commit(controller, &planned, &host, term).await? {
-                let recorded = record(controller, &planned, &host, false).await;
-                if let Err(err) = &recorded {
-                    discard(controller, planned.job.id, &host, err).await;
+            record(controller, planned, &host, false).await?;
+            match commit(controller, planned, &host, term).await {
+                Ok(true) => {
+                    // Its host may have told of it since.
+                    let client = controller.db.client().await?;
+                    return store::jobs::find(&client, planned.app.id, planned.job.id).await;
                 }
-                return recorded;
+                Ok(false) => {}
+                Err(err) => {
+                    discard(controller, planned.job.id, &host, &err).await;
+                    return Err(err);
+                }
             }
         }
     }
     Err(no_room())
 }
 
-/// Stops a job whose requester is told that there is none.
+/// Stops a job whose requester is told that there is none: perhaps it was taken all the same.
 async fn discard(controller: &Controller, id: JobId, host: &str, why: &Error) {
-    info!(job.id = %id, "stopping job {id}: it is not recorded: {why}");
     let stopped = match controller.neighbours.host(host) {
         Ok(host) => host.stop_job(id).await.map_err(Error::neighbour("stopping the job")),
         Err(err) => Err(err),
     };
-    if let Err(err) = stopped {
-        let error = &err as &dyn std::error::Error;
-        warn!(error, job.id = %id, "job {id} runs on at {host}, and is nobody's: stop it there");
+    match stopped {
+        Ok(()) => info!(job.id = %id, "stopped job {id}: {why}"),
+        // It was not taken. What was taken and cannot be stopped now is recorded once its host tells of it.
+        Err(err) => {
+            debug!(error = &err as &dyn std::error::Error, job.id = %id, "job {id} is not stopped at {host}")
+        }
     }
 }
 
@@ -293,7 +314,10 @@ async fn attach(host: &Host, job_id: JobId, new: &NewJob) -> Result<Upgraded> {
     let flags = ATTACH_STDOUT | ATTACH_STDERR | ATTACH_STDIN | ATTACH_STREAM;
     let (height, width) = (new.tty_lines, new.tty_columns);
     let request = AttachRequest { job_id, flags, height, width, lines: None };
-    host.attach(&request).await.map_err(Error::neighbour("attaching to the job"))
+    let attached = timeout(ATTACH_TIMEOUT, host.attach(&request)).await;
+    let attached = attached
+        .map_err(|_| Error::Away("the host of the job does not answer; try again".into()))?;
+    attached.map_err(Error::neighbour("attaching to the job"))
 }
 
 impl Attached {
@@ -351,11 +375,8 @@ async fn record(
     let mut tx = Tx::begin(&mut client).await?;
     store::apps::lock(&tx, &job.app.to_string()).await?;
     store::apps::check_stays(&*tx, job.app).await?;
-    let job = match attached {
-        // It may have been another host's until now.
-        true => store::jobs::put(&mut tx, &job).await?,
-        false => store::jobs::put_new(&mut tx, &job).await?,
-    };
+    // It may have been another host's until now.
+    let job = store::jobs::put(&mut tx, &job).await?;
     if attached {
         store::jobs::attach(&*tx, &[job.uuid], controller.attach_lease).await?;
     }

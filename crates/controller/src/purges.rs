@@ -14,17 +14,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     neighbours::Effect,
     server::Controller,
-    store::{self, Tx, provisionings::Lost},
+    store::{
+        self, Tx,
+        provisionings::{Lost, Verdict},
+    },
 };
 
 /// Longest time between two looks for what is due, whatever the grace.
 const INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Requests to all providers at a time.
-const AT_ONCE: usize = 8;
-/// Of these to one provider: one that hangs takes no more places.
+const AT_ONCE: usize = 32;
+/// Of these to one provider: one that hangs takes no more places, so that it takes many that hang to hold up another.
 const OF_ONE: i64 = 2;
 
 /// What is being done, each with the provider that is asked.
@@ -98,7 +101,14 @@ async fn purge(controller: Controller, resource: Resource) -> ProviderId {
 }
 
 async fn take_back(controller: Controller, lost: Lost) -> ProviderId {
-    if let Err(err) = destroy_lost(&controller, &lost).await {
+    let destroyed = destroy_lost(&controller, &lost).await;
+    if destroyed.as_ref().is_err_and(Error::is_answered)
+        && let Ok(client) = controller.db.client().await
+    {
+        // Otherwise, that is known when the time has passed.
+        let _ = store::provisionings::answered(&client, lost.id).await;
+    }
+    if let Err(err) = destroyed {
         let error = &err as &dyn std::error::Error;
         warn!(error, resource.id = %lost.id, "what was made for resource {} is left over", lost.id);
     }
@@ -117,10 +127,14 @@ async fn asked(
 
 async fn destroy(controller: &Controller, resource: &Resource) -> Result<()> {
     let (provider, key) = asked(controller, resource.provider).await?;
-    controller.neighbours.deprovision(&provider, key, &resource.external_id).await?;
+    let asked = controller.neighbours.deprovision(&provider, key, &resource.external_id).await;
     let mut client = controller.db.client().await?;
+    if asked.as_ref().is_err_and(Error::is_answered) {
+        store::resources::answered(&client, resource.id).await?;
+    }
+    asked?;
     let mut tx = Tx::begin(&mut client).await?;
-    store::resources::forget(&mut tx, resource).await?;
+    store::resources::forget(&mut tx, resource, "resource_purge").await?;
     tx.commit().await?;
     info!(resource.id = %resource.id, "{} destroyed resource {}", provider.name, resource.id);
     Ok(())
@@ -139,9 +153,19 @@ async fn destroy_lost(controller: &Controller, lost: &Lost) -> Result<()> {
     };
     match made {
         Ok(made) => {
-            if !condemn(controller, lost, &made).await? {
-                info!(resource.id = %lost.id, "what {} made for a lost answer is used", provider.name);
-                return Ok(());
+            match condemn(controller, lost, &made).await? {
+                Verdict::Condemned => {}
+                Verdict::Left => {
+                    info!(resource.id = %lost.id, "what {} made for a lost answer stays", provider.name);
+                    return Ok(());
+                }
+                Verdict::Waits => {
+                    return Ok(store::provisionings::answered(
+                        &controller.db.client().await?,
+                        lost.id,
+                    )
+                    .await?);
+                }
             }
             controller.neighbours.deprovision(&provider, key, &made).await?;
         }
@@ -155,10 +179,10 @@ async fn destroy_lost(controller: &Controller, lost: &Lost) -> Result<()> {
 }
 
 /// From here on nobody can record it; unless it is recorded already.
-async fn condemn(controller: &Controller, lost: &Lost, external_id: &str) -> Result<bool> {
+async fn condemn(controller: &Controller, lost: &Lost, external_id: &str) -> Result<Verdict> {
     let mut client = controller.db.client().await?;
     let tx = Tx::begin(&mut client).await?;
-    let condemned = store::provisionings::condemn(&tx, lost, external_id).await?;
+    let verdict = store::provisionings::condemn(&tx, lost, external_id).await?;
     tx.commit().await?;
-    Ok(condemned)
+    Ok(verdict)
 }

@@ -65,6 +65,16 @@ impl Controller {
         let stopping = || Error::Away("the controller is stopping; try again".into());
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
+
+    /// Does work that must come to its end: a daemon that is told to stop finishes it first. Were it dropped between two
+    /// steps, what it made would be nobody's.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let finished = self.lifetime.carry_out(work).await;
+        finished.unwrap_or_else(|panicked| Err(Error::Away(panicked.to_string())))
+    }
 }
 
 /// A controller that serves.

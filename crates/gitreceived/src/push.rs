@@ -191,9 +191,9 @@ impl Pushes {
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
         command.env(SOCKET_VARIABLE, &socket).stdin(Stdio::piped());
+        hook::check(self.run_dir.path(), &self.hook)?;
         let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
-        hook::check(self.run_dir.path(), &self.hook)?;
         let (over, asked) = (CancellationToken::new(), CancellationToken::new());
         let (decided, taken) = (CancellationToken::new(), AtomicBool::new(false));
         let (shallow, incoming) = (AtomicBool::new(false), OnceLock::new());

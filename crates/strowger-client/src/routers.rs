@@ -44,6 +44,8 @@ impl Routers {
     /// The routers that `endpoint` names: `discoverd.watch("strowger-api").endpoint()`.
     pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
         let http = reqwest::Client::builder()
+            // What was asked of one is not done by another.
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_nodelay(true)

@@ -1,6 +1,6 @@
 //! Keys, providers, resources.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub struct Provider {
 }
 
 /// Body of `POST /providers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields of Provider")]
 pub struct NewProvider {
     pub url: String,
@@ -58,6 +58,13 @@ pub struct NewProvider {
     /// What the provider wants as the password. Kept, and never answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+}
+
+impl fmt::Debug for NewProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without its key.
+        f.debug_struct("NewProvider").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Something provisioned for apps.
@@ -83,6 +90,9 @@ pub struct Resource {
     /// When a removed one is destroyed, with all that is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purge_at: Option<Timestamp>,
+    /// Whether its provider is being asked to destroy it: it can be restored no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purging: bool,
 }
 
 /// Body of `POST /providers/:provider/resources`; with `external_id` and `env` it records what exists already.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, io::Read};
 use anyhow::{Context, bail};
 use api::{
     controller::{NewProvider, NewRelease, NewResource, Provider, Release, Resource},
-    id::{ProviderId, ResourceId},
+    id::{AppId, ProviderId, ResourceId},
 };
 use clap::Args;
 use controller_client::Controller;
@@ -153,7 +153,11 @@ pub(crate) async fn list(session: &Session, args: &ResourcesArgs) -> anyhow::Res
     let names = names(&controller).await?;
     let row = |r: &Resource| {
         let provider = names.get(&r.provider).cloned().unwrap_or_else(|| r.provider.to_string());
-        let state = r.purge_at.map(|at| format!("removed, kept until {at:.0}")).unwrap_or_default();
+        let state = match r.purge_at {
+            Some(_) if r.purging => "removed, being destroyed".to_owned(),
+            Some(at) => format!("removed, kept until {at:.0}"),
+            None => String::new(),
+        };
         vec![r.id.to_string(), provider, r.external_id.clone(), state]
     };
     let rows: Vec<_> = resources.iter().map(row).collect();
@@ -275,19 +279,28 @@ pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Resu
     let provider = resource.provider.to_string();
     let app = target.app().await?;
     change_env(&target, |release| Ok(without(&release.env, resource, &resources))).await?;
-    if resource.apps.iter().any(|user| *user != app.id) {
+    let removed = target.controller.remove_resource_of(&provider, resource.id, app.id).await;
+    if removed.as_ref().is_err_and(api_client::Error::is_conflict)
+        && is_shared(&target, resource, app.id).await?
+    {
         let left = target.controller.remove_resource_app(&provider, resource.id, &target.name);
         let left = left.await?;
         output::say(&format!("Other apps use {} still; it stays for them.", resource.id));
         return if args.json { output::json(&left) } else { Ok(()) };
     }
-    let removed = target.controller.remove_resource(&provider, resource.id).await?;
+    let removed = removed?;
     let until = removed.purge_at.map(|at| format!(" until {at:.0}")).unwrap_or_default();
     output::say(&format!(
         "Removed {id}. `flynn resource-restore {id}` brings it back{until}; then it is destroyed.",
         id = removed.id
     ));
     if args.json { output::json(&removed) } else { Ok(()) }
+}
+
+/// Whether other apps use it now: since it was listed that may have changed.
+async fn is_shared(target: &AppSession, resource: &Resource, app: AppId) -> anyhow::Result<bool> {
+    let now = target.controller.resource(&resource.provider.to_string(), resource.id).await?;
+    Ok(now.apps.iter().any(|user| *user != app))
 }
 
 /// The resource a person means.
@@ -322,6 +335,9 @@ pub(crate) async fn restore(session: &Session, args: &RestoreArgs) -> anyhow::Re
         let names: Vec<String> = found.env.keys().cloned().collect();
         let resources = [resources_of(target).await?, vec![found]].concat();
         refuse_own(target, &names, &resources).await?;
+    }
+    if found.deleted_at.is_none() {
+        bail!("{} was not removed: nothing is to be restored", found.id);
     }
     let restored = controller.restore_resource(&provider, found.id).await?;
     output::say(&format!("Restored {}.", restored.id));
@@ -364,6 +380,7 @@ mod tests {
             created_at: jiff::Timestamp::UNIX_EPOCH,
             deleted_at: None,
             purge_at: None,
+            purging: false,
         }
     }
 

@@ -123,6 +123,7 @@ mod tests {
             created_at: Timestamp::from_second(second).unwrap(),
             deleted_at: None,
             purge_at: None,
+            purging: false,
         }
     }
 

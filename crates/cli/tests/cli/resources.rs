@@ -95,6 +95,7 @@ async fn provision(
         created_at: world.now(),
         deleted_at: None,
         purge_at: None,
+        purging: false,
     };
     world.resources.insert(0, resource.clone());
     Json(resource)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::id::ProviderId;
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use url::Url;
 
@@ -23,33 +24,64 @@ const SERVICE: &str = "discoverd+";
 pub(crate) enum Place {
     /// At any instance of a service of the cluster.
     Service(String),
-    /// At this origin, with the password that is in the URL.
-    Origin(String, Option<String>),
+    /// At this origin.
+    Origin(String),
+}
+
+fn bad_url(why: &str) -> Error {
+    let message = format!(
+        "cannot be used ({why}): give discoverd+http://<service>/<path>, or an http URL with a host"
+    );
+    Error::invalid("url", message)
+}
+
+/// A URL, and whether it names a service of the cluster.
+fn parsed(url: &str) -> Result<(Url, bool)> {
+    let service = url.strip_prefix(SERVICE);
+    let parsed = Url::parse(service.unwrap_or(url)).map_err(|err| bad_url(&err.to_string()))?;
+    Ok((parsed, service.is_some()))
 }
 
 /// Where a provider is asked, and under which path.
 pub(crate) fn parse_url(url: &str) -> Result<(Place, String)> {
-    let bad = |why: &str| {
-        let message = format!(
-            "cannot be used ({why}): give discoverd+http://<service>/<path>, or an http URL with a host"
-        );
-        Error::invalid("url", message)
-    };
-    let service = url.strip_prefix(SERVICE);
-    let parsed = Url::parse(service.unwrap_or(url)).map_err(|err| bad(&err.to_string()))?;
+    let (parsed, is_service) = parsed(url)?;
     if !["http", "https"].contains(&parsed.scheme()) {
-        return Err(bad("it is neither http nor https"));
+        return Err(bad_url("it is neither http nor https"));
     }
     let host = parsed.host_str().filter(|host| !host.is_empty());
-    let host = host.ok_or_else(|| bad("it names no host"))?;
-    let place = match service {
-        Some(_) => Place::Service(host.to_owned()),
-        None => {
-            let password = parsed.password().map(str::to_owned);
-            Place::Origin(parsed.origin().ascii_serialization(), password)
-        }
+    let host = host.ok_or_else(|| bad_url("it names no host"))?;
+    let place = match is_service {
+        true => Place::Service(host.to_owned()),
+        false => Place::Origin(parsed.origin().ascii_serialization()),
     };
     Ok((place, parsed.path().to_owned()))
+}
+
+/// A URL without the user and the password in it, which those of old providers may have, and the password.
+pub(crate) fn split_password(url: &str) -> (String, Option<String>) {
+    let Ok((mut parsed, is_service)) = parsed(url) else {
+        // Nobody is asked there.
+        return (url.split('@').next_back().unwrap_or_default().to_owned(), None);
+    };
+    if parsed.username().is_empty() && parsed.password().is_none() {
+        return (url.to_owned(), None);
+    }
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let password = parsed.password().map(decode);
+    // It has a host.
+    let _ = (parsed.set_username(""), parsed.set_password(None));
+    (format!("{}{parsed}", if is_service { SERVICE } else { "" }), password)
+}
+
+/// The same for URLs that lead to the same place, however they are spelt. Names and addresses of one host stay two.
+pub(crate) fn canonical_url(url: &str) -> String {
+    let (shown, _) = split_password(url);
+    let Ok((place, path)) = parse_url(&shown) else { return shown };
+    let path = percent_decode_str(path.trim_end_matches('/')).decode_utf8_lossy().into_owned();
+    match place {
+        Place::Service(service) => format!("{SERVICE}{service}{path}"),
+        Place::Origin(origin) => format!("{origin}{path}"),
+    }
 }
 
 /// Checks the URL of a new provider.
@@ -59,6 +91,16 @@ pub(crate) fn check_url(url: &str) -> Result<()> {
     }
     if url.contains(['?', '#']) {
         let message = "must have no query and no fragment: the path alone is asked";
+        return Err(Error::invalid("url", message));
+    }
+    let (parsed_url, is_service) = parsed(url)?;
+    if !parsed_url.username().is_empty() || parsed_url.password().is_some() {
+        let message =
+            "must hold no user and no password: give what the provider wants with --key (\"key\")";
+        return Err(Error::invalid("url", message));
+    }
+    if is_service && parsed_url.port().is_some() {
+        let message = "must name no port: the instances of a service of the cluster have theirs";
         return Err(Error::invalid("url", message));
     }
     parse_url(url).map(drop)
@@ -132,7 +174,12 @@ mod tests {
         for url in bad.into_iter().chain(["", "boxes", "ftp://x/", "/path", "http://x/?a=b"]) {
             assert!(check_url(url).is_err(), "{url}");
         }
-        for url in ["http://x", "https://me:secret@x:8/y", "discoverd+http://boxes-web/boxes"] {
+        let secrets = ["http://me:secret@x/y", "http:/me:secret@x/y", "HTTP:/\\me@x/y"];
+        for url in secrets {
+            assert!(check_url(url).unwrap_err().to_string().contains("--key"), "{url}");
+        }
+        assert!(check_url("discoverd+http://boxes-web:77/").is_err());
+        for url in ["http://x", "https://x:8/y", "discoverd+http://boxes-web/boxes"] {
             check_url(url).unwrap();
         }
         assert!(check_url(&format!("http://x/{}", "y".repeat(2000))).is_err());
@@ -142,9 +189,39 @@ mod tests {
     fn a_provider_is_asked_where_its_url_says() {
         let service = parse_url("discoverd+http://boxes-web/boxes").unwrap();
         assert_eq!(service, (Place::Service("boxes-web".into()), "/boxes".into()));
-        let other = parse_url("https://me:secret@x:8/y").unwrap();
-        let origin = Place::Origin("https://x:8".into(), Some("secret".into()));
-        assert_eq!(other, (origin, "/y".into()));
+        let other = parse_url("https://x:8/y").unwrap();
+        assert_eq!(other, (Place::Origin("https://x:8".into()), "/y".into()));
+    }
+
+    #[test]
+    fn the_password_in_an_old_url_is_not_shown_and_is_said_as_it_is() {
+        for (url, shown, password) in [
+            ("http://me:p%40ss@db.example/x@y", "http://db.example/x@y", Some("p@ss")),
+            ("http:/me:pw@h/x", "http://h/x", Some("pw")),
+            ("HTTP:/\\me:pw@h/x", "http://h/x", Some("pw")),
+            ("discoverd+http://me:pw@pg/dbs", "discoverd+http://pg/dbs", Some("pw")),
+            ("discoverd+http://pg/dbs", "discoverd+http://pg/dbs", None),
+            ("http://me:pw@a b/", "a b/", None),
+        ] {
+            assert_eq!(split_password(url), (shown.into(), password.map(str::to_owned)), "{url}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_url_lead_to_one_place() {
+        let one = canonical_url("http://127.0.0.1:80/twin");
+        let same = [
+            "http://127.0.0.1/twin/",
+            "HTTP://127.0.0.1/./twin",
+            "http://127.1:080/%74win",
+            "http://me:pw@127.0.0.1/twin",
+        ];
+        for url in same {
+            assert_eq!(canonical_url(url), one, "{url}");
+        }
+        for url in ["http://127.0.0.1/other", "https://127.0.0.1/twin", "discoverd+http://a/twin"] {
+            assert_ne!(canonical_url(url), one, "{url}");
+        }
     }
 
     #[test]

@@ -91,10 +91,8 @@ pub(crate) async fn provision(
         let id = ResourceId::random();
         return record(&controller, id, &provider, &new, &apps, Origin::Hearsay).await.map(Json);
     }
-    let lifetime = controller.lifetime.clone();
-    let work = async move { make(&controller, &provider, new, &apps).await };
-    let made = lifetime.carry_out(work).await;
-    made.unwrap_or_else(|panicked| Err(Error::Away(panicked.to_string()))).map(Json)
+    let making = controller.clone();
+    controller.finish(async move { make(&making, &provider, new, &apps).await }).await.map(Json)
 }
 
 /// Asks the provider, and records what it made. What it may have made for an answer that cannot be recorded is destroyed
@@ -117,7 +115,13 @@ async fn make(
             store::provisionings::end(&controller.db.client().await?, id).await?;
             return Err(err);
         }
-        made => made?,
+        Err(err) => {
+            if err.is_answered() {
+                store::provisionings::answered(&controller.db.client().await?, id).await?;
+            }
+            return Err(err);
+        }
+        Ok(made) => made,
     };
     let recorded = match made.env {
         Ok(env) => {
@@ -208,15 +212,32 @@ async fn check_unneeded(tx: &Tx<'_>, resource: &Resource) -> Result<()> {
     Ok(())
 }
 
+/// What is to be true of a resource that is removed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Removal {
+    /// No other app than this one, an id, uses it.
+    only_app: Option<AppId>,
+}
+
 /// Removes a resource: it can be restored for some time, and is then destroyed.
 pub(crate) async fn remove(
     State(controller): State<Controller>,
     Path((provider, resource)): Path<(String, String)>,
+    Query(removal): Query<Removal>,
 ) -> Answer<Resource> {
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
     let found = lock(&tx, &provider, &resource).await?;
     check_unneeded(&tx, &found).await?;
+    if let Some(own) = removal.only_app
+        && found.apps.iter().any(|app| *app != own)
+    {
+        return Err(Error::Conflict(format!(
+            "other apps use {} as well: it is not removed",
+            found.id
+        )));
+    }
     let removed = store::resources::remove(&mut tx, found.id, controller.resource_grace).await?;
     tx.commit().await?;
     Ok(Json(removed))

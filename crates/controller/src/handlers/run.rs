@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use super::form::Formed;
 use crate::{
     attached,
-    error::{Error, Result},
+    error::Result,
     one_off::{self, Planned},
     server::Controller,
 };
@@ -31,11 +31,9 @@ pub(crate) async fn run(
     let Formed(new) = Formed::<NewJob>::from_request(request, &()).await?;
     let planned = one_off::plan(&controller, &app, &new, upgrade.is_some()).await?;
     let Some(upgrade) = upgrade else {
-        // Work of the daemon: were it dropped with the request between two of its steps, the job would be nobody's.
-        let lifetime = controller.lifetime.clone();
-        let started =
-            lifetime.carry_out(async move { one_off::start(&controller, planned).await }).await;
-        let job = started.unwrap_or_else(|panicked| Err(Error::Away(panicked.to_string())))?;
+        let starting = controller.clone();
+        let job =
+            controller.finish(async move { one_off::start(&starting, planned).await }).await?;
         return Ok(Json(job).into_response());
     };
     Ok(attach(&controller, planned, new, upgrade).await?)

@@ -41,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) code: ErrorCode,
     /// Whether the same request may succeed later.
     pub(crate) retry: bool,
+    /// Whether the request is over: it was answered, or reached nobody. Otherwise the provider may still be at it.
+    pub(crate) is_over: bool,
 }
 
 impl Neighbours {
@@ -87,7 +89,12 @@ impl Neighbours {
                 provider.name
             );
             let failure =
-                Failure { effect: Effect::Never, code: ErrorCode::Conflict, retry: false };
+                Failure {
+                effect: Effect::Never,
+                code: ErrorCode::Conflict,
+                retry: false,
+                is_over: true,
+            };
             Error::Provider { message, failure, source: None }
         })?;
         let (base, key) = match place {
@@ -96,7 +103,7 @@ impl Neighbours {
                 let ours = self.postgres_api_key.clone().filter(|_| host == "postgres-api");
                 (base, key.or(ours))
             }
-            Place::Origin(origin, own) => (origin, key.or(own)),
+            Place::Origin(origin) => (origin, key),
         };
         let client = Client::with_http(self.http.clone(), base, key);
         Ok((client.with_timeout(PROVISION_TIMEOUT).with_answer_limit(ANSWER_LEN_MAX), path))
@@ -106,7 +113,7 @@ impl Neighbours {
     async fn instance(&self, provider: &Provider, service: &str) -> Result<String> {
         let away = |message: String, source: Option<api_client::Error>| {
             let code = ErrorCode::ServiceUnavailable;
-            let failure = Failure { effect: Effect::None, code, retry: true };
+            let failure = Failure { effect: Effect::None, code, retry: true, is_over: true };
             Error::Provider { message, failure, source }
         };
         let instances = self.discoverd.instances(service).await.map_err(|err| {
@@ -135,7 +142,7 @@ pub(crate) fn bad_answer(provider: &Provider, wrong: &str) -> Error {
     let code = ErrorCode::ServiceUnavailable;
     Error::Provider {
         message,
-        failure: Failure { effect: Effect::Unknown, code, retry: false },
+        failure: Failure { effect: Effect::Unknown, code, retry: false, is_over: true },
         source: None,
     }
 }
@@ -156,6 +163,17 @@ fn failed(provider: &Provider, source: api_client::Error) -> Error {
                 "provider {name} answered 404: there is nothing at the URL it was added with ({body})"
             );
             (Effect::None, false, message)
+        }
+        api_client::Error::Api { status: status @ 300..=399, .. } => {
+            let message = format!(
+                "provider {name} answered {status}: what is asked for is elsewhere. Redirects are not followed: remove the \
+                 provider and add it with the URL where it is"
+            );
+            (Effect::None, false, message)
+        }
+        // Another request under the same key is under way, or it comes too early.
+        api_client::Error::Api { status: status @ (408 | 409 | 425), body } => {
+            (Effect::None, true, format!("provider {name} answered {status} ({body}); try again"))
         }
         api_client::Error::Api { status: 429, body } => {
             code = ErrorCode::Ratelimited;
@@ -182,7 +200,9 @@ fn failed(provider: &Provider, source: api_client::Error) -> Error {
         }
         err => (Effect::Unknown, true, format!("provider {name} did not answer: {err}; try again")),
     };
-    let failure = Failure { effect, code, retry };
+    let is_over = matches!(source, api_client::Error::Api { .. }) || source.is_unsent();
+    let failure = Failure { effect, code, retry, is_over };
+    let message = message.replace(char::is_control, " ");
     Error::Provider { message, failure, source: Some(source) }
 }
 

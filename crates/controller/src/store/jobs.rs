@@ -89,33 +89,6 @@ pub(crate) async fn put(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
     }
 }
 
-/// Records a job that was just ordered, unless something is known of it: that is newer.
-pub(crate) async fn put_new(tx: &mut Tx<'_>, job: &Job) -> Result<Job> {
-    let sql = format!(
-        "INSERT INTO jobs (job_id, cluster_id, host_id, app_id, release_id, type, state, args) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job_id) DO NOTHING RETURNING {COLUMNS}"
-    );
-    let new = pg::row_opt(
-        &**tx,
-        &sql,
-        &[
-            &job.uuid.uuid(),
-            &job.id,
-            &job.host_id,
-            &job.app.uuid(),
-            &job.release.uuid(),
-            &job.kind,
-            &spelt(&job.state),
-            &job.args.iter().map(|arg| stored(arg)).collect::<Vec<_>>(),
-        ],
-    )
-    .await?;
-    let Some(row) = new else { return find(&**tx, job.app, job.uuid).await };
-    let job = of_row(&row);
-    tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
-    Ok(job)
-}
-
 /// A job that shall end with its client, and of which nobody has said lately that it has one.
 #[derive(Debug, Clone)]
 pub(crate) struct Unattended {
@@ -275,6 +248,15 @@ pub(crate) async fn active(db: &impl GenericClient, page: Page) -> Result<Vec<Jo
 pub(crate) async fn one_off(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
     let sql = format!("SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND type = '' AND NOT {ENDED}");
     Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
+}
+
+/// Jobs without a formation that have not ended, of apps that are deleted.
+pub(crate) async fn left_over(db: &impl GenericClient) -> Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE type = '' AND NOT {ENDED} AND host_id IS NOT NULL \
+         AND app_id IN (SELECT app_id FROM apps WHERE deleted_at IS NOT NULL) LIMIT 1000"
+    );
+    Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
 }
 
 /// How many jobs of an app's formations have not ended.

@@ -15,10 +15,11 @@ pub(crate) async fn begin(
     provider: ProviderId,
     config: &serde_json::Value,
 ) -> Result<()> {
-    let sql = "INSERT INTO provisionings (resource_id, provider_id, config) VALUES ($1, $2, $3) \
-               ON CONFLICT (resource_id) DO NOTHING";
-    pg::execute(db, sql, &[&id.uuid(), &provider.uuid(), &Json(config)]).await?;
-    Ok(())
+    let sql = "INSERT INTO provisionings (resource_id, provider_id, config) \
+               SELECT $1, provider_id, $3 FROM providers WHERE provider_id = $2 FOR KEY SHARE";
+    let begun = pg::execute(db, sql, &[&id.uuid(), &provider.uuid(), &Json(config)]).await?;
+    // It was removed since it was found.
+    if begun == 0 { Err(Error::missing("provider", provider)) } else { Ok(()) }
 }
 
 /// Forgets it again: the provider made nothing, or what it made is destroyed or somebody's.
@@ -29,7 +30,7 @@ pub(crate) async fn end(db: &impl GenericClient, id: ResourceId) -> Result<()> {
 
 /// What was made shall be destroyed at once: nobody waits for it.
 pub(crate) async fn hasten(db: &impl GenericClient, id: ResourceId) -> Result<()> {
-    let sql = "UPDATE provisionings SET retry_at = now() WHERE resource_id = $1";
+    let sql = "UPDATE provisionings SET asked_at = NULL, retry_at = now() WHERE resource_id = $1";
     pg::execute(db, sql, &[&id.uuid()]).await?;
     Ok(())
 }
@@ -59,21 +60,45 @@ pub(super) async fn is_begun(tx: &Tx<'_>, id: ResourceId) -> Result<bool> {
     Ok(pg::row_opt(&**tx, sql, &[&id.uuid()]).await?.is_some())
 }
 
+/// What becomes of something that a provider made for an answer that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is destroyed.
+    Condemned,
+    /// It is not: somebody has it, or its id could not be told to the provider as it is.
+    Left,
+    /// A removed resource is called so and is being destroyed: once that is over it is seen what is left.
+    Waits,
+}
+
 /// Says that what a provider made shall be destroyed, unless it is a recorded resource: one that the provider answered
 /// twice, or that somebody recorded meanwhile. Then, there is nothing to do and it is forgotten that it was asked for.
-pub(crate) async fn condemn(tx: &Tx<'_>, lost: &Lost, external_id: &str) -> Result<bool> {
+pub(crate) async fn condemn(tx: &Tx<'_>, lost: &Lost, external_id: &str) -> Result<Verdict> {
     if external_id.contains('\0') {
-        // It cannot be recorded.
-        return Ok(true);
+        // A provider may read but the part before it, which is another's.
+        end(&**tx, lost.id).await?;
+        return Ok(Verdict::Left);
     }
     lock_provider(tx, lost.provider).await?;
-    let recorded = "SELECT FROM resources WHERE provider_id = $1 AND external_id = $2";
-    if pg::row_opt(&**tx, recorded, &[&lost.provider.uuid(), &external_id]).await?.is_some() {
-        end(&**tx, lost.id).await?;
-        return Ok(false);
+    let recorded = "SELECT purging FROM resources WHERE provider_id = $1 AND external_id = $2";
+    match pg::row_opt(&**tx, recorded, &[&lost.provider.uuid(), &external_id]).await? {
+        Some(row) if row.get("purging") => return Ok(Verdict::Waits),
+        Some(_) => {
+            end(&**tx, lost.id).await?;
+            return Ok(Verdict::Left);
+        }
+        None => {}
     }
     let sql = "UPDATE provisionings SET external_id = $2 WHERE resource_id = $1";
-    Ok(pg::execute(&**tx, sql, &[&lost.id.uuid(), &external_id]).await? > 0)
+    let known = pg::execute(&**tx, sql, &[&lost.id.uuid(), &external_id]).await? > 0;
+    Ok(if known { Verdict::Condemned } else { Verdict::Left })
+}
+
+/// A provider has answered that it did not do what it was asked for.
+pub(crate) async fn answered(db: &impl GenericClient, id: ResourceId) -> Result<()> {
+    let sql = "UPDATE provisionings SET asked_at = NULL WHERE resource_id = $1";
+    pg::execute(db, sql, &[&id.uuid()]).await?;
+    Ok(())
 }
 
 /// What a provider was asked for without an answer.
@@ -97,7 +122,7 @@ pub(crate) async fn take(
     each: i64,
     limit: i64,
 ) -> Result<Vec<Lost>> {
-    let sql = "UPDATE provisionings SET purge_failures = purge_failures + 1, retry_at = now() \
+    let sql = "UPDATE provisionings SET purge_failures = purge_failures + 1, asked_at = now(), retry_at = now() \
                    + least(interval '5 minutes' * 2 ^ least(purge_failures, 10), interval '1 hour') \
                WHERE resource_id IN (SELECT resource_id FROM provisionings JOIN \
                    (SELECT resource_id, row_number() OVER \

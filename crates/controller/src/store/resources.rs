@@ -12,8 +12,14 @@ use uuid::Uuid;
 use super::{Page, Tx, json, provisionings};
 use crate::error::{Error, Result};
 
+/// A request to a provider that was not answered in this time will not be: it has [`PROVISION_TIMEOUT`], and is begun anew
+/// as often where its connection is refused.
+///
+/// [`PROVISION_TIMEOUT`]: crate::neighbours
+pub(super) const UNANSWERED_SECONDS: f64 = 150.0;
+
 const RESOURCE: &str = "SELECT resource_id, provider_id, external_id, env, created_at, deleted_at, \
-     purge_at, ARRAY(SELECT l.app_id FROM app_resources l JOIN apps a USING (app_id) \
+     purge_at, purging, ARRAY(SELECT l.app_id FROM app_resources l JOIN apps a USING (app_id) \
            WHERE l.resource_id = r.resource_id AND a.deleted_at IS NULL \
            ORDER BY l.app_id) AS apps FROM resources r";
 /// The page of a list whose resources are given by more conditions.
@@ -32,6 +38,7 @@ fn of_row(row: &Row) -> Resource {
         created_at: row.get("created_at"),
         deleted_at: row.get("deleted_at"),
         purge_at: row.get("purge_at"),
+        purging: row.get("purging"),
     }
 }
 
@@ -121,6 +128,29 @@ async fn check_kept(
     Ok(())
 }
 
+/// What a provider calls so is not recorded under another id. Its provider is locked.
+async fn check_new(
+    tx: &Tx<'_>,
+    id: ResourceId,
+    provider: ProviderId,
+    external: &str,
+) -> Result<()> {
+    let sql = "SELECT resource_id, deleted_at IS NOT NULL AS removed, purging FROM resources \
+               WHERE provider_id = $1 AND external_id = $2 AND resource_id <> $3";
+    let found = pg::row_opt(&**tx, sql, &[&provider.uuid(), &external, &id.uuid()]).await?;
+    let Some(row) = found else { return Ok(()) };
+    let known: ResourceId = row.get::<_, Uuid>("resource_id").into();
+    Err(match (row.get("removed"), row.get("purging")) {
+        (false, _) => Error::Exists(format!("{external:?} is recorded already, as {known}")),
+        (true, false) => Error::Conflict(format!(
+            "{external:?} was recorded as {known} and removed: `flynn resource-restore {known}` brings it back"
+        )),
+        (true, true) => Error::Conflict(format!(
+            "{external:?} was removed and is being destroyed: ask for another one"
+        )),
+    })
+}
+
 /// Records a resource. The same id again is the same resource: its environment becomes this one, and its apps are added
 /// to.
 pub(crate) async fn put(
@@ -134,17 +164,14 @@ pub(crate) async fn put(
     let external = new.external_id.clone().unwrap_or_default();
     provisionings::lock_provider(tx, provider).await?;
     check_kept(tx, id, provider, &external, origin).await?;
+    check_new(tx, id, provider, &external).await?;
     let sql = "INSERT INTO resources (resource_id, provider_id, external_id, env) \
                VALUES ($1, $2, $3, $4) ON CONFLICT (resource_id) DO UPDATE SET env = excluded.env \
                WHERE resources.provider_id = $2 AND resources.external_id = $3 \
                  AND resources.deleted_at IS NULL";
     let values: [&(dyn pg::types::ToSql + Sync); 4] =
         [&id.uuid(), &provider.uuid(), &external, &Json(&new.env)];
-    let put = pg::execute(&**tx, sql, &values).await.map_err(|err| match err.violated() {
-        Some(_) => Error::Exists(format!("the resource {external:?} is recorded already")),
-        None => err.into(),
-    })?;
-    if put == 0 {
+    if pg::execute(&**tx, sql, &values).await? == 0 {
         return Err(Error::Conflict(format!(
             "{id} is or was another resource: give this one an id of its own"
         )));
@@ -235,8 +262,8 @@ pub(crate) async fn date(db: &impl GenericClient, grace: Duration) -> Result<()>
 }
 
 /// Takes removed resources whose time has come: the first first, at most `each` of a provider, together with the requests it
-/// is `busy` with. They can be restored no longer, and are taken again in a quarter of a minute, should this controller not come to
-/// the end; each time after twice the time, up to an hour.
+/// is `busy` with. They can be restored no longer. What is not answered is taken again after [`UNANSWERED_SECONDS`] at the
+/// earliest, for the provider may still be at it: by then another may have its id. [`answered`] makes it sooner.
 pub(crate) async fn take_due(
     db: &impl GenericClient,
     busy: &[ProviderId],
@@ -244,8 +271,8 @@ pub(crate) async fn take_due(
     limit: i64,
 ) -> Result<Vec<Resource>> {
     let sql = "UPDATE resources SET purging = true, purge_failures = purge_failures + 1, \
-                   purge_at = now() \
-                       + least(interval '15 seconds' * 2 ^ least(purge_failures, 10), interval '1 hour') \
+                   asked_at = now(), purge_at = now() + greatest($4 * interval '1 second', \
+                       least(interval '15 seconds' * 2 ^ least(purge_failures, 10), interval '1 hour')) \
                WHERE resource_id IN (SELECT resource_id FROM resources JOIN \
                    (SELECT resource_id, row_number() OVER \
                         (PARTITION BY provider_id ORDER BY purge_at, resource_id) AS place \
@@ -257,19 +284,33 @@ pub(crate) async fn take_due(
                    ORDER BY purge_at LIMIT $3 FOR UPDATE OF resources SKIP LOCKED) \
                RETURNING resource_id";
     let busy: Vec<Uuid> = busy.iter().map(|id| id.uuid()).collect();
-    let taken = pg::rows(db, sql, &[&busy, &each, &limit]).await?;
+    let taken = pg::rows(db, sql, &[&busy, &each, &limit, &UNANSWERED_SECONDS]).await?;
     let taken: Vec<Uuid> = taken.iter().map(|row| row.get(0)).collect();
     let sql = format!("{RESOURCE} WHERE resource_id = ANY($1)");
     Ok(pg::rows(db, &sql, &[&taken]).await?.iter().map(of_row).collect())
 }
 
-/// Forgets a resource that its provider has destroyed, or will not be asked to destroy.
-pub(crate) async fn forget(tx: &mut Tx<'_>, resource: &Resource) -> Result<()> {
+/// A provider that was asked to destroy a resource has answered that it did not. It is asked again in a quarter of a minute,
+/// each time after twice the time, up to an hour.
+pub(crate) async fn answered(db: &impl GenericClient, id: ResourceId) -> Result<()> {
+    let sql = "UPDATE resources SET asked_at = NULL, purge_at = asked_at \
+                   + least(interval '15 seconds' * 2 ^ least(purge_failures - 1, 10), interval '1 hour') \
+               WHERE resource_id = $1 AND purging AND asked_at IS NOT NULL";
+    pg::execute(db, sql, &[&id.uuid()]).await?;
+    Ok(())
+}
+
+/// Forgets a resource; the event says why.
+pub(crate) async fn forget(
+    tx: &mut Tx<'_>,
+    resource: &Resource,
+    event: &'static str,
+) -> Result<()> {
     let id = resource.id.uuid();
     pg::execute(&**tx, "DELETE FROM app_resources WHERE resource_id = $1", &[&id]).await?;
     let sql = "DELETE FROM resources WHERE resource_id = $1 AND deleted_at IS NOT NULL";
     pg::execute(&**tx, sql, &[&id]).await?;
-    tx.event(None, "resource_purge", resource.id, &without_env(resource.clone()));
+    tx.event(None, event, resource.id, &without_env(resource.clone()));
     Ok(())
 }
 
@@ -279,7 +320,7 @@ pub(crate) async fn give_up(tx: &mut Tx<'_>, provider: ProviderId) -> Result<()>
     let sql =
         format!("{RESOURCE} WHERE provider_id = $1 AND deleted_at IS NOT NULL FOR UPDATE OF r");
     for row in pg::rows(&**tx, &sql, &[&id]).await? {
-        forget(tx, &of_row(&row)).await?;
+        forget(tx, &of_row(&row), "resource_given_up").await?;
     }
     pg::execute(&**tx, "DELETE FROM provisionings WHERE provider_id = $1", &[&id]).await?;
     Ok(())

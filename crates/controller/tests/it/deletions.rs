@@ -65,26 +65,52 @@ async fn a_deletion_whose_processes_do_not_end_is_given_up_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_started_while_its_app_was_deleted_is_stopped() {
+async fn a_job_that_is_started_while_its_app_is_deleted_is_stopped() {
     let world = World::start().await;
     let app = world.app("one").await;
     let release = world.release(&app, &["web"], "serve").await;
     world.client.set_release("one", release.id).await.unwrap();
-    // The host runs it already, and nobody knows of it yet.
+    // The host runs it already, and who ordered it has not heard so.
     world.neighbours.gate.shut("commit answer");
     let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let mut stopped = world.neighbours.stopped.subscribe();
     let deletion = async {
         world.neighbours.gate.reached().await;
-        let deleted = world.client.delete_app("one").await;
+        ask_and_go(&world, "one").await;
+        let told = stopped.wait_for(|stopped| !stopped.is_empty());
+        tokio::time::timeout(testkit::LIMIT, told).await.unwrap().unwrap();
         world.neighbours.gate.open();
-        deleted.unwrap();
     };
     let (run, ()) = tokio::join!(world.client.run_job_detached("one", &job), deletion);
-    let refused = run.unwrap_err();
-    assert!(refused.is_not_found(), "{refused}");
-    let started: Vec<_> = world.neighbours.jobs.borrow().keys().copied().collect();
-    assert_eq!((started.len(), &*world.neighbours.stopped.borrow()), (1, &started));
-    assert_eq!(world.number("SELECT count(*) FROM jobs").await, 0);
+    let job = run.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), [job.uuid]);
+    world.client.put_job(&Job { state: JobState::Down, ..job }).await.unwrap();
+    testkit::wait_until("the app is deleted", async || match world.client.app("one").await {
+        Err(err) if err.is_not_found() => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    // One of which its host told late only.
+    let late = Job { state: JobState::Up, ..scheduler::job(app.id, release.id, "") };
+    world.client.put_job(&late).await.unwrap();
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let told = stopped.wait_for(|stopped| stopped.contains(&late.uuid));
+    tokio::time::timeout(testkit::LIMIT, told).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_job_of_which_it_is_not_known_whether_it_was_started_is_stopped() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    *world.neighbours.refusal.lock().unwrap() = Some("it was lost".into());
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    let refused = world.client.run_job_detached("one", &job).await.unwrap_err();
+    assert!(refused.to_string().contains("it was lost"), "{refused}");
+    let known = world.client.jobs("one").await.unwrap().remove(0);
+    assert_eq!(known.state, JobState::Crashed, "it is told what became of it");
+    assert_eq!(*world.neighbours.stopped.borrow(), [known.uuid]);
 }
 
 #[tokio::test]

@@ -14,9 +14,12 @@ use api::{
 use axum::{
     Router,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_TYPE, LOCATION},
+    },
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{any, post},
 };
 use controller_client::Controller;
 use serde_json::json;
@@ -43,8 +46,10 @@ impl Provider {
     async fn start(&self, world: &World, name: &str) -> NewProvider {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/things", listener.local_addr().unwrap());
-        let router =
-            Router::new().route("/things", post(create).delete(destroy)).with_state(self.clone());
+        let router = Router::new()
+            .route("/things", post(create).delete(destroy))
+            .route("/elsewhere", any(async || r#"{"id": "elsewhere", "env": {}}"#))
+            .with_state(self.clone());
         world.lifetime.serve(listener, router);
         let new = NewProvider { url, name: name.into(), key: None };
         world.client.create_provider(&new).await.unwrap();
@@ -67,7 +72,8 @@ async fn create(State(provider): State<Provider>, headers: HeaderMap) -> Respons
     let made = json!({"id": key, "env": {"THING": "x"}}).to_string();
     let (status, body) = provider.answer.lock().unwrap().clone().unwrap_or((200, made));
     let status = StatusCode::from_u16(status).unwrap();
-    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+    // Where a redirect leads to.
+    (status, [(CONTENT_TYPE, "application/json"), (LOCATION, "/elsewhere")], body).into_response()
 }
 
 async fn destroy(
@@ -78,7 +84,7 @@ async fn destroy(
     provider.pass().await;
     let status = provider.refusal.lock().unwrap().unwrap_or(200);
     // What is said with a success is nobody's business.
-    (StatusCode::from_u16(status).unwrap(), "gone!").into_response()
+    (StatusCode::from_u16(status).unwrap(), [(LOCATION, "/elsewhere")], "gone!").into_response()
 }
 
 /// A controller that destroys at once what is removed or lost.
@@ -196,7 +202,9 @@ async fn a_provider_that_fails_is_asked_less_and_less_often() {
     let made = world.client.provision("things", &nothing()).await.unwrap();
     let hasty = hasty(&world).await;
     hasty.remove_resource("things", made.id).await.unwrap();
-    let failures = "SELECT purge_failures::bigint FROM resources";
+    // Once it has answered.
+    let failures =
+        "SELECT CASE WHEN asked_at IS NULL THEN purge_failures ELSE -1 END::bigint FROM resources";
     let pause = "SELECT extract(epoch FROM purge_at - now())::bigint FROM resources";
     for (before, seconds) in [(0, 15), (3, 120), (30, 3600)] {
         let again = format!("UPDATE resources SET purge_failures = {before}, purge_at = now()");
@@ -227,6 +235,12 @@ async fn a_provider_that_could_not_be_asked_or_named_is_refused() {
         let new = NewProvider { url: "http://x/".into(), name: name.into(), key: None };
         let refused = world.client.create_provider(&new).await.unwrap_err();
         assert_eq!(refused.code(), Some(ErrorCode::ValidationError), "{name:?}: {refused}");
+    }
+    // The same in another spelling.
+    for url in [format!("{}/", good.url), good.url.to_uppercase().replace("THINGS", "%74hings")] {
+        let new = NewProvider { url, name: "other".into(), key: None };
+        let refused = world.client.create_provider(&new).await.unwrap_err();
+        assert!(refused.is_exists() && refused.to_string().contains("things"), "{refused}");
     }
     let known = world.client.providers().await.unwrap();
     assert_eq!(known.iter().map(|one| &one.url).collect::<Vec<_>>(), [&good.url]);
@@ -270,6 +284,9 @@ async fn what_a_provider_says_wrong_is_told_with_its_name() {
         (502, "oh", "boxes answered 502", true),
         (401, "", "boxes answered 401: it does not take the key it was added with", false),
         (404, "", "boxes answered 404", false),
+        (302, "", "boxes answered 302: what is asked for is elsewhere", false),
+        (307, "", "boxes answered 307: what is asked for is elsewhere", false),
+        (409, "", "boxes answered 409", false),
         (400, refusal, "boxes refused: there is no such size", false),
     ];
     for (status, body, why, made) in cases {
@@ -282,7 +299,7 @@ async fn what_a_provider_says_wrong_is_told_with_its_name() {
             ErrorCode::ServiceUnavailable
         };
         assert_eq!(failed.code(), Some(code), "{failed}");
-        assert_eq!(failed.is_retryable(), status >= 500, "{status}: {failed}");
+        assert_eq!(failed.is_retryable(), [409, 500, 502].contains(&status), "{status}: {failed}");
         assert_eq!(world.number(PROVISIONINGS).await, i64::from(made), "{status} {why}");
         world.sql("DELETE FROM provisionings").await;
     }
@@ -307,7 +324,8 @@ async fn what_cannot_be_used_is_taken_back() {
     let failed = world.client.provision("boxes", &nothing()).await.unwrap_err().to_string();
     assert!(failed.contains("its id holds a NUL character and cannot be stored"), "{failed}");
     until_none_is_lost(&world).await;
-    assert_eq!(provider.told.borrow().last().unwrap(), "a\0b");
+    // It might read the part before it, which is another's.
+    assert_eq!(provider.told.borrow().last().unwrap(), "4");
     assert_eq!(world.number("SELECT count(*) FROM resources").await, 0);
 }
 
@@ -332,4 +350,77 @@ async fn a_resource_is_recorded_though_who_asked_for_it_has_gone() {
     .await;
     assert_eq!(made.env["THING"], "x");
     assert_eq!(world.number(PROVISIONINGS).await, 0);
+}
+
+#[tokio::test]
+async fn while_a_provider_may_still_destroy_something_it_is_not_asked_again_and_not_forgotten() {
+    let (world, provider) = (World::start().await, Provider::default());
+    provider.start(&world, "things").await;
+    provider.says(200, r#"{"id": "shop", "env": {}}"#);
+    let made = world.client.provision("things", &nothing()).await.unwrap();
+    let hasty = hasty(&world).await;
+    provider.shut.send_replace(true);
+    hasty.remove_resource("things", made.id).await.unwrap();
+    let mut told = provider.told.subscribe();
+    let asked = told.wait_for(|told| !told.is_empty());
+    tokio::time::timeout(testkit::LIMIT, asked).await.unwrap().unwrap();
+    let pause = "SELECT extract(epoch FROM purge_at - now())::bigint FROM resources";
+    assert!(world.number(pause).await > 120, "longer than a request may take");
+    let purging = world.client.all_resources(true).await.unwrap().pop().unwrap();
+    assert!(purging.purging, "it is told that it cannot be restored");
+    let refused = world.client.force_provider_removal("things").await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("may yet do it"), "{refused}");
+    // What it has made anew under the id is not the removed one, and is nobody's.
+    provider.shut.send_replace(false);
+    testkit::wait_until("it is forgotten", async || {
+        match world.number("SELECT count(*) FROM resources").await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    assert_eq!(*provider.told.borrow(), ["shop"]);
+    world.client.force_provider_removal("things").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_destroys_nothing() {
+    let (world, provider) = (World::start().await, Provider::default());
+    provider.start(&world, "things").await;
+    let made = world.client.provision("things", &nothing()).await.unwrap();
+    *provider.refusal.lock().unwrap() = Some(301);
+    let hasty = hasty(&world).await;
+    hasty.remove_resource("things", made.id).await.unwrap();
+    let refused = "SELECT count(*) FROM resources WHERE purge_failures > 0 AND asked_at IS NULL";
+    testkit::wait_until("it has answered", async || match world.number(refused).await {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(
+        world.number("SELECT count(*) FROM events WHERE object_type = 'resource_purge'").await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn who_uses_a_resource_is_told_and_asked() {
+    let (world, provider) = (World::start().await, Provider::default());
+    provider.start(&world, "things").await;
+    let (shop, cart) = (world.app("shop").await, world.app("cart").await);
+    provider.says(200, r#"{"id": "one", "env": {}}"#);
+    let new = NewResource { apps: vec!["shop".into()], ..nothing() };
+    let made = world.client.provision("things", &new).await.unwrap();
+    let refused = world.client.force_provider_removal("things").await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("used by shop"), "{refused}");
+    // Since it was seen that one app uses it, another does.
+    world.client.add_resource_app("things", made.id, "cart").await.unwrap();
+    let refused = world.client.remove_resource_of("things", made.id, shop.id).await.unwrap_err();
+    assert!(refused.is_conflict(), "{refused}");
+    world.client.remove_resource_app("things", made.id, "shop").await.unwrap();
+    world.client.remove_resource_of("things", made.id, cart.id).await.unwrap();
+    let same = NewResource { external_id: Some("one".into()), ..nothing() };
+    let refused = world.client.put_resource("things", ResourceId::random(), &same).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains(&format!("flynn resource-restore {}", made.id)), "{refused}");
 }
