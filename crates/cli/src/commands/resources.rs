@@ -336,11 +336,11 @@ pub(crate) async fn restore(session: &Session, args: &RestoreArgs) -> anyhow::Re
         let resources = [resources_of(target).await?, vec![found]].concat();
         refuse_own(target, &names, &resources).await?;
     }
-    if found.deleted_at.is_none() {
-        bail!("{} was not removed: nothing is to be restored", found.id);
-    }
     let restored = controller.restore_resource(&provider, found.id).await?;
-    output::say(&format!("Restored {}.", restored.id));
+    match found.deleted_at {
+        Some(_) => output::say(&format!("Restored {}.", restored.id)),
+        None => output::say(&format!("{} was not removed.", restored.id)),
+    }
     let Some(target) = target else {
         output::say("Say -a <app> to have an app use it again.");
         return if args.json { output::json(&restored) } else { Ok(()) };
