@@ -279,16 +279,17 @@ pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Resu
     let provider = resource.provider.to_string();
     let app = target.app().await?;
     change_env(&target, |release| Ok(without(&release.env, resource, &resources))).await?;
-    let removed = target.controller.remove_resource_of(&provider, resource.id, app.id).await;
-    if removed.as_ref().is_err_and(api_client::Error::is_conflict)
-        && is_shared(&target, resource, app.id).await?
-    {
+    let others = resource.apps.iter().any(|user| *user != app.id);
+    let removed = match others {
+        true => None,
+        false => remove_unless_shared(&target, resource, app.id).await?,
+    };
+    let Some(removed) = removed else {
         let left = target.controller.remove_resource_app(&provider, resource.id, &target.name);
         let left = left.await?;
         output::say(&format!("Other apps use {} still; it stays for them.", resource.id));
         return if args.json { output::json(&left) } else { Ok(()) };
-    }
-    let removed = removed?;
+    };
     let until = removed.purge_at.map(|at| format!(" until {at:.0}")).unwrap_or_default();
     output::say(&format!(
         "Removed {id}. `flynn resource-restore {id}` brings it back{until}; then it is destroyed.",
@@ -297,10 +298,21 @@ pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Resu
     if args.json { output::json(&removed) } else { Ok(()) }
 }
 
-/// Whether other apps use it now: since it was listed that may have changed.
-async fn is_shared(target: &AppSession, resource: &Resource, app: AppId) -> anyhow::Result<bool> {
-    let now = target.controller.resource(&resource.provider.to_string(), resource.id).await?;
-    Ok(now.apps.iter().any(|user| *user != app))
+/// Removes a resource, unless another app has begun to use it since it was listed.
+async fn remove_unless_shared(
+    target: &AppSession,
+    resource: &Resource,
+    app: AppId,
+) -> anyhow::Result<Option<Resource>> {
+    let provider = resource.provider.to_string();
+    let removed = target.controller.remove_resource_of(&provider, resource.id, app).await;
+    if removed.as_ref().is_err_and(api_client::Error::is_conflict) {
+        let now = target.controller.resource(&provider, resource.id).await?;
+        if now.apps.iter().any(|user| *user != app) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(removed?))
 }
 
 /// The resource a person means.
