@@ -8,6 +8,11 @@ use http::{
     },
 };
 
+/// Most lines of a head, from either side: apps set more cookies than the hundred lines that hyper takes.
+pub(crate) const HEADERS_MAX: usize = 512;
+/// Most bytes of a head, from either side.
+pub(crate) const HEAD_MAX: usize = 64 << 10;
+
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Who sent the request.

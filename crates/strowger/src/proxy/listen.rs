@@ -1,6 +1,8 @@
 //! Clients' connections.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     future::{Future, pending, poll_fn},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -10,8 +12,10 @@ use std::{
 };
 
 use daemon::sockets::detect_lost_peers;
-use http::HeaderValue;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -31,7 +35,8 @@ use super::{
     request::{Context, serve},
 };
 use crate::{
-    backend::{HEADERS_MAX, is_exhaustion, tell_of_exhaustion},
+    backend::{is_exhaustion, tell_of_exhaustion},
+    domain::headers::{HEAD_MAX, HEADERS_MAX},
     live::Live,
 };
 
@@ -42,16 +47,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const PARTING_DELAY: Duration = Duration::from_secs(10);
 /// A client has this long for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest head of a request, and how much of a body is held at once.
-const BUFFER: usize = 64 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// A port held by a predecessor that is ending is tried again so often.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2: requests at once on a connection.
-const STREAMS: u32 = 250;
-/// HTTP/2: how often a quiet client is asked whether it is still there, and how long it has to answer.
-const PING: Duration = Duration::from_secs(30);
+const STREAMS: u32 = 100;
+/// HTTP/2: how much of an answer is held for a client that does not read it, besides the piece that comes next.
+const SEND_BUFFER: usize = 32 << 10;
+/// HTTP/2: how much of a request's body may be on its way before its backend takes it.
+const STREAM_WINDOW: u32 = 512 << 10;
+/// HTTP/2: the same for all requests of a connection. h2 ends one on which many small pieces wait; how many is told from
+/// this, and is enough for a request that fills its window with pieces of 30 bytes.
+const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// A bound port.
 #[derive(Debug)]
@@ -174,7 +182,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(BUFFER)
+        .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -188,22 +196,36 @@ async fn two<S>(stream: S, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (shared, activity) = (context.clone(), Activity::default());
+    let shared = context.clone();
+    serve_two(stream, &context.live, move |request| serve(shared.clone(), request)).await;
+}
+
+/// The same, with what answers the requests.
+///
+/// It asks no client whether it is there: one that pauses in reading an answer reads no such question either, and would be
+/// cut off. The kernel finds those that are gone, and one that asks for nothing is let go.
+async fn serve_two<S, A, B>(stream: S, live: &Live, answer: impl Fn(Request<Incoming>) -> A)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data: Send, Error: Error + Send + Sync> + Send + Unpin + 'static,
+{
+    let activity = Activity::default();
     let under_way = activity.clone();
     let service = service_fn(move |request| {
-        let (answer, under_way) = (serve(shared.clone(), request), under_way.begin());
+        let (answer, under_way) = (answer(request), under_way.begin());
         async { answer.await.map(|answer| answer.map(|body| under_way.track(body))) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(BUFFER as u32)
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEAD_MAX as u32)
         .serve_connection(TokioIo::new(stream), service);
     let idle = activity.until_idle(HEAD_TIMEOUT);
-    let served =
-        until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown());
+    let served = until_stop(connection, live, idle, |connection| connection.graceful_shutdown());
     tokio::select! {
         () = served => {}
         // It has not even begun to speak HTTP/2, or does not answer.
@@ -244,19 +266,25 @@ async fn until_stop<C>(
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{
+        net::IpAddr,
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    };
 
     use bytes::Bytes;
-    use http_body_util::Empty;
-    use tokio::io::{AsyncReadExt, duplex};
+    use futures_util::{StreamExt, future::join_all, stream};
+    use http_body::Frame;
+    use http_body_util::{BodyExt, Empty, StreamBody};
+    use hyper::client::conn::http2::{Builder, handshake};
+    use tokio::io::{AsyncReadExt, DuplexStream, copy_bidirectional, duplex};
 
     use super::*;
 
     /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
-    fn serving() -> (tokio::io::DuplexStream, impl Future<Output = ()>) {
+    fn serving() -> (DuplexStream, impl Future<Output = ()>) {
         let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
         let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
-        let (theirs, ours) = duplex(BUFFER);
+        let (theirs, ours) = duplex(HEAD_MAX);
         (theirs, two(ours, Arc::new(Context { live, client, lifetime })))
     }
 
@@ -270,18 +298,107 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_of_http_2_that_only_answers_pings_is_closed() {
+    async fn a_client_of_http_2_that_asks_for_nothing_more_is_closed() {
         let (client, served) = serving();
         let begun = Instant::now();
         let asking = async {
-            let handshake =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
-            let (mut send, connection) = handshake.await.unwrap();
-            let request = http::Request::get("https://a.example/").body(Empty::<Bytes>::new());
+            let shaken = handshake(TokioExecutor::new(), TokioIo::new(client)).await;
+            let (mut send, connection) = shaken.unwrap();
+            let request = Request::get("https://a.example/").body(Empty::<Bytes>::new());
             let (answer, _) = tokio::join!(send.send_request(request.unwrap()), connection);
             assert_eq!(answer.unwrap().status(), 503, "no routes are known");
         };
         timeout(10 * HEAD_TIMEOUT, async { tokio::join!(served, asking) }).await.unwrap();
         assert!(begun.elapsed() >= HEAD_TIMEOUT, "{:?}", begun.elapsed());
+    }
+
+    /// A body of so many pieces, which counts those that were taken.
+    fn pieces(
+        count: usize,
+        size: usize,
+        taken: &Arc<AtomicUsize>,
+    ) -> impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + use<> {
+        let (piece, taken) = (Bytes::from(vec![b'x'; size]), taken.clone());
+        StreamBody::new(stream::iter(0..count).map(move |_| {
+            taken.fetch_add(1, SeqCst);
+            Ok(Frame::data(piece.clone()))
+        }))
+    }
+
+    /// Lets this time pass while everything stands still.
+    async fn stand_still(time: Duration) {
+        timeout(time, pending::<()>()).await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn little_is_held_for_a_client_that_pauses_and_it_gets_all_of_its_answer() {
+        const PIECE: usize = 16 << 10;
+        const AT_ONCE: usize = 10;
+        let (count, taken) = (200, Arc::new(AtomicUsize::new(0)));
+        let ((client, mut near), (mut far, ours)) = (duplex(HEAD_MAX), duplex(HEAD_MAX));
+        let live = Live::default();
+        let answer = taken.clone();
+        let served = serve_two(ours, &live, move |_| {
+            let body = pieces(count, PIECE, &answer);
+            async { Ok(Response::new(body)) }
+        });
+        let asking = async {
+            let shaken = Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(1 << 24)
+                .initial_connection_window_size(1 << 24)
+                .handshake(TokioIo::new(client))
+                .await;
+            let (mut send, connection) = shaken.unwrap();
+            let network = copy_bidirectional(&mut near, &mut far);
+            let mut passing = pin!(async { tokio::join!(connection, network) });
+            let request = || Request::get("https://a.example/").body(Empty::<Bytes>::new());
+            let answers = (0..AT_ONCE).map(|_| send.send_request(request().unwrap()));
+            let answers = tokio::select! {
+                answers = join_all(answers) => answers,
+                _ = &mut passing => panic!("the connection ended"),
+            };
+            stand_still(10 * HEAD_TIMEOUT).await;
+            // The network holds some of it, and the client.
+            let held = taken.load(SeqCst) * PIECE;
+            let limit = AT_ONCE * (SEND_BUFFER + 2 * PIECE) + 4 * HEAD_MAX;
+            assert!(held <= limit, "{held} bytes are held, not {limit}");
+            let bodies = answers.into_iter().map(|answer| answer.unwrap().into_body().collect());
+            let bodies = tokio::select! {
+                bodies = join_all(bodies) => bodies,
+                _ = &mut passing => panic!("the connection ended"),
+            };
+            for body in bodies {
+                assert_eq!(body.unwrap().to_bytes().len(), count * PIECE);
+            }
+        };
+        tokio::select! {
+            () = asking => {}
+            () = served => panic!("the connection ended"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_pieces_wait_until_they_are_taken() {
+        let (count, sent) = (20_000, Arc::new(AtomicUsize::new(0)));
+        let (client, ours) = duplex(HEAD_MAX);
+        let live = Live::default();
+        let served = serve_two(ours, &live, |request| async {
+            stand_still(Duration::from_secs(1)).await;
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok(Response::new(body.len().to_string()))
+        });
+        let asking = async {
+            let shaken = handshake(TokioExecutor::new(), TokioIo::new(client)).await;
+            let (mut send, connection) = shaken.unwrap();
+            let request = Request::post("https://a.example/").body(pieces(count, 50, &sent));
+            let answer = async {
+                let answer = send.send_request(request.unwrap()).await.unwrap();
+                drop(send);
+                answer.into_body().collect().await.unwrap().to_bytes()
+            };
+            let (answer, _) = tokio::join!(answer, connection);
+            assert_eq!(answer, (count * 50).to_string());
+        };
+        tokio::join!(served, asking);
     }
 }
