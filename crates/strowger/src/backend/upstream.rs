@@ -1,10 +1,11 @@
 //! An HTTP/1.1 connection to a backend, driven by whoever uses it: no task of its own, no hand-over between tasks.
 
 use std::{
+    error::Error,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -18,29 +19,39 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 
 use super::{Backend, ConnectError, Control, Socket};
-
-/// Largest head taken from a backend, and how much of a body is held at once.
-const BUFFER: usize = 64 << 10;
-
-/// Most lines of a head, from either side: apps set more cookies than the hundred lines that hyper takes.
-pub(crate) const HEADERS_MAX: usize = 512;
+use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
 #[derive(Debug)]
 pub(crate) struct RequestBody(pub(crate) Option<Incoming>);
 
+/// The body of a request cannot be read, which is the client's doing and not the backend's.
+#[derive(Debug, thiserror::Error)]
+#[error("the body of the request broke off or is not HTTP")]
+pub(crate) struct BodyError(#[source] hyper::Error);
+
+impl BodyError {
+    /// Whether that is why a request could not be sent.
+    pub(crate) fn is_cause_of(error: &hyper::Error) -> bool {
+        error.source().is_some_and(|source| source.is::<Self>())
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(body).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut())
+        {
+            clean_trailers(trailers);
         }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -81,7 +92,7 @@ impl Backend {
         let socket = self.connect(patience).await?;
         let control = socket.control().clone();
         let mut builder = Builder::new();
-        builder.max_buf_size(BUFFER).max_headers(HEADERS_MAX);
+        builder.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
         let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (send, connection) = handshake.map_err(ConnectError::Lost)?;
         Ok(Box::new(Upstream { send, connection, control, over: false }))

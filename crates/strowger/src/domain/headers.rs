@@ -3,8 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -15,6 +15,7 @@ pub(crate) const HEAD_MAX: usize = 64 << 10;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Who sent the request.
 pub(crate) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `http` or `https`.
@@ -37,6 +38,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(UPGRADE);
     }
     headers.remove(&PROXY_CONNECTION);
+    headers.remove(&HTTP2_SETTINGS);
     headers.remove(TRANSFER_ENCODING);
     headers.remove(PROXY_AUTHORIZATION);
     headers.remove(PROXY_AUTHENTICATE);
@@ -58,6 +60,34 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name: &HeaderName| !matches!(*name, HOST | CONTENT_LENGTH | TE)).collect()
 }
 
+/// Removes from trailers what would change how a message is framed, where it leads or for whom it is, were its receiver to
+/// join them with the head (RFC 9110 §6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let of_head = trailers.keys().filter(|name| belongs_in_head(name)).cloned();
+    for name in of_head.collect::<Vec<_>>() {
+        trailers.remove(name);
+    }
+}
+
+fn belongs_in_head(name: &HeaderName) -> bool {
+    let ours = [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS, &X_REQUEST_ID, &X_REQUEST_START];
+    matches!(
+        *name,
+        CONTENT_LENGTH | TRANSFER_ENCODING | TRAILER | TE | CONNECTION | UPGRADE | HOST | FORWARDED
+    ) || matches!(
+        *name,
+        COOKIE | SET_COOKIE | AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE
+    ) || ours.contains(&name)
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Whether these headers, with so many bytes before them, are more than a head may have. The parsers' own limits are not as
+/// exact: HTTP/2 has none for lines, and of HTTP/1 what one read brings is taken whole.
+pub(crate) fn is_too_large(headers: &HeaderMap, before: usize) -> bool {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    headers.len() > HEADERS_MAX || before + headers.iter().map(line).sum::<usize>() > HEAD_MAX
+}
+
 /// Makes one line of the cookies of an HTTP/2 client, which may send each in a line of its own (RFC 9113 §8.2.3): servers of
 /// HTTP/1 join lines with a comma, and lose all cookies but the first.
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
@@ -76,6 +106,9 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// Makes a backend's head the one a client gets. Refuses one whose body the client could not read: only the chunks are
 /// decoded on the way (RFC 9112 §6.1, §6.3).
 pub(crate) fn clean_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    if is_too_large(headers, 0) {
+        return Err("its head is too large");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
@@ -84,20 +117,58 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap) -> Result<(), &'static str> 
         // The chunks say how long it is; a length beside them may be another.
         headers.remove(CONTENT_LENGTH);
     }
+    one_length(headers)?;
     strip_hop_by_hop(headers);
     Ok(())
 }
 
-/// The protocol a request wants to switch to. HTTP/2 is none: requests in it would reach the backend unseen, and a client
-/// that offers it has to go on without (RFC 9113 §3.1 gave it up).
+/// Makes one number of a length that is told several times, as `5, 5` (RFC 9110 §8.6).
+fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lines.next() else { return Ok(()) };
+    let is_number = |bytes: &[u8]| !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
+    if lines.next().is_none() && is_number(first.as_bytes()) {
+        return Ok(());
+    }
+    let lines = headers.get_all(CONTENT_LENGTH).iter();
+    let mut lengths = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let length = lengths.next().unwrap_or_default().trim_ascii();
+    if !is_number(length) || lengths.any(|other| other.trim_ascii() != length) {
+        return Err("its Content-Length is not one number");
+    }
+    let length = HeaderValue::from_bytes(length).map_err(|_| "its Content-Length is no number")?;
+    headers.insert(CONTENT_LENGTH, length);
+    Ok(())
+}
+
+/// The protocol a request wants to switch to. HTTP/2 is none, nor is anything that comes with it: requests in it would
+/// reach the backend unseen, and a client that offers it has to go on without (RFC 9113 §3.1 gave it up).
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
-    if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+    let lines = headers.get_all(UPGRADE).iter();
+    if lines.flat_map(protocols).any(is_http_2) {
         return None;
     }
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let mut options = values.flat_map(|value| value.split(',')).map(str::trim);
     options.any(|option| option.eq_ignore_ascii_case("upgrade")).then(|| protocol.clone())
+}
+
+/// Whether an answer switches to nothing but what was asked for.
+pub(crate) fn is_among(asked: &HeaderValue, headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(UPGRADE).iter().flat_map(protocols);
+    named.all(|name| protocols(asked).any(|protocol| protocol.eq_ignore_ascii_case(name)))
+}
+
+/// The protocols that a line of `Upgrade` names.
+fn protocols(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+fn is_http_2(protocol: &[u8]) -> bool {
+    let (name, version) = protocol.split_at(protocol.len().min(b"http/".len()));
+    protocol.eq_ignore_ascii_case(b"h2c")
+        || name.eq_ignore_ascii_case(b"http/") && version.starts_with(b"2")
 }
 
 /// Adds an address to those of the proxies before.
@@ -203,6 +274,12 @@ mod tests {
         let both = [("content-length", "4"), ("transfer-encoding", "Chunked"), ("x-a", "1")];
         assert_eq!(clean(&both), Ok(headers(&[("x-a", "1")])));
         assert_eq!(clean(&[("content-length", "4")]), Ok(headers(&[("content-length", "4")])));
+        let (one, twice) = ([("content-length", "5")], [("content-length", "5, 5")]);
+        assert_eq!(clean(&twice), Ok(headers(&one)));
+        assert_eq!(clean(&[one[0], one[0]]), Ok(headers(&one)));
+        for other in ["5, 6", "5,", "", "+5", "5 5"] {
+            clean(&[("content-length", other)]).unwrap_err();
+        }
         for codings in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"]] {
             let lines: Vec<_> = codings.iter().map(|one| ("transfer-encoding", *one)).collect();
             clean(&lines).unwrap_err();
@@ -215,8 +292,71 @@ mod tests {
         assert!(upgrade(&headers(&[("connection", "upgrade")])).is_none());
         let both = headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]);
         assert_eq!(upgrade(&both).unwrap(), "websocket");
-        let two = [("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings")];
-        assert!(upgrade(&headers(&two)).is_none());
+        let other = [("upgrade", "chat/2, HTTP/1.1"), ("connection", "upgrade")];
+        assert_eq!(upgrade(&headers(&other)).unwrap(), "chat/2, HTTP/1.1");
+    }
+
+    #[test]
+    fn http_2_is_no_protocol_to_switch_to_whatever_stands_beside_it() {
+        let connection = ("connection", "Upgrade, HTTP2-Settings");
+        for named in ["h2c", "h2c, x", "H2C ,h2c", "x,\th2c", "HTTP/2.0", "http/2", "x, Http/2.0"] {
+            assert!(upgrade(&headers(&[("upgrade", named), connection])).is_none(), "{named}");
+        }
+        let lines = [("upgrade", "x"), ("upgrade", "h2c"), connection];
+        assert!(upgrade(&headers(&lines)).is_none());
+        let mut settings = headers(&[("http2-settings", "AAMAAABk"), ("host", "a")]);
+        strip_hop_by_hop(&mut settings);
+        assert_eq!(settings, headers(&[("host", "a")]));
+    }
+
+    #[test]
+    fn a_protocol_that_was_not_asked_for_is_told_from_one_that_was() {
+        let among = |asked, named| is_among(&HeaderValue::from_static(asked), &headers(named));
+        assert!(among("websocket", &[("upgrade", "WebSocket")]));
+        assert!(among("a, b", &[("upgrade", "b")]));
+        assert!(among("a", &[]));
+        assert!(!among("websocket", &[("upgrade", "h2c")]));
+        assert!(!among("a", &[("upgrade", "a"), ("upgrade", "b")]));
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_belongs_in_a_head() {
+        let mut trailers = headers(&[
+            ("content-length", "1"),
+            ("transfer-encoding", "chunked"),
+            ("host", "a"),
+            ("connection", "close"),
+            ("cookie", "a=1"),
+            ("set-cookie", "a=1"),
+            ("authorization", "a"),
+            ("trailer", "a"),
+            ("te", "trailers"),
+            ("upgrade", "a"),
+            ("forwarded", "for=a"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-anything", "a"),
+            ("x-request-id", "a"),
+            ("x-sum", "1"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("x-sum", "1"), ("grpc-status", "0")]));
+    }
+
+    #[test]
+    fn a_head_has_so_many_lines_and_bytes_and_no_more() {
+        let lines = |count, size| {
+            let mut all = HeaderMap::new();
+            for _ in 0..count {
+                let value = HeaderValue::try_from("a".repeat(size)).unwrap();
+                all.append("x", value);
+            }
+            all
+        };
+        assert!(!is_too_large(&lines(HEADERS_MAX, 1), 0));
+        assert!(is_too_large(&lines(HEADERS_MAX + 1, 1), 0));
+        assert!(!is_too_large(&lines(1, HEAD_MAX - 5), 0));
+        assert!(is_too_large(&lines(1, HEAD_MAX - 5), 1));
     }
 
     #[test]

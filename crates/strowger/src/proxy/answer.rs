@@ -13,7 +13,10 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::backend::{Busy, ConnectError, Upstream};
+use crate::{
+    backend::{BodyError, Busy, ConnectError, Upstream},
+    domain::headers::clean_trailers,
+};
 
 /// When a client may try again what could not be served, in seconds.
 const RETRY_SECS: &str = "5";
@@ -34,12 +37,14 @@ pub(super) struct Relay {
     from: Option<(Box<Upstream>, Busy)>,
     /// Counted where the connection has a task of its own.
     _busy: Option<Busy>,
+    /// Why the body ends, while what came before is sent.
+    error: Option<hyper::Error>,
 }
 
 impl Answer {
     /// The body of an answer on a connection that this request alone used.
     pub(super) fn relay(body: Incoming, upstream: Box<Upstream>, busy: Busy) -> Self {
-        let mut relay = Relay { body, from: Some((upstream, busy)), _busy: None };
+        let mut relay = Relay { body, from: Some((upstream, busy)), _busy: None, error: None };
         if relay.body.is_end_stream() {
             relay.end();
             return Self::Own(None);
@@ -49,7 +54,7 @@ impl Answer {
 
     /// The body of an answer on a connection that has a task of its own and is not used again.
     pub(super) fn alone(body: Incoming, busy: Busy) -> Self {
-        Self::Relayed(Relay { body, from: None, _busy: Some(busy) })
+        Self::Relayed(Relay { body, from: None, _busy: Some(busy), error: None })
     }
 }
 
@@ -62,6 +67,9 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some((upstream, _)) = &mut self.from
@@ -71,13 +79,30 @@ impl Relay {
             let _ = upstream.drive(cx);
             polled = Pin::new(&mut self.body).poll_frame(cx);
         }
-        match &polled {
-            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.end(),
-            Poll::Ready(None) => self.end(),
-            Poll::Ready(Some(Err(_))) => self.from = None,
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        match polled {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
+                if self.body.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.from = None;
+                // An error ends the client's connection at once, with all that was not yet written to it, the head
+                // included; while there is nothing to do, that is written.
+                self.error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
         }
-        polled
     }
 }
 
@@ -97,7 +122,9 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relayed(relay) => relay.from.is_none() && relay.body.is_end_stream(),
+            Self::Relayed(relay) => {
+                relay.from.is_none() && relay.error.is_none() && relay.body.is_end_stream()
+            }
             Self::Own(text) => text.is_none(),
         }
     }
@@ -127,13 +154,24 @@ pub(super) enum Failure {
     Lost(#[source] Option<hyper::Error>),
     #[error("the backend's answer cannot be passed on: {0}")]
     Unreadable(&'static str),
+    #[error("the request could not be sent to its end")]
+    Broken(#[source] hyper::Error),
 }
 
 impl Failure {
+    /// No answer came.
+    pub(super) fn lost(error: Option<hyper::Error>) -> Self {
+        match error {
+            Some(error) if BodyError::is_cause_of(&error) => Self::Broken(error),
+            Some(error) if error.is_parse() => Self::Unreadable("its head is none or too large"),
+            error => Self::Lost(error),
+        }
+    }
+
     /// Heroku's code for it.
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::Refused(_) | Self::NoRoute | Self::NotReady => "",
+            Self::Refused(_) | Self::NoRoute | Self::NotReady | Self::Broken(_) => "",
             Self::NoBackend => "H14",
             Self::Unreachable(ConnectError::Timeout(_)) => "H19",
             Self::Unreachable(ConnectError::Exhausted(_)) => "H99",
@@ -156,7 +194,10 @@ impl Failure {
             }
             Self::NotReady => (503, "This router has just started. Try again in a few seconds."),
             Self::Lost(_) => (502, "The app closed the connection without an answer."),
-            Self::Unreadable(_) => (502, "The app gave an answer that is not HTTP/1.1."),
+            Self::Unreadable(_) => {
+                (502, "The app gave an answer that is not HTTP/1.1, or has too large a head.")
+            }
+            Self::Broken(_) => (400, "The body of the request could not be read."),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         let text = format!("{status}\n\n{text}\n");

@@ -22,7 +22,8 @@ use crate::{
     domain::{
         headers::{
             Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
-            append_forwarded_for, check_framing, is_request_id, join_cookies, strip_hop_by_hop,
+            append_forwarded_for, check_framing, is_request_id, is_too_large, join_cookies,
+            strip_hop_by_hop,
         },
         host,
     },
@@ -84,6 +85,10 @@ fn prepare(
 ) -> Result<Option<HeaderValue>, Failure> {
     if parts.method == Method::CONNECT {
         return Err(refused(405, "CONNECT is not served."));
+    }
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if is_too_large(&parts.headers, target) {
+        return Err(refused(431, "The head of the request is too large."));
     }
     check_framing(&parts.headers).map_err(Failure::Refused)?;
     one_host(parts)?;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::{Busy, RequestBody},
-    domain::headers::strip_hop_by_hop,
+    domain::headers::{is_among, strip_hop_by_hop},
     live::Target,
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn forward(
 ) -> Result<Response<Answer>, Failure> {
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    parts.headers.insert(UPGRADE, protocol);
+    parts.headers.insert(UPGRADE, protocol.clone());
     let body = RequestBody((!body.is_end_stream()).then_some(body));
     let mut search = Search::new(target);
     let (upstream, mut busy) = loop {
@@ -64,6 +64,9 @@ pub(super) async fn forward(
     let (mut parts, _) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.extensions.clear();
+    if !is_among(&protocol, response.headers()) {
+        return Err(Failure::Unreadable("it switches to a protocol that was not asked for"));
+    }
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
         parts.headers.insert(UPGRADE, protocol);
