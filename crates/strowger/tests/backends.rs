@@ -127,6 +127,54 @@ async fn only_what_may_be_repeated_is_sent_again_when_a_kept_connection_breaks()
     assert_eq!(seen.load(SeqCst), 4, "the POST was sent once");
 }
 
+/// Takes connections and answers none of them.
+async fn hangs_up(seen: &Arc<AtomicUsize>) -> std::net::SocketAddr {
+    let seen = seen.clone();
+    let backend = scripted(move |_, mut wire: Wire| {
+        let seen = seen.clone();
+        async move {
+            wire.head().await;
+            seen.fetch_add(1, SeqCst);
+        }
+    });
+    backend.await
+}
+
+#[tokio::test]
+async fn what_asks_for_nothing_to_be_done_goes_elsewhere_when_it_was_lost() {
+    let harness = Harness::start().await;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let silent = hangs_up(&seen).await;
+    harness.up("app", silent).await;
+    harness.route("a.example", "app").await;
+    let browser = harness.browser(&["a.example"]);
+    let url = harness.url("a.example", "/");
+    assert_eq!(browser.get(&url).send().await.unwrap().status(), 502);
+    assert_eq!(seen.load(SeqCst), 2, "without another, the same got it once more");
+    assert_eq!(browser.post(&url).send().await.unwrap().status(), 502);
+    assert_eq!(browser.delete(&url).send().await.unwrap().status(), 502);
+    assert_eq!(seen.load(SeqCst), 4, "what may have been done is not done again");
+
+    harness.up("app", Backend::named("fine").await.addr).await;
+    for _ in 0..10 {
+        let head = browser.head(&url).send().await.unwrap();
+        assert_eq!(head.status(), 200);
+        // The one that loses requests is used last, so that this one, which cannot be repeated, does not meet it.
+        let post = browser.post(&url).send().await.unwrap();
+        assert_eq!(post.text().await.unwrap(), "fine");
+    }
+    assert_eq!(seen.load(SeqCst), 4);
+
+    // A second address, of which nothing is known yet.
+    let other = Arc::new(AtomicUsize::new(0));
+    harness.up("app", hangs_up(&other).await).await;
+    for _ in 0..20 {
+        let answer = browser.get(&url).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "fine");
+    }
+    assert!(other.load(SeqCst) < 5, "{}", other.load(SeqCst));
+}
+
 #[tokio::test]
 async fn a_leader_route_leads_to_the_leader() {
     let harness = Harness::start().await;

@@ -4,10 +4,14 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use axum::http::HeaderMap;
 use harness::{Backend, Harness, Wire, scripted};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// A router before a backend that says these bytes after the head of a request, and closes.
 async fn answering(raw: &'static str) -> Harness {
@@ -53,18 +57,119 @@ async fn an_answer_that_a_client_could_not_read_is_told_as_such() {
 #[tokio::test]
 async fn http_2_is_not_switched_to_behind_the_routers_back() {
     let harness = Harness::start().await;
-    let told = async |headers: HeaderMap| format!("{:?}", headers.get("upgrade"));
+    let told = async |headers: HeaderMap| {
+        format!("{:?} {:?}", headers.get("upgrade"), headers.get("http2-settings"))
+    };
     harness.up("app", Backend::answering(told).await.addr).await;
     harness.route("a.example", "app").await;
+    for named in ["h2c", "h2c, x"] {
+        let mut wire = harness.connect().await;
+        wire.send(&format!(
+            "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: {named}\r\n\
+             HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+        ))
+        .await;
+        let (head, body) = wire.answer().await;
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        assert_eq!(body, "None None");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_switches_to_what_was_asked_for_or_not_at_all() {
+    let raw = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nhi";
+    let harness = answering(raw).await;
     let mut wire = harness.connect().await;
     wire.send(
-        "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
-         HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     )
     .await;
-    let (head, body) = wire.answer().await;
-    assert!(head.starts_with("http/1.1 200 "), "{head}");
-    assert_eq!(body, "None");
+    let (head, _) = wire.answer().await;
+    assert!(head.starts_with("http/1.1 502 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_that_a_client_spoils_is_not_the_apps_fault() {
+    let harness = Harness::start().await;
+    let length = async |body: axum::body::Bytes| body.len().to_string();
+    harness.up("app", Backend::answering(length).await.addr).await;
+    harness.route("a.example", "app").await;
+    for chunk in ["zz\r\n", "2;\n\nhi\r\n", "2\r\nhithere\r\n"] {
+        let mut wire = harness.connect().await;
+        wire.send(&format!(
+            "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n{chunk}"
+        ))
+        .await;
+        let (head, body) = wire.answer().await;
+        assert!(head.starts_with("http/1.1 400 "), "{chunk:?}: {head}");
+        assert!(body.contains("body of the request"), "{chunk:?}: {body}");
+    }
+    let mut wire = harness.connect().await;
+    wire.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\nhi").await;
+    wire.0.shutdown().await.unwrap();
+    let (head, _) = wire.answer().await;
+    assert!(head.is_empty() || head.starts_with("http/1.1 400 "), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_before_the_end_of_an_upload_is_passed_on() {
+    let harness = Harness::start().await;
+    let backend = scripted(|_, mut wire: Wire| async move {
+        wire.head().await;
+        wire.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno").await;
+    });
+    harness.up("app", backend.await).await;
+    harness.route("a.example", "app").await;
+    for _ in 0..50 {
+        let mut wire = harness.connect().await;
+        wire.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000000\r\n\r\n").await;
+        let (reading, mut writing) = wire.0.into_split();
+        let upload = async {
+            while writing.write_all(&[b'x'; 16 << 10]).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let (mut reading, mut head) = (BufReader::new(reading), String::new());
+        tokio::select! {
+            read = reading.read_line(&mut head) => assert!(read.unwrap() > 0),
+            () = upload => {}
+        }
+        assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_from_either_side() {
+    let long = "a".repeat(66_000);
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: {long}\r\n\r\n");
+    let harness = answering(answer.leak()).await;
+    let mut wire = harness.connect().await;
+    let (head, _) = wire.get("a.example", "/").await;
+    assert!(head.starts_with("http/1.1 502 "), "{head}");
+    wire.send(&format!("GET / HTTP/1.1\r\nHost: a.example\r\nX-Long: {long}\r\n\r\n")).await;
+    let head = wire.head().await;
+    assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
+
+    let https = (Ipv4Addr::LOCALHOST, harness.router.https.port()).into();
+    let browser = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve("a.example", https)
+        .build()
+        .unwrap();
+    let mut request = browser.get(format!("https://a.example:{}/", https.port()));
+    for n in 0..550 {
+        request = request.header(format!("x-{n}"), "1");
+    }
+    let answer = request.send().await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 431));
+}
+
+#[tokio::test]
+async fn a_length_that_a_backend_tells_twice_is_told_once() {
+    let harness = answering("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello").await;
+    let mut wire = harness.connect().await;
+    let (head, body) = wire.get("a.example", "/").await;
+    assert!(head.contains("content-length: 5\r\n"), "{head}");
+    assert_eq!(body, "hello");
 }
 
 #[tokio::test]

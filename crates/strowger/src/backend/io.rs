@@ -26,6 +26,9 @@ const TUNNEL_STILL_SECS: u32 = 3600;
 #[derive(Debug)]
 pub(crate) struct Control {
     cut: AtomicBool,
+    /// Nothing that is written reaches the other side.
+    broken: AtomicBool,
+    tunnel: AtomicBool,
     waker: AtomicWaker,
     /// Something was received since it was last asked.
     received: AtomicBool,
@@ -47,8 +50,20 @@ impl Control {
         self.received.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether the other side takes nothing from now on, which is not told as an error before its answer was read.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was cut because nothing moved.
+    pub(crate) fn stood_still(&self) -> bool {
+        let limit = self.still_limit_secs.load(Ordering::Relaxed);
+        self.still_secs.load(Ordering::Relaxed) > limit
+    }
+
     /// It carries another protocol than requests from now on.
     pub(crate) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
         self.still_limit_secs.store(TUNNEL_STILL_SECS, Ordering::Relaxed);
     }
 
@@ -75,19 +90,23 @@ impl Control {
 pub(crate) struct Socket {
     stream: TcpStream,
     control: Arc<Control>,
+    /// Nothing more will be received.
+    has_ended: bool,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Self {
         let control = Control {
             cut: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             received: AtomicBool::new(false),
             moved: AtomicBool::new(true),
             still_secs: AtomicU32::new(0),
             still_limit_secs: AtomicU32::new(REQUEST_STILL_SECS),
         };
-        Self { stream, control: Arc::new(control) }
+        Self { stream, control: Arc::new(control), has_ended: false }
     }
 
     /// Its control.
@@ -109,6 +128,26 @@ impl Socket {
             }
         }
     }
+
+    /// What writing so many bytes came to. A backend may answer and close before it has read all of a request; what it said is
+    /// in the receive buffer then, and an error of writing would end the request before that is read. So what cannot be
+    /// written counts as written until there is nothing left to read; a connection of which that is true ends soon.
+    fn or_discarded(
+        &self,
+        cx: &Context<'_>,
+        polled: Poll<io::Result<usize>>,
+        len: impl FnOnce() -> usize,
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.or_cut(cx, polled);
+        let is_tunnel = self.control.tunnel.load(Ordering::Relaxed);
+        match polled {
+            Poll::Ready(Err(_)) if !self.has_ended && !is_tunnel && !self.control.is_cut() => {
+                self.control.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(len()))
+            }
+            polled => polled,
+        }
+    }
 }
 
 fn cut() -> io::Error {
@@ -123,10 +162,13 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        ready!(self.or_cut(cx, polled))?;
+        let polled = ready!(self.or_cut(cx, polled));
         if buf.filled().len() > before {
             self.control.received.store(true, Ordering::Relaxed);
+        } else if polled.is_err() || buf.remaining() > 0 {
+            self.has_ended = true;
         }
+        polled?;
         if self.control.is_cut() { Poll::Ready(Err(cut())) } else { Poll::Ready(Ok(())) }
     }
 }
@@ -138,7 +180,7 @@ impl AsyncWrite for Socket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.or_cut(cx, polled)
+        self.or_discarded(cx, polled, || buf.len())
     }
 
     fn poll_write_vectored(
@@ -147,7 +189,8 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.or_cut(cx, polled)
+        let len = || bufs.iter().map(|buf| buf.len()).sum();
+        self.or_discarded(cx, polled, len)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -160,5 +203,48 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A connection whose other side said something and closed without reading what was sent to it.
+    async fn refused() -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(stream);
+        socket.write_all(b"a large request").await.unwrap();
+        let (mut backend, _) = listener.accept().await.unwrap();
+        backend.readable().await.unwrap();
+        backend.write_all(b"too large").await.unwrap();
+        socket
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_said_before_it_closed_is_read_though_nothing_can_be_written() {
+        let mut socket = refused().await;
+        for _ in 0..3 {
+            socket.write_all(b"more of it").await.unwrap();
+        }
+        assert!(socket.control().is_broken());
+        let mut said = [0; 9];
+        socket.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"too large");
+        assert_eq!(socket.read(&mut said).await.unwrap_or_default(), 0);
+        socket.write_all(b"more of it").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_ends_when_nothing_can_be_written() {
+        let mut socket = refused().await;
+        socket.control().becomes_tunnel();
+        socket.write_all(b"more of it").await.unwrap_err();
     }
 }

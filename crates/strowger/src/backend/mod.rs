@@ -32,7 +32,7 @@ pub(crate) const HASTY_TIMEOUT: Duration = Duration::from_millis(150);
 const IDLE_LIMIT_MS: u64 = 4_000;
 /// Most idle connections kept to one backend.
 const IDLE_COUNT: usize = 1024;
-/// How long a backend that refused a connection is used last; doubles with each further refusal.
+/// How long a backend that refused a connection, or lost one without an answer, is used last; doubles with each further.
 const EJECTION_MS: u64 = 1_000;
 /// Pause between two lines that say that the router has run out of something.
 const TELL_INTERVAL_MS: u64 = 10_000;
@@ -78,6 +78,8 @@ pub(crate) struct Backend {
     suspect: AtomicBool,
     ejected_until: AtomicU64,
     failures: AtomicU32,
+    /// Connections lost without an answer, since the last answer.
+    losses: AtomicU32,
     idle: Mutex<VecDeque<(u64, Box<Upstream>)>>,
     open: Mutex<Vec<Weak<Control>>>,
     ended: Notify,
@@ -129,6 +131,7 @@ impl Backend {
             suspect: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            losses: AtomicU32::new(0),
             idle: Mutex::default(),
             open: Mutex::default(),
             ended: Notify::new(),
@@ -208,9 +211,7 @@ impl Backend {
     }
 
     fn failed(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(8);
-        let ejection = (EJECTION_MS << failures).min(EJECTION_LIMIT_MS);
-        self.ejected_until.store(now_ms() + ejection, Ordering::Relaxed);
+        self.eject(&self.failures);
         if self.suspect.load(Ordering::Relaxed) {
             self.withdraw();
         }
@@ -219,8 +220,30 @@ impl Backend {
     fn succeeded(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
+            // That it takes connections does not mean that it answers.
+            if self.losses.load(Ordering::Relaxed) == 0 {
+                self.ejected_until.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// It lost a new connection without having answered.
+    pub(crate) fn lost(&self) {
+        self.eject(&self.losses);
+    }
+
+    /// It answered a request.
+    pub(crate) fn answered(&self) {
+        if self.losses.load(Ordering::Relaxed) != 0 {
+            self.losses.store(0, Ordering::Relaxed);
             self.ejected_until.store(0, Ordering::Relaxed);
         }
+    }
+
+    fn eject(&self, count: &AtomicU32) {
+        let before = count.fetch_add(1, Ordering::Relaxed).min(8);
+        let ejection = (EJECTION_MS << before).min(EJECTION_LIMIT_MS);
+        self.ejected_until.store(now_ms() + ejection, Ordering::Relaxed);
     }
 
     /// Waits until nothing, or nothing else, is under way to it; it must have been withdrawn.

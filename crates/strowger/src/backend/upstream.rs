@@ -70,11 +70,19 @@ pub(crate) enum SendError {
     Unsent(Box<Request<RequestBody>>),
     /// The connection was lost.
     Lost {
-        /// Whether the beginning of an answer had come.
-        answer_begun: bool,
+        /// Whether another try is pointless: an answer had begun, the time for it was over, or the client broke off.
+        is_final: bool,
         /// Why, if it is known.
         error: Option<hyper::Error>,
     },
+}
+
+impl SendError {
+    fn lost(control: &Control, error: Option<hyper::Error>) -> Self {
+        let by_client = error.as_ref().is_some_and(BodyError::is_cause_of);
+        let is_final = control.take_received() || control.stood_still() || by_client;
+        Self::Lost { is_final, error }
+    }
 }
 
 /// A connection to a backend with room for one request at a time.
@@ -122,7 +130,7 @@ impl Upstream {
     /// Whether it is open and ready for a request.
     pub(super) fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.over && self.send.is_ready()
+        !self.over && self.send.is_ready() && !self.control.is_broken()
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -144,15 +152,11 @@ impl Upstream {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
                     Some(request) => SendError::Unsent(Box::new(request)),
-                    None => SendError::Lost {
-                        answer_begun: self.control.take_received(),
-                        error: Some(err.into_error()),
-                    },
+                    None => SendError::lost(&self.control, Some(err.into_error())),
                 })),
-                Poll::Pending if self.over => Poll::Ready(Err(SendError::Lost {
-                    answer_begun: self.control.take_received(),
-                    error: error.take(),
-                })),
+                Poll::Pending if self.over => {
+                    Poll::Ready(Err(SendError::lost(&self.control, error.take())))
+                }
                 Poll::Pending => Poll::Pending,
             }
         })

@@ -29,7 +29,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A request waits so long for a process that takes no connection because it is busy with others; where another process is
 /// free it goes there.
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
-/// How often the same request is begun anew because a kept connection had just been closed.
+/// How often the same request is begun anew because a connection had been closed before anything of it was taken.
 const STALE_LIMIT: u32 = 3;
 
 /// The backends of a service, one after the other, while a request looks for one that takes it.
@@ -43,6 +43,19 @@ pub(super) struct Search<'a> {
     begun: Instant,
     /// Whether one of those that were tried did not answer: it may be busy.
     is_waited_for: bool,
+    /// Whether one of those lost the request: it gets it again if there is no other.
+    has_lost: bool,
+}
+
+/// Which request is sent again, once, whose connection was lost before its answer began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// None: what was asked for may have been done.
+    Never,
+    /// One on a kept connection, which most likely had been closed.
+    IfKept,
+    /// Any: it asks for nothing to be done.
+    Always,
 }
 
 impl<'a> Search<'a> {
@@ -59,6 +72,7 @@ impl<'a> Search<'a> {
             last: None,
             begun: Instant::now(),
             is_waited_for: false,
+            has_lost: false,
         }
     }
 
@@ -67,6 +81,10 @@ impl<'a> Search<'a> {
         loop {
             if let Some(found) = self.pick() {
                 return Ok(found);
+            }
+            if std::mem::take(&mut self.has_lost) {
+                self.tried = Tried::default();
+                continue;
             }
             let now = self.service.set();
             let all_were_tried = Arc::ptr_eq(&now, &self.set) || self.tries >= TRIES;
@@ -114,6 +132,12 @@ impl<'a> Search<'a> {
         self.last = Some(err);
     }
 
+    /// It lost the request, which goes to another one if there is any.
+    fn lost(&mut self, index: usize) {
+        self.tried.add(index);
+        self.has_lost = true;
+    }
+
     /// A connection to whichever backend takes one, for bytes.
     pub(super) async fn connect(&mut self) -> Result<(Socket, Busy), Failure> {
         loop {
@@ -133,25 +157,40 @@ pub(super) async fn forward(
     target: &Target,
 ) -> Result<Response<Answer>, Failure> {
     let body = RequestBody((!body.is_end_stream()).then_some(body));
-    let repeatable = body.0.is_none() && is_idempotent(&parts.method);
-    let mut max_idle = if repeatable { Duration::MAX } else { FRESH };
+    let repeat = Repeat::of(&parts.method, body.0.is_some());
+    let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
     let mut search = Search::new(target);
     let mut request = Request::from_parts(parts, body);
-    let mut stale = 0;
+    let (mut lost, mut unsent) = (None, 0);
     loop {
-        let (mut upstream, busy, reused) = upstream(&mut search, max_idle).await?;
-        let copy = (reused && repeatable).then(|| copy(&request));
+        let (index, mut upstream, busy, reused) = match upstream(&mut search, max_idle).await {
+            Ok(found) => found,
+            Err(failure) => return Err(lost.unwrap_or(failure)),
+        };
+        let copy = (lost.is_none() && repeat.allows(reused)).then(|| copy(&request));
         match upstream.send(request).await {
-            Ok(response) => return relay(response, upstream, busy),
-            Err(SendError::Unsent(unsent)) if stale < STALE_LIMIT => request = *unsent,
+            Ok(response) => {
+                busy.backend().answered();
+                return relay(response, upstream, busy);
+            }
+            Err(SendError::Unsent(again)) if unsent < STALE_LIMIT => {
+                unsent += 1;
+                request = *again;
+            }
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
-            Err(SendError::Lost { answer_begun, error }) => match copy {
-                Some(copy) if !answer_begun && stale < STALE_LIMIT => request = copy,
-                _ => return Err(Failure::Lost(error)),
-            },
+            Err(SendError::Lost { is_final: true, error }) => return Err(Failure::lost(error)),
+            Err(SendError::Lost { is_final: false, error }) => {
+                if !reused {
+                    busy.backend().lost();
+                }
+                let failure = Failure::lost(error);
+                let Some(copy) = copy else { return Err(failure) };
+                debug!(backend = %busy.backend().addr(), "a request is sent once more");
+                search.lost(index);
+                (lost, request) = (Some(failure), copy);
+            }
         }
         // The kept connection had been closed; the others may have been, too.
-        stale += 1;
         max_idle = Duration::ZERO;
     }
 }
@@ -160,23 +199,34 @@ pub(super) async fn forward(
 async fn upstream(
     search: &mut Search<'_>,
     max_idle: Duration,
-) -> Result<(Box<Upstream>, Busy, bool), Failure> {
+) -> Result<(usize, Box<Upstream>, Busy, bool), Failure> {
     loop {
         let (index, busy) = search.next()?;
         if max_idle > Duration::ZERO
             && let Some(upstream) = busy.backend().checkout(max_idle)
         {
-            return Ok((upstream, busy, true));
+            return Ok((index, upstream, busy, true));
         }
         match busy.backend().open(search.patience()).await {
-            Ok(upstream) => return Ok((upstream, busy, false)),
+            Ok(upstream) => return Ok((index, upstream, busy, false)),
             Err(err) => search.failed(index, busy.backend(), err),
         }
     }
 }
 
-fn is_idempotent(method: &Method) -> bool {
-    method.is_idempotent()
+impl Repeat {
+    fn of(method: &Method, has_body: bool) -> Self {
+        match method {
+            _ if has_body => Self::Never,
+            &Method::GET | &Method::HEAD | &Method::OPTIONS => Self::Always,
+            method if method.is_idempotent() => Self::IfKept,
+            _ => Self::Never,
+        }
+    }
+
+    fn allows(self, reused: bool) -> bool {
+        self == Self::Always || (self == Self::IfKept && reused)
+    }
 }
 
 /// The same request again; it has no body.

@@ -49,10 +49,23 @@ pub(super) async fn forward(
         }
     });
     let answered = send.send_request(Request::from_parts(parts, body)).await;
-    let mut response = answered.map_err(|err| Failure::Lost(Some(err)))?;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(err) => {
+            let failure = Failure::lost(Some(err));
+            if matches!(failure, Failure::Lost(_)) && !control.take_received() {
+                busy.backend().lost();
+            }
+            return Err(failure);
+        }
+    };
+    busy.backend().answered();
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
         return Ok(Response::from_parts(clean(parts)?, Answer::alone(body, busy)));
+    }
+    if !is_among(&protocol, response.headers()) {
+        return Err(Failure::Unreadable("it switches to a protocol that was not asked for"));
     }
     let of_backend = hyper::upgrade::on(&mut response);
     if let Some(of_client) = of_client {
@@ -64,9 +77,6 @@ pub(super) async fn forward(
     let (mut parts, _) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.extensions.clear();
-    if !is_among(&protocol, response.headers()) {
-        return Err(Failure::Unreadable("it switches to a protocol that was not asked for"));
-    }
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
         parts.headers.insert(UPGRADE, protocol);
