@@ -10,6 +10,7 @@ mod upload;
 
 use std::{
     fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
     io::{self, Seek, SeekFrom},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -43,6 +44,8 @@ struct Inner {
     folder_len_max: u64,
     /// Of the data directory.
     lock_path: PathBuf,
+    /// Each for a part of the folders: held while a file comes to one of them, so that all that comes is counted.
+    filling: [Mutex<()>; 32],
     /// Held while a directory is made and made durable: a directory that others see is durable.
     making_dirs: Mutex<()>,
     /// Held alone while empty directories are removed, shared by whoever needs one to stay until a file is in it.
@@ -83,6 +86,7 @@ impl Store {
             reserve,
             folder_len_max,
             lock_path,
+            filling: Default::default(),
             making_dirs,
             pruning,
             lock,
@@ -158,10 +162,24 @@ impl Inner {
         let storing = || StoreError::io("storing a blob");
         let target = self.blobs.join(path.file());
         let dir = target.parent().unwrap_or(&self.blobs);
+        let _filling = self.filling(path).map(Mutex::lock);
+        // Others may have come since this one began.
+        let len = fs::metadata(file).map_err(storing())?.len().saturating_sub(TRAILER_LEN);
+        if len > self.folder_room(path) {
+            return Err(self.folder_full(path));
+        }
         let _kept = self.pruning.read();
         self.make_dir(dir).map_err(storing())?;
         fs::rename(file, &target).map_err(storing())?;
         sync_dir(dir).map_err(storing())
+    }
+
+    /// What is held while something comes to the folder of a path.
+    fn filling(&self, path: &BlobPath) -> Option<&Mutex<()>> {
+        let mut hasher = DefaultHasher::new();
+        path.folder()?.hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % self.filling.len() as u64).ok()?;
+        self.filling.get(at)
     }
 
     fn make_dir(&self, dir: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     path::Path,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -11,86 +12,119 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use tokio::{
-    sync::mpsc,
-    task::spawn_blocking,
-    time::{Duration, timeout},
-};
+use tokio::time::{Duration, timeout};
 
-use super::{Inner, MARK, Store};
+use super::{Inner, MARK, Store, blocking};
 use crate::{domain::BlobPath, error::StoreError};
 
 /// Longest silence of a client that uploads.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pieces between the network and the disk; a piece is what one read of the connection gave.
-const QUEUE: usize = 16;
+/// Bytes that are gathered before they are written.
+const BATCH_LEN: usize = 256 << 10;
 /// The free space is looked at again after so many bytes.
 const ROOM_CHECK: u64 = 64 << 20;
 
-/// What the writer is told.
-enum Piece {
-    Data(Bytes),
-    /// The body is complete. A queue that ends without it means that the client went away.
-    End,
-}
-
 impl Store {
-    /// Stores a body of at most `limit` bytes; answers its digest once it is durable and visible.
+    /// Stores a body of at most `limit` bytes; answers its digest once it is durable and visible. A thread that may block is
+    /// held only while something is written: however many upload slowly, others are read.
     pub(crate) async fn put<E>(
         &self,
         path: BlobPath,
-        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
         limit: u64,
     ) -> Result<String, StoreError> {
-        let (pieces, queue) = mpsc::channel(QUEUE);
         let inner = self.0.clone();
-        let writer = spawn_blocking(move || inner.write(&path, queue));
-        let fed = feed(&mut body, &pieces, limit).await;
-        drop(pieces);
-        let written = writer.await.map_err(|err| StoreError::io("storing a blob")(err.into()))?;
-        // If feeding failed, the writer saw only that it ended early.
-        fed.and(written)
-    }
-}
-
-async fn feed<E>(
-    body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
-    pieces: &mpsc::Sender<Piece>,
-    limit: u64,
-) -> Result<(), StoreError> {
-    let mut taken = 0_u64;
-    loop {
-        let piece = match timeout(STALL_TIMEOUT, body.next()).await {
-            Ok(Some(Ok(data))) => {
-                taken += data.len() as u64;
-                if taken > limit {
-                    return Err(StoreError::TooLarge { limit });
-                }
-                Piece::Data(data)
+        let mut upload = blocking(move || Upload::begin(inner, path)).await?;
+        let mut source = Source { body, taken: 0, limit };
+        loop {
+            let (batch, ended) = source.gather().await?;
+            upload = blocking(move || upload.add(&batch)).await?;
+            if ended {
+                return blocking(move || upload.finish()).await;
             }
-            Ok(None) => Piece::End,
-            Ok(Some(Err(_))) | Err(_) => return Err(StoreError::BrokenOff),
-        };
-        let ended = matches!(piece, Piece::End);
-        // A writer that takes no more has failed, and says why itself.
-        if pieces.send(piece).await.is_err() || ended {
-            return Ok(());
         }
     }
 }
 
-/// What may still come to a folder.
-struct Room {
-    folder: String,
-    most: u64,
-    left: u64,
+/// A body on its way in.
+struct Source<B> {
+    body: B,
+    taken: u64,
+    limit: u64,
 }
 
-impl Room {
-    fn take(&mut self, bytes: u64) -> Result<(), StoreError> {
-        let full = || StoreError::FolderFull { folder: self.folder.clone(), most: self.most };
-        self.left = self.left.checked_sub(bytes).ok_or_else(full)?;
-        Ok(())
+impl<E, B: Stream<Item = Result<Bytes, E>> + Unpin> Source<B> {
+    /// As much as is worth a write, and whether it is the last.
+    async fn gather(&mut self) -> Result<(Vec<u8>, bool), StoreError> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_LEN {
+            let data = match timeout(STALL_TIMEOUT, self.body.next()).await {
+                Ok(Some(Ok(data))) => data,
+                Ok(None) => return Ok((batch, true)),
+                Ok(Some(Err(_))) | Err(_) => return Err(StoreError::BrokenOff),
+            };
+            self.taken += data.len() as u64;
+            if self.taken > self.limit {
+                return Err(StoreError::TooLarge { limit: self.limit });
+            }
+            batch.extend_from_slice(&data);
+        }
+        Ok((batch, false))
+    }
+}
+
+/// A file that becomes a blob. It is removed with this.
+struct Upload {
+    store: Arc<Inner>,
+    path: BlobPath,
+    temp: NamedTempFile,
+    digest: Sha256,
+    /// Bytes of it.
+    len: u64,
+    /// Bytes since the last look at the free space.
+    unchecked: u64,
+    /// Most bytes of it that its folder had room for when it began.
+    room: u64,
+}
+
+impl Upload {
+    fn begin(store: Arc<Inner>, path: BlobPath) -> Result<Self, StoreError> {
+        store.make_tmp().map_err(|err| store.storing(err))?;
+        store.check_room()?;
+        let room = store.folder_room(&path);
+        let temp = NamedTempFile::new_in(&store.tmp).map_err(|err| store.storing(err))?;
+        Ok(Self { store, path, temp, digest: Sha256::new(), len: 0, unchecked: 0, room })
+    }
+
+    fn add(mut self, batch: &[u8]) -> Result<Self, StoreError> {
+        self.len += batch.len() as u64;
+        if self.len > self.room {
+            // Not only at the end: until then it would fill the disk for nothing.
+            return Err(self.store.folder_full(&self.path));
+        }
+        self.digest.update(batch);
+        self.temp.write_all(batch).map_err(|err| self.store.storing(err))?;
+        self.unchecked += batch.len() as u64;
+        if self.unchecked > ROOM_CHECK {
+            self.store.check_room()?;
+            self.unchecked = 0;
+        }
+        Ok(self)
+    }
+
+    fn finish(self) -> Result<String, StoreError> {
+        let Self { store, path, mut temp, digest, .. } = self;
+        let storing = |err: io::Error| store.storing(err);
+        let digest = digest.finalize();
+        temp.write_all(&digest).map_err(storing)?;
+        temp.write_all(MARK).map_err(storing)?;
+        // The kernel's own times are some milliseconds coarse; whoever deletes what was listed knows the blob by its time.
+        temp.as_file().set_modified(SystemTime::now()).map_err(storing)?;
+        temp.as_file().sync_all().map_err(storing)?;
+        store.move_into_place(temp.path(), &path)?;
+        // The file has moved: there is nothing left to remove.
+        temp.disable_cleanup(true);
+        Ok(hex::encode(digest))
     }
 }
 
@@ -106,54 +140,17 @@ fn len_of(dir: &Path) -> u64 {
 }
 
 impl Inner {
-    fn write(
-        &self,
-        path: &BlobPath,
-        mut queue: mpsc::Receiver<Piece>,
-    ) -> Result<String, StoreError> {
-        self.make_tmp().map_err(|err| self.storing(err))?;
-        self.check_room()?;
-        let mut room = self.folder_room(path);
-        let storing = |err: io::Error| self.storing(err);
-        let mut temp = NamedTempFile::new_in(&self.tmp).map_err(storing)?;
-        let (mut digest, mut unchecked) = (Sha256::new(), 0);
-        loop {
-            match queue.blocking_recv() {
-                None => return Err(StoreError::BrokenOff),
-                Some(Piece::End) => break,
-                Some(Piece::Data(data)) => {
-                    room.take(data.len() as u64)?;
-                    digest.update(&data);
-                    temp.write_all(&data).map_err(storing)?;
-                    unchecked += data.len() as u64;
-                }
-            }
-            if unchecked > ROOM_CHECK {
-                self.check_room()?;
-                unchecked = 0;
-            }
-        }
-        let digest = digest.finalize();
-        temp.write_all(&digest).map_err(storing)?;
-        temp.write_all(MARK).map_err(storing)?;
-        // The kernel's own times are some milliseconds coarse; whoever deletes what was listed knows the blob by its time.
-        temp.as_file().set_modified(SystemTime::now()).map_err(storing)?;
-        temp.as_file().sync_all().map_err(storing)?;
-        self.move_into_place(temp.path(), path)?;
-        // The file has moved: there is nothing left to remove.
-        temp.disable_cleanup(true);
-        Ok(hex::encode(digest))
-    }
-
     /// How much may come to the others below the same two names.
-    fn folder_room(&self, path: &BlobPath) -> Room {
-        let most = self.folder_len_max;
-        let Some(folder) = path.folder() else {
-            return Room { folder: String::new(), most, left: u64::MAX };
-        };
+    pub(super) fn folder_room(&self, path: &BlobPath) -> u64 {
+        let Some(folder) = path.folder() else { return u64::MAX };
         let replaced = fs::metadata(self.blobs.join(path.file())).map_or(0, |blob| blob.len());
         let used = len_of(&self.blobs.join(folder.trim_matches('/')));
-        Room { folder, most, left: most.saturating_sub(used.saturating_sub(replaced)) }
+        self.folder_len_max.saturating_sub(used.saturating_sub(replaced))
+    }
+
+    pub(super) fn folder_full(&self, path: &BlobPath) -> StoreError {
+        let folder = path.folder().unwrap_or_default();
+        StoreError::FolderFull { folder, most: self.folder_len_max }
     }
 
     fn check_room(&self) -> Result<(), StoreError> {
