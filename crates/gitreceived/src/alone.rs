@@ -2,18 +2,44 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use api::controller::Repository;
-use tokio::sync::OwnedMutexGuard;
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep},
+};
 
 use crate::{
     domain::command::RepoName,
     git::{Git, GitError},
     repos::{self, Copy, Uses},
 };
+
+/// File of the folder that its gitreceived has locked; no repository has such a name.
+const LOCK: &str = ".lock";
+/// A predecessor in the same folder may take so long to end.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two attempts to lock it.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Takes a folder for this process alone, for the right to push is in its memory. Nothing if another has it.
+pub(crate) async fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let lock = File::create(dir.join(LOCK))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    while lock.try_lock().is_err() {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        sleep(LOCK_INTERVAL).await;
+    }
+    Ok(Some(lock))
+}
 
 /// Repositories of a folder.
 #[derive(Debug)]
@@ -22,11 +48,14 @@ pub(crate) struct Alone {
     git: Git,
     uses: Uses,
     turns: Mutex<HashMap<RepoName, Arc<tokio::sync::Mutex<()>>>>,
+    /// Says that the folder is ours.
+    _lock: File,
 }
 
 impl Alone {
-    pub(crate) fn new(dir: PathBuf, git: Git, uses: Uses) -> Self {
-        Self { dir, git, uses, turns: Mutex::default() }
+    /// Of a folder that is locked.
+    pub(crate) fn new(dir: PathBuf, git: Git, uses: Uses, lock: File) -> Self {
+        Self { dir, git, uses, turns: Mutex::default(), _lock: lock }
     }
 
     /// The repository of a name, which its first push makes.

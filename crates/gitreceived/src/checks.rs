@@ -1,12 +1,19 @@
 //! Whether git can set the refs of a push: asked before anything of it is stored or deployed.
 
+use std::sync::atomic::Ordering;
+
 use api::controller::Repository;
 
 use crate::{
     conversation::{Conversation, meanwhile},
     domain::update::{Change, Plan},
+    git::{self, GitError},
     pack::Quarantine,
 };
+
+/// What the pusher of a clone is told whose history does not reach to what is here.
+const SHALLOW: &str = "Your clone is shallow: it lacks history that was never pushed here. Get it with `git fetch --unshallow` and push \
+     again (in a CI checkout: fetch-depth 0).";
 
 impl Conversation<'_> {
     /// A push with the commits its branches will be at: what is pushed to one may be a tag. Or why it cannot be.
@@ -44,4 +51,61 @@ impl Conversation<'_> {
         let there = there.chain(self.target.branches.names()).cloned().collect();
         plan.fits(there).map_err(|refusal| refusal.to_string())
     }
+
+    /// Whether a commit comes after what a branch that is deployed is at now: the pusher saw that, or it is among what is
+    /// pushed.
+    pub(crate) async fn follows(
+        &self,
+        commit: &str,
+        change: &Change,
+        repository: &Repository,
+        quarantine: &Quarantine,
+    ) -> bool {
+        let at = match self.pushes.hosting.keeps_packs() {
+            true => repository.head.as_ref(),
+            // Each of the branches is what it is.
+            false => repository.refs.get(&change.name),
+        };
+        let Some(at) = at.filter(|_| change.old.as_ref() != at) else { return true };
+        self.git(&["merge-base", "--is-ancestor", at, commit], quarantine).await.is_ok()
+    }
+
+    /// Whether all the history of a push is here, asked as git does, which moves no ref without it; or why not.
+    pub(crate) async fn check_history(
+        &self,
+        plan: &Plan,
+        quarantine: &Quarantine,
+    ) -> Result<(), String> {
+        let new = plan.changes().filter_map(|change| change.new.as_deref());
+        let asked: String = new.map(|id| format!("{id}\n")).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let args = ["rev-list", "--objects", "--stdin", "--not", "--all", "--quiet"];
+        let mut command = self.pushes.git.command(&self.copy.path, &args);
+        command.envs(quarantine);
+        let why = match git::output("rev-list", &mut command, Some(asked.as_bytes())).await {
+            Ok(_) => return Ok(()),
+            Err(GitError::Failed { stderr, .. }) => stderr,
+            Err(err) => {
+                return Err(format!(
+                    "Whether all of this push is here could not be found out: {err}. Nothing was changed; push again."
+                ));
+            }
+        };
+        Err(match broken_ref(&why) {
+            Some(name) => format!(
+                "The repository here is damaged: {name} points to nothing that is there, so git would move no branch. Nothing was \
+                 changed; whoever runs this server must mend or delete {name} first."
+            ),
+            None if self.shallow.load(Ordering::Relaxed) => SHALLOW.into(),
+            None => format!("git misses objects of this push ({why}). Nothing was changed."),
+        })
+    }
+}
+
+/// The ref that git complains of.
+fn broken_ref(complaint: &str) -> Option<&str> {
+    let name = complaint.split("bad object ").nth(1)?.split([';', ' ']).next()?;
+    name.starts_with("refs/").then_some(name)
 }

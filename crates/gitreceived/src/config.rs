@@ -56,7 +56,7 @@ pub struct Args {
     /// Seconds a push may take, its build and deployment included.
     #[arg(long, env = "PUSH_TIMEOUT", default_value_t = 3600)]
     pub push_timeout: u64,
-    /// Seconds a client may be silent before all of its push has arrived.
+    /// Seconds a client may be silent before all of its push has arrived, or read nothing.
     #[arg(long, env = "PUSH_IDLE_TIMEOUT", default_value_t = 600)]
     pub push_idle_timeout: u64,
     /// Seconds that pushes may go on after SIGTERM; then each is told to come back.
@@ -93,7 +93,7 @@ pub struct Config {
     pub path: String,
     /// Longest time of a push.
     pub push_timeout: Duration,
-    /// Longest silence of a client that has not sent all of its push.
+    /// Longest silence of a client that has not sent all of its push; and longest time it reads nothing.
     pub push_idle_timeout: Duration,
     /// How long pushes may go on once the server shall stop.
     pub stop_grace: Duration,

@@ -1,21 +1,28 @@
 //! The daemon's side of the hook: judges the push, keeps its objects, has it deployed.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use api::controller::{PacksChange, Repository};
-use tokio::{io::AsyncReadExt, net::UnixListener, process::Command};
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixListener,
+    process::Command,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     disk::{self, NoRoom},
-    domain::update::{Change, Plan, judge},
+    domain::update::{Plan, judge},
     frames::{Frames, question},
     git::GitError,
     hook::{QUARANTINE, Question},
@@ -27,9 +34,10 @@ use crate::{
     survey,
 };
 
-/// What the pusher of a clone is told whose history does not reach to what is here.
-const SHALLOW: &str = "Your clone is shallow: it lacks history that was never pushed here. Get it with `git fetch --unshallow` and push \
-     again (in a CI checkout: fetch-depth 0).";
+/// A hook hears at once that the push is decided, unless git waits for a client that reads nothing.
+const HEARING_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a hook that could not be answered.
+const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 
 /// One push, as its hook's questions need it.
 pub(crate) struct Conversation<'a> {
@@ -65,21 +73,35 @@ enum StepError {
 }
 
 impl Conversation<'_> {
-    /// Waits for the hook and answers it; `over` says that there will be none. Returns when the receiver it started, if
-    /// any, has ended; the right to push is then still held, for git moves its refs now.
+    /// Waits for the hooks and answers them until `over` says that there will be no more. The right to push is then still
+    /// held, if it was taken.
     pub(crate) async fn hold(
         &self,
         listener: UnixListener,
         over: &CancellationToken,
     ) -> Option<Held> {
-        let held = self.hold_undecided(listener, over).await;
+        let held = self.hold_undecided(&listener, over).await;
         self.decided.cancel();
+        while let Some(answered) = over.run_until_cancelled(self.let_move(&listener)).await {
+            if let Err(err) = answered {
+                warn!(error = %err, "the hook that moves refs could not be answered");
+                sleep(ACCEPT_DELAY).await;
+            }
+        }
         held
+    }
+
+    /// Tells the hook that moves the refs whether it may: git may have found it and not the one that asks first.
+    async fn let_move(&self, listener: &UnixListener) -> io::Result<()> {
+        let (stream, question) = question(listener.accept().await?.0).await?;
+        let (_from_hook, to_hook) = stream.into_split();
+        let may = question.is_moving && self.taken.load(Ordering::SeqCst);
+        Frames(to_hook).end(u8::from(!may)).await
     }
 
     async fn hold_undecided(
         &self,
-        listener: UnixListener,
+        listener: &UnixListener,
         over: &CancellationToken,
     ) -> Option<Held> {
         let accepted = tokio::select! {
@@ -97,7 +119,10 @@ impl Conversation<'_> {
         let (mut from_hook, to_hook) = stream.into_split();
         let mut out = Frames(to_hook);
         let mut held = None;
-        let status = {
+        let status = if question.is_moving {
+            warn!("git did not find the hook that asks about a push");
+            1
+        } else {
             let answer = self.answer(question, &mut out, &mut held);
             tokio::pin!(answer);
             tokio::select! {
@@ -107,10 +132,23 @@ impl Conversation<'_> {
                     self.abort.cancel();
                     answer.await
                 }
+                // git was killed, and its hook lives on: no ref can be moved.
+                () = over.cancelled() => {
+                    self.abort.cancel();
+                    answer.await
+                }
             }
         };
         self.taken.store(status == 0, Ordering::SeqCst);
-        let _ = out.end(status).await;
+        // Before the hook hears of it: it may wait for git, and git for a client that reads nothing.
+        self.decided.cancel();
+        let end = out.end(status);
+        tokio::pin!(end);
+        if timeout(HEARING_TIMEOUT, &mut end).await.is_err() {
+            // What it still has to say is dropped then.
+            self.abort.cancel();
+            let _ = timeout(HEARING_TIMEOUT, end).await;
+        }
         held
     }
 
@@ -159,6 +197,13 @@ impl Conversation<'_> {
             () = self.abort.cancelled() => return Err(String::new()),
         };
         let right = held.insert(taken);
+        // With the right to push, for then none of ours moves refs of this copy.
+        if let Some(lock) = self.copy.unlock().await.first() {
+            return Err(format!(
+                "{} is in the way of this push and cannot be removed. Nothing was changed.",
+                lock.display()
+            ));
+        }
         let steps = self.steps(&plan, &quarantine, out);
         tokio::pin!(steps);
         tokio::select! {
@@ -218,8 +263,8 @@ impl Conversation<'_> {
         if let Err(refusal) = self.check(plan, &repository) {
             return Ok(Err(refusal));
         }
-        if self.shallow.load(Ordering::Relaxed) && !self.is_connected(plan, quarantine).await {
-            return Ok(Err(SHALLOW.into()));
+        if let Err(refusal) = self.check_history(plan, quarantine).await {
+            return Ok(Err(refusal));
         }
         let Some(change) = &plan.deploy else {
             let packs = self.keep(plan, None, quarantine, &repository).await?;
@@ -233,6 +278,11 @@ impl Conversation<'_> {
             return Ok(Err(format!("{} would be no commit. Nothing was changed.", change.name)));
         };
         let commit = String::from_utf8_lossy(&commit).trim().to_owned();
+        for other in &plan.deploy_too {
+            if !self.follows(&commit, other, &repository, quarantine).await {
+                return Ok(Err(meanwhile(&other.name)));
+            }
+        }
         if repository.head.as_deref() == Some(&commit) {
             let packs = self.keep(plan, None, quarantine, &repository).await?;
             let packs = PacksChange { old: repository.packs.clone(), new: packs };
@@ -255,28 +305,6 @@ impl Conversation<'_> {
         let packs = self.keep(plan, Some(&commit), quarantine, &repository).await?;
         let tree = pack::tree(git, &self.copy.path, quarantine, &commit).await?;
         Ok(Ok(Prepared::Deploy(Deploy { commit, old: repository, packs, tree, remarks })))
-    }
-
-    /// Whether a commit comes after what is deployed now: the pusher saw that, or it is among what is pushed.
-    async fn follows(
-        &self,
-        commit: &str,
-        change: &Change,
-        repository: &Repository,
-        quarantine: &Quarantine,
-    ) -> bool {
-        let Some(head) = repository.head.as_deref().filter(|_| change.old != repository.head)
-        else {
-            return true;
-        };
-        self.git(&["merge-base", "--is-ancestor", head, commit], quarantine).await.is_ok()
-    }
-
-    /// Whether all the history of a push is here.
-    async fn is_connected(&self, plan: &Plan, quarantine: &Quarantine) -> bool {
-        let new = plan.deploy.iter().chain(&plan.kept).filter_map(|change| change.new.as_deref());
-        let args: Vec<&str> = ["rev-list", "--quiet"].into_iter().chain(new).collect();
-        args.len() == 2 || self.git(&args, quarantine).await.is_ok()
     }
 
     pub(crate) async fn git(

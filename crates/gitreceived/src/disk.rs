@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::fs;
+use tokio::{
+    fs,
+    time::{Instant, sleep},
+};
 
 use crate::repos::{GONE, Uses};
 
@@ -14,6 +17,8 @@ use crate::repos::{GONE, Uses};
 const COPIES_MAX: usize = 64;
 /// Whose time of change says when a copy was used.
 const USED: &str = "flynn-used";
+/// Pause between two looks at a lock that may be of a git that lives.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// What files and folders of pushes under way are named like: ours, and those git makes.
 const LEFTOVERS: [(&str, &[&str]); 3] = [
     ("", &["spool-", "incoming-"]),
@@ -117,9 +122,8 @@ pub(crate) async fn size(dir: &Path) -> u64 {
     len
 }
 
-/// Removes from a copy what pushes that ended before their time left in it; of git's locks those that are older than this.
-pub(crate) async fn remove_leftovers(copy: &Path, lock_age: Duration) {
-    remove_locks(copy, lock_age).await;
+/// Removes from a copy what pushes that ended before their time left in it, locks excepted.
+pub(crate) async fn remove_leftovers(copy: &Path) {
     for (dir, prefixes) in LEFTOVERS {
         let Ok(mut entries) = fs::read_dir(copy.join(dir)).await else { continue };
         while let Ok(Some(entry)) = entries.next_entry().await {
@@ -132,8 +136,30 @@ pub(crate) async fn remove_leftovers(copy: &Path, lock_age: Duration) {
     }
 }
 
-/// Removes locks of a git that was killed: they stay for ever, and what they lock with them.
-async fn remove_locks(copy: &Path, age: Duration) {
+/// Removes locks of a git that was killed: they stay for ever, and what they lock with them. One that is younger than this
+/// may be of a git that lives, an operator's, and has this time to go by itself. Those that cannot be removed.
+pub(crate) async fn remove_locks(copy: &Path, grace: Duration) -> Vec<PathBuf> {
+    let began = Instant::now();
+    let locks = loop {
+        let locks = locks(copy).await;
+        let is_old = |at: &SystemTime| at.elapsed().is_ok_and(|age| age >= grace);
+        if began.elapsed() >= grace || locks.iter().all(|(_, modified)| is_old(modified)) {
+            break locks;
+        }
+        sleep(LOCK_INTERVAL).await;
+    };
+    let mut left = Vec::new();
+    for (path, _) in locks {
+        if remove(&path).await.is_err_and(|err| err.kind() != io::ErrorKind::NotFound) {
+            left.push(path);
+        }
+    }
+    left
+}
+
+/// Every lock of a copy, and when it was made.
+async fn locks(copy: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut locks = Vec::new();
     let mut open = vec![copy.to_path_buf(), copy.join("objects/pack")];
     while let Some(dir) = open.pop() {
         let is_of_refs = dir.starts_with(copy.join("refs"));
@@ -141,24 +167,23 @@ async fn remove_locks(copy: &Path, age: Duration) {
         while let Ok(Some(entry)) = entries.next_entry().await {
             let (path, name) = (entry.path(), entry.file_name());
             let Ok(meta) = entry.metadata().await else { continue };
-            if meta.is_dir() {
-                if is_of_refs || name == "refs" {
-                    open.push(path);
-                }
-                continue;
-            }
-            let is_old = meta.modified().is_ok_and(|at| at.elapsed().unwrap_or_default() >= age);
-            if is_old && is_lock(&path).await {
-                let _ = fs::remove_file(&path).await;
+            if (is_of_refs || !meta.is_dir()) && is_lock(&path, is_of_refs).await {
+                locks.push((path, meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+            } else if meta.is_dir() && (is_of_refs || name == "refs") {
+                open.push(path);
             }
         }
     }
+    locks
 }
 
-/// Whether a file is a lock; one that keeps a pack may be an operator's.
-async fn is_lock(path: &Path) -> bool {
+/// Whether a file is a lock. One that keeps a pack may be an operator's, and one `of_refs` a branch: no name of a branch ends
+/// in `.lock`.
+async fn is_lock(path: &Path, of_refs: bool) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("lock") => true,
+        _ if of_refs => false,
+        Some("new") => path.ends_with("packed-refs.new"),
         Some("keep") => fs::read(path).await.is_ok_and(|text| text.starts_with(b"receive-pack ")),
         _ => false,
     }
@@ -211,7 +236,7 @@ mod tests {
         fs::write(path.join("objects/tmp_objdir-incoming-x/y"), "").await.unwrap();
         fs::write(path.join("objects/pack/tmp_pack_z"), "").await.unwrap();
         fs::write(path.join("spool-1"), "").await.unwrap();
-        remove_leftovers(&path, Duration::ZERO).await;
+        remove_leftovers(&path).await;
         assert_eq!(size(&path).await, 10);
         assert!(!path.join("objects/tmp_objdir-incoming-x").exists());
     }
@@ -221,20 +246,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = copy(dir.path(), "a.git", 10).await;
         fs::create_dir_all(path.join("refs/heads/a")).await.unwrap();
-        let locks =
-            ["config.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/heads/a/b.lock"];
+        let locks = [
+            "config.lock",
+            "packed-refs.lock",
+            "packed-refs.new",
+            "refs/heads/main.lock",
+            "refs/heads/a/b.lock",
+        ];
         for lock in locks {
             fs::write(path.join(lock), "").await.unwrap();
         }
+        fs::create_dir(path.join("refs/heads/c.lock")).await.unwrap();
         let (ours, theirs) =
             (path.join("objects/pack/pack-1.keep"), path.join("objects/pack/pack-2.keep"));
         fs::write(&ours, "receive-pack 12 on host\n").await.unwrap();
         fs::write(&theirs, "an operator's\n").await.unwrap();
-        fs::write(path.join("refs/heads/main"), "").await.unwrap();
-        remove_leftovers(&path, Duration::from_secs(3600)).await;
-        assert!(locks.iter().all(|lock| path.join(lock).exists()) && ours.exists());
-        remove_leftovers(&path, Duration::ZERO).await;
+        for branch in ["main", "packed-refs.new"] {
+            fs::write(path.join("refs/heads").join(branch), "").await.unwrap();
+        }
+        // A git that lives takes its lock back.
+        let (live, grace) = (path.join("HEAD.lock"), Duration::from_secs(3600));
+        fs::write(&live, "").await.unwrap();
+        let an_hour_ago = SystemTime::now() - grace;
+        for lock in locks.map(|lock| path.join(lock)).iter().chain([&ours]) {
+            std::fs::File::open(lock).unwrap().set_modified(an_hour_ago).unwrap();
+        }
+        let c = std::fs::File::open(path.join("refs/heads/c.lock")).unwrap();
+        c.set_modified(an_hour_ago).unwrap();
+        let (left, ()) = tokio::join!(remove_locks(&path, grace), async {
+            tokio::task::yield_now().await;
+            assert!(locks.iter().all(|lock| path.join(lock).exists()) && ours.exists());
+            fs::remove_file(&live).await.unwrap();
+        });
+        assert!(left.is_empty() && !path.join("refs/heads/c.lock").exists());
         assert!(!locks.iter().any(|lock| path.join(lock).exists()) && !ours.exists());
         assert!(theirs.exists() && path.join("refs/heads/main").exists());
+        assert!(path.join("refs/heads/packed-refs.new").exists());
     }
 }

@@ -1,6 +1,7 @@
 //! Running git, with nothing of our own environment.
 
 use std::{
+    ffi::OsString,
     io,
     path::{Path, PathBuf},
     process::Stdio,
@@ -18,7 +19,7 @@ use tokio::{
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// Most of git's complaints that is kept.
 pub(crate) const STDERR_LEN_MAX: usize = 2000;
-/// Most of git's output that is kept; only lists of refs and objects come this way.
+/// Most output one git may have; only lists of refs and objects come this way.
 const STDOUT_LEN_MAX: usize = 16 << 20;
 /// Memory one git process may have of its own (what it maps of packs is not counted). One that is made to want more
 /// fails alone, before the kernel has to choose among all pushes of this server.
@@ -65,6 +66,10 @@ pub(crate) enum GitError {
     Failed { what: String, stderr: String },
     #[error("git {what} took longer than {TIMEOUT:?}")]
     TooLong { what: String },
+    #[error(
+        "git {what} lists more than {STDOUT_LEN_MAX} bytes, as of a repository with too many branches and tags"
+    )]
+    TooMuch { what: String },
 }
 
 /// How git is run.
@@ -117,9 +122,8 @@ impl Git {
 
     /// Makes an empty bare repository.
     pub(crate) async fn init(&self, repo: &Path) -> Result<(), GitError> {
-        let repo = repo.to_string_lossy();
-        let mut command =
-            self.bare(&["init", "--quiet", "--bare", "--template=", "-b", "master", &repo]);
+        let mut command = self.bare(&["init", "--quiet", "--bare", "--template=", "-b", "master"]);
+        command.arg(repo);
         output("init", &mut command, None).await.map(drop)
     }
 
@@ -141,25 +145,30 @@ impl Git {
 
     /// `git receive-pack` on a repository, as it is run for a push.
     pub(crate) fn receive_pack(&self, repo: &Path, hooks: &Path, limit: u64) -> Command {
+        let mut hooks_path = OsString::from("core.hooksPath=");
+        hooks_path.push(hooks);
         let settings = [
-            format!("core.hooksPath={}", hooks.display()),
             format!("receive.maxInputSize={limit}"),
             "receive.fsckObjects=true".into(),
             "receive.unpackLimit=1".into(),
             "receive.autogc=false".into(),
             "receive.advertiseAtomic=false".into(),
-            // Our hook moves branches, for what is pushed to one may be a tag of a commit.
-            "receive.procReceiveRefs=refs/heads".into(),
+            // Our hook moves all refs: what is pushed to a branch may be a tag of a commit, and git moves nothing itself if
+            // it does not find the hooks, of which the other judges the push.
+            "receive.procReceiveRefs=refs".into(),
         ];
         let tolerated = TOLERATED.map(|problem| format!("receive.fsck.{problem}=ignore"));
-        let settings: Vec<String> = settings.into_iter().chain(tolerated).collect();
-        let mut args: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting]).collect();
-        args.extend(["receive-pack", "."]);
-        self.command(repo, &args)
+        let mut command = self.command(repo, &[]);
+        command.arg("-c").arg(hooks_path);
+        for setting in settings.into_iter().chain(tolerated) {
+            command.args(["-c", &setting]);
+        }
+        command.args(["receive-pack", "."]);
+        command
     }
 }
 
-/// Runs a command to its end, with something on its stdin or with what it has; the beginning of its output.
+/// Runs a command to its end, with something on its stdin or with what it has; its output, whole.
 pub(crate) async fn output(
     what: &str,
     command: &mut Command,
@@ -178,18 +187,21 @@ pub(crate) async fn output(
             let _ = pipe.write_all(bytes).await;
         }
     };
-    let (stdout, stderr) = (drain(out, STDOUT_LEN_MAX), drain(err, STDERR_LEN_MAX));
+    let (stdout, stderr) = (drain(out, STDOUT_LEN_MAX + 1), drain(err, STDERR_LEN_MAX));
     let ran = timeout(TIMEOUT, async {
         let ((), stdout, stderr) = tokio::join!(fed, stdout, stderr);
         Ok((child.wait().await?, stdout, stderr))
     });
     let (status, stdout, stderr) =
         ran.await.map_err(|_| GitError::TooLong { what: what.into() })?.map_err(failed_to_run)?;
-    if status.success() {
-        Ok(stdout)
-    } else {
-        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) })
+    if !status.success() {
+        return Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) });
     }
+    // What is cut off would count as not there.
+    if stdout.len() > STDOUT_LEN_MAX {
+        return Err(GitError::TooMuch { what: what.into() });
+    }
+    Ok(stdout)
 }
 
 /// Starts a git with bounded memory.
@@ -241,5 +253,24 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_whole_or_an_error() {
+        for (len, is_whole) in [(STDOUT_LEN_MAX, true), (STDOUT_LEN_MAX + 1, false)] {
+            let mut command = Command::new("head");
+            command.args(["-c", &len.to_string(), "/dev/zero"]);
+            command.stdout(Stdio::piped()).process_group(0);
+            let said = output("for-each-ref", &mut command, None).await;
+            match said {
+                Ok(said) => assert!(is_whole && said.len() == len),
+                Err(err) => assert!(!is_whole && matches!(err, GitError::TooMuch { .. }), "{err}"),
+            }
+        }
     }
 }

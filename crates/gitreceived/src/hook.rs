@@ -4,18 +4,27 @@
 //! The hook sends one `Question` as a frame; the daemon answers with frames of output and a last one that says how to
 //! exit. A frame is its length (32 bits, big-endian) and its bytes; the length `END` is followed by the exit status.
 //!
-//! When the daemon has taken the push, git has the same program move the branches (`proc-receive`): what is pushed to one
-//! may be a tag, and then the branch is set to its commit.
+//! When the daemon has taken the push, git has the same program move the refs (`proc-receive`): what is pushed to a branch
+//! may be a tag, and then the branch is set to its commit. It asks the daemon too, for the first hook may be gone; without
+//! the second git moves nothing. So what nobody has judged is never carried out, whatever becomes of the hooks.
 
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
+    fs::DirBuilder,
     io::{self, Read, Write},
-    os::unix::{fs::symlink, net::UnixStream},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt, symlink},
+        net::UnixStream,
+    },
     path::Path,
     process::ExitCode,
 };
 
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::update::UPDATES_LEN_MAX, moving};
@@ -24,7 +33,7 @@ use crate::{domain::update::UPDATES_LEN_MAX, moving};
 pub(crate) const NAMES: [&str; 2] = [ASKING, MOVING];
 /// The hook that asks the daemon.
 const ASKING: &str = "pre-receive";
-/// The hook that moves branches.
+/// The hook that moves refs.
 const MOVING: &str = "proc-receive";
 /// Length that announces the exit status instead of output.
 pub(crate) const END: u32 = u32::MAX;
@@ -33,8 +42,10 @@ pub(crate) const QUARANTINE: [&str; 3] =
     ["GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"];
 
 /// What the hook was run for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Question {
+    /// Whether it asks if it may move the refs, and not about them.
+    pub(crate) is_moving: bool,
     /// The hook's stdin.
     pub(crate) updates: String,
     /// Those of [`QUARANTINE`] that are set.
@@ -52,18 +63,26 @@ pub fn is_me(program: &OsStr) -> bool {
     Path::new(program).file_name().is_some_and(|name| NAMES.iter().any(|hook| name == *hook))
 }
 
-/// Makes sure that git finds the hooks in a directory of ours: without, it takes what nobody has judged. Something that
-/// cleans up where temporary files are may have removed them.
+/// Makes sure that git finds the hooks in a directory of ours and can run them: something that cleans up where temporary
+/// files are may have removed them, and the directory.
 pub(crate) fn check(dir: &Path, program: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let there = dir.symlink_metadata()?;
+    let is_ours = there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o077 == 0;
+    if !is_ours {
+        return Err(io::Error::other(format!("{} is not ours alone", dir.display())));
+    }
+    access(program, Access::EXEC_OK).map_err(|err| {
+        io::Error::other(format!("{} cannot be executed: {err}", program.display()))
+    })?;
     for name in NAMES {
         let hook = dir.join(name);
-        if !hook.exists() {
-            // A link that leads nowhere, because the program was moved, is not replaced.
-            symlink(program, &hook)?;
+        if hook.read_link().is_ok_and(|to| to == program) {
+            continue;
         }
-        if !hook.exists() {
-            return Err(io::Error::other(format!("{} is not there", program.display())));
-        }
+        // In one step, for other pushes may look for it meanwhile.
+        let link = tempfile::Builder::new().make_in(dir, |path| symlink(program, path))?;
+        link.into_temp_path().persist(&hook)?;
     }
     Ok(())
 }
@@ -71,11 +90,14 @@ pub(crate) fn check(dir: &Path, program: &Path) -> io::Result<()> {
 /// Runs the hook this process was started as.
 #[expect(clippy::print_stderr, reason = "the hook's stderr is what the pusher sees")]
 pub fn run(program: &OsStr) -> ExitCode {
+    let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
+    let socket = Path::new(&socket);
     let ran = if Path::new(program).ends_with(MOVING) {
-        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock())
+        let question = Question { is_moving: true, ..Question::default() };
+        let may_move = || matches!(converse(socket, &question), Ok(0));
+        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock(), may_move)
     } else {
-        let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
-        ask(Path::new(&socket))
+        ask(socket)
     };
     match ran {
         Ok(status) => ExitCode::from(status),
@@ -98,7 +120,6 @@ fn read_updates(from: impl Read) -> io::Result<Option<String>> {
 }
 
 fn ask(socket: &Path) -> io::Result<u8> {
-    let mut stream = UnixStream::connect(socket)?;
     let Some(updates) = read_updates(io::stdin())? else {
         io::stderr().write_all(TOO_LONG.as_bytes())?;
         return Ok(1);
@@ -107,7 +128,13 @@ fn ask(socket: &Path) -> io::Result<u8> {
         |name: &str| std::env::var_os(name).and_then(|value| OsString::into_string(value).ok());
     let quarantine =
         QUARANTINE.iter().filter_map(|name| Some((String::from(*name), set(name)?))).collect();
-    let question = serde_json::to_vec(&Question { updates, quarantine })?;
+    converse(socket, &Question { is_moving: false, updates, quarantine })
+}
+
+/// Asks the daemon and shows what it says; the status it decides on.
+fn converse(socket: &Path, question: &Question) -> io::Result<u8> {
+    let mut stream = UnixStream::connect(socket)?;
+    let question = serde_json::to_vec(question)?;
     let len = u32::try_from(question.len()).map_err(io::Error::other)?;
     stream.write_all(&[&len.to_be_bytes(), &question[..]].concat())?;
     let mut stderr = io::stderr();

@@ -19,6 +19,7 @@ mod push;
 mod ready;
 mod receiver;
 mod repos;
+mod run_dir;
 mod server;
 mod slots;
 mod ssh;

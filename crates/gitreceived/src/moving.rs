@@ -1,23 +1,33 @@
-//! The proc-receive hook: moves branches where a push wants them, peeled to commits. git speaks to it in pkt-lines: four hex
-//! digits of length (themselves counted) and the text; `0000` ends a section.
+//! The proc-receive hook: moves refs where a push wants them, branches peeled to commits. git speaks to it in pkt-lines: four
+//! hex digits of length (themselves counted) and the text; `0000` ends a section.
 
 use std::{
     io::{self, Read, Write},
     process::{Command, Stdio},
 };
 
-/// Takes git's commands and answers each.
-pub(crate) fn run(input: &mut impl Read, output: &mut impl Write) -> io::Result<u8> {
+/// What a pusher is told of a ref if the daemon has not taken the push.
+const NOT_TAKEN: &str = "the server has not taken this push; push again";
+
+/// Takes git's commands and answers each. Nothing is moved unless it may be.
+pub(crate) fn run(
+    input: &mut impl Read,
+    output: &mut impl Write,
+    may_move: impl FnOnce() -> bool,
+) -> io::Result<u8> {
     // The versions git speaks, with what else it can do; this one has been there from the beginning.
     while read_line(input)?.is_some() {}
     write_line(output, "version=1\n")?;
     end_section(output)?;
     let mut commands = Vec::new();
     while let Some(line) = read_line(input)? {
-        commands.push(line);
+        commands.extend(RefCommand::read(&line));
     }
+    // What goes makes room for what comes: `a` cannot be beside `a/b`.
+    commands.sort_by_key(|command| !command.is_deletion());
+    let may_move = may_move();
     for command in commands {
-        for line in answer(&command) {
+        for line in if may_move { command.carry_out() } else { command.refuse(NOT_TAKEN) } {
             write_line(output, &line)?;
         }
     }
@@ -25,29 +35,52 @@ pub(crate) fn run(input: &mut impl Read, output: &mut impl Write) -> io::Result<
     Ok(0)
 }
 
-/// Moves one branch; what git is told of it.
-fn answer(command: &str) -> Vec<String> {
-    let mut words = command.trim_end().splitn(3, ' ');
-    let (Some(_), Some(new), Some(name)) = (words.next(), words.next(), words.next()) else {
-        return Vec::new();
-    };
-    match move_branch(name, new) {
-        Ok(at) if at == new => vec![format!("ok {name}\n")],
-        Ok(at) => vec![format!("ok {name}\n"), format!("option new-oid {at}\n")],
-        Err(err) => vec![format!("ng {name} {err}\n")],
-    }
+/// What one ref shall be at.
+struct RefCommand {
+    new: String,
+    name: String,
 }
 
-/// Sets a branch; to which commit. Whether it may be moved has been decided by the daemon, with the right to push.
-fn move_branch(name: &str, new: &str) -> io::Result<String> {
-    if new.bytes().all(|b| b == b'0') {
-        git(&["update-ref", "-d", name])?;
-        return Ok(new.into());
+impl RefCommand {
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.trim_end().splitn(3, ' ').skip(1).map(str::to_owned);
+        Some(Self { new: words.next()?, name: words.next()? })
     }
-    let commit = format!("{new}^{{commit}}");
-    let at = git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])?;
-    git(&["update-ref", name, &at])?;
-    Ok(at)
+
+    fn is_deletion(&self) -> bool {
+        self.new.bytes().all(|b| b == b'0')
+    }
+
+    /// Moves the ref; what git is told of it.
+    fn carry_out(&self) -> Vec<String> {
+        let Self { new, name } = self;
+        match self.set() {
+            Ok(at) if at == *new => vec![format!("ok {name}\n")],
+            Ok(at) => vec![format!("ok {name}\n"), format!("option new-oid {at}\n")],
+            Err(err) => self.refuse(&err.to_string()),
+        }
+    }
+
+    fn refuse(&self, why: &str) -> Vec<String> {
+        vec![format!("ng {} {why}\n", self.name)]
+    }
+
+    /// Sets the ref; to which object. Whether it may be moved has been decided by the daemon, with the right to push.
+    fn set(&self) -> io::Result<String> {
+        let Self { new, name } = self;
+        if self.is_deletion() {
+            git(&["update-ref", "-d", name])?;
+            return Ok(new.clone());
+        }
+        let at = if name.starts_with("refs/heads/") {
+            let commit = format!("{new}^{{commit}}");
+            git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])?
+        } else {
+            new.clone()
+        };
+        git(&["update-ref", name, &at])?;
+        Ok(at)
+    }
 }
 
 fn git(args: &[&str]) -> io::Result<String> {
@@ -96,6 +129,25 @@ mod tests {
         assert_eq!(read_line(&mut input).unwrap().as_deref(), Some("ok refs/heads/main\n"));
         assert_eq!(read_line(&mut input).unwrap(), None);
         assert!(read_line(&mut input).is_err());
+    }
+
+    #[test]
+    fn what_the_daemon_has_not_taken_is_not_moved() {
+        let mut input = Vec::new();
+        write_line(&mut input, "version=1\0push-options\n").unwrap();
+        end_section(&mut input).unwrap();
+        let [old, new] = ["0", "1"].map(|digit| digit.repeat(40));
+        for (old, new, name) in [(&old, &new, "heads/main"), (&new, &old, "tags/v1")] {
+            write_line(&mut input, &format!("{old} {new} refs/{name}\n")).unwrap();
+        }
+        end_section(&mut input).unwrap();
+        let mut output = Vec::new();
+        run(&mut &input[..], &mut output, || false).unwrap();
+        let said = String::from_utf8(output).unwrap();
+        for name in ["refs/heads/main", "refs/tags/v1"] {
+            assert!(said.contains(&format!("ng {name} {NOT_TAKEN}\n")), "{said}");
+        }
+        assert!(!said.contains("ok "), "{said}");
     }
 
     proptest! {

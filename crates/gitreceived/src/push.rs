@@ -15,7 +15,6 @@ use std::{
 use bytes::Bytes;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, server::Msg};
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::UnixListener,
@@ -34,6 +33,7 @@ use crate::{
     hook::{self, SOCKET_VARIABLE},
     hosting::{Held, Hosting, Target},
     repos::Copy,
+    run_dir::RunDir,
 };
 
 /// Most bytes one push may send.
@@ -42,8 +42,8 @@ const INPUT_LEN_MAX: u64 = 2 << 30;
 const QUEUE: usize = 32;
 /// git reads what it is sent at once; for longer than this it only stops when something is wrong.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// A lock of git's that is older was left by one that was killed with a gitreceived before this one.
-const LOCK_AGE: Duration = Duration::from_secs(5);
+/// A client that reads has room for a line by then; one that does not is told no more.
+const SAY_TIMEOUT: Duration = Duration::from_secs(2);
 /// git has this long to move the refs of a push that was taken and whose client has gone.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a pusher is told while the server stops.
@@ -59,13 +59,13 @@ pub(crate) struct Pushes {
     /// The disk of the copies, where they are only that.
     pub(crate) disk: Option<Disk>,
     /// Directory with our hooks, and of sockets.
-    pub(crate) run_dir: TempDir,
+    pub(crate) run_dir: RunDir,
     /// The program the hooks are.
     pub(crate) hook: PathBuf,
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
-    /// A client that sends nothing so long, while it has something to send, is given up.
+    /// A client that sends nothing so long while it has something to send, or takes nothing, is given up.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -91,7 +91,8 @@ struct Client(ChannelWriteHalf<Msg>);
 impl Client {
     /// Shows a line on the pusher's terminal.
     async fn say(&self, line: &str) {
-        let _ = self.0.extended_data_bytes(1, Bytes::from(format!("{line}\n"))).await;
+        let said = self.0.extended_data_bytes(1, Bytes::from(format!("{line}\n")));
+        let _ = timeout(SAY_TIMEOUT, said).await;
     }
 }
 
@@ -123,9 +124,12 @@ impl Pushes {
                 push.await
             }
         };
-        let _ = client.0.exit_status(status).await;
-        let _ = client.0.eof().await;
-        let _ = client.0.close().await;
+        let parting = async {
+            let _ = client.0.exit_status(status).await;
+            let _ = client.0.eof().await;
+            let _ = client.0.close().await;
+        };
+        let _ = timeout(SAY_TIMEOUT, parting).await;
     }
 
     async fn push(
@@ -148,7 +152,7 @@ impl Pushes {
         };
         let received = self.receive(request, &target, &copy, input, client, abort).await;
         // Whatever was broken off has left something, and its git has ended.
-        copy.tidy(Duration::ZERO).await;
+        copy.tidy().await;
         let (status, held) = match received {
             Ok(received) => received,
             Err(err) => {
@@ -172,7 +176,7 @@ impl Pushes {
             room.map_err(|err| format!("Not now: {err}. Push again in a minute."))?;
         }
         let copy = self.hosting.prepare(&target).await?;
-        copy.tidy(LOCK_AGE).await;
+        copy.tidy().await;
         Ok((target, copy))
     }
 
@@ -186,6 +190,7 @@ impl Pushes {
         client: &Client,
         abort: &CancellationToken,
     ) -> io::Result<(u32, Option<Held>)> {
+        hook::check(self.run_dir.path(), &self.hook)?;
         let (listener, socket) = tempfile::Builder::new()
             .make_in(self.run_dir.path(), |path| UnixListener::bind(path))?
             .into_parts();
@@ -212,11 +217,7 @@ impl Pushes {
         let answering = conversation.hold(listener, &over);
         let idle_timeout = self.idle_timeout;
         let feed = Feed { asked: &asked, abort, idle_timeout, client, shallow: &shallow };
-        let running = async {
-            let status = talk(&mut child, input, client, feed).await;
-            over.cancel();
-            status
-        };
+        let running = talk(&mut child, input, client, feed, &over);
         let work = async { tokio::join!(running, answering) };
         let ending = async {
             tokio::select! {
@@ -230,9 +231,9 @@ impl Pushes {
                 // A push that was accepted is finished even if its client has gone: the commit is deployed already, and
                 // the refs must point to it.
                 decided.cancelled().await;
-                if taken.load(Ordering::SeqCst) {
-                    sleep(MOVE_TIMEOUT).await;
-                }
+                // One that was refused is told why.
+                let is_taken = taken.load(Ordering::SeqCst);
+                sleep(if is_taken { MOVE_TIMEOUT } else { SAY_TIMEOUT }).await;
             }
             group.signal(Signal::KILL);
             std::future::pending().await
@@ -245,27 +246,39 @@ impl Pushes {
             // git that was killed has left it.
             let _ = tokio::fs::remove_dir_all(incoming).await;
         }
+        if taken.load(Ordering::SeqCst) && !matches!(status, Ok(0)) {
+            client.say("The push was taken, but git ended before it had moved the branches. Push again.").await;
+        }
         Ok((status?, held))
     }
 }
 
-/// Carries everything between git and the client until git has ended; its exit status.
+/// Carries everything between git and the client until git has ended, which is then `over`; its exit status.
 async fn talk(
     child: &mut Child,
     input: mpsc::Receiver<Bytes>,
     client: &Client,
     feed: Feed<'_>,
+    over: &CancellationToken,
 ) -> io::Result<u32> {
+    let _over = over.clone().drop_guard();
     let piped = || io::Error::from(io::ErrorKind::BrokenPipe);
     let stdin = child.stdin.take().ok_or_else(piped)?;
     let stdout = child.stdout.take().ok_or_else(piped)?;
     let stderr = child.stderr.take().ok_or_else(piped)?;
+    let (abort, patience) = (feed.abort, feed.idle_timeout);
     let said = async {
-        tokio::join!(
-            carry(stdout, client.0.make_writer()),
-            carry(stderr, client.0.make_writer_ext(Some(1))),
+        let ended = async {
+            let status = child.wait().await;
+            over.cancel();
+            status
+        };
+        let (status, (), ()) = tokio::join!(
+            ended,
+            carry(stdout, client.0.make_writer(), abort, patience),
+            carry(stderr, client.0.make_writer_ext(Some(1)), abort, patience),
         );
-        child.wait().await
+        status
     };
     let fed = async {
         feed.run(stdin, input).await;
@@ -321,12 +334,32 @@ impl Feed<'_> {
     }
 }
 
-/// Copies until the source ends. A client that takes nothing more does not keep git from writing.
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl tokio::io::AsyncWrite + Unpin) {
+/// Copies until the source ends. A client that takes nothing, for so long or when the push has been given up, does not keep
+/// git from writing, nor all who wait for git: the rest is dropped.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl tokio::io::AsyncWrite + Unpin,
+    abort: &CancellationToken,
+    patience: Duration,
+) {
     let mut buffer = vec![0; 32 << 10];
     let mut heard = true;
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        heard = heard && to.write_all(&buffer[..read]).await.is_ok() && to.flush().await.is_ok();
+        if !heard {
+            continue;
+        }
+        let deaf = async {
+            if timeout(patience, abort.cancelled()).await.is_err() {
+                abort.cancel();
+            }
+            sleep(SAY_TIMEOUT).await;
+        };
+        let said =
+            async { to.write_all(&buffer[..read]).await.is_ok() && to.flush().await.is_ok() };
+        heard = tokio::select! {
+            heard = said => heard,
+            () = deaf => false,
+        };
     }
 }
 

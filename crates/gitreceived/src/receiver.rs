@@ -71,8 +71,11 @@ pub(crate) async fn run(
         status = &mut work => Ok(Ended::Exited(status?)),
         () = abort.cancelled() => {
             group.signal(Signal::TERM);
-            let _ = timeout(STOP_GRACE, &mut work).await;
-            Ok(Ended::Stopped)
+            // One that finishes all the same has deployed, and the refs must say so.
+            match timeout(STOP_GRACE, &mut work).await {
+                Ok(Ok(status)) if status.success() => Ok(Ended::Exited(status)),
+                _ => Ok(Ended::Stopped),
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ use crate::{
 const IMPORTED: &str = "flynn-packs";
 /// File in a copy that lists the packs its repository had when it was used.
 const LISTED: &str = "flynn-listed";
+/// A git that lives, an operator's, has a lock no longer than this.
+const LOCK_GRACE: Duration = Duration::from_secs(2);
 /// Ending of a copy that is being removed.
 pub(crate) const GONE: &str = "gone";
 
@@ -85,13 +87,18 @@ impl Copy {
         Arc::strong_count(&self.changing) == 2
     }
 
-    /// Removes what pushes that were broken off left in it, unless one goes on; of git's locks those that are older than
-    /// this.
-    pub(crate) async fn tidy(&self, lock_age: Duration) {
+    /// Removes what pushes that were broken off left in it, unless one goes on; locks excepted.
+    pub(crate) async fn tidy(&self) {
         let _changing = self.changing.lock().await;
         if self.is_ours_alone() {
-            disk::remove_leftovers(&self.path, lock_age).await;
+            disk::remove_leftovers(&self.path).await;
         }
+    }
+
+    /// Removes what a git that was killed has locked, for the one push that may move refs now. What stays locked.
+    pub(crate) async fn unlock(&self) -> Vec<PathBuf> {
+        let _changing = self.changing.lock().await;
+        disk::remove_locks(&self.path, LOCK_GRACE).await
     }
 
     /// Makes sure that it is a repository. One may have been begun and not finished.
@@ -99,7 +106,8 @@ impl Copy {
         let _changing = self.changing.lock().await;
         if !["HEAD", "objects", "refs"].iter().all(|part| self.path.join(part).exists()) {
             // No push gets further than this before it is one.
-            disk::remove_leftovers(&self.path, Duration::ZERO).await;
+            disk::remove_leftovers(&self.path).await;
+            disk::remove_locks(&self.path, Duration::ZERO).await;
             git.init(&self.path).await?;
         }
         Ok(())
@@ -156,6 +164,9 @@ impl Repos {
         let stale = has_more(&copy.path, &repository.packs).await;
         if stale && copy.is_ours_alone() {
             start_over(&copy.path).await?;
+        }
+        if copy.is_ours_alone() {
+            disk::remove_locks(&copy.path, Duration::ZERO).await;
         }
         let (wanted, mut left_out) = wanted(repository, branches);
         if !self.is_current(&copy.path, &wanted).await {

@@ -15,7 +15,6 @@ use russh::{
     mac,
 };
 use shelf_client::Shelf;
-use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
@@ -26,17 +25,17 @@ use tracing::{debug, error, warn};
 
 use crate::{
     Config,
-    alone::Alone,
+    alone::{self, Alone},
     config::ClusterConfig,
     disk::{self, Disk},
     door::{Door, Place},
     git::Git,
-    hook,
     hosting::Hosting,
     keyring::Keyring,
     push::Pushes,
     ready,
     repos::{Repos, Uses},
+    run_dir::RunDir,
     slots::Slots,
     ssh::{Connection, Progress, Shared},
 };
@@ -92,6 +91,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Another gitreceived uses the folder.
+    #[error("another gitreceived uses the folder {}: end it first, or give this one another", dir.display())]
+    Used {
+        /// Which.
+        dir: PathBuf,
+    },
     /// The cache or the directory of the hook cannot be made.
     #[error("{} cannot be made or written to", dir.display())]
     Dir {
@@ -109,7 +114,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let socket = bind(config.listen).map_err(unbound)?;
     let addr = socket.local_addr().map_err(unbound)?;
     let ssh = Arc::new(ssh_config(&config));
-    let shared = Arc::new(shared(config, lifetime)?);
+    let shared = Arc::new(shared(config, lifetime).await?);
     let over = shared.over.clone();
     lifetime.spawn("accept", |stop| async move {
         if let Hosting::Cluster { controller, shelf, .. } = &shared.pushes.hosting {
@@ -137,7 +142,7 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
+async fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
     let Config { authchecker, receiver, hook, cache_dir, path, .. } = config;
     let unusable = |source| StartError::Dir { dir: cache_dir.clone(), source };
     std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
@@ -155,7 +160,9 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         }
         None => {
             keyring = Keyring::by_command(Vec::new(), BTreeMap::new());
-            hosting = Hosting::Alone(Alone::new(cache_dir, git.clone(), uses));
+            let lock = alone::lock(&cache_dir).await.map_err(unusable)?;
+            let lock = lock.ok_or_else(|| StartError::Used { dir: cache_dir.clone() })?;
+            hosting = Hosting::Alone(Alone::new(cache_dir, git.clone(), uses, lock));
             disk = None;
         }
     }
@@ -163,11 +170,13 @@ fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartError> {
         true => keyring,
         false => Keyring::by_command(authchecker, config.receiver_env.clone()),
     };
+    let temp = std::env::temp_dir();
+    let run_dir = RunDir::new(&hook, &temp);
     let pushes = Pushes {
         hosting,
         git,
         disk,
-        run_dir: run_dir(&hook)?,
+        run_dir: run_dir.map_err(|source| StartError::Dir { dir: temp, source })?,
         hook,
         receiver,
         receiver_env: config.receiver_env,
@@ -191,15 +200,6 @@ fn neighbours(config: &ClusterConfig) -> (Controller, Shelf) {
     );
     let controller = Controller::with_client(controller.with_timeout(CONTROLLER_TIMEOUT));
     (controller, Shelf::new(find(&config.shelf_url, "shelf"), config.shelf_key.clone()))
-}
-
-/// A private directory with the hooks: this program under their names. (Not a script, for programs may not be run
-/// from a temporary directory everywhere, and a link to one may.)
-fn run_dir(program: &std::path::Path) -> Result<TempDir, StartError> {
-    let failed = |source| StartError::Dir { dir: std::env::temp_dir(), source };
-    let dir = tempfile::Builder::new().prefix("gitreceived-").tempdir().map_err(failed)?;
-    hook::check(dir.path(), program).map_err(failed)?;
-    Ok(dir)
 }
 
 fn ssh_config(config: &Config) -> russh::server::Config {

@@ -1,114 +1,15 @@
-//! The program by itself: two shell scripts, a folder, real git over real ssh, and nothing else.
+//! The program by itself.
 #![expect(clippy::unwrap_used, reason = "helpers of tests too")]
+#![expect(dead_code, reason = "the helpers of the other tests")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+mod lone;
 
+use std::{fs, path::Path};
+
+use lone::{Lone, URL};
 use rustix::process::{Pid, Signal, kill_process};
-use testkit::{free_port, wait_until};
-use tokio::process::{Child, Command};
-
-const CHECKER: &str = r#"#!/bin/sh
-# $1 is the SSH user, $2 "<type> <base64>".
-test "$1" = git && grep -qF "$2" "$(dirname "$0")/key.pub"
-"#;
-const RECEIVER: &str = r#"#!/bin/sh
-# $1 is the repository, $2 the commit; the tree is a tar on stdin.
-dir=$(dirname "$0")
-mkdir -p $dir/tree && tar -x -C $dir/tree
-touch $dir/runs
-while [ -e $dir/hold ]; do sleep 0.05; done
-echo "$1 at $2 for $RECEIVE_USER with $GREETING, after ${FLYNN_HEAD_OLD:-nothing}"
-test ! -e $dir/tree/refused
-"#;
-
-struct Lone {
-    dir: tempfile::TempDir,
-    port: u16,
-    server: Child,
-}
-
-impl Lone {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("checker", CHECKER), ("receiver", RECEIVER)] {
-            let file = dir.path().join(name);
-            fs::write(&file, text).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        for name in ["hostkey", "key", "stranger"] {
-            let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join(name));
-            assert!(keygen.status().await.unwrap().success());
-        }
-        let port = free_port();
-        fs::create_dir(dir.path().join("tmp")).unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_gitreceived"))
-            .args(["-p", &port.to_string(), "-k", "hostkey", "-r", "repos"])
-            .args(["--drain-seconds", "3600"])
-            .args(["./checker", "./receiver"])
-            .current_dir(dir.path())
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("GREETING", "a word of the operator's")
-            .env("TMPDIR", dir.path().join("tmp"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        wait_until("it listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
-        })
-        .await;
-        let lone = Self { dir, port, server };
-        fs::create_dir(lone.path("work")).unwrap();
-        lone.git("key", &["init", "-q", "-b", "main"]).await;
-        lone
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    async fn git(&self, key: &str, args: &[&str]) -> (bool, String) {
-        let ssh = format!(
-            "ssh -F none -p {} -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
-            self.port,
-            self.path(key).display()
-        );
-        let mut git = Command::new("git");
-        git.args(args).current_dir(self.path("work")).env("GIT_SSH_COMMAND", ssh);
-        git.env("HOME", self.dir.path()).env("LC_ALL", "C").stdin(Stdio::null());
-        for role in ["AUTHOR", "COMMITTER"] {
-            git.env(format!("GIT_{role}_NAME"), "me").env(format!("GIT_{role}_EMAIL"), "me@home");
-        }
-        let output = git.output().await.unwrap();
-        let said = [&output.stdout[..], &output.stderr[..]].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-    }
-
-    async fn commit(&self, file: &str) -> String {
-        fs::write(self.path("work").join(file), file).unwrap();
-        self.git("key", &["add", "."]).await;
-        assert!(self.git("key", &["commit", "-q", "-m", file]).await.0);
-        self.git("key", &["rev-parse", "HEAD"]).await.1.trim().to_owned()
-    }
-
-    async fn push(&self, key: &str, what: &str) -> (bool, String) {
-        self.git(key, &["push", "ssh://git@127.0.0.1/anything.git", what]).await
-    }
-
-    async fn kept(&self, name: &str) -> String {
-        let repo = self.path("repos/anything.git");
-        let repo = format!("--git-dir={}", repo.display());
-        self.git("key", &[&repo, "rev-parse", "--verify", "-q", name]).await.1.trim().to_owned()
-    }
-}
+use testkit::wait_until;
+use tokio::process::Command;
 
 #[tokio::test]
 async fn a_push_is_decided_by_two_scripts_and_kept_in_a_folder() {
@@ -260,7 +161,7 @@ async fn nothing_of_a_push_that_is_too_long_to_be_judged_is_taken() {
     let folder = format!("{}/", "a".repeat(240)).repeat(9);
     let refs: String = (0..480).map(|n| format!("{commit} refs/heads/{folder}{n}\n")).collect();
     fs::write(lone.path("work/.git/packed-refs"), format!("# pack-refs with: \n{refs}")).unwrap();
-    let (ok, said) = lone.git("key", &["push", "ssh://git@127.0.0.1/anything.git", "--all"]).await;
+    let (ok, said) = lone.git("key", &["push", URL, "--all"]).await;
     assert!(!ok && said.contains("push fewer at once"), "{said}");
     assert_eq!(lone.kept("refs/heads/main").await, "");
     assert!(!lone.path("runs").exists(), "the receiver is not asked");
@@ -292,7 +193,6 @@ async fn what_a_git_that_was_killed_left_stops_no_later_push() {
 #[tokio::test]
 async fn a_branch_that_was_moved_meanwhile_is_not_pushed_over() {
     let lone = Lone::new().await;
-    let url = "ssh://git@127.0.0.1/anything.git";
     lone.commit("one").await;
     assert!(lone.push("key", "main:feat").await.0);
     for branch in ["theirs", "ours"] {
@@ -300,34 +200,9 @@ async fn a_branch_that_was_moved_meanwhile_is_not_pushed_over() {
         lone.commit(branch).await;
     }
     // Another push, after this one has heard where the branch is.
-    let hook = lone.path("work/.git/hooks/pre-push");
-    let meanwhile = format!("#!/bin/sh\nexec git push --no-verify {url} theirs:feat\n");
-    fs::write(&hook, meanwhile).unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    lone.meanwhile(&format!("exec git push --no-verify {URL} theirs:feat"));
     let (ok, said) = lone.push("key", "ours:feat").await;
     assert!(!ok && said.contains("Another push moved refs/heads/feat meanwhile"), "{said}");
     let theirs = lone.git("key", &["rev-parse", "theirs"]).await.1;
     assert_eq!(lone.kept("feat").await, theirs.trim());
-}
-
-#[tokio::test]
-async fn pushes_are_judged_also_when_the_hooks_were_removed() {
-    let lone = Lone::new().await;
-    let run_dir = fs::read_dir(lone.path("tmp")).unwrap().next().unwrap().unwrap().path();
-    let remove_hooks = || {
-        for hook in ["pre-receive", "proc-receive"] {
-            fs::remove_file(run_dir.join(hook)).unwrap();
-        }
-    };
-    let commit = lone.commit("one").await;
-    remove_hooks();
-    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
-    assert!(!ok && said.contains("neither a branch nor a tag"), "{said}");
-    remove_hooks();
-    let (ok, said) = lone.push("key", "main").await;
-    assert!(ok, "{said}");
-    assert_eq!(lone.kept("main").await, commit);
-    fs::remove_dir_all(&run_dir).unwrap();
-    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
-    assert!(!ok && said.contains("could not be run"), "{said}");
 }

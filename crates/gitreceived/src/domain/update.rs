@@ -83,6 +83,8 @@ pub struct Change {
 pub struct Plan {
     /// The branch that is to be deployed; has a `new`.
     pub deploy: Option<Change>,
+    /// Other names of what is deployed, to be at the same object.
+    pub deploy_too: Vec<Change>,
     /// What is kept only.
     pub kept: Vec<Change>,
 }
@@ -162,7 +164,7 @@ pub fn judge(updates: &str, branches: &DeployBranches) -> Result<Plan, Refusal> 
                 return Err(Refusal::TwoDeploys(branches.typed().into(), branches.remote()));
             }
             // Both names of what is deployed, at the same commit.
-            Some(_) => {}
+            Some(_) => plan.deploy_too.push(change),
             None => plan.deploy = Some(change),
         }
     }
@@ -181,10 +183,15 @@ fn read(line: &str) -> Option<Change> {
 }
 
 impl Plan {
+    /// All that is to be changed.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.kept.iter().chain(&self.deploy).chain(&self.deploy_too)
+    }
+
     /// Whether git can set all of it, in a repository with certain refs: otherwise it would say so when the app is deployed
     /// already, or other repositories know of a ref that none can have.
     pub fn fits(&self, mut there: BTreeSet<String>) -> Result<(), Refusal> {
-        for Change { name, new, .. } in self.kept.iter().chain(&self.deploy) {
+        for Change { name, new, .. } in self.changes() {
             if new.is_none() {
                 there.remove(name);
                 continue;
@@ -272,7 +279,9 @@ mod tests {
         let live = judged(&format!("{ONE} {TWO} refs/heads/live"), Some("live")).unwrap();
         assert_eq!(live.deploy.unwrap().old.as_deref(), Some(ONE));
         let both = format!("{ZERO} {ONE} refs/heads/main\n{ZERO} {ONE} refs/heads/master\n");
-        assert!(judged(&both, None).unwrap().deploy.is_some());
+        let plan = judged(&both, None).unwrap();
+        let names: Vec<&str> = plan.changes().map(|change| change.name.as_str()).collect();
+        assert_eq!(names, ["refs/heads/main", "refs/heads/master"]);
         let differ =
             both.replace(&format!("{ONE} refs/heads/main"), &format!("{TWO} refs/heads/main"));
         assert_eq!(judged(&differ, None), Err(Refusal::TwoDeploys("master".into(), "flynn")));

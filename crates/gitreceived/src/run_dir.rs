@@ -1,0 +1,83 @@
+//! The private directory of a gitreceived: its hooks, and the sockets of its pushes.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
+
+use rustix::process::geteuid;
+use tempfile::TempDir;
+
+use crate::hook;
+
+/// What it is called, with something behind that no other is.
+const PREFIX: &str = "gitreceived-";
+/// File in it that its gitreceived has locked.
+const LOCK: &str = "lock";
+
+/// A directory that goes with its gitreceived.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    dir: TempDir,
+    /// Says to others that we live.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes one with the hooks: this program under their names. (Not a script, for programs may not be run from a temporary
+    /// directory everywhere, and a link to one may.) Those of gitreceiveds that were killed are removed.
+    pub(crate) fn new(program: &Path, temp: &Path) -> io::Result<Self> {
+        // git runs the hooks in another directory than ours.
+        let temp = temp.canonicalize()?;
+        for entry in fs::read_dir(&temp)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_stale(&entry.path()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let private = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(temp)?;
+        // Nobody sees it before it is locked.
+        let unseen = dir.path().join("new");
+        let lock = File::create(&unseen)?;
+        lock.try_lock()?;
+        fs::rename(unseen, dir.path().join(LOCK))?;
+        hook::check(dir.path(), program)?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Whether this is the directory of a gitreceived of ours that has ended. The kernel unlocks what a process had locked.
+fn is_stale(dir: &Path) -> bool {
+    let is_ours = |meta: fs::Metadata| meta.is_dir() && meta.uid() == geteuid().as_raw();
+    dir.symlink_metadata().is_ok_and(is_ours)
+        && File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_one_left_goes_and_what_a_living_one_has_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let program = std::env::current_exe().unwrap();
+        let killed = RunDir::new(&program, temp.path()).unwrap();
+        let (left, living) =
+            (killed.path().to_owned(), RunDir::new(&program, temp.path()).unwrap());
+        assert!(left.exists());
+        let RunDir { dir, _lock: lock } = killed;
+        let _ = dir.keep();
+        drop(lock);
+        let another = temp.path().join("gitreceived-notes");
+        fs::create_dir(&another).unwrap();
+        let third = RunDir::new(&program, temp.path()).unwrap();
+        assert!(!left.exists() && living.path().exists() && another.exists());
+        assert!(third.path().join("pre-receive").exists());
+    }
+}
