@@ -5,6 +5,7 @@ pub mod error;
 pub mod events;
 pub mod extract;
 pub mod lifetime;
+mod opening;
 pub mod reconcile;
 pub mod relay;
 pub mod serve;

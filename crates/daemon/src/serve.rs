@@ -23,9 +23,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
-use crate::{ApiError, Lifetime, Sources, sockets::detect_lost_peers};
+use crate::{ApiError, Lifetime, Sources, opening::Opening, sockets::detect_lost_peers};
 
-/// A client has this long to send a request's head.
+/// A client has this long to send a request's head, and before the first to say which HTTP it speaks.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections at once: what a process has of files, and some for its other work.
@@ -103,7 +103,7 @@ async fn accept(
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let served = connection(stream, router.clone(), stop.clone());
+                let served = connection(stream, router.clone(), stop.clone(), HEAD_TIMEOUT);
                 lifetime.spawn_drained(async move {
                     served.await;
                     drop((share, permit));
@@ -128,12 +128,19 @@ async fn one(
     Ok((stream, peer, permit))
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+/// Serves a connection to its end.
+pub(crate) async fn connection(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+    head_timeout: Duration,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
     let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Opening::new(stream, head_timeout));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
