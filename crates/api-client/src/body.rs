@@ -12,8 +12,11 @@ const ERROR_LEN_MAX: usize = 64 << 10;
 /// Longest time an error may take to come after its head.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads an answer to its end.
-pub(crate) async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+/// Reads an answer to its end. For answers of requests that were sent with [`crate::Client::send`].
+///
+/// # Errors
+/// [`Error::TooLong`] when it is longer than the limit.
+pub async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     let url = response.url().to_string();
     let mut read = Vec::new();
     loop {
@@ -27,7 +30,7 @@ pub(crate) async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>
 }
 
 /// Reads of an error what comes in time and is not too long: that there is one is known already.
-pub(crate) async fn read_error(mut response: Response) -> Vec<u8> {
+pub async fn read_error(mut response: Response) -> Vec<u8> {
     let mut read = Vec::new();
     let all = async {
         while read.len() < ERROR_LEN_MAX

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod body;
+pub mod body;
 mod endpoint;
 mod error;
 mod sse;

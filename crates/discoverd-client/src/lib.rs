@@ -8,8 +8,8 @@ mod watch;
 use std::{collections::BTreeMap, time::Duration};
 
 use api::discoverd::{Instance, Leader, META_HOST, Revision, ServiceConfig, ServiceMeta};
-use api_client::Client;
 pub use api_client::Error;
+use api_client::{Client, body};
 use http::Method;
 use serde_json::json;
 
@@ -19,6 +19,8 @@ pub use watch::{AllWatch, ServiceWatch};
 
 /// Longest wait for an answer: discoverd is on this host and answers from memory, or writes to etcd.
 const TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest answer to a registration.
+const REVISION_LEN_MAX: usize = 1 << 20;
 
 /// A client of discoverd.
 #[derive(Debug, Clone)]
@@ -53,8 +55,7 @@ impl Discoverd {
         });
         let response = put.await?;
         let url = response.url().to_string();
-        let lost = |source| Error::Lost { url: url.clone(), source };
-        let bytes = response.bytes().await.map_err(lost)?;
+        let bytes = body::read(response, REVISION_LEN_MAX).await?;
         serde_json::from_slice(&bytes).map_err(|source| Error::Decode { url, source })
     }
 

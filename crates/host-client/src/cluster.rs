@@ -8,11 +8,13 @@ use api::{
     error::ErrorCode,
     host::TERM_HEADER,
 };
-use api_client::{Client, Endpoint, Error};
+use api_client::{Client, Endpoint, Error, body};
 use reqwest::Method;
 
 /// Longest time a transaction may take: every host it touches acknowledges its part.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest answer to a transaction: it names what was lost of it.
+const COMMITTED_LEN_MAX: usize = 16 << 20;
 
 /// The shared state of the cluster, as the leading flynn-host serves it.
 #[derive(Debug, Clone)]
@@ -76,10 +78,7 @@ impl Cluster {
             })
             .await?;
         let url = response.url().to_string();
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|source| Error::Lost { url: url.clone(), source: source.without_url() })?;
+        let bytes = body::read(response, COMMITTED_LEN_MAX).await?;
         serde_json::from_slice(&bytes).map_err(|source| Error::Decode { url, source })
     }
 }

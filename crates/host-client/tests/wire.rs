@@ -54,6 +54,17 @@ async fn an_order_carries_the_term_of_whoever_gives_it() {
 }
 
 #[tokio::test]
+async fn an_answer_to_a_transaction_that_does_not_end_is_not_read_on() {
+    let endless = async || {
+        let piece = || Ok::<_, std::io::Error>("x".repeat(1 << 20));
+        axum::body::Body::from_stream(stream::repeat_with(piece)).into_response()
+    };
+    let (base, _alive) = serve(Router::new().route("/cluster/commit", post(endless))).await;
+    let err = Cluster::new(base, None).commit(&Tx::default()).await.unwrap_err();
+    assert!(err.to_string().contains("too long"), "{err}");
+}
+
+#[tokio::test]
 async fn a_refused_transaction_says_which_host_refused_it() {
     let refuse = async || -> Response {
         let rejected = Rejected { hosts: [("host1".into(), Refusal::NoRoom)].into() };

@@ -267,12 +267,17 @@ fn failed(doing: &'static str, source: reqwest::Error) -> BuildError {
     BuildError::Transfer { doing, source: source.without_url() }
 }
 
-async fn succeeded(doing: &'static str, response: Response) -> Result<Response, BuildError> {
+async fn succeeded(doing: &'static str, mut response: Response) -> Result<Response, BuildError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let body = response.text().await.unwrap_or_default();
-    let body = body.trim().chars().take(MAX_REFUSAL).collect();
+    let mut body = Vec::new();
+    while body.len() < MAX_REFUSAL
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.extend_from_slice(&chunk);
+    }
+    let body = String::from_utf8_lossy(&body).trim().chars().take(MAX_REFUSAL).collect();
     Err(BuildError::Status { doing, status: status.as_u16(), body })
 }

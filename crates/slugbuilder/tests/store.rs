@@ -112,6 +112,26 @@ async fn an_upload_on_which_nothing_moves_is_given_up_and_tried_again() {
     assert_eq!(read, packed.is.size, "the second try is not of the whole archive");
 }
 
+#[tokio::test]
+async fn of_a_refusal_that_does_not_end_the_beginning_is_read() {
+    let (listener, url) = listen().await;
+    let packed = archive(1000).await;
+    let endless = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        read_put(&mut connection, Duration::ZERO).await;
+        let head = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        while connection.write_all(&[b'x'; 1000]).await.is_ok() {}
+    };
+    let (put, ()) = tokio::join!(async { store().put("slug", &url, &packed).await }, endless);
+    let err = put.unwrap_err();
+    let is_cut = |body: &str| body == "x".repeat(500);
+    assert!(
+        matches!(&err, BuildError::Status { status: 403, body, .. } if is_cut(body)),
+        "{err:?}"
+    );
+}
+
 /// Answers each request with the next of the answers, the last one again and again; how many there were.
 async fn answering(listener: TcpListener, answers: &[&str], seen: &AtomicUsize) {
     loop {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api_client::body;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -45,7 +46,7 @@ async fn look(
         return Ok(());
     }
     let seen = answer.status();
-    let text = answer.text().await.unwrap_or_default();
-    let text: String = text.chars().take(200).collect();
+    let text = body::read_error(answer).await;
+    let text: String = String::from_utf8_lossy(&text).chars().take(200).collect();
     Err(Seen::NotYet(format!("{url} answered {seen} {text}")))
 }
