@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
 
@@ -19,13 +19,13 @@ use crate::{
     terminal::{self, RawMode},
 };
 
-/// Frames that wait to be sent. A job that does not read its stdin makes us stop reading ours, not hoard it.
+/// Frames of stdin that wait to be sent. A job that does not read its stdin makes us stop reading ours, not hoard it.
 const UNSENT: usize = 16;
 /// Bytes read from stdin at once.
 const CHUNK: usize = 32 * 1024;
 /// A job that ignores so many signals is left to itself.
 const PATIENCE: usize = 3;
-/// Time a job on a terminal has to end after its terminal was told to.
+/// Time a job has to end after it was told that its terminal goes away.
 const GRACE: Duration = Duration::from_secs(2);
 /// What a connection that was closed and one that was reset have in common.
 const LOST: &str = "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` \
@@ -61,25 +61,60 @@ pub(crate) async fn converse(
     // Before the terminal is raw, for this may fail.
     let signals = Signals::new().context("listening for signals")?;
     let raw = if tty { Some(RawMode::enter().context("making the terminal raw")?) } else { None };
-    let (sender, unsent) = mpsc::channel(UNSENT);
+    let (stdin, unsent) = mpsc::channel(UNSENT);
+    let (urgent, urgently) = urgent();
     let sending = async {
-        tokio::join!(send(unsent, to_job), say(input, sender.clone()));
+        tokio::join!(send(urgently, unsent, to_job), say(input, stdin));
         // What becomes of the job is said by the other direction.
         std::future::pending::<()>().await;
     };
     let status = tokio::select! {
         status = receive(from_job, stdout) => status,
-        number = signals.forward(sender.clone(), tty) => Ok(128 + number),
+        number = signals.forward(urgent, tty) => Ok(128 + number),
         () = sending => unreachable!("sending waits for ever"),
     };
     drop(raw);
     status
 }
 
+/// What does not wait for stdin, which may be blocked. Putting it here never waits.
+struct Urgent {
+    signals: mpsc::Sender<u32>,
+    size: watch::Sender<(u16, u16)>,
+}
+
+/// The other end of [`Urgent`].
+struct Urgently {
+    signals: mpsc::Receiver<u32>,
+    /// The newest, with the rows first.
+    size: watch::Receiver<(u16, u16)>,
+}
+
+fn urgent() -> (Urgent, Urgently) {
+    // After so many signals nothing more is sent.
+    let (signals, to_send) = mpsc::channel(PATIENCE);
+    let (size, newest) = watch::channel((0, 0));
+    (Urgent { signals, size }, Urgently { signals: to_send, size: newest })
+}
+
 /// Sends frames until nobody takes them.
-async fn send(mut unsent: mpsc::Receiver<Frame>, to_job: impl AsyncWrite + Unpin) {
+async fn send(
+    mut urgently: Urgently,
+    mut unsent: mpsc::Receiver<Frame>,
+    to_job: impl AsyncWrite + Unpin,
+) {
     let mut frames = FramedWrite::new(to_job, FrameCodec);
-    while let Some(frame) = unsent.recv().await {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            Some(number) = urgently.signals.recv() => Frame::Signal(number),
+            Ok(()) = urgently.size.changed() => {
+                let (height, width) = *urgently.size.borrow_and_update();
+                Frame::Resize { height, width }
+            }
+            Some(frame) = unsent.recv() => frame,
+            else => return,
+        };
         if frames.send(frame).await.is_err() {
             return;
         }
@@ -156,17 +191,18 @@ impl Signals {
         })
     }
 
-    /// Passes signals on. Returns the number of the one that makes us leave: on a terminal the first, for it can only
-    /// mean that the terminal goes away (keys reach the job as bytes); else the third that the job ignores.
-    async fn forward(mut self, sender: mpsc::Sender<Frame>, tty: bool) -> u32 {
+    /// Passes signals on. Returns the number of the one that makes us leave: the first on a terminal, for it can only
+    /// mean that the terminal goes away (keys reach the job as bytes), and the first that says so elsewhere; else the third
+    /// that the job ignores, or that has not reached it.
+    async fn forward(mut self, urgent: Urgent, tty: bool) -> u32 {
         let mut ignored = 0;
         // The window may have changed while the job was started.
         let mut resized = tty;
         loop {
             if std::mem::take(&mut resized)
-                && let Some((height, width)) = terminal::size()
+                && let Some(size) = terminal::size()
             {
-                let _ = sender.send(Frame::Resize { height, width }).await;
+                urgent.size.send_replace(size);
             }
             let kind = tokio::select! {
                 _ = self.window.recv() => {
@@ -179,10 +215,9 @@ impl Signals {
                 _ = self.terminate.recv() => SignalKind::terminate(),
             };
             let number = kind.as_raw_value().unsigned_abs();
-            // Never waited for: with stdin blocked the queue may be full.
-            let _ = sender.try_send(Frame::Signal(number));
+            let _ = urgent.signals.try_send(number);
             ignored += 1;
-            if tty {
+            if tty || kind == SignalKind::hangup() {
                 tokio::time::sleep(GRACE).await;
                 return number;
             }
@@ -190,6 +225,42 @@ impl Signals {
                 output::say("flynn: the job does not react to signals; leaving, which stops it");
                 return number;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn signals_and_the_newest_size_do_not_wait_for_stdin() {
+        let (to_job, job) = duplex(10);
+        let (stdin, unsent) = mpsc::channel(UNSENT);
+        let (urgent, urgently) = urgent();
+        let mut sent = pin!(send(urgently, unsent, to_job));
+        let bytes = || Frame::Data { stream: Stream::Stdin, bytes: vec![b'x'; CHUNK].into() };
+        stdin.try_send(bytes()).unwrap();
+        assert!(sent.as_mut().now_or_never().is_none(), "the job takes nothing");
+        while stdin.try_send(bytes()).is_ok() {}
+        urgent.size.send_replace((24, 80));
+        urgent.size.send_replace((30, 100));
+        urgent.signals.try_send(15).unwrap();
+        let mut frames = FramedRead::new(job, FrameCodec);
+        let heard = async {
+            let resize = Frame::Resize { height: 30, width: 100 };
+            for heard in [bytes(), Frame::Signal(15), resize, bytes()] {
+                assert_eq!(frames.next().await.unwrap().unwrap(), heard);
+            }
+        };
+        tokio::select! {
+            () = sent => panic!("the job is there"),
+            () = heard => {}
         }
     }
 }

@@ -83,6 +83,10 @@ async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::Fra
         "endless" => loop {
             job.send(data(Stream::Stdout, "y\n".repeat(8192))).await?;
         },
+        "deaf" => {
+            job.send(data(Stream::Stdout, "ready\r\n")).await?;
+            std::future::pending().await
+        }
         // Says what it is told until it is told to end.
         _ => {
             job.send(data(Stream::Stdout, "ready\r\n")).await?;
@@ -170,6 +174,25 @@ fn without_a_terminal_signals_are_the_job_s() {
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
         assert_eq!(child.wait().unwrap().code(), Some(status), "{name}");
     }
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_it_though_the_job_does_not_read_its_stdin() {
+    let (_fake, person) = started();
+    let mut child = person
+        .command(bin())
+        .args(["-a", "myapp", "run", "deaf"])
+        .stdin(std::fs::File::open("/dev/zero").unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\r\n");
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "HUP", &id]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(129));
 }
 
 #[test]
