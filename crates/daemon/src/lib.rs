@@ -5,6 +5,7 @@ pub mod error;
 pub mod events;
 pub mod extract;
 pub mod lifetime;
+pub mod line;
 mod opening;
 pub mod reconcile;
 pub mod relay;
@@ -13,6 +14,7 @@ pub mod sockets;
 mod sources;
 pub mod status;
 pub mod telemetry;
+pub mod upgraded;
 
 pub use error::ApiError;
 pub use extract::{Body, Query};

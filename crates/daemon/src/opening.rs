@@ -38,6 +38,11 @@ impl Opening {
         Self { stream, wait: Some(Wait { read: 0, limit: Box::pin(sleep(limit)) }) }
     }
 
+    /// The connection itself.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     fn note(&mut self, came: &[u8]) {
         let Some(wait) = &mut self.wait else { return };
         let is_open = PREFACE[wait.read..].starts_with(came);

@@ -1,18 +1,21 @@
 //! Two connections joined into one, so that what a side said before it closed arrives.
 //!
-//! A kernel that closes a connection with unread bytes resets it, and a reset throws away what the other side has not read
-//! yet. So a side is read, and what it says is thrown away, until it has closed too (RFC 9112, 9.6).
+//! A kernel that closes a connection with unread bytes resets it, and a reset throws away what the other side has not taken
+//! yet. So a side is read, and what it says is thrown away, until it has closed too (RFC 9112, 9.6); and where its [`Line`]
+//! is known a connection stays open until its other end has taken all, however slow it is.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, sink, split},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longest time a side may take to close after it was told of the end.
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::line::Line;
+
+/// Longest time a side may take to close after it has taken the last that it was told.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes copied at once, in each direction.
 const PIECE_SIZE: usize = 8 << 10;
 
@@ -24,10 +27,29 @@ enum CopyError {
     Sink,
 }
 
+/// The source of a direction that has come to its end.
+struct Passed<R> {
+    from: R,
+    /// Whether it may still say something.
+    is_open: bool,
+}
+
 /// Copies both ways until both sides have ended. A side that takes no more is listened to until its end all the same; the
-/// other is told then, and has [`LINGER_TIMEOUT`] to close: the future in the answer waits for that. By then no data is
-/// being relayed.
+/// other is told then, and has 5 s to close: the future in the answer waits for that. By then no data is being relayed.
 pub async fn relay<A, B>(one: A, other: B) -> impl Future<Output = ()> + use<A, B>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_lines((one, None), (other, None)).await
+}
+
+/// The same for sides of which the line may be known: the 5 s of such a side begin when it has taken all that it was told,
+/// and if it vanishes with something on its way to it both sides are left.
+pub async fn relay_lines<A, B>(
+    (one, line_of_one): (A, Option<Line>),
+    (other, line_of_other): (B, Option<Line>),
+) -> impl Future<Output = ()> + use<A, B>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -36,54 +58,110 @@ where
     let (from_other, to_other) = split(other);
     let (one_ended, other_ended, lost) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let (one, other) = tokio::join!(
-        pass(from_one, to_other, &one_ended, &other_ended, &lost),
-        pass(from_other, to_one, &other_ended, &one_ended, &lost),
-    );
+    let to_one = (to_one, line_of_one);
+    let to_other = (to_other, line_of_other);
+    let watched = async {
+        tokio::select! {
+            () = until_lost(line_of_one) => {}
+            () = until_lost(line_of_other) => {}
+        }
+        lost.cancel();
+        std::future::pending::<()>().await;
+    };
+    let passed = async {
+        tokio::join!(
+            pass(from_one, to_other, &one_ended, &other_ended, &lost),
+            pass(from_other, to_one, &other_ended, &one_ended, &lost),
+        )
+    };
+    let (one, other) = tokio::select! {
+        passed = passed => passed,
+        () = watched => unreachable!("it watches for ever"),
+    };
     async move {
-        tokio::join!(linger_if_open(one), linger_if_open(other));
+        tokio::join!(part(one, line_of_one), part(other, line_of_other));
     }
 }
 
-async fn linger_if_open(from: Option<impl AsyncRead + Unpin>) {
-    if let Some(mut from) = from {
-        linger(&mut from).await;
+/// Lets go of a side that was told of the end.
+async fn part(side: Passed<impl AsyncRead + Unpin>, line: Option<Line>) {
+    let Passed { mut from, is_open } = side;
+    if is_open {
+        linger(discard(&mut from), line).await;
+    } else {
+        until_taken(line).await;
     }
 }
 
-/// Reads until the end, or for [`LINGER_TIMEOUT`], and throws away what comes.
-pub async fn linger(from: &mut (impl AsyncRead + Unpin)) {
-    let _ = timeout(LINGER_TIMEOUT, tokio::io::copy(from, &mut sink())).await;
+/// Reads until the end and throws away what comes.
+pub async fn discard(from: &mut (impl AsyncRead + Unpin)) {
+    let _ = tokio::io::copy(from, &mut sink()).await;
 }
 
-/// One direction; its source, where that has not ended. `ended` is for it to say that its source has ended, `sink_ended`
-/// says it of its sink.
+/// Waits until a side that was told of the end has taken all that it was told, and for some time until it has closed.
+/// `reading` reads it, so that it can close in order, and ends when it does.
+pub async fn linger(reading: impl Future<Output = ()>, line: Option<Line>) {
+    let mut reading = pin!(reading);
+    let mut taken = pin!(until_taken(line));
+    tokio::select! {
+        // One that says no more may still listen.
+        () = &mut reading => return taken.await,
+        () = &mut taken => {}
+    }
+    let _ = timeout(LINGER_TIMEOUT, reading).await;
+}
+
+/// Waits until a side is lost; for ever where that cannot be known.
+pub async fn until_lost(line: Option<Line>) {
+    match line {
+        Some(line) => line.until_lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until_taken(line: Option<Line>) {
+    if let Some(line) = line {
+        line.until_taken().await;
+    }
+}
+
+/// Tells a side of the end. With TLS that takes room on its way, which one that does not read does not make.
+async fn tell_end(to: &mut (impl AsyncWrite + Unpin), line: Option<Line>) {
+    let late = async {
+        until_taken(line).await;
+        sleep(LINGER_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        _ = to.shutdown() => {}
+        () = late => {}
+    }
+}
+
+/// One direction; its source. `ended` is for it to say that its source has ended, `sink_ended` says it of its sink.
 async fn pass<R: AsyncRead + Unpin>(
     mut from: R,
-    mut to: impl AsyncWrite + Unpin,
+    (mut to, line): (impl AsyncWrite + Unpin, Option<Line>),
     ended: &CancellationToken,
     sink_ended: &CancellationToken,
     lost: &CancellationToken,
-) -> Option<R> {
-    match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
+) -> Passed<R> {
+    let is_open = match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
         Some(Err(CopyError::Sink)) => {
             // Until the sink, too, has said all; whatever that was reaches the source.
-            let mut nobody = sink();
-            let unheard = tokio::io::copy(&mut from, &mut nobody);
-            let still_open = sink_ended.run_until_cancelled(unheard).await.is_none();
-            still_open.then_some(from)
+            sink_ended.run_until_cancelled(discard(&mut from)).await.is_none()
         }
         Some(copied) => {
             if copied.is_err() {
                 lost.cancel();
             }
-            // One that does not read might hold this up.
-            let _ = timeout(LINGER_TIMEOUT, to.shutdown()).await;
+            tell_end(&mut to, line).await;
             ended.cancel();
-            None
+            false
         }
-        None => Some(from),
-    }
+        None => true,
+    };
+    Passed { from, is_open }
 }
 
 async fn copy(
@@ -159,6 +237,32 @@ mod tests {
             drop((from_relay, to_relay));
             relayed.await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_takes_the_last_words_slowly_gets_all() {
+        const LEN: usize = 1 << 20;
+        let ((mut client, of_client), (of_backend, mut backend)) = tokio::join!(pair(), pair());
+        let line = Line::of(&of_client);
+        let mut relayed =
+            pin!(async { relay_lines((of_client, line), (of_backend, None)).await.await });
+        let unheard = async {
+            backend.write_all(&vec![b'x'; LEN]).await.unwrap();
+            Line::of(&backend).unwrap().until_taken().await;
+            drop(backend);
+            // It goes on sending and reads nothing, for longer than it may take to close.
+            for _ in 0..30 {
+                client.write_all(b"more").await.unwrap();
+                sleep(LINGER_TIMEOUT / 10).await;
+            }
+        };
+        tokio::select! {
+            () = &mut relayed => panic!("it has not taken all"),
+            () = unheard => {}
+        }
+        let mut heard = Vec::new();
+        let ((), read) = tokio::join!(relayed, client.read_to_end(&mut heard));
+        assert_eq!(read.unwrap(), LEN);
     }
 
     #[tokio::test]

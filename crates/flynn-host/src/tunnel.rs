@@ -15,7 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::{Sources, relay::relay};
+use daemon::{
+    Sources,
+    line::Line,
+    relay::{relay, relay_lines},
+};
 use http::StatusCode;
 use http_body_util::Full;
 use rand::seq::SliceRandom;
@@ -177,7 +181,8 @@ impl Tunnel {
             }
         }
         let local = self.local(accepted.service).await?;
-        relay(accepted.stream, local).await.await;
+        let (line, line_of_local) = (Line::of(accepted.stream.get_ref().0), Line::of(&local));
+        relay_lines((accepted.stream, line), (local, line_of_local)).await.await;
         Ok(())
     }
 
@@ -254,10 +259,15 @@ impl Tunnel {
             let (id, record) = grid.at_gateway(*meant.ip()).ok_or(Way::NoHost(*meant.ip()))?;
             (id.to_owned(), record.tunnel())
         };
+        let line = Line::of(&stream);
         if id == self.id {
-            relay(stream, self.local(service).await?).await.await;
+            let local = self.local(service).await?;
+            let line_of_local = Line::of(&local);
+            relay_lines((stream, line), (local, line_of_local)).await.await;
         } else {
-            relay(stream, dial(addr, &id, service, &self.identity()).await?).await.await;
+            let other = dial(addr, &id, service, &self.identity()).await?;
+            let line_of_other = Line::of(other.get_ref().0);
+            relay_lines((stream, line), (other, line_of_other)).await.await;
         }
         Ok(())
     }

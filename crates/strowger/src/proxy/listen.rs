@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::sockets::detect_lost_peers;
+use daemon::{line::Line, sockets::detect_lost_peers};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
@@ -151,7 +151,8 @@ pub(crate) async fn accept_http(
             accepted = listener.accept() => accepted,
         };
         let client = Client::new(peer.ip(), tls.is_some(), port.clone());
-        let context = Context { live: live.clone(), client, lifetime: lifetime.clone() };
+        let (live, line) = (live.clone(), Line::of(&stream));
+        let context = Context { live, client, line, lifetime: lifetime.clone() };
         let context = Arc::new(context);
         match tls.clone() {
             None => lifetime.spawn_drained(one(stream, context)),
@@ -285,7 +286,7 @@ mod tests {
         let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
         let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
         let (theirs, ours) = duplex(HEAD_MAX);
-        (theirs, two(ours, Arc::new(Context { live, client, lifetime })))
+        (theirs, two(ours, Arc::new(Context { live, client, line: None, lifetime })))
     }
 
     #[tokio::test(start_paused = true)]

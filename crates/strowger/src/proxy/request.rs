@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, convert::Infallible, fmt::Write, sync::Arc};
 
+use daemon::line::Line;
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
     header::{EXPECT, HOST, TRANSFER_ENCODING},
@@ -35,6 +36,8 @@ use crate::{
 pub(super) struct Context {
     pub(super) live: Arc<Live>,
     pub(super) client: Client,
+    /// That of the client's connection, if the kernel tells.
+    pub(super) line: Option<Line>,
     pub(super) lifetime: daemon::Lifetime,
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon::relay::relay;
+use daemon::{line::Line, relay::relay_lines};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -104,7 +104,8 @@ async fn connection(client: TcpStream, port: u16, live: &Live) -> io::Result<()>
     let (backend, mut busy) = connected.map_err(io::Error::other)?;
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
-    let lingering = relay(client, backend).await;
+    let line = Line::of(&client);
+    let lingering = relay_lines((client, line), (backend, None)).await;
     drop(busy);
     lingering.await;
     Ok(())

@@ -1,6 +1,6 @@
 //! Requests that switch protocols: websockets and the like.
 
-use daemon::relay::relay;
+use daemon::{line::Line, relay::relay_lines};
 use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
@@ -71,7 +71,7 @@ pub(super) async fn forward(
     if let Some(of_client) = of_client {
         control.becomes_tunnel();
         busy.becomes_tunnel();
-        context.lifetime.spawn_drained(tunnel(of_client, of_backend, busy));
+        context.lifetime.spawn_drained(tunnel(of_client, context.line, of_backend, busy));
     }
     let protocol = response.headers().get(UPGRADE).cloned();
     let (mut parts, _) = response.into_parts();
@@ -84,10 +84,11 @@ pub(super) async fn forward(
     Ok(Response::from_parts(parts, Answer::Own(None)))
 }
 
-async fn tunnel(of_client: OnUpgrade, of_backend: OnUpgrade, busy: Busy) {
+async fn tunnel(of_client: OnUpgrade, line: Option<Line>, of_backend: OnUpgrade, busy: Busy) {
     let copied = async {
         let (client, backend) = tokio::try_join!(of_client, of_backend)?;
-        Ok::<_, hyper::Error>(relay(TokioIo::new(client), TokioIo::new(backend)).await)
+        let (client, backend) = (TokioIo::new(client), TokioIo::new(backend));
+        Ok::<_, hyper::Error>(relay_lines((client, line), (backend, None)).await)
     };
     let copied = copied.await;
     drop(busy);
