@@ -5,12 +5,19 @@
 //! than that pending it is not read, and what it said before it closed hides that it did; what can be seen then is that the
 //! kernel has given its connection up. A client that was reset is told from others at the next [`PROBE`]; of one that
 //! closed, or whose host is gone, the kernels find that out by their own probes some minutes later.
+//!
+//! A client that takes its output slowly gets all of it, also after the job has ended: [`linger`] waits for that.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use attach::{Frame, FrameCodec, PAYLOAD_LIMIT};
-use daemon::relay::linger;
+use daemon::{
+    relay::{discard, linger, until_lost},
+    upgraded::Client,
+};
 use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -25,6 +32,8 @@ use crate::one_off::Attached;
 const PENDING_LEN_MAX: usize = 1 << 20;
 /// What a frame counts at least: it costs memory, however short it is.
 const FRAME_LEN_MIN: usize = 64;
+/// Signals and sizes of windows that were read of a client and that its host has not taken yet.
+const PENDING_SIGNALS_MAX: usize = 64;
 /// What a client said before it went may take this long to get to the host: a signal, mostly.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two looks whether the connection of the client is still one.
@@ -35,12 +44,28 @@ const PIECE_LEN: usize = 8 << 10;
 // One frame always fits.
 const _: () = assert!(PAYLOAD_LIMIT <= PENDING_LEN_MAX);
 
-/// A frame on its way to the host, with its part of what may be pending.
-type Pending = (Frame, OwnedSemaphorePermit);
+/// What is on its way to the host.
+struct Pending {
+    /// With the part of what may be pending that each takes.
+    stdin: mpsc::Receiver<(Frame, OwnedSemaphorePermit)>,
+    /// Signals and sizes of windows do not wait for stdin.
+    signals: mpsc::Receiver<Frame>,
+}
+
+/// Where what a client says becomes pending.
+struct Reader {
+    stdin: mpsc::Sender<(Frame, OwnedSemaphorePermit)>,
+    signals: mpsc::Sender<Frame>,
+}
 
 /// Relays until the job has ended or the client is gone; in the latter case the job is stopped.
-pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, mut attached: Attached) {
+pub(crate) async fn relay(client: TokioIo<Upgraded>, mut attached: Attached) {
     let Some(host) = attached.connection.take() else { return };
+    let client = match Client::new(client.into_inner()) {
+        Ok(client) => client,
+        Err(err) => return debug!(error = %err, "a client of an attached job is lost"),
+    };
+    let line = client.line();
     let (mut from_client, mut to_client) = split(client);
     let (from_host, to_host) = split(host);
     let down = async {
@@ -52,10 +77,11 @@ pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, mut attached: Att
     attached.ended = tokio::select! {
         ended = down => ended,
         () = relay_up(&mut from_client, to_host) => false,
+        () = until_lost(line) => false,
     };
     if attached.ended {
-        // What it is still sending must not cost it the job's last words.
-        linger(&mut from_client).await;
+        // What it is still sending, or how slowly it reads, must not cost it the job's last words.
+        linger(discard(&mut from_client), line).await;
     }
 }
 
@@ -88,10 +114,12 @@ async fn relay_down(
 /// Relays what the client says until it is gone. That it has no more for stdin is a frame; the end of the connection is
 /// the end of the client, for one that was killed cannot be told from one that still listens.
 async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite + Unpin) {
-    let (queue, queued) = mpsc::channel(PENDING_LEN_MAX / FRAME_LEN_MIN);
-    let mut forwarded = pin!(forward(queued, to_host));
+    let (stdin, pending_stdin) = mpsc::channel(PENDING_LEN_MAX / FRAME_LEN_MIN);
+    let (signals, pending_signals) = mpsc::channel(PENDING_SIGNALS_MAX);
+    let pending = Pending { stdin: pending_stdin, signals: pending_signals };
+    let mut forwarded = pin!(forward(pending, to_host));
     tokio::select! {
-        () = read_on(from_client, queue) => {}
+        () = read_on(from_client, Reader { stdin, signals }) => {}
         // Only when nothing more can come.
         () = &mut forwarded => return,
     }
@@ -99,7 +127,7 @@ async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite 
 }
 
 /// Reads the client until its end, pausing while too much is pending.
-async fn read_on(from_client: impl AsyncRead + Unpin, queue: mpsc::Sender<Pending>) {
+async fn read_on(from_client: impl AsyncRead + Unpin, reader: Reader) {
     let mut frames = FramedRead::new(from_client, FrameCodec);
     let room = Arc::new(Semaphore::new(PENDING_LEN_MAX));
     while let Some(frame) = frames.next().await {
@@ -112,21 +140,32 @@ async fn read_on(from_client: impl AsyncRead + Unpin, queue: mpsc::Sender<Pendin
         };
         let len = match &frame {
             Frame::Data { bytes, .. } => bytes.len().max(FRAME_LEN_MIN),
-            _ => FRAME_LEN_MIN,
+            _ => {
+                if reader.signals.send(frame).await.is_err() {
+                    return;
+                }
+                continue;
+            }
         };
         let len = u32::try_from(len).expect("the longest frame is far below 4 GiB");
         let Ok(place) = room.clone().acquire_many_owned(len).await else { return };
-        if queue.send((frame, place)).await.is_err() {
+        if reader.stdin.send((frame, place)).await.is_err() {
             return;
         }
     }
 }
 
 /// Says to the host what is pending, until nothing more can come.
-async fn forward(mut queued: mpsc::Receiver<Pending>, to_host: impl AsyncWrite + Unpin) {
+async fn forward(mut pending: Pending, to_host: impl AsyncWrite + Unpin) {
     let mut host = FramedWrite::new(to_host, FrameCodec);
     let mut host_listens = true;
-    while let Some((frame, _place)) = queued.recv().await {
+    loop {
+        let (frame, _place) = tokio::select! {
+            biased;
+            Some(frame) = pending.signals.recv() => (frame, None),
+            Some((frame, place)) = pending.stdin.recv() => (frame, Some(place)),
+            else => return,
+        };
         // A host that is done takes no more; its last words come the other way.
         host_listens = host_listens && host.send(frame).await.is_ok();
     }
@@ -187,6 +226,32 @@ mod tests {
             for _ in 0..said {
                 assert_eq!(host.next().await.unwrap().unwrap(), stdin(FRAME));
             }
+        };
+        tokio::select! {
+            () = relayed => panic!("the client is there"),
+            () = heard => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_does_not_wait_for_stdin_that_is_pending() {
+        let (mut client, of_client) = duplex(FRAME);
+        let (to_host, host) = duplex(10);
+        let mut relayed = pin!(relay_up(of_client, to_host));
+        let said = async {
+            assert_eq!(flood(&mut client, 16).await, 16);
+            FramedWrite::new(&mut client, FrameCodec).send(Frame::Signal(15)).await.unwrap();
+            // Until it was read.
+            assert!(timeout(LAST_WORDS_TIMEOUT, std::future::pending::<()>()).await.is_err());
+        };
+        tokio::select! {
+            () = &mut relayed => panic!("the client is there"),
+            () = said => {}
+        }
+        let mut host = FramedRead::new(host, FrameCodec);
+        let heard = async {
+            assert_eq!(host.next().await.unwrap().unwrap(), stdin(FRAME), "it was under way");
+            assert_eq!(host.next().await.unwrap().unwrap(), Frame::Signal(15));
         };
         tokio::select! {
             () = relayed => panic!("the client is there"),

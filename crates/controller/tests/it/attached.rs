@@ -9,6 +9,7 @@ use api::{
 use api_client::Upgraded;
 use attach::{Frame, FrameCodec, Stream};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use controller::Config;
 use daemon::Lifetime;
 use futures_util::{SinkExt, StreamExt};
@@ -200,6 +201,32 @@ async fn a_client_that_was_reset_is_noticed_though_the_job_does_not_read_what_it
     let mut stopped = world.neighbours.stopped.subscribe();
     let gone = stopped.wait_for(|stopped| stopped.contains(&id));
     tokio::time::timeout(testkit::LIMIT, gone).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_slowly_gets_all_that_a_job_said_before_it_ended() {
+    const FRAMES: usize = 32;
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    let client = attach_raw(&world, "one").await;
+    let mut frames = Framed::new(client, FrameCodec);
+    let bytes: Bytes = vec![b'x'; 32 << 10].into();
+    let stdin = |bytes: &Bytes| Frame::Data { stream: Stream::Stdin, bytes: bytes.clone() };
+    for _ in 0..FRAMES {
+        frames.send(stdin(&bytes)).await.unwrap();
+    }
+    frames.send(Frame::eof(Stream::Stdin)).await.unwrap();
+    // It reads nothing for longer than one that has heard all may take to close. Then what it says still resets nothing.
+    let pause = std::future::pending::<()>();
+    assert!(tokio::time::timeout(Duration::from_secs(6), pause).await.is_err());
+    frames.send(stdin(&bytes)).await.unwrap();
+    for _ in 0..FRAMES {
+        let heard = Frame::Data { stream: Stream::Stdout, bytes: bytes.clone() };
+        assert_eq!(frames.next().await.unwrap().unwrap(), heard);
+    }
+    assert_eq!(frames.next().await.unwrap().unwrap(), Frame::Exit(7));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use api::{
     error::ErrorCode,
@@ -7,21 +7,20 @@ use api::{
         AttachRequest, Status,
     },
 };
-use attach::{Frame, FrameCodec, FrameError, PROTOCOL, State as Said, Stream};
+use attach::{Frame, FrameCodec, FrameError, PAYLOAD_LIMIT, PROTOCOL, State as Said, Stream};
 use axum::{
     body::Body as AnyBody,
     extract::{FromRequest, Request, State},
     response::Response,
 };
 use bytes::Bytes;
-use daemon::{ApiError, Body, relay::LINGER_TIMEOUT};
+use daemon::{ApiError, Body, relay::linger, upgraded::Client};
 use futures_util::{SinkExt, StreamExt};
 use http::{StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use hyper::upgrade::OnUpgrade;
 use tokio::{
-    io::{AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::mpsc,
+    io::{AsyncRead, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -47,8 +46,18 @@ const SIGHUP: u32 = 1;
 /// A terminal may not take its size in the first moment.
 const RESIZES: u32 = 5;
 
-type Connection = TokioIo<Upgraded>;
-type Frames = FramedWrite<WriteHalf<Connection>, FrameCodec>;
+/// Bytes of stdin that were read of a client and that its job has not taken yet.
+const PENDING_LEN_MAX: usize = 1 << 20;
+/// What a frame counts at least: it costs memory, however short it is.
+const FRAME_LEN_MIN: usize = 64;
+
+/// Signals and sizes of windows that wait to be obeyed.
+const ORDERS_MAX: usize = 16;
+
+// One frame always fits.
+const _: () = assert!(PAYLOAD_LIMIT <= PENDING_LEN_MAX);
+
+type Frames = FramedWrite<WriteHalf<Client>, FrameCodec>;
 
 /// Attaches the connection to a job's streams.
 pub(crate) async fn attach(
@@ -64,9 +73,10 @@ pub(crate) async fn attach(
     let Body(wanted) = Body::<AttachRequest>::from_request(request, &()).await?;
     let host = app.host.clone();
     app.host.lifetime.spawn_request(async move {
-        let ended = match upgrade.await {
-            Ok(upgraded) => session(&host, wanted, TokioIo::new(upgraded)).await,
-            Err(err) => Err(FrameError::Io(std::io::Error::other(err))),
+        let client = upgrade.await.map_err(io::Error::other).and_then(Client::new);
+        let ended = match client {
+            Ok(client) => session(&host, wanted, client).await,
+            Err(err) => Err(FrameError::Io(err)),
         };
         if let Err(err) = ended {
             debug!(error = %err, "an attached connection ended early");
@@ -83,8 +93,9 @@ pub(crate) async fn attach(
 async fn session(
     host: &Arc<Host>,
     wanted: AttachRequest,
-    connection: Connection,
+    connection: Client,
 ) -> Result<(), FrameError> {
+    let line = connection.line();
     let (read, mut write) = tokio::io::split(connection);
     let id = wanted.job_id;
     let mut waited = false;
@@ -114,8 +125,8 @@ async fn session(
     tokio::pin!(input, sent);
     tokio::select! {
         sent = &mut sent => {
-            // What the client is still sending must not cost it the last words.
-            let _ = timeout(LINGER_TIMEOUT, input).await;
+            // What the client is still sending, or how slowly it reads, must not cost it the last words.
+            linger(input, line).await;
             return sent;
         }
         () = &mut input => {}
@@ -124,14 +135,16 @@ async fn session(
     if holds_stdin && tty {
         signal(host, &wanted, SIGHUP).await;
     }
-    sent.await
+    let sent = sent.await;
+    linger(std::future::ready(()), line).await;
+    sent
 }
 
 /// Waits for the job to be known, having said so.
 async fn known(
     host: &Host,
     wanted: &AttachRequest,
-    write: &mut WriteHalf<Connection>,
+    write: &mut WriteHalf<Client>,
     waited: &mut bool,
 ) -> Result<Option<Arc<Output>>, FrameError> {
     let mut arrivals = host.registry.arrivals();
@@ -157,7 +170,7 @@ async fn known(
 async fn started(
     host: &Host,
     wanted: &AttachRequest,
-    write: &mut WriteHalf<Connection>,
+    write: &mut WriteHalf<Client>,
     waited: bool,
 ) -> Result<Result<ActiveJob, String>, FrameError> {
     let mut events = host.registry.subscribe().events;
@@ -187,7 +200,7 @@ async fn started(
     timeout(STARTING, started).await.unwrap_or_else(|_| late())
 }
 
-async fn say(write: &mut WriteHalf<Connection>, said: Said) -> Result<(), FrameError> {
+async fn say(write: &mut WriteHalf<Client>, said: Said) -> Result<(), FrameError> {
     write.write_all(&said.to_bytes()).await?;
     Ok(write.flush().await?)
 }
@@ -252,9 +265,9 @@ async fn send_log(
 }
 
 async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, FrameError> {
-    let done = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?;
+    let done = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
     Ok(done?)
 }
 
@@ -294,29 +307,61 @@ async fn take_input(
     host: &Arc<Host>,
     wanted: &AttachRequest,
     tty: bool,
-    read: ReadHalf<Connection>,
+    read: ReadHalf<Client>,
     stdin: Option<mpsc::Sender<Bytes>>,
 ) {
-    let mut frames = FramedRead::new(read, FrameCodec);
-    let mut stdin = stdin;
     if tty && wanted.height > 0 && wanted.width > 0 {
         resize(host, wanted, wanted.height, wanted.width).await;
     }
-    while let Some(Ok(frame)) = frames.next().await {
-        match frame {
-            Frame::Data { stream: Stream::Stdin, bytes } if bytes.is_empty() => stdin = None,
-            Frame::Data { stream: Stream::Stdin, bytes } => {
-                if let Some(job) = &stdin
-                    && job.send(bytes).await.is_err()
-                {
-                    stdin = None;
-                }
+    let (told, mut orders) = mpsc::channel(ORDERS_MAX);
+    let obeyed = async {
+        while let Some(frame) = orders.recv().await {
+            match frame {
+                Frame::Signal(number) => signal(host, wanted, number).await,
+                Frame::Resize { height, width } => resize(host, wanted, height, width).await,
+                Frame::Data { .. } | Frame::Exit(_) => {}
             }
-            Frame::Signal(number) => signal(host, wanted, number).await,
-            Frame::Resize { height, width } => resize(host, wanted, height, width).await,
-            Frame::Data { .. } | Frame::Exit(_) => {}
         }
-    }
+    };
+    tokio::join!(read_on(read, stdin, told), obeyed);
+}
+
+/// Gives the job what is for its stdin, and tells of all else. A job that takes nothing keeps no signals from it, up to
+/// [`PENDING_LEN_MAX`] bytes.
+async fn read_on(
+    read: impl AsyncRead + Unpin,
+    stdin: Option<mpsc::Sender<Bytes>>,
+    told: mpsc::Sender<Frame>,
+) {
+    let (queue, mut queued) =
+        mpsc::channel::<(Bytes, OwnedSemaphorePermit)>(PENDING_LEN_MAX / FRAME_LEN_MIN);
+    let given = async move {
+        let Some(job) = stdin else { return };
+        while let Some((bytes, _place)) = queued.recv().await {
+            if job.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    let heard = async move {
+        let (mut queue, room) = (Some(queue), Arc::new(Semaphore::new(PENDING_LEN_MAX)));
+        let mut frames = FramedRead::new(read, FrameCodec);
+        while let Some(Ok(frame)) = frames.next().await {
+            match frame {
+                Frame::Data { stream: Stream::Stdin, bytes } if bytes.is_empty() => queue = None,
+                Frame::Data { stream: Stream::Stdin, bytes } => {
+                    let Some(pending) = &queue else { continue };
+                    let len = bytes.len().max(FRAME_LEN_MIN);
+                    let len = u32::try_from(len).expect("the longest frame is far below 4 GiB");
+                    let Ok(place) = room.clone().acquire_many_owned(len).await else { return };
+                    // A job that takes no more may still be told something.
+                    let _ = pending.send((bytes, place)).await;
+                }
+                frame => drop(told.send(frame).await),
+            }
+        }
+    };
+    tokio::join!(given, heard);
 }
 
 async fn signal(host: &Arc<Host>, wanted: &AttachRequest, number: u32) {
@@ -336,5 +381,32 @@ async fn resize(host: &Host, wanted: &AttachRequest, height: u16, width: u16) {
             Err(err) => debug!(error = %err, "resizing the terminal is tried again"),
         }
         sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_gets_to_a_job_that_does_not_read_its_stdin() {
+        let (client, of_client) = duplex(1000);
+        let (stdin, _deaf) = mpsc::channel(1);
+        let (told, mut heard) = mpsc::channel(1);
+        let said = async {
+            let mut frames = FramedWrite::new(client, FrameCodec);
+            for _ in 0..16 {
+                let bytes = vec![b'x'; 32 << 10].into();
+                frames.send(Frame::Data { stream: Stream::Stdin, bytes }).await.unwrap();
+            }
+            frames.send(Frame::Signal(15)).await.unwrap();
+            assert_eq!(heard.recv().await, Some(Frame::Signal(15)));
+        };
+        tokio::select! {
+            () = read_on(of_client, Some(stdin), told) => panic!("the client is there"),
+            said = timeout(testkit::LIMIT, said) => said.expect("it is told of the signal"),
+        }
     }
 }
