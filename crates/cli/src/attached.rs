@@ -171,11 +171,31 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: Bytes) -> io::Result<(
     to.flush().await
 }
 
+async fn hangup(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status) & (1 << (signal.as_raw_value() - 1)) != 0
+}
+
+/// The signals that a process ignores, the first in the lowest bit, by its `/proc/<pid>/status`.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
 /// The signals that are the job's business.
 struct Signals {
     interrupt: Signal,
     quit: Signal,
-    hangup: Signal,
+    /// Not with `nohup`: whoever started this wants it to live on.
+    hangup: Option<Signal>,
     terminate: Signal,
     window: Signal,
 }
@@ -185,7 +205,10 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: match is_ignored(SignalKind::hangup()) {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
             terminate: signal(SignalKind::terminate())?,
             window: signal(SignalKind::window_change())?,
         })
@@ -211,7 +234,7 @@ impl Signals {
                 }
                 _ = self.interrupt.recv() => SignalKind::interrupt(),
                 _ = self.quit.recv() => SignalKind::quit(),
-                _ = self.hangup.recv() => SignalKind::hangup(),
+                () = hangup(self.hangup.as_mut()) => SignalKind::hangup(),
                 _ = self.terminate.recv() => SignalKind::terminate(),
             };
             let number = kind.as_raw_value().unsigned_abs();
@@ -237,6 +260,13 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
+
+    #[test]
+    fn nohup_is_seen() {
+        let hangup = 1 << (SignalKind::hangup().as_raw_value() - 1);
+        assert_eq!(ignored("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000001\n"), hangup);
+        assert_eq!(ignored("SigIgn:\tx\n") | ignored(""), 0);
+    }
 
     #[tokio::test]
     async fn signals_and_the_newest_size_do_not_wait_for_stdin() {

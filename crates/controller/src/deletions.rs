@@ -3,13 +3,18 @@
 //! That an app shall go is kept in the database, so any controller goes on with it, whatever became of the one that was
 //! asked and of the client that asked.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use api::{
-    controller::{App, Job},
+    controller::{App, Job, JobState},
+    host::EndReason,
     id::{AppId, JobId},
 };
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,6 +36,8 @@ const GRACE: Duration = Duration::from_secs(120);
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time a host may take to hear that a job is to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// An order that its host has not heard of after this time will not come.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Apps deleted at a time.
 const AT_ONCE: usize = 32;
 /// Hosts asked at a time.
@@ -46,12 +53,12 @@ struct Progress {
 /// Goes on with all deletions until the daemon stops.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let mut nudges = controller.events.nudges();
-    let mut known: BTreeMap<AppId, Progress> = BTreeMap::new();
+    let (mut known, mut told) = (BTreeMap::new(), BTreeSet::new());
     loop {
         nudges.mark_unchanged();
         tokio::select! {
             () = stop.cancelled() => return,
-            busy = rounds(&controller, &mut known) => if let Err(err) = busy {
+            busy = rounds(&controller, &mut known, &mut told) => if let Err(err) = busy {
                 // Every request tells of a database that is away.
                 tracing::debug!(error = &err as &dyn std::error::Error, "deletions wait");
             }
@@ -63,8 +70,13 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     }
 }
 
-async fn rounds(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -> Result<()> {
-    let (deleted, stopped) = tokio::join!(round(controller, known), stop_left_over(controller));
+async fn rounds(
+    controller: &Controller,
+    known: &mut BTreeMap<AppId, Progress>,
+    told: &mut BTreeSet<JobId>,
+) -> Result<()> {
+    let (deleted, stopped) =
+        tokio::join!(round(controller, known), stop_left_over(controller, told));
     deleted.and(stopped)
 }
 
@@ -148,33 +160,40 @@ async fn stop_one_offs(controller: &Controller, app: &App, done: &mut Progress) 
     Ok(())
 }
 
-/// Jobs of apps that are deleted already, of which a host told late, or whose order was under way for long.
-async fn stop_left_over(controller: &Controller) -> Result<()> {
+/// Jobs of apps that are deleted already, of which a host told late, or whose order was under way for long. `told` has those
+/// whose hosts know it.
+async fn stop_left_over(controller: &Controller, told: &mut BTreeSet<JobId>) -> Result<()> {
     let jobs = {
         let client = controller.db.client().await?;
         store::jobs::left_over(&client).await?
     };
-    for job in &jobs {
-        info!(job.id = %job.uuid, app.id = %job.app, "stopping job {}: its app is deleted", job.uuid);
+    told.retain(|id| jobs.iter().any(|job| job.uuid == *id));
+    let jobs = jobs.into_iter().filter(|job| !told.contains(&job.uuid)).collect();
+    for job in stop_at_hosts(controller, jobs).await {
+        info!(job.id = %job, "told job {job} to stop: its app is deleted");
+        told.insert(job);
     }
-    stop_at_hosts(controller, jobs).await;
     Ok(())
 }
 
 /// Tells the host of each job to stop it, all hosts at the same time. Answers which jobs they know.
 async fn stop_at_hosts(controller: &Controller, jobs: Vec<Job>) -> Vec<JobId> {
-    let mut by_host: BTreeMap<String, Vec<JobId>> = BTreeMap::new();
+    let mut by_host: BTreeMap<String, Vec<Job>> = BTreeMap::new();
     for job in jobs {
-        by_host.entry(job.host_id.unwrap_or_default()).or_default().push(job.uuid);
+        by_host.entry(job.host_id.clone().unwrap_or_default()).or_default().push(job);
     }
     let told = by_host.into_iter().map(|(id, jobs)| async move {
         let Ok(host) = controller.neighbours.host(&id) else { return Vec::new() };
         let mut told = Vec::new();
-        for job in jobs {
+        for Job { uuid: job, state, updated_at, .. } in jobs {
             match timeout(STOP_TIMEOUT, host.stop_job(job)).await {
                 Ok(Ok(())) => told.push(job),
                 // It may be about to be ordered, for it is recorded before: the host is told again at the next look.
-                Ok(Err(err)) if err.is_not_found() => {}
+                Ok(Err(err)) if err.is_not_found() => {
+                    if state == JobState::Starting && updated_at.is_some_and(is_long_ago) {
+                        forget_order(controller, job).await;
+                    }
+                }
                 Ok(Err(err)) => {
                     let error = &err as &dyn std::error::Error;
                     warn!(error, job.id = %job, host.id = %id, "job {job} is not stopped yet");
@@ -189,6 +208,25 @@ async fn stop_at_hosts(controller: &Controller, jobs: Vec<Job>) -> Vec<JobId> {
         told
     });
     stream::iter(told).buffer_unordered(HOSTS_AT_ONCE).concat().await
+}
+
+fn is_long_ago(at: Timestamp) -> bool {
+    Timestamp::now().duration_since(at).unsigned_abs() > ORDER_TIMEOUT
+}
+
+/// A job was recorded and then not ordered, for its controller ended in between. If it was ordered after all, its host has
+/// the last word.
+async fn forget_order(controller: &Controller, job: JobId) {
+    let forgotten = async {
+        let mut client = controller.db.client().await?;
+        let mut tx = Tx::begin(&mut client).await?;
+        let why = "it was not ordered: its host does not know it";
+        store::jobs::never_started(&mut tx, job, EndReason::HostLost, why).await?;
+        tx.commit().await
+    };
+    if let Err(err) = forgotten.await {
+        warn!(error = &err as &dyn std::error::Error, job.id = %job, "job {job} is still thought to start");
+    }
 }
 
 /// Waits until an app is deleted, or its deletion was given up.

@@ -115,13 +115,9 @@ async fn start_on_some_host(controller: &Controller, planned: &Planned) -> Resul
     for _ in 0..ROUNDS {
         let (term, hosts) = hosts(controller, planned).await?;
         for host in hosts {
-            record(controller, planned, &host, false).await?;
+            let recorded = record(controller, planned, &host, false).await?;
             match commit(controller, planned, &host, term).await {
-                Ok(true) => {
-                    // Its host may have told of it since.
-                    let client = controller.db.client().await?;
-                    return store::jobs::find(&client, planned.app.id, planned.job.id).await;
-                }
+                Ok(true) => return Ok(as_known_now(controller, recorded).await),
                 Ok(false) => {}
                 Err(err) => {
                     discard(controller, planned.job.id, &host, &err).await;
@@ -131,6 +127,15 @@ async fn start_on_some_host(controller: &Controller, planned: &Planned) -> Resul
         }
     }
     Err(no_room())
+}
+
+/// Its host may have told of it since it was recorded. That it was started is true also if the database cannot say more.
+async fn as_known_now(controller: &Controller, recorded: Job) -> Job {
+    let known = async {
+        let client = controller.db.client().await?;
+        store::jobs::find(&client, recorded.app, recorded.uuid).await
+    };
+    known.await.unwrap_or(recorded)
 }
 
 /// Stops a job whose requester is told that there is none: perhaps it was taken all the same.

@@ -160,11 +160,8 @@ async fn destroy_lost(controller: &Controller, lost: &Lost) -> Result<()> {
                     return Ok(());
                 }
                 Verdict::Waits => {
-                    return Ok(store::provisionings::answered(
-                        &controller.db.client().await?,
-                        lost.id,
-                    )
-                    .await?);
+                    let client = controller.db.client().await?;
+                    return store::provisionings::answered(&client, lost.id).await;
                 }
             }
             controller.neighbours.deprovision(&provider, key, &made).await?;

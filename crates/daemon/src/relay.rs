@@ -159,7 +159,11 @@ async fn pass<R: AsyncRead + Unpin>(
             ended.cancel();
             false
         }
-        None => true,
+        None => {
+            // The other direction may be waiting for this one.
+            ended.cancel();
+            true
+        }
     };
     Passed { from, is_open }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -14,6 +14,7 @@ use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
 };
+use tracing::warn;
 
 use crate::{
     domain::command::RepoName,
@@ -32,13 +33,17 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) async fn lock(dir: &Path) -> io::Result<Option<File>> {
     let lock = File::create(dir.join(LOCK))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
-    while lock.try_lock().is_err() {
-        if Instant::now() >= deadline {
-            return Ok(None);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(None),
+            Err(TryLockError::WouldBlock) => sleep(LOCK_INTERVAL).await,
+            Err(TryLockError::Error(err)) => {
+                warn!(error = %err, "{} cannot be locked: see to it that one gitreceived uses it", dir.display());
+                return Ok(Some(lock));
+            }
         }
-        sleep(LOCK_INTERVAL).await;
     }
-    Ok(Some(lock))
 }
 
 /// Repositories of a folder.

@@ -197,14 +197,10 @@ impl Conversation<'_> {
             () = self.abort.cancelled() => return Err(String::new()),
         };
         let right = held.insert(taken);
-        // With the right to push, for then none of ours moves refs of this copy.
-        if let Some(lock) = self.copy.unlock().await.first() {
-            return Err(format!(
-                "{} is in the way of this push and cannot be removed. Nothing was changed.",
-                lock.display()
-            ));
-        }
-        let steps = self.steps(&plan, &quarantine, out);
+        let steps = async {
+            self.unlock().await?;
+            self.steps(&plan, &quarantine, out).await
+        };
         tokio::pin!(steps);
         tokio::select! {
             done = &mut steps => done,
@@ -213,6 +209,21 @@ impl Conversation<'_> {
                 let _ = steps.await;
                 Err(format!("Another push to {name} took over. Push again."))
             }
+        }
+    }
+
+    /// Removes locks of a git that was killed. With the right to push, for then none of ours moves refs of this copy.
+    async fn unlock(&self) -> Result<(), String> {
+        let left = tokio::select! {
+            left = self.copy.unlock() => left,
+            () = self.abort.cancelled() => return Err(String::new()),
+        };
+        match left.first() {
+            None => Ok(()),
+            Some(lock) => Err(format!(
+                "{} is in the way of this push and cannot be removed. Nothing was changed.",
+                lock.display()
+            )),
         }
     }
 

@@ -163,10 +163,15 @@ async fn locks(copy: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut open = vec![copy.to_path_buf(), copy.join("objects/pack")];
     while let Some(dir) = open.pop() {
         let is_of_refs = dir.starts_with(copy.join("refs"));
+        let is_of_packs = dir.ends_with("objects/pack");
         let Ok(mut entries) = fs::read_dir(&dir).await else { continue };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let (path, name) = (entry.path(), entry.file_name());
             let Ok(meta) = entry.metadata().await else { continue };
+            // Others of packs are an operator's git's, which may have them for minutes, and no push waits for them.
+            if is_of_packs && path.extension().is_none_or(|extension| extension != "keep") {
+                continue;
+            }
             if (is_of_refs || !meta.is_dir()) && is_lock(&path, is_of_refs).await {
                 locks.push((path, meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
             } else if meta.is_dir() && (is_of_refs || name == "refs") {

@@ -30,7 +30,7 @@ use crate::{
     disk::Disk,
     domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
-    hook::{self, SOCKET_VARIABLE},
+    hook::{self, ANSWERS_VARIABLE, SOCKET_VARIABLE},
     hosting::{Held, Hosting, Target},
     repos::Copy,
     run_dir::RunDir,
@@ -195,7 +195,7 @@ impl Pushes {
             .make_in(self.run_dir.path(), |path| UnixListener::bind(path))?
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
-        command.env(SOCKET_VARIABLE, &socket).stdin(Stdio::piped());
+        command.env(SOCKET_VARIABLE, &socket).env(ANSWERS_VARIABLE, "1").stdin(Stdio::piped());
         hook::check(self.run_dir.path(), &self.hook)?;
         let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);

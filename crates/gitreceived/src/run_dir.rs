@@ -41,8 +41,11 @@ impl RunDir {
         // Nobody sees it before it is locked.
         let unseen = dir.path().join("new");
         let lock = File::create(&unseen)?;
-        lock.try_lock()?;
-        fs::rename(unseen, dir.path().join(LOCK))?;
+        // Where that cannot be done it is left, should we be killed.
+        match lock.try_lock() {
+            Ok(()) => fs::rename(unseen, dir.path().join(LOCK))?,
+            Err(_) => fs::remove_file(unseen)?,
+        }
         hook::check(dir.path(), program)?;
         Ok(Self { dir, _lock: lock })
     }

@@ -74,7 +74,8 @@ impl Neighbours {
         let id: String = url::form_urlencoded::byte_serialize(external_id.as_bytes()).collect();
         let path = format!("{path}?id={id}");
         let timed = |request: reqwest::RequestBuilder| request.timeout(PROVISION_TIMEOUT);
-        match client.send(Method::DELETE, &path, timed).await {
+        // Once, so that what is known of it is known of all that was sent.
+        match client.without_retries().send(Method::DELETE, &path, timed).await {
             Ok(_) => Ok(()),
             Err(api_client::Error::Api { status: 404, .. }) => Ok(()),
             Err(err) => Err(failed(provider, err)),
@@ -200,7 +201,11 @@ fn failed(provider: &Provider, source: api_client::Error) -> Error {
         }
         err => (Effect::Unknown, true, format!("provider {name} did not answer: {err}; try again")),
     };
-    let is_over = matches!(source, api_client::Error::Api { .. }) || source.is_unsent();
+    // Two of them are a proxy's, which does not know either.
+    let is_over = match &source {
+        api_client::Error::Api { status, .. } => ![502, 504].contains(status),
+        other => other.is_unsent(),
+    };
     let failure = Failure { effect, code, retry, is_over };
     let message = message.replace(char::is_control, " ");
     Error::Provider { message, failure, source: Some(source) }

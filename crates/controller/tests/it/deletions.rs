@@ -114,6 +114,18 @@ async fn a_job_of_which_it_is_not_known_whether_it_was_started_is_stopped() {
 }
 
 #[tokio::test]
+async fn a_job_that_was_recorded_and_never_ordered_holds_up_no_deletion() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    // As if its controller had ended in between: no host knows it.
+    world.neighbours.gate.shut("commit");
+    world.client.put_job(&scheduler::job(app.id, release.id, "")).await.unwrap();
+    world.sql("UPDATE jobs SET updated_at = now() - interval '5 minutes'").await;
+    world.client.delete_app("one").await.unwrap();
+}
+
+#[tokio::test]
 async fn an_app_that_is_being_deleted_gets_no_job() {
     let world = World::start().await;
     let app = world.app("one").await;

@@ -79,6 +79,8 @@ struct Inner {
 #[derive(Debug)]
 struct Reader {
     sender: mpsc::Sender<Told>,
+    /// One that is slower than the job has no other place for it when the job ends.
+    place_of_exit: Option<mpsc::OwnedPermit<Told>>,
     holds_stdin: bool,
 }
 
@@ -153,7 +155,7 @@ impl Output {
 
     /// Attaches a reader.
     pub(crate) fn subscribe(&self, wants_stdin: bool) -> Subscription {
-        let (sender, told) = mpsc::channel(BACKLOG);
+        let (sender, told) = mpsc::channel(BACKLOG + 1);
         let mut inner = self.lock();
         let stdin = if wants_stdin { inner.stdin.take() } else { None };
         let kept = if stdin.is_some() { inner.kept.take() } else { None };
@@ -168,7 +170,9 @@ impl Output {
                 let _ = sender.try_send(Told::Exit(exit));
             }
             None => {
-                inner.readers.push(Reader { sender, holds_stdin: stdin.is_some() });
+                let place_of_exit = sender.clone().try_reserve_owned().ok();
+                let holds_stdin = stdin.is_some();
+                inner.readers.push(Reader { sender, place_of_exit, holds_stdin });
             }
         }
         Subscription { before, whole, last_line, told, stdin }
@@ -270,7 +274,9 @@ impl Output {
         inner.stdin = None;
         inner.for_container = None;
         for reader in inner.readers.drain(..) {
-            let _ = reader.sender.try_send(Told::Exit(exit));
+            if let Some(place) = reader.place_of_exit {
+                place.send(Told::Exit(exit));
+            }
         }
         inner.writer = None;
         self.progress.send_modify(|progress| progress.complete = true);
@@ -391,6 +397,22 @@ mod tests {
         assert_eq!(first.before, piece("$ "));
         let second = output.subscribe(true);
         assert!(second.stdin.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_read_nothing_yet_is_told_of_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::open(dir.path(), true).unwrap();
+        let (mut slow, owner) = (output.subscribe(false), output.subscribe(true));
+        drop(owner);
+        for _ in 0..BACKLOG {
+            output.push(piece("x\n")).await.unwrap();
+        }
+        output.end(3);
+        for _ in 0..BACKLOG {
+            assert!(matches!(slow.told.recv().await, Some(Told::Data(..))));
+        }
+        assert_eq!(slow.told.recv().await, Some(Told::Exit(3)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::{line::Line, sockets::detect_lost_peers};
+use daemon::{line::Line, relay::until_lost, sockets::detect_lost_peers};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
@@ -198,7 +198,11 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let shared = context.clone();
-    serve_two(stream, &context.live, move |request| serve(shared.clone(), request)).await;
+    let served = serve_two(stream, &context.live, move |request| serve(shared.clone(), request));
+    tokio::select! {
+        () = served => {}
+        () = until_lost(context.line) => debug!("a client's connection ended: it has vanished"),
+    }
 }
 
 /// The same, with what answers the requests.
