@@ -56,7 +56,7 @@ async fn create(State(provider): State<Provider>, headers: HeaderMap) -> Respons
     let id = format!("/things/{key}");
     provider.made.send_modify(|made| drop(made.insert(key, id.clone())));
     if provider.loses() {
-        return StatusCode::BAD_GATEWAY.into_response();
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let env = [("THING".to_owned(), id.clone())].into();
     Json(Provisioned { id, env }).into_response()
@@ -67,7 +67,7 @@ async fn destroy(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
     if provider.loses() {
-        return StatusCode::BAD_GATEWAY.into_response();
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     provider.destroyed.send_modify(|destroyed| destroyed.push(query["id"].clone()));
     Json(()).into_response()

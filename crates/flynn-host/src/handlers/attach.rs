@@ -20,7 +20,7 @@ use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -51,8 +51,8 @@ const PENDING_LEN_MAX: usize = 1 << 20;
 /// What a frame counts at least: it costs memory, however short it is.
 const FRAME_LEN_MIN: usize = 64;
 
-/// Signals and sizes of windows that wait to be obeyed.
-const ORDERS_MAX: usize = 16;
+/// A signal or the size of a window, and whom to tell when it was obeyed.
+type Order = (Frame, oneshot::Sender<()>);
 
 // One frame always fits.
 const _: () = assert!(PAYLOAD_LIMIT <= PENDING_LEN_MAX);
@@ -313,25 +313,27 @@ async fn take_input(
     if tty && wanted.height > 0 && wanted.width > 0 {
         resize(host, wanted, wanted.height, wanted.width).await;
     }
-    let (told, mut orders) = mpsc::channel(ORDERS_MAX);
+    let (told, mut orders) = mpsc::channel::<Order>(1);
     let obeyed = async {
-        while let Some(frame) = orders.recv().await {
+        while let Some((frame, done)) = orders.recv().await {
             match frame {
                 Frame::Signal(number) => signal(host, wanted, number).await,
                 Frame::Resize { height, width } => resize(host, wanted, height, width).await,
                 Frame::Data { .. } | Frame::Exit(_) => {}
             }
+            let _ = done.send(());
         }
     };
     tokio::join!(read_on(read, stdin, told), obeyed);
 }
 
 /// Gives the job what is for its stdin, and tells of all else. A job that takes nothing keeps no signals from it, up to
-/// [`PENDING_LEN_MAX`] bytes.
+/// [`PENDING_LEN_MAX`] bytes. What comes after a signal or a size is read when that was obeyed: a program that is typed to
+/// finds its terminal as its user does.
 async fn read_on(
     read: impl AsyncRead + Unpin,
     stdin: Option<mpsc::Sender<Bytes>>,
-    told: mpsc::Sender<Frame>,
+    told: mpsc::Sender<Order>,
 ) {
     let (queue, mut queued) =
         mpsc::channel::<(Bytes, OwnedSemaphorePermit)>(PENDING_LEN_MAX / FRAME_LEN_MIN);
@@ -357,7 +359,12 @@ async fn read_on(
                     // A job that takes no more may still be told something.
                     let _ = pending.send((bytes, place)).await;
                 }
-                frame => drop(told.send(frame).await),
+                frame => {
+                    let (done, obeyed) = oneshot::channel();
+                    if told.send((frame, done)).await.is_ok() {
+                        let _ = obeyed.await;
+                    }
+                }
             }
         }
     };
@@ -402,7 +409,8 @@ mod tests {
                 frames.send(Frame::Data { stream: Stream::Stdin, bytes }).await.unwrap();
             }
             frames.send(Frame::Signal(15)).await.unwrap();
-            assert_eq!(heard.recv().await, Some(Frame::Signal(15)));
+            let (frame, _done) = heard.recv().await.unwrap();
+            assert_eq!(frame, Frame::Signal(15));
         };
         tokio::select! {
             () = read_on(of_client, Some(stdin), told) => panic!("the client is there"),
