@@ -91,7 +91,7 @@ struct Urgently {
 }
 
 fn urgent() -> (Urgent, Urgently) {
-    // After so many signals nothing more is sent.
+    // The command leaves at the last of these, so that no more can come.
     let (signals, to_send) = mpsc::channel(PATIENCE);
     let (size, newest) = watch::channel((0, 0));
     (Urgent { signals, size }, Urgently { signals: to_send, size: newest })
@@ -194,7 +194,7 @@ fn ignored(status: &str) -> u64 {
 struct Signals {
     interrupt: Signal,
     quit: Signal,
-    /// Not with `nohup`: whoever started this wants it to live on.
+    /// Absent under `nohup`, which has the command go on when its terminal is closed.
     hangup: Option<Signal>,
     terminate: Signal,
     window: Signal,

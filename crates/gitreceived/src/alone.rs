@@ -24,7 +24,7 @@ use crate::{
 
 /// File of the folder that its gitreceived has locked; no repository has such a name.
 const LOCK: &str = ".lock";
-/// A predecessor in the same folder may take so long to end.
+/// Longest time to wait for another gitreceived in the same folder to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two attempts to lock it.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);

@@ -65,7 +65,8 @@ pub(crate) struct Pushes {
     pub(crate) receiver: Vec<String>,
     pub(crate) receiver_env: BTreeMap<String, String>,
     pub(crate) timeout: Duration,
-    /// A client that sends nothing so long while it has something to send, or takes nothing, is given up.
+    /// Longest time a client may send nothing before all of its push has arrived, or read nothing. After it the push is given
+    /// up.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -196,7 +197,6 @@ impl Pushes {
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
         command.env(SOCKET_VARIABLE, &socket).env(ANSWERS_VARIABLE, "1").stdin(Stdio::piped());
-        hook::check(self.run_dir.path(), &self.hook)?;
         let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
         let (over, asked) = (CancellationToken::new(), CancellationToken::new());
@@ -334,8 +334,8 @@ impl Feed<'_> {
     }
 }
 
-/// Copies until the source ends. A client that takes nothing, for so long or when the push has been given up, does not keep
-/// git from writing, nor all who wait for git: the rest is dropped.
+/// Copies until the source ends. If the client reads nothing for the time of `patience`, or after the push was given up, the
+/// rest is dropped: otherwise git would wait for the client, and every other push for git.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl tokio::io::AsyncWrite + Unpin,

@@ -94,7 +94,7 @@ pub enum StartError {
     /// Another gitreceived uses the folder.
     #[error("another gitreceived uses the folder {}: end it first, or give this one another", dir.display())]
     Used {
-        /// Which.
+        /// The folder.
         dir: PathBuf,
     },
     /// The cache or the directory of the hook cannot be made.

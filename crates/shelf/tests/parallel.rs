@@ -30,7 +30,7 @@ fn body()
     (pieces, stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue))))
 }
 
-/// Waits until so many uploads are under way.
+/// Waits until `count` uploads are under way.
 async fn under_way(dir: &Path, count: usize) {
     let waiting = async {
         while fs::read_dir(dir.join("tmp")).unwrap().count() != count {

@@ -155,44 +155,34 @@ fn a_reader_that_has_seen_enough_ends_it_silently() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
+/// The exit status of `flynn run` that is sent a signal once its job is ready.
+fn signalled(person: &Person, job: &str, stdin: Stdio, signal: &str) -> Option<i32> {
+    let mut command = person.command(bin());
+    command.args(["-a", "myapp", "run", job]).stdin(stdin).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Until the end: it may be written to.
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\r\n");
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+    child.wait().unwrap().code()
+}
+
 #[test]
 fn without_a_terminal_signals_are_the_job_s() {
     let (_fake, person) = started();
     for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
-        let mut child = person
-            .command(bin())
-            .args(["-a", "myapp", "run", "wait"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\r\n");
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
-        assert_eq!(child.wait().unwrap().code(), Some(status), "{name}");
+        assert_eq!(signalled(&person, "wait", Stdio::piped(), name), Some(status), "{name}");
     }
 }
 
 #[test]
 fn a_terminal_that_goes_away_ends_it_though_the_job_does_not_read_its_stdin() {
     let (_fake, person) = started();
-    let mut child = person
-        .command(bin())
-        .args(["-a", "myapp", "run", "deaf"])
-        .stdin(std::fs::File::open("/dev/zero").unwrap())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\r\n");
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", "HUP", &id]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(129));
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    assert_eq!(signalled(&person, "deaf", endless.into(), "HUP"), Some(129));
 }
 
 #[test]

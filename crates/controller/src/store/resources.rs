@@ -12,10 +12,8 @@ use uuid::Uuid;
 use super::{Page, Tx, json, provisionings};
 use crate::error::{Error, Result};
 
-/// A request to a provider that was not answered in this time will not be: it has [`PROVISION_TIMEOUT`], and is begun anew
-/// as often where its connection is refused.
-///
-/// [`PROVISION_TIMEOUT`]: crate::neighbours
+/// Time after which a request to a provider that was not answered is over, in seconds. It is longer than the timeout of such
+/// a request (`neighbours/providers.rs`) with its attempts to connect.
 pub(super) const UNANSWERED_SECONDS: f64 = 150.0;
 
 const RESOURCE: &str = "SELECT resource_id, provider_id, external_id, env, created_at, deleted_at, \

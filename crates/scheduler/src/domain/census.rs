@@ -27,9 +27,9 @@ const FORGOTTEN_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 /// That a host refused a job or could start no process is remembered for so long.
 const TROUBLE_KEPT: SignedDuration = SignedDuration::from_mins(5);
 
-/// A job that took another's place serves, and the formations that say so come one after the other: the one that does not
-/// want its predecessor may be first. Until this has passed it is left alone, for it may be the database of whoever would
-/// say so.
+/// How long a job that took another's place is kept although no formation wants it. The controller changes the formations of
+/// both releases at once but sends them one after the other, so the one that no longer wants the predecessor may arrive
+/// first; and if the job is the database, the controller cannot send the second without it.
 const IN_PLACE_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A host that kept jobs of so many apps from running is in trouble itself: with one it may be the app.

@@ -118,7 +118,8 @@ impl Upload {
         let digest = digest.finalize();
         temp.write_all(&digest).map_err(storing)?;
         temp.write_all(MARK).map_err(storing)?;
-        // The kernel's own times are some milliseconds coarse; whoever deletes what was listed knows the blob by its time.
+        // A conditional deletion compares this time. The time that the kernel sets is only exact to some milliseconds, so two
+        // uploads could have the same.
         temp.as_file().set_modified(SystemTime::now()).map_err(storing)?;
         temp.as_file().sync_all().map_err(storing)?;
         store.move_into_place(temp.path(), &path)?;

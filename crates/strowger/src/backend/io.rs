@@ -129,9 +129,9 @@ impl Socket {
         }
     }
 
-    /// What writing so many bytes came to. A backend may answer and close before it has read all of a request; what it said is
-    /// in the receive buffer then, and an error of writing would end the request before that is read. So what cannot be
-    /// written counts as written until there is nothing left to read; a connection of which that is true ends soon.
+    /// The result of writing `len` bytes, where a failure counts as success until there is nothing left to read. A backend may
+    /// answer and close before it has read all of a request. Its answer is in the receive buffer then, and would not be read
+    /// if the failed write ended the request.
     fn or_discarded(
         &self,
         cx: &Context<'_>,

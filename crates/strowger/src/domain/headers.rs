@@ -81,8 +81,8 @@ fn belongs_in_head(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Whether these headers, with so many bytes before them, are more than a head may have. The parsers' own limits are not as
-/// exact: HTTP/2 has none for lines, and of HTTP/1 what one read brings is taken whole.
+/// Whether a head exceeds the limit of lines or bytes; `before` is the length in bytes of its first line. The limits of the
+/// parsers do not suffice: for HTTP/2 there is none for lines, and for HTTP/1 a head that one read brings is taken whole.
 pub(crate) fn is_too_large(headers: &HeaderMap, before: usize) -> bool {
     let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     headers.len() > HEADERS_MAX || before + headers.iter().map(line).sum::<usize>() > HEAD_MAX

@@ -317,7 +317,7 @@ mod tests {
         assert!(begun.elapsed() >= HEAD_TIMEOUT, "{:?}", begun.elapsed());
     }
 
-    /// A body of so many pieces, which counts those that were taken.
+    /// A body of `count` pieces of `size` bytes. `taken` counts the pieces that were read of it.
     fn pieces(
         count: usize,
         size: usize,
