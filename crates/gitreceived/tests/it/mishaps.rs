@@ -1,0 +1,243 @@
+//! What goes wrong around a push, and what then becomes of it.
+
+use std::{
+    collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, process::Stdio,
+    time::Duration,
+};
+
+use daemon::Lifetime;
+use gitreceived::{Config, StartError};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use testkit::wait_until;
+use tokio::process::Child;
+
+use crate::lone::{Lone, URL, script};
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().unwrap().cast_signed()).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_locks_no_repository() {
+    let lone = Lone::with(|server| {
+        server.env("PUSH_IDLE_TIMEOUT", "2");
+    })
+    .await;
+    lone.commit("one").await;
+    let receiver = fs::read_to_string(lone.path("receiver")).unwrap();
+    let noisy = "#!/bin/sh\ntouch $(dirname $0)/runs\nyes | head -c 30000000\n";
+    script(&lone.path("receiver"), noisy);
+    let mut deaf = lone.git_command("key", &["push", URL, "main"]);
+    // Nothing reads the pipe, so git stops, and its ssh.
+    let deaf = deaf.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let runs = lone.path("runs");
+    wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet")).await;
+    script(&lone.path("receiver"), &receiver);
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn pushes_are_judged_also_when_the_hooks_were_removed() {
+    let lone = Lone::new().await;
+    let run_dir = lone.run_dir();
+    let remove_hooks = || {
+        for hook in ["pre-receive", "proc-receive"] {
+            fs::remove_file(run_dir.join(hook)).unwrap();
+        }
+    };
+    let commit = lone.commit("one").await;
+    remove_hooks();
+    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
+    assert!(!ok && said.contains("neither a branch nor a tag"), "{said}");
+    remove_hooks();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, commit);
+    // A cleaner removes the directory too.
+    fs::remove_dir_all(&run_dir).unwrap();
+    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
+    assert!(!ok && said.contains("neither a branch nor a tag"), "{said}");
+    let second = lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+    assert_eq!(lone.kept("main").await, second);
+}
+
+#[tokio::test]
+async fn hooks_that_go_while_git_runs_let_nothing_through() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    let dir = lone.run_dir().display().to_string();
+    for (hooks, why) in [("pre-receive", "has not taken this push"), ("p*-receive", "proc-receive")]
+    {
+        lone.meanwhile(&format!("rm {dir}/{hooks}"));
+        for what in ["main", "main:refs/tags/v1", "main:refs/odd/x"] {
+            let (ok, said) = lone.push("key", what).await;
+            assert!(!ok && said.contains(why), "{what}: {said}");
+        }
+    }
+    for name in ["main", "v1", "refs/odd/x"] {
+        assert_eq!(lone.kept(name).await, "", "{name}");
+    }
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+}
+
+#[tokio::test]
+async fn a_temporary_directory_of_any_name_holds_the_hooks() {
+    let name = OsStr::from_bytes(b"tmp/\xff");
+    let lone = Lone::with(|server| {
+        let dir = server.as_std().get_current_dir().unwrap();
+        fs::create_dir(dir.join(name)).unwrap();
+        server.env("TMPDIR", name);
+    })
+    .await;
+    lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main:refs/odd/x").await;
+    assert!(!ok && said.contains("neither a branch nor a tag"), "{said}");
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+}
+
+#[tokio::test]
+async fn each_of_two_names_of_what_is_deployed_is_as_the_pusher_saw_it() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:master"]).await;
+    assert!(ok, "{said}");
+    for branch in ["theirs", "ours"] {
+        lone.git("key", &["checkout", "-q", "-b", branch, "main"]).await;
+        lone.commit(branch).await;
+    }
+    lone.meanwhile(&format!("exec git push --no-verify {URL} theirs:master"));
+    let (ok, said) = lone.git("key", &["push", URL, "ours:main", "ours:master"]).await;
+    assert!(!ok && said.contains("Another push moved refs/heads/master meanwhile"), "{said}");
+    let theirs = lone.git("key", &["rev-parse", "theirs"]).await.1;
+    assert_eq!(lone.kept("master").await, theirs.trim());
+}
+
+#[tokio::test]
+async fn a_lock_that_is_left_while_a_push_is_under_way_does_not_stop_it() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.push("key", "main").await.0);
+    let second = lone.commit("two").await;
+    let repo = lone.path("repos/anything.git").display().to_string();
+    lone.meanwhile(&format!("touch {repo}/refs/heads/main.lock {repo}/packed-refs.new"));
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:later"]).await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, second);
+    let (ok, said) = lone.push("key", ":later").await;
+    assert!(ok, "{said}");
+}
+
+#[tokio::test]
+async fn a_broken_ref_is_named_before_anything_is_deployed() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.push("key", "main:feat").await.0);
+    fs::write(lone.path("repos/anything.git/refs/heads/feat"), "").unwrap();
+    let commit = lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("refs/heads/feat points to nothing"), "{said}");
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    fs::remove_file(lone.path("repos/anything.git/refs/heads/feat")).unwrap();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    assert_eq!(lone.kept("main").await, commit);
+}
+
+#[tokio::test]
+async fn a_receiver_that_finishes_when_it_is_told_to_stop_is_believed() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    let stubborn =
+        "#!/bin/sh\ntrap 'exit 0' TERM\ntouch $(dirname $0)/runs\nwhile :; do sleep 0.05; done\n";
+    script(&lone.path("receiver"), stubborn);
+    let mut push = lone.git_command("key", &["push", URL, "main"]);
+    let mut push = push.process_group(0).spawn().unwrap();
+    let runs = lone.path("runs");
+    wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet")).await;
+    kill_process_group(pid(&push), Signal::KILL).unwrap();
+    push.wait().await.unwrap();
+    wait_until("main has moved", async || match lone.kept("main").await {
+        kept if kept == commit => Ok(()),
+        kept => Err(kept),
+    })
+    .await;
+}
+
+/// The processes that a process has started, by a word of their command line.
+fn children(parent: Pid, word: &str) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let dir = entry.path();
+        let stat = fs::read_to_string(dir.join("stat")).ok()?;
+        let is_child = stat.rsplit_once(')')?.1.split_whitespace().nth(1)? == parent;
+        let line = fs::read(dir.join("cmdline")).ok()?;
+        let has_word = line.split(|byte| *byte == 0).any(|part| part == word.as_bytes());
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Pid::from_raw(pid).filter(|_| is_child && has_word)
+    });
+    processes.collect()
+}
+
+#[tokio::test]
+async fn a_push_whose_git_was_killed_is_given_up() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    fs::write(lone.path("hold"), "").unwrap();
+    let killing = async {
+        let runs = lone.path("runs");
+        wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet"))
+            .await;
+        let gits = children(pid(&lone.server), "receive-pack");
+        assert_eq!(gits.len(), 1);
+        kill_process(gits[0], Signal::KILL).unwrap();
+    };
+    let pushing = tokio::time::timeout(Duration::from_secs(20), lone.push("key", "main"));
+    let (pushed, ()) = tokio::join!(pushing, killing);
+    let (ok, said) = pushed.expect("it is waiting for the receiver");
+    assert!(!ok, "{said}");
+    fs::remove_file(lone.path("hold")).unwrap();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+    assert_eq!(lone.kept("main").await, commit);
+}
+
+fn config(dir: &Path) -> Config {
+    let mut random = rand::rng();
+    let host_key = russh::keys::PrivateKey::random(&mut random, russh::keys::Algorithm::Ed25519);
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        authchecker: vec!["true".into()],
+        receiver: vec!["true".into()],
+        receiver_env: BTreeMap::new(),
+        hook: env!("CARGO_BIN_EXE_gitreceived").into(),
+        cache_dir: dir.into(),
+        host_keys: vec![host_key.unwrap()],
+        cluster: None,
+        path: "/usr/bin:/bin".into(),
+        push_timeout: Duration::from_secs(120),
+        push_idle_timeout: Duration::from_secs(120),
+        stop_grace: Duration::from_secs(8),
+        disk_len_max: 24 << 30,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_gitreceived_takes_the_folder_only_when_the_first_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Lifetime::default(), Lifetime::default());
+    gitreceived::start(config(dir.path()), &first).await.unwrap();
+    let refused = gitreceived::start(config(dir.path()), &second).await.unwrap_err();
+    assert!(matches!(refused, StartError::Used { .. }), "{refused}");
+    let (ended, started) = tokio::join!(
+        first.drain(Duration::from_secs(5)),
+        gitreceived::start(config(dir.path()), &second)
+    );
+    ended.unwrap();
+    started.unwrap();
+    second.end();
+}

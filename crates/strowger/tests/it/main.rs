@@ -1,0 +1,10 @@
+//! A router in this process, over real connections, with backends that are faked on the wire.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
+mod api;
+mod backends;
+mod harness;
+mod messages;
+mod routing;
+mod streams;
+mod tls;
