@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod frame;
+mod pending;
 mod state;
 
 pub use frame::{Frame, FrameCodec, FrameError, Stream};
+pub use pending::{PendingReceiver, PendingSender, Place, pending};
 pub use state::{State, read_state};
 
 /// Name of the protocol, for the `Upgrade` header.

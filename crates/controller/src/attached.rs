@@ -1,16 +1,16 @@
 //! Relaying between the client of an attached job and its host.
 //!
 //! The end of the client has to be noticed whatever the job does, also one that does not read its stdin, so that the host
-//! takes nothing. Up to [`PENDING_LEN_MAX`] bytes the client is read on meanwhile, and its end is seen at once. With more
+//! takes nothing. Up to 1 MiB the client is read on meanwhile, and its end is seen at once. With more
 //! than that pending it is not read, and what it said before it closed hides that it did; what can be seen then is that the
 //! kernel has given its connection up. A client that was reset is told from others at the next [`PROBE`]; of one that
 //! closed, or whose host is gone, the kernels find that out by their own probes some minutes later.
 //!
 //! A client that takes its output slowly gets all of it, also after the job has ended: [`linger`] waits for that.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
-use attach::{Frame, FrameCodec, PAYLOAD_LIMIT};
+use attach::{Frame, FrameCodec, PendingReceiver, PendingSender, pending};
 use daemon::{
     relay::{discard, linger, until_lost},
     upgraded::Client,
@@ -20,7 +20,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -28,10 +28,6 @@ use tracing::debug;
 
 use crate::one_off::Attached;
 
-/// Bytes that were read of a client and that its host has not taken yet.
-const PENDING_LEN_MAX: usize = 1 << 20;
-/// What a frame counts at least: it costs memory, however short it is.
-const FRAME_LEN_MIN: usize = 64;
 /// Signals and sizes of windows that were read of a client and that its host has not taken yet.
 const PENDING_SIGNALS_MAX: usize = 64;
 /// What a client said before it went may take this long to get to the host: a signal, mostly.
@@ -41,20 +37,16 @@ const PROBE: Duration = Duration::from_secs(5);
 /// Bytes relayed from the host at once.
 const PIECE_LEN: usize = 8 << 10;
 
-// One frame always fits.
-const _: () = assert!(PAYLOAD_LIMIT <= PENDING_LEN_MAX);
-
 /// What is on its way to the host.
 struct Pending {
-    /// With the part of what may be pending that each takes.
-    stdin: mpsc::Receiver<(Frame, OwnedSemaphorePermit)>,
+    stdin: PendingReceiver<Frame>,
     /// Signals and sizes of windows do not wait for stdin.
     signals: mpsc::Receiver<Frame>,
 }
 
 /// Where what a client says becomes pending.
 struct Reader {
-    stdin: mpsc::Sender<(Frame, OwnedSemaphorePermit)>,
+    stdin: PendingSender<Frame>,
     signals: mpsc::Sender<Frame>,
 }
 
@@ -114,7 +106,7 @@ async fn relay_down(
 /// Relays what the client says until it is gone. That it has no more for stdin is a frame; the end of the connection is
 /// the end of the client, for one that was killed cannot be told from one that still listens.
 async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite + Unpin) {
-    let (stdin, pending_stdin) = mpsc::channel(PENDING_LEN_MAX / FRAME_LEN_MIN);
+    let (stdin, pending_stdin) = pending();
     let (signals, pending_signals) = mpsc::channel(PENDING_SIGNALS_MAX);
     let pending = Pending { stdin: pending_stdin, signals: pending_signals };
     let mut forwarded = pin!(forward(pending, to_host));
@@ -129,7 +121,6 @@ async fn relay_up(from_client: impl AsyncRead + Unpin, to_host: impl AsyncWrite 
 /// Reads the client until its end, pausing while too much is pending.
 async fn read_on(from_client: impl AsyncRead + Unpin, reader: Reader) {
     let mut frames = FramedRead::new(from_client, FrameCodec);
-    let room = Arc::new(Semaphore::new(PENDING_LEN_MAX));
     while let Some(frame) = frames.next().await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -139,7 +130,7 @@ async fn read_on(from_client: impl AsyncRead + Unpin, reader: Reader) {
             }
         };
         let len = match &frame {
-            Frame::Data { bytes, .. } => bytes.len().max(FRAME_LEN_MIN),
+            Frame::Data { bytes, .. } => bytes.len(),
             _ => {
                 if reader.signals.send(frame).await.is_err() {
                     return;
@@ -147,9 +138,7 @@ async fn read_on(from_client: impl AsyncRead + Unpin, reader: Reader) {
                 continue;
             }
         };
-        let len = u32::try_from(len).expect("the longest frame is far below 4 GiB");
-        let Ok(place) = room.clone().acquire_many_owned(len).await else { return };
-        if reader.stdin.send((frame, place)).await.is_err() {
+        if !reader.stdin.send(frame, len).await {
             return;
         }
     }

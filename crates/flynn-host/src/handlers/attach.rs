@@ -7,7 +7,7 @@ use api::{
         AttachRequest, Status,
     },
 };
-use attach::{Frame, FrameCodec, FrameError, PAYLOAD_LIMIT, PROTOCOL, State as Said, Stream};
+use attach::{Frame, FrameCodec, FrameError, PROTOCOL, State as Said, Stream, pending};
 use axum::{
     body::Body as AnyBody,
     extract::{FromRequest, Request, State},
@@ -20,7 +20,7 @@ use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
@@ -46,16 +46,8 @@ const SIGHUP: u32 = 1;
 /// A terminal may not take its size in the first moment.
 const RESIZES: u32 = 5;
 
-/// Bytes of stdin that were read of a client and that its job has not taken yet.
-const PENDING_LEN_MAX: usize = 1 << 20;
-/// What a frame counts at least: it costs memory, however short it is.
-const FRAME_LEN_MIN: usize = 64;
-
 /// A signal or the size of a window, and whom to tell when it was obeyed.
 type Order = (Frame, oneshot::Sender<()>);
-
-// One frame always fits.
-const _: () = assert!(PAYLOAD_LIMIT <= PENDING_LEN_MAX);
 
 type Frames = FramedWrite<WriteHalf<Client>, FrameCodec>;
 
@@ -328,15 +320,14 @@ async fn take_input(
 }
 
 /// Gives the job what is for its stdin, and tells of all else. A job that takes nothing keeps no signals from it, up to
-/// [`PENDING_LEN_MAX`] bytes. What comes after a signal or a size is read when that was obeyed: a program that is typed to
+/// 1 MiB. What comes after a signal or a size is read when that was obeyed: a program that is typed to
 /// finds its terminal as its user does.
 async fn read_on(
     read: impl AsyncRead + Unpin,
     stdin: Option<mpsc::Sender<Bytes>>,
     told: mpsc::Sender<Order>,
 ) {
-    let (queue, mut queued) =
-        mpsc::channel::<(Bytes, OwnedSemaphorePermit)>(PENDING_LEN_MAX / FRAME_LEN_MIN);
+    let (queue, mut queued) = pending::<Bytes>();
     let given = async move {
         let Some(job) = stdin else { return };
         while let Some((bytes, _place)) = queued.recv().await {
@@ -346,18 +337,16 @@ async fn read_on(
         }
     };
     let heard = async move {
-        let (mut queue, room) = (Some(queue), Arc::new(Semaphore::new(PENDING_LEN_MAX)));
+        let mut queue = Some(queue);
         let mut frames = FramedRead::new(read, FrameCodec);
         while let Some(Ok(frame)) = frames.next().await {
             match frame {
                 Frame::Data { stream: Stream::Stdin, bytes } if bytes.is_empty() => queue = None,
                 Frame::Data { stream: Stream::Stdin, bytes } => {
                     let Some(pending) = &queue else { continue };
-                    let len = bytes.len().max(FRAME_LEN_MIN);
-                    let len = u32::try_from(len).expect("the longest frame is far below 4 GiB");
-                    let Ok(place) = room.clone().acquire_many_owned(len).await else { return };
+                    let len = bytes.len();
                     // A job that takes no more may still be told something.
-                    let _ = pending.send((bytes, place)).await;
+                    let _ = pending.send(bytes, len).await;
                 }
                 frame => {
                     let (done, obeyed) = oneshot::channel();
