@@ -8,6 +8,7 @@ use crate::{
     conversation::{Conversation, meanwhile},
     domain::update::{Change, Plan},
     git::{self, GitError},
+    hook::QUARANTINE_PATH,
     pack::Quarantine,
 };
 
@@ -22,8 +23,9 @@ impl Conversation<'_> {
         mut plan: Plan,
         quarantine: &Quarantine,
     ) -> Result<Plan, String> {
-        let branches = plan.kept.iter_mut().filter(|kept| kept.name.starts_with("refs/heads/"));
-        for Change { name, new, .. } in branches {
+        let Plan { deploy, deploy_too, kept } = &mut plan;
+        let changes = deploy.iter_mut().chain(deploy_too).chain(kept);
+        for Change { name, new, .. } in changes.filter(|it| it.name.starts_with("refs/heads/")) {
             let Some(id) = new else { continue };
             let wanted = format!("{id}^{{commit}}");
             let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
@@ -50,6 +52,35 @@ impl Conversation<'_> {
         let there = repository.refs.keys().filter(|name| is_there(name));
         let there = there.chain(self.target.branches.names()).cloned().collect();
         plan.fits(there).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Whether git can move all refs of a push: it takes the locks that it will need then, and lets go of them. Or why not.
+    pub(crate) async fn check_move(
+        &self,
+        plan: &Plan,
+        quarantine: &Quarantine,
+    ) -> Result<(), String> {
+        // With no hook but ours, as it will be.
+        let args = ["-c", "core.hooksPath=/dev/null", "update-ref", "--stdin"];
+        let mut command = self.pushes.git.command(&self.copy.path, &args);
+        // git locks nothing where it knows that objects are not accepted yet.
+        command.envs(quarantine.iter().filter(|(name, _)| *name != QUARANTINE_PATH));
+        let orders = plan.rehearsal();
+        let rehearsed = self.copy.rehearse(&mut command, orders.as_bytes()).await;
+        let why = match rehearsed {
+            Ok(_) => return Ok(()),
+            Err(GitError::Failed { stderr, .. }) => stderr,
+            Err(err) => err.to_string(),
+        };
+        // What follows is advice to whoever runs git here.
+        let why = why.split("; ").next().unwrap_or_default();
+        let why = why.trim_start_matches("fatal: ").trim_start_matches("prepare: ");
+        Err(match why.contains("via symref") {
+            true => format!(
+                "Two of the names of this push are one branch here ({why}). Nothing was changed; push one of them."
+            ),
+            false => format!("git cannot move what this push names ({why}). Nothing was changed."),
+        })
     }
 
     /// Whether a commit comes after what a branch that is deployed is at now: the pusher saw that, or it is among what is

@@ -25,7 +25,7 @@ use crate::{
     domain::update::{Plan, judge},
     frames::{Frames, question},
     git::GitError,
-    hook::{QUARANTINE, Question},
+    hook::{QUARANTINE, QUARANTINE_PATH, Question},
     hosting::{Held, KeepError, Target},
     pack::{self, PACKS_MAX, PackError, Quarantine},
     push::{Pushes, Request},
@@ -181,7 +181,7 @@ impl Conversation<'_> {
                 QUARANTINE.contains(&name.as_str()) && Path::new(path).starts_with(&self.copy.path)
             })
             .collect();
-        if let Some(dir) = quarantine.get(QUARANTINE[2]) {
+        if let Some(dir) = quarantine.get(QUARANTINE_PATH) {
             let _ = self.incoming.set(dir.into());
         }
         let plan = self.peeled(plan, &quarantine).await?;
@@ -277,18 +277,17 @@ impl Conversation<'_> {
         if let Err(refusal) = self.check_history(plan, quarantine).await {
             return Ok(Err(refusal));
         }
+        if let Err(refusal) = self.check_move(plan, quarantine).await {
+            return Ok(Err(refusal));
+        }
         let Some(change) = &plan.deploy else {
             let packs = self.keep(plan, None, quarantine, &repository).await?;
             let packs = PacksChange { old: repository.packs.clone(), new: packs };
             hosting.keep_refs(self.target, &plan.kept, Some(packs)).await?;
             return Ok(Ok(Prepared::Kept));
         };
-        let wanted = format!("{}^{{commit}}", change.new.as_deref().unwrap_or_default());
-        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-        let Ok(commit) = self.git(&args, quarantine).await else {
-            return Ok(Err(format!("{} would be no commit. Nothing was changed.", change.name)));
-        };
-        let commit = String::from_utf8_lossy(&commit).trim().to_owned();
+        // A plan to deploy has a commit.
+        let commit = change.new.clone().unwrap_or_default();
         for other in &plan.deploy_too {
             if !self.follows(&commit, other, &repository, quarantine).await {
                 return Ok(Err(meanwhile(&other.name)));
@@ -307,7 +306,7 @@ impl Conversation<'_> {
         let remarks = survey::remarks(git, &self.copy.path, quarantine, &survey).await?;
         if let Some(disk) = &self.pushes.disk {
             // The tree, and the pack once more.
-            let pack = match quarantine.get(QUARANTINE[2]) {
+            let pack = match quarantine.get(QUARANTINE_PATH) {
                 Some(dir) => disk::size(Path::new(dir)).await,
                 None => 0,
             };

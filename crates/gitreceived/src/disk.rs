@@ -160,7 +160,7 @@ pub(crate) async fn remove_locks(copy: &Path, grace: Duration) -> Vec<PathBuf> {
 /// Every lock of a copy, and when it was made.
 async fn locks(copy: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut locks = Vec::new();
-    let mut open = vec![copy.to_path_buf(), copy.join("objects/pack")];
+    let mut open = vec![copy.to_path_buf(), copy.join("reftable"), copy.join("objects/pack")];
     while let Some(dir) = open.pop() {
         let is_of_refs = dir.starts_with(copy.join("refs"));
         let is_of_packs = dir.ends_with("objects/pack");
@@ -257,7 +257,9 @@ mod tests {
             "packed-refs.new",
             "refs/heads/main.lock",
             "refs/heads/a/b.lock",
+            "reftable/tables.list.lock",
         ];
+        fs::create_dir(path.join("reftable")).await.unwrap();
         for lock in locks {
             fs::write(path.join(lock), "").await.unwrap();
         }

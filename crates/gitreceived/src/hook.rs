@@ -39,7 +39,9 @@ const MOVING: &str = "proc-receive";
 pub(crate) const END: u32 = u32::MAX;
 /// Variables by which git shows objects that it has not accepted yet.
 pub(crate) const QUARANTINE: [&str; 3] =
-    ["GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"];
+    ["GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", QUARANTINE_PATH];
+/// That of them which says where they are, and that no ref may be moved meanwhile.
+pub(crate) const QUARANTINE_PATH: &str = "GIT_QUARANTINE_PATH";
 
 /// What the hook was run for.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use api::{controller::Repository, id::AppId};
 use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use shelf_client::Shelf;
-use tokio::{fs, io::AsyncWriteExt};
+use tokio::{fs, io::AsyncWriteExt, process::Command};
 use tracing::warn;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         names::{clash, is_ref_name},
         update::{DeployBranches, is_object_id},
     },
-    git::{Git, GitError},
+    git::{self, Git, GitError},
 };
 
 /// File in a copy that lists the packs of shelf it has.
@@ -99,6 +99,16 @@ impl Copy {
     pub(crate) async fn unlock(&self) -> Vec<PathBuf> {
         let _changing = self.changing.lock().await;
         disk::remove_locks(&self.path, LOCK_GRACE).await
+    }
+
+    /// Has git lock refs of it and let go of them, while nobody brings them up to date.
+    pub(crate) async fn rehearse(
+        &self,
+        update_ref: &mut Command,
+        orders: &[u8],
+    ) -> Result<(), GitError> {
+        let _changing = self.changing.lock().await;
+        git::output("update-ref", update_ref, Some(orders)).await.map(drop)
     }
 
     /// Makes sure that it is a repository. One may have been begun and not finished.
@@ -301,7 +311,7 @@ impl Repos {
         let file = file.into_std().await;
         crate::pack::rewound(&file).map_err(cache)?;
         command.stdin(file);
-        crate::git::output("index-pack", &mut command, None).await?;
+        git::output("index-pack", &mut command, None).await?;
         drop(temp);
         Ok(())
     }

@@ -111,6 +111,9 @@ pub enum Refusal {
          <commit>:refs/heads/{1}"
     )]
     NotKept(String, String, &'static str),
+    /// One ref, more than once.
+    #[error("This push has {0} twice. Nothing was changed; push it once.")]
+    Twice(String),
     /// A name that git cannot keep.
     #[error("{0:?} is not a name that a branch or a tag can have. Nothing was changed.")]
     BadName(String),
@@ -138,9 +141,12 @@ pub fn judge(updates: &str, branches: &DeployBranches) -> Result<Plan, Refusal> 
         many if many > CHANGES_MAX => return Err(Refusal::TooMany(many)),
         _ => {}
     }
-    let mut plan = Plan::default();
+    let (mut plan, mut names) = (Plan::default(), BTreeSet::new());
     for line in lines {
         let change = read(line).ok_or(Refusal::Unreadable)?;
+        if !names.insert(change.name.clone()) {
+            return Err(Refusal::Twice(shown(&change.name)));
+        }
         if !is_ref_name(&change.name) {
             return Err(Refusal::BadName(shown(&change.name)));
         }
@@ -202,6 +208,20 @@ impl Plan {
             there.insert(name.clone());
         }
         Ok(())
+    }
+
+    /// What `git update-ref --stdin` is told to take all locks that the push needs, and to let go of them. What comes in the
+    /// place of something that goes is left out: git does not let `a` follow `a/b` in one transaction, and our hook makes two.
+    pub fn rehearsal(&self) -> String {
+        let gone = self.changes().filter(|change| change.new.is_none());
+        let gone = gone.map(|change| change.name.clone()).collect();
+        let order = |Change { name, new, .. }: &Change| match new {
+            None => Some(format!("delete {name}\n")),
+            Some(_) if clash(&gone, name).is_some() => None,
+            Some(id) => Some(format!("update {name} {id}\n")),
+        };
+        let orders: String = self.changes().filter_map(order).collect();
+        format!("start\n{orders}prepare\nabort\n")
     }
 
     /// What the pusher is told of refs that do not deploy, a line each.
@@ -303,6 +323,8 @@ mod tests {
         let gone = judged(&format!("{ONE} {ZERO} refs/heads/main\n"), None);
         let gone = gone.unwrap_err().to_string();
         assert!(gone.ends_with("To remove the app: flynn delete"), "{gone}");
+        let twice = format!("{ZERO} {ONE} refs/heads/x\n{ONE} {ZERO} refs/heads/x");
+        assert_eq!(judged(&twice, None), Err(Refusal::Twice("refs/heads/x".into())));
         assert_eq!(judged("", None), Err(Refusal::Unreadable));
         assert_eq!(judged("x y refs/heads/master", None), Err(Refusal::Unreadable));
     }
@@ -342,6 +364,17 @@ mod tests {
         assert_eq!(fits(&create("ab"), &["a", "a/b"]), Ok(()));
         let bad = judged(&create("a..b"), None);
         assert_eq!(bad, Err(Refusal::BadName("refs/heads/a..b".into())));
+    }
+
+    #[test]
+    fn what_comes_in_the_place_of_what_goes_is_not_rehearsed() {
+        let lines = format!(
+            "{ONE} {ZERO} refs/heads/a\n{ZERO} {ONE} refs/heads/a/b\n{ZERO} {TWO} refs/heads/main\n"
+        );
+        assert_eq!(
+            judged(&lines, None).unwrap().rehearsal(),
+            format!("start\ndelete refs/heads/a\nupdate refs/heads/main {TWO}\nprepare\nabort\n")
+        );
     }
 
     proptest! {

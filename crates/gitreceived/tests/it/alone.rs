@@ -203,3 +203,37 @@ async fn a_branch_that_was_moved_meanwhile_is_not_pushed_over() {
     let theirs = lone.git("key", &["rev-parse", "theirs"]).await.1;
     assert_eq!(lone.kept("feat").await, theirs.trim());
 }
+
+#[tokio::test]
+async fn what_git_could_not_move_is_refused_before_the_receiver_runs() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.push("key", "main:first").await.0);
+    // It is no ref, and in the way of one.
+    let fix = lone.path("repos/anything.git/refs/heads/fix");
+    fs::create_dir(&fix).unwrap();
+    fs::write(fix.join(".DS_Store"), "").unwrap();
+    for name in ["fix", &"a".repeat(245)] {
+        let refspec = format!("main:refs/heads/{name}");
+        let (ok, said) = lone.git("key", &["push", URL, "main", &refspec]).await;
+        assert!(!ok && said.contains("Nothing was changed"), "{said}");
+    }
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:a/b", ":first"]).await;
+    assert!(ok, "{said}");
+}
+
+#[tokio::test]
+async fn two_names_of_one_branch_are_refused_before_the_receiver_runs() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.push("key", "main:first").await.0);
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    let alias = ["symbolic-ref", "refs/heads/master", "refs/heads/main"];
+    assert!(lone.git("key", &[&[repo.as_str()], &alias[..]].concat()).await.0);
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:master"]).await;
+    assert!(!ok && said.contains("are one branch here"), "{said}");
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    let (ok, said) = lone.push("key", "main:master").await;
+    assert!(ok && said.contains("anything at"), "{said}");
+}
