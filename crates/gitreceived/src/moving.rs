@@ -9,6 +9,9 @@ use std::{
 /// What a pusher is told of a ref if the daemon has not taken the push.
 const NOT_TAKEN: &str = "the server has not taken this push; push again";
 
+/// Most of what git says that a pusher is told.
+const REASON_LEN_MAX: usize = 300;
+
 /// Takes git's commands and answers each. Nothing is moved unless it may be.
 pub(crate) fn run(
     input: &mut impl Read,
@@ -85,12 +88,20 @@ impl RefCommand {
 
 fn git(args: &[&str]) -> io::Result<String> {
     let mut command = Command::new("git");
-    let output = command.args(args).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    let output = command.args(args).stdin(Stdio::null()).output()?;
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    } else {
-        Err(io::Error::other(format!("git {} failed", args[0])))
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
+    let why = reason(&output.stderr).unwrap_or_else(|| output.status.to_string());
+    Err(io::Error::other(format!("git {} failed: {why}", args[0])))
+}
+
+/// What git says first, as the part of a line that it is.
+fn reason(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    let line = line.strip_prefix("fatal: ").unwrap_or(line);
+    Some(line.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect())
 }
 
 /// The next line of a section; nothing at its end.
@@ -129,6 +140,18 @@ mod tests {
         assert_eq!(read_line(&mut input).unwrap().as_deref(), Some("ok refs/heads/main\n"));
         assert_eq!(read_line(&mut input).unwrap(), None);
         assert!(read_line(&mut input).is_err());
+    }
+
+    #[test]
+    fn why_git_failed_is_told_in_one_bounded_line() {
+        let said =
+            b"\nfatal: cannot lock ref 'refs/heads/main'\x07\n\nAnother git process seems to run\n";
+        assert_eq!(reason(said).as_deref(), Some("cannot lock ref 'refs/heads/main'"));
+        assert_eq!(
+            reason("x".repeat(9000).as_bytes()).map(|line| line.len()),
+            Some(REASON_LEN_MAX)
+        );
+        assert_eq!(reason(b" \n"), None);
     }
 
     #[test]

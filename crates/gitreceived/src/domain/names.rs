@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
-/// Whether git takes this as the full name of a ref (`git check-ref-format`).
+/// Longest full name of a ref: the controller keeps no longer one, and with the `.lock` that git makes of it the last part of a
+/// longer one may be none that a file can have.
+pub(crate) const NAME_LEN_MAX: usize = 255;
+
+/// Whether git takes this as the full name of a ref (`git check-ref-format`), and all that keep it can.
 pub fn is_ref_name(name: &str) -> bool {
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
     let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
     name.starts_with("refs/")
+        && name.len() <= NAME_LEN_MAX
         && name.split('/').all(part)
         && !name.contains(odd)
         && !name.contains("..")
@@ -52,6 +57,8 @@ mod tests {
         ] {
             assert!(!is_ref_name(name), "{name}");
         }
+        let long = |len: usize| format!("refs/heads/{}", "a".repeat(len - "refs/heads/".len()));
+        assert!(is_ref_name(&long(255)) && !is_ref_name(&long(256)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::names::{clash, is_ref_name};
+use super::names::{NAME_LEN_MAX, clash, is_ref_name};
 
 /// Most text a hook may send about its refs.
 pub const UPDATES_LEN_MAX: usize = 1 << 20;
@@ -115,7 +115,9 @@ pub enum Refusal {
     #[error("This push has {0} twice. Nothing was changed; push it once.")]
     Twice(String),
     /// A name that git cannot keep.
-    #[error("{0:?} is not a name that a branch or a tag can have. Nothing was changed.")]
+    #[error(
+        "{0:?} is not a name that a branch or a tag can have, or longer than {NAME_LEN_MAX} bytes. Nothing was changed."
+    )]
     BadName(String),
     /// A name that cannot be beside another.
     #[error(
