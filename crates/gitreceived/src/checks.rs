@@ -6,7 +6,10 @@ use api::controller::Repository;
 
 use crate::{
     conversation::{Conversation, meanwhile},
-    domain::update::{Change, Plan},
+    domain::{
+        rules::{Forbidden, InUse, Rules},
+        update::{Change, Plan},
+    },
     git::{self, GitError},
     hook::QUARANTINE_PATH,
     pack::Quarantine,
@@ -52,6 +55,56 @@ impl Conversation<'_> {
         let there = repository.refs.keys().filter(|name| is_there(name));
         let there = there.chain(self.target.branches.names()).cloned().collect();
         plan.fits(there).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Whether the settings of an operator's own repository let a push happen; or why not.
+    pub(crate) async fn check_settings(
+        &self,
+        plan: &Plan,
+        repository: &Repository,
+        quarantine: &Quarantine,
+    ) -> Result<Result<(), String>, GitError> {
+        // A copy has none but ours.
+        if self.pushes.hosting.keeps_packs() {
+            return Ok(Ok(()));
+        }
+        let run = async |args: &[&str]| match self.git(args, quarantine).await {
+            Ok(said) => Ok(String::from_utf8_lossy(&said).into_owned()),
+            // Nothing is set, or HEAD is at no branch.
+            Err(GitError::Failed { stderr, .. }) if stderr.is_empty() => Ok(String::new()),
+            Err(err) => Err(err),
+        };
+        let settings = ["config", "-z", "--get-regexp", "^(receive\\.deny|core\\.bare$)"];
+        let rules = Rules::read(&run(&settings).await?);
+        let worktrees = run(&["worktree", "list", "--porcelain"]).await?;
+        let head = run(&["symbolic-ref", "--quiet", "HEAD"]).await?;
+        let in_use = InUse::read(&worktrees, &head, &rules);
+        for change in plan.changes() {
+            let checked = match rules.check(change, &in_use) {
+                Ok(()) if rules.deny_non_fast_forwards => {
+                    self.check_fast_forward(change, repository, quarantine).await
+                }
+                checked => checked,
+            };
+            if let Err(forbidden) = checked {
+                return Ok(Err(forbidden.to_string()));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether a branch would come after what it is at now.
+    async fn check_fast_forward(
+        &self,
+        change: &Change,
+        repository: &Repository,
+        quarantine: &Quarantine,
+    ) -> Result<(), Forbidden> {
+        let at = repository.refs.get(&change.name);
+        let at = at.filter(|_| change.name.starts_with("refs/heads/"));
+        let (Some(at), Some(new)) = (at, &change.new) else { return Ok(()) };
+        let follows = self.git(&["merge-base", "--is-ancestor", at, new], quarantine).await;
+        follows.map(drop).map_err(|_| Forbidden::NonFastForward(change.name.clone()))
     }
 
     /// Whether git can move all refs of a push: it takes the locks that it will need then, and lets go of them. Or why not.

@@ -274,6 +274,9 @@ impl Conversation<'_> {
         if let Err(refusal) = self.check(plan, &repository) {
             return Ok(Err(refusal));
         }
+        if let Err(refusal) = self.check_settings(plan, &repository, quarantine).await? {
+            return Ok(Err(refusal));
+        }
         if let Err(refusal) = self.check_history(plan, quarantine).await {
             return Ok(Err(refusal));
         }

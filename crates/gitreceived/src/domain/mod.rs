@@ -4,6 +4,7 @@ pub mod command;
 pub mod key;
 pub mod names;
 pub(crate) mod reach;
+pub mod rules;
 pub mod tree;
 pub mod update;
 pub mod user;

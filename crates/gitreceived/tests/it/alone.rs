@@ -237,3 +237,30 @@ async fn two_names_of_one_branch_are_refused_before_the_receiver_runs() {
     let (ok, said) = lone.push("key", "main:master").await;
     assert!(ok && said.contains("anything at"), "{said}");
 }
+
+#[tokio::test]
+async fn what_the_settings_of_a_repository_forbid_is_refused_before_the_receiver_runs() {
+    let lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    assert!(lone.git("key", &["push", URL, "main", "main:feat"]).await.0);
+    fs::remove_file(lone.path("runs")).unwrap();
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    for rule in ["denyDeletes", "denyNonFastForwards"] {
+        let set = [&repo, "config", &format!("receive.{rule}"), "true"];
+        assert!(lone.git("key", &set).await.0);
+    }
+    let (ok, said) = lone.push("key", ":feat").await;
+    assert!(!ok && said.contains("deletion prohibited"), "{said}");
+    lone.git("key", &["checkout", "-q", "--orphan", "other"]).await;
+    lone.commit("two").await;
+    for branch in ["main", "feat"] {
+        let (ok, said) = lone.push("key", &format!("+other:{branch}")).await;
+        assert!(!ok && said.contains("non-fast-forward"), "{said}");
+        assert_eq!(lone.kept(branch).await, first);
+    }
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    lone.git("key", &["checkout", "-q", "main"]).await;
+    let third = lone.commit("three").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && lone.kept("main").await == third, "{said}");
+}
