@@ -24,8 +24,11 @@ const STDOUT_LEN_MAX: usize = 16 << 20;
 /// Memory one git process may have of its own (what it maps of packs is not counted). One that is made to want more
 /// fails alone, before the kernel has to choose among all pushes of this server.
 const GIT_MEMORY: u64 = 512 << 20;
-/// The name git knows a tree without any file by.
-const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+/// The names git knows a tree without any file by: that of SHA-1, and of SHA-256.
+const EMPTY_TREES: [&str; 2] = [
+    "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+];
 
 /// Problems of old repositories that are in many histories and harm nobody: all are in who wrote a commit, and when.
 const TOLERATED: [&str; 12] = [
@@ -102,10 +105,9 @@ impl Git {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
-            // What is pushed decides neither which object is meant nor how a file is written out.
+            // What is pushed does not decide which object is meant.
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_ATTR_NOSYSTEM", "1")
-            .env("GIT_ATTR_SOURCE", EMPTY_TREE)
             .env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
         for (at, (key, value)) in SETTINGS.iter().enumerate() {
             command.env(format!("GIT_CONFIG_KEY_{at}"), key);
@@ -117,6 +119,14 @@ impl Git {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        command
+    }
+
+    /// git on objects, one of which has this id. What is pushed does not decide how a file is written out.
+    pub(crate) fn plain(&self, repo: &Path, id: &str, args: &[&str]) -> Command {
+        let empty = EMPTY_TREES.iter().find(|tree| tree.len() == id.len());
+        let mut command = self.command(repo, args);
+        command.env("GIT_ATTR_SOURCE", empty.unwrap_or(&EMPTY_TREES[0]));
         command
     }
 

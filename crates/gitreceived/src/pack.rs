@@ -61,7 +61,8 @@ pub(crate) async fn pack(
     known: &[String],
 ) -> Result<Option<Pack>, PackError> {
     let args = ["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset"];
-    let mut command = git.command(repo, &args);
+    let id = wanted.first().map_or("", String::as_str);
+    let mut command = git.plain(repo, id, &args);
     command.envs(quarantine);
     let wanted = wanted.iter().map(|id| format!("{id}\n"));
     let revisions = wanted.chain(known.iter().map(|id| format!("^{id}\n"))).collect();
@@ -84,7 +85,7 @@ pub(crate) async fn tree(
     commit: &str,
 ) -> Result<NamedTempFile, PackError> {
     let mut command =
-        git.command(repo, &["archive", "--worktree-attributes", "--format=tar", commit]);
+        git.plain(repo, commit, &["archive", "--worktree-attributes", "--format=tar", commit]);
     command.envs(quarantine);
     Ok(spool("archive", command, None, repo, TREE_LEN_MAX).await?.0)
 }

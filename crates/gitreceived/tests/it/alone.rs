@@ -264,3 +264,20 @@ async fn what_the_settings_of_a_repository_forbid_is_refused_before_the_receiver
     let (ok, said) = lone.push("key", "main").await;
     assert!(ok && lone.kept("main").await == third, "{said}");
 }
+
+#[tokio::test]
+async fn a_repository_whose_ids_are_of_sha256_is_deployed() {
+    let lone = Lone::new().await;
+    fs::remove_dir_all(lone.path("work/.git")).unwrap();
+    let format = "--object-format=sha256";
+    assert!(lone.git("key", &["init", "-q", "-b", "main", format]).await.0);
+    let repo = lone.path("repos/anything.git").display().to_string();
+    assert!(lone.git("key", &["init", "-q", "--bare", format, &repo]).await.0);
+    // Attributes that are pushed change nothing of what is deployed.
+    fs::write(lone.path("work/.gitattributes"), "one export-ignore\n").unwrap();
+    let commit = lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains(&format!("anything at {commit}")), "{said}");
+    assert_eq!(fs::read_to_string(lone.path("tree/one")).unwrap(), "one");
+    assert_eq!(lone.kept("main").await, commit);
+}
