@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -17,6 +17,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
+    disk,
     domain::command::RepoName,
     git::{Git, GitError},
     repos::{self, Copy, Uses},
@@ -31,17 +32,24 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Takes a folder for this process alone, for the right to push is in its memory. Nothing if another has it.
 pub(crate) async fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let lock = File::create(dir.join(LOCK))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(Some(lock)),
-            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(None),
-            Err(TryLockError::WouldBlock) => sleep(LOCK_INTERVAL).await,
-            Err(TryLockError::Error(err)) => {
-                warn!(error = %err, "{} cannot be locked: see to it that one gitreceived uses it", dir.display());
-                return Ok(Some(lock));
-            }
+        match try_lock(dir)? {
+            None if Instant::now() < deadline => sleep(LOCK_INTERVAL).await,
+            taken => return Ok(taken),
+        }
+    }
+}
+
+fn try_lock(dir: &Path) -> io::Result<Option<File>> {
+    fs::create_dir_all(dir)?;
+    let lock = File::create(dir.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(err)) => {
+            warn!(error = %err, "{} cannot be locked: see to it that one gitreceived uses it", dir.display());
+            Ok(Some(lock))
         }
     }
 }
@@ -54,13 +62,32 @@ pub(crate) struct Alone {
     uses: Uses,
     turns: Mutex<HashMap<RepoName, Arc<tokio::sync::Mutex<()>>>>,
     /// Says that the folder is ours.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl Alone {
     /// Of a folder that is locked.
     pub(crate) fn new(dir: PathBuf, git: Git, uses: Uses, lock: File) -> Self {
-        Self { dir, git, uses, turns: Mutex::default(), _lock: lock }
+        Self { dir, git, uses, turns: Mutex::default(), lock: Mutex::new(lock) }
+    }
+
+    /// Makes sure that the folder is ours, or says why a push cannot be: something that cleans up may have removed the lock,
+    /// and another gitreceived have one since.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk::is_at(&lock, &self.dir.join(LOCK)) {
+            return Ok(());
+        }
+        let why = match try_lock(&self.dir) {
+            Ok(Some(taken)) => {
+                *lock = taken;
+                return Ok(());
+            }
+            Ok(None) => "Another gitreceived uses the folder of the repositories by now".into(),
+            Err(err) => format!("The folder of the repositories cannot be locked: {err}"),
+        };
+        warn!("{why}; no push is taken to {}", self.dir.display());
+        Err(format!("{why}. Nothing was changed; tell whoever runs this server."))
     }
 
     /// The repository of a name, which its first push makes.

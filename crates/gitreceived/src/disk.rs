@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -84,6 +85,13 @@ pub(crate) fn remove_gone(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether an open file is the one at a path.
+pub(crate) fn is_at(file: &std::fs::File, path: &Path) -> bool {
+    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let (ours, there) = (file.metadata().map(id), path.metadata().map(id));
+    matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
 }
 
 /// Notes that a copy was used now.

@@ -131,6 +131,7 @@ impl Hosting {
                 copy.map_err(|err| failed(&err))
             }
             (Self::Alone(alone), _) => {
+                alone.check()?;
                 alone.prepare(&target.name).await.map_err(|err| failed(&err))
             }
             (Self::Cluster { .. }, None) => Err("This is no app.".into()),
@@ -151,16 +152,21 @@ impl Hosting {
             }
             Self::Alone(alone) => {
                 let turn = alone.turn(name);
-                if let Ok(turn) = turn.clone().try_lock_owned() {
-                    return Ok(Held::Turn(turn));
-                }
-                busy().await;
-                let waited = timeout(TURN_TIMEOUT, turn.lock_owned()).await;
-                waited.map(Held::Turn).map_err(|_| {
-                    format!(
-                        "Another push to {name} is still under way. Try again when it has ended."
-                    )
-                })
+                let turn = match turn.clone().try_lock_owned() {
+                    Ok(turn) => turn,
+                    Err(_) => {
+                        busy().await;
+                        let waited = timeout(TURN_TIMEOUT, turn.lock_owned()).await;
+                        waited.map_err(|_| {
+                            format!(
+                                "Another push to {name} is still under way. Try again when it has ended."
+                            )
+                        })?
+                    }
+                };
+                // It is worth nothing if another gitreceived gives it too.
+                alone.check()?;
+                Ok(Held::Turn(turn))
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     disk::Disk,
     domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
-    hook::{self, ANSWERS_VARIABLE, SOCKET_VARIABLE},
+    hook::{ANSWERS_VARIABLE, SOCKET_VARIABLE},
     hosting::{Held, Hosting, Target},
     repos::Copy,
     run_dir::RunDir,
@@ -191,7 +191,7 @@ impl Pushes {
         client: &Client,
         abort: &CancellationToken,
     ) -> io::Result<(u32, Option<Held>)> {
-        hook::check(self.run_dir.path(), &self.hook)?;
+        self.run_dir.check(&self.hook)?;
         let (listener, socket) = tempfile::Builder::new()
             .make_in(self.run_dir.path(), |path| UnixListener::bind(path))?
             .into_parts();

@@ -5,12 +5,13 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::hook;
+use crate::{disk, hook};
 
 /// What it is called, with something behind that no other is.
 const PREFIX: &str = "gitreceived-";
@@ -22,7 +23,7 @@ const LOCK: &str = "lock";
 pub(crate) struct RunDir {
     dir: TempDir,
     /// Says to others that we live.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl RunDir {
@@ -38,21 +39,36 @@ impl RunDir {
         }
         let private = fs::Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(temp)?;
-        // Nobody sees it before it is locked.
-        let unseen = dir.path().join("new");
-        let lock = File::create(&unseen)?;
-        // Where that cannot be done it is left, should we be killed.
-        match lock.try_lock() {
-            Ok(()) => fs::rename(unseen, dir.path().join(LOCK))?,
-            Err(_) => fs::remove_file(unseen)?,
-        }
+        let lock = Mutex::new(make_lock(dir.path())?);
         hook::check(dir.path(), program)?;
-        Ok(Self { dir, _lock: lock })
+        Ok(Self { dir, lock })
+    }
+
+    /// Makes again what something that cleans up has removed of it.
+    pub(crate) fn check(&self, program: &Path) -> io::Result<()> {
+        hook::check(self.path(), program)?;
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !disk::is_at(&lock, &self.path().join(LOCK)) {
+            *lock = make_lock(self.path())?;
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
+}
+
+fn make_lock(dir: &Path) -> io::Result<File> {
+    // Nobody sees it before it is locked.
+    let unseen = dir.join("new");
+    let lock = File::create(&unseen)?;
+    // Where that cannot be done the directory is left, should we be killed.
+    match lock.try_lock() {
+        Ok(()) => fs::rename(unseen, dir.join(LOCK))?,
+        Err(_) => fs::remove_file(unseen)?,
+    }
+    Ok(lock)
 }
 
 /// Whether this is the directory of a gitreceived of ours that has ended. The kernel unlocks what a process had locked.
@@ -74,7 +90,11 @@ mod tests {
         let (left, living) =
             (killed.path().to_owned(), RunDir::new(&program, temp.path()).unwrap());
         assert!(left.exists());
-        let RunDir { dir, _lock: lock } = killed;
+        // It was removed and made again meanwhile.
+        fs::remove_dir_all(&left).unwrap();
+        killed.check(&program).unwrap();
+        assert!(!is_stale(&left));
+        let RunDir { dir, lock } = killed;
         let _ = dir.keep();
         drop(lock);
         let another = temp.path().join("gitreceived-notes");

@@ -281,3 +281,24 @@ async fn a_repository_whose_ids_are_of_sha256_is_deployed() {
     assert_eq!(fs::read_to_string(lone.path("tree/one")).unwrap(), "one");
     assert_eq!(lone.kept("main").await, commit);
 }
+
+#[tokio::test]
+async fn a_folder_whose_lock_was_removed_is_locked_again_or_not_used() {
+    let lone = Lone::new().await;
+    let lock = lone.path("repos/.lock");
+    lone.commit("one").await;
+    fs::remove_file(&lock).unwrap();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    let file = fs::File::open(&lock).unwrap();
+    assert!(file.try_lock().is_err(), "it is not locked again");
+    // Another takes it before the next push.
+    fs::remove_file(&lock).unwrap();
+    let other = fs::File::create(&lock).unwrap();
+    other.try_lock().unwrap();
+    lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("Another gitreceived uses the folder"), "{said}");
+    drop(other);
+    assert!(lone.push("key", "main").await.0);
+}
