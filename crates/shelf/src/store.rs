@@ -5,6 +5,7 @@
 //! because two files cannot be renamed at once.
 
 mod list;
+mod room;
 mod scrub;
 mod upload;
 
@@ -20,6 +21,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
+use self::room::Reserve;
 use crate::{domain::BlobPath, error::StoreError};
 
 /// In the data directory: who has locked it owns that.
@@ -40,7 +42,7 @@ pub(crate) struct Store(Arc<Inner>);
 struct Inner {
     blobs: PathBuf,
     tmp: PathBuf,
-    reserve: u64,
+    reserve: Reserve,
     folder_len_max: u64,
     /// Of the data directory.
     lock_path: PathBuf,
@@ -83,7 +85,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             blobs,
             tmp,
-            reserve,
+            reserve: Reserve::new(reserve),
             folder_len_max,
             lock_path,
             filling: Default::default(),

@@ -21,8 +21,6 @@ use crate::{domain::BlobPath, error::StoreError};
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that are gathered before they are written.
 const BATCH_LEN: usize = 256 << 10;
-/// The free space is looked at again after so many bytes.
-const ROOM_CHECK: u64 = 64 << 20;
 
 impl Store {
     /// Stores a body of at most `limit` bytes; answers its digest once it is durable and visible. A thread that may block is
@@ -81,8 +79,6 @@ struct Upload {
     digest: Sha256,
     /// Bytes of it.
     len: u64,
-    /// Bytes since the last look at the free space.
-    unchecked: u64,
     /// Most bytes of it that its folder had room for when it began.
     room: u64,
 }
@@ -90,10 +86,10 @@ struct Upload {
 impl Upload {
     fn begin(store: Arc<Inner>, path: BlobPath) -> Result<Self, StoreError> {
         store.make_tmp().map_err(|err| store.storing(err))?;
-        store.check_room()?;
+        store.reserve.take(0, || store.free())?;
         let room = store.folder_room(&path);
         let temp = NamedTempFile::new_in(&store.tmp).map_err(|err| store.storing(err))?;
-        Ok(Self { store, path, temp, digest: Sha256::new(), len: 0, unchecked: 0, room })
+        Ok(Self { store, path, temp, digest: Sha256::new(), len: 0, room })
     }
 
     fn add(mut self, batch: &[u8]) -> Result<Self, StoreError> {
@@ -103,21 +99,22 @@ impl Upload {
             return Err(self.store.folder_full(&self.path));
         }
         self.digest.update(batch);
-        self.temp.write_all(batch).map_err(|err| self.store.storing(err))?;
-        self.unchecked += batch.len() as u64;
-        if self.unchecked > ROOM_CHECK {
-            self.store.check_room()?;
-            self.unchecked = 0;
-        }
+        self.write(batch)?;
         Ok(self)
     }
 
-    fn finish(self) -> Result<String, StoreError> {
-        let Self { store, path, mut temp, digest, .. } = self;
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let Self { store, temp, .. } = self;
+        let _taken = store.reserve.take(bytes.len() as u64, || store.free())?;
+        temp.write_all(bytes).map_err(|err| store.storing(err))
+    }
+
+    fn finish(mut self) -> Result<String, StoreError> {
+        let digest = self.digest.finalize_reset();
+        self.write(&digest)?;
+        self.write(MARK)?;
+        let Self { store, path, mut temp, .. } = self;
         let storing = |err: io::Error| store.storing(err);
-        let digest = digest.finalize();
-        temp.write_all(&digest).map_err(storing)?;
-        temp.write_all(MARK).map_err(storing)?;
         // A conditional deletion compares this time. The time that the kernel sets is only exact to some milliseconds, so two
         // uploads could have the same.
         temp.as_file().set_modified(SystemTime::now()).map_err(storing)?;
@@ -154,12 +151,6 @@ impl Inner {
         StoreError::FolderFull { folder, most: self.folder_len_max }
     }
 
-    fn check_room(&self) -> Result<(), StoreError> {
-        let free = self.free()?;
-        let reserve = self.reserve;
-        if free < reserve { Err(StoreError::NoRoom { free, reserve }) } else { Ok(()) }
-    }
-
     fn free(&self) -> Result<u64, StoreError> {
         let disk = rustix::fs::statvfs(&self.tmp)
             .map_err(|err| StoreError::io("asking how full the disk is")(err.into()))?;
@@ -169,7 +160,7 @@ impl Inner {
     fn storing(&self, err: io::Error) -> StoreError {
         match err.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                StoreError::NoRoom { free: 0, reserve: self.reserve }
+                StoreError::NoRoom { free: 0, reserve: self.reserve.len }
             }
             _ => StoreError::io("storing a blob")(err),
         }
