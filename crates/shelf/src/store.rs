@@ -19,9 +19,9 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::OwnedMutexGuard, task::spawn_blocking};
 
-use self::room::Reserve;
+use self::room::{FolderLens, Reserve};
 use crate::{domain::BlobPath, error::StoreError};
 
 /// In the data directory: who has locked it owns that.
@@ -44,10 +44,11 @@ struct Inner {
     tmp: PathBuf,
     reserve: Reserve,
     folder_len_max: u64,
+    folder_lens: FolderLens,
     /// Of the data directory.
     lock_path: PathBuf,
     /// Each for a part of the folders: held while a file comes to one of them, so that all that comes is counted.
-    filling: [Mutex<()>; 32],
+    filling: [Arc<tokio::sync::Mutex<()>>; 32],
     /// Held while a directory is made and made durable: a directory that others see is durable.
     making_dirs: Mutex<()>,
     /// Held alone while empty directories are removed, shared by whoever needs one to stay until a file is in it.
@@ -55,6 +56,9 @@ struct Inner {
     /// Says that the directory is ours.
     lock: File,
 }
+
+/// Says that nothing else comes to a folder.
+type Filling = Option<OwnedMutexGuard<()>>;
 
 /// A blob that is open for reading.
 #[derive(Debug)]
@@ -87,6 +91,7 @@ impl Store {
             tmp,
             reserve: Reserve::new(reserve),
             folder_len_max,
+            folder_lens: FolderLens::default(),
             lock_path,
             filling: Default::default(),
             making_dirs,
@@ -110,6 +115,7 @@ impl Store {
     /// Makes `to` the same blob as `from`; answers the digest.
     pub(crate) async fn copy(&self, from: BlobPath, to: BlobPath) -> Result<String, StoreError> {
         let inner = self.0.clone();
+        let filling = inner.fill(&to).await;
         blocking(move || {
             let source = inner.blobs.join(from.file());
             let copying = StoreError::io("copying a blob");
@@ -126,7 +132,7 @@ impl Store {
             // the source gets the new time as well, and is at worst deleted later.
             file.set_modified(SystemTime::now()).map_err(StoreError::io("copying a blob"))?;
             // The link is removed at the end, for renaming one name of a file to another of its names does nothing.
-            inner.move_into_place(&link, &to)?;
+            inner.move_into_place(&link, &to, filling)?;
             Ok(sha256)
         })
         .await
@@ -159,29 +165,39 @@ impl Inner {
         fs::create_dir_all(&self.tmp)
     }
 
-    /// Moves a durable file to a blob's place and makes the move durable.
-    fn move_into_place(&self, file: &Path, path: &BlobPath) -> Result<(), StoreError> {
+    /// Moves a durable file to a blob's place and makes the move durable, while nothing else comes to its folder.
+    fn move_into_place(
+        &self,
+        file: &Path,
+        path: &BlobPath,
+        _filling: Filling,
+    ) -> Result<(), StoreError> {
         let storing = || StoreError::io("storing a blob");
         let target = self.blobs.join(path.file());
         let dir = target.parent().unwrap_or(&self.blobs);
-        let _filling = self.filling(path).map(Mutex::lock);
+        let len = fs::metadata(file).map_err(storing())?.len();
+        let others = self.others_len(path);
         // Others may have come since this one began.
-        let len = fs::metadata(file).map_err(storing())?.len().saturating_sub(TRAILER_LEN);
-        if len > self.folder_room(path) {
+        if len.saturating_sub(TRAILER_LEN) > self.folder_len_max.saturating_sub(others) {
             return Err(self.folder_full(path));
         }
+        // Whatever becomes of this, what is there is not known before all is done.
+        self.folder_lens.forget(path);
         let _kept = self.pruning.read();
         self.make_dir(dir).map_err(storing())?;
         fs::rename(file, &target).map_err(storing())?;
-        sync_dir(dir).map_err(storing())
+        sync_dir(dir).map_err(storing())?;
+        self.folder_lens.set(path, others.saturating_add(len));
+        Ok(())
     }
 
-    /// What is held while something comes to the folder of a path.
-    fn filling(&self, path: &BlobPath) -> Option<&Mutex<()>> {
+    /// Waits until nothing else comes to the folder of a path. Before a thread is taken that may block, for many that wait
+    /// in such threads would leave none to who reads.
+    async fn fill(&self, path: &BlobPath) -> Filling {
         let mut hasher = DefaultHasher::new();
         path.folder()?.hash(&mut hasher);
         let at = usize::try_from(hasher.finish() % self.filling.len() as u64).ok()?;
-        self.filling.get(at)
+        Some(self.filling.get(at)?.clone().lock_owned().await)
     }
 
     fn make_dir(&self, dir: &Path) -> io::Result<()> {
@@ -220,7 +236,10 @@ impl Inner {
                 return Ok(());
             }
             match fs::remove_file(&file) {
-                Ok(()) => sync_dir(dir)?,
+                Ok(()) => {
+                    self.folder_lens.forget(path);
+                    sync_dir(dir)?;
+                }
                 Err(err) if is_absent(&err) => return Ok(()),
                 Err(err) => return Err(err),
             }

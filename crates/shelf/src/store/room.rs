@@ -1,8 +1,17 @@
-//! How much more may be stored on the disk.
+//! How much more may be stored: on the disk, and in a folder.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use crate::error::StoreError;
+use crate::{domain::BlobPath, error::StoreError};
+
+/// Most folders whose bytes are known.
+const FOLDERS_MAX: usize = 10_000;
 
 /// Bytes of the disk that stay free.
 #[derive(Debug)]
@@ -44,6 +53,43 @@ impl Reserve {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.reserve.writing.fetch_sub(self.len, Ordering::SeqCst);
+    }
+}
+
+/// Bytes of all files of folders, as far as they are known. What is known may be too much, until it is forgotten, and is never
+/// too little.
+#[derive(Debug, Default)]
+pub(super) struct FolderLens(Mutex<HashMap<String, u64>>);
+
+impl FolderLens {
+    /// Those of the folder of a path, if it has one; `count` finds them out.
+    pub(super) fn get(&self, path: &BlobPath, count: impl FnOnce(&str) -> u64) -> u64 {
+        let Some(folder) = path.folder() else { return 0 };
+        if let Some(len) = self.lock().get(&folder) {
+            return *len;
+        }
+        let len = count(&folder);
+        self.set(path, len);
+        len
+    }
+
+    pub(super) fn set(&self, path: &BlobPath, len: u64) {
+        let Some(folder) = path.folder() else { return };
+        let mut lens = self.lock();
+        if lens.len() >= FOLDERS_MAX {
+            lens.clear();
+        }
+        lens.insert(folder, len);
+    }
+
+    pub(super) fn forget(&self, path: &BlobPath) {
+        if let Some(folder) = path.folder() {
+            self.lock().remove(&folder);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
