@@ -14,7 +14,11 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use daemon::{ApiError, Body, relay::linger, upgraded::Client};
+use daemon::{
+    ApiError, Body,
+    relay::{linger, until_lost},
+    upgraded::Client,
+};
 use futures_util::{SinkExt, StreamExt};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -122,14 +126,20 @@ async fn session(
             return sent;
         }
         () = &mut input => {}
+        () = until_lost(line) => {}
     }
     // Nothing more will be said to the job, but it may have much to say. Its terminal, though, is gone.
     if holds_stdin && tty {
         signal(host, &wanted, SIGHUP).await;
     }
-    let sent = sent.await;
-    linger(std::future::ready(()), line).await;
-    sent
+    tokio::select! {
+        sent = sent => {
+            linger(std::future::ready(()), line).await;
+            sent
+        }
+        // The job is not to wait for it.
+        () = until_lost(line) => Ok(()),
+    }
 }
 
 /// Waits for the job to be known, having said so.

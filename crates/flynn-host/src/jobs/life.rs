@@ -117,7 +117,10 @@ impl Life {
                 self.explain(process.death.clone()).await;
             }
             let container = match process {
-                Some(process) => Some(self.last_output(process).await),
+                Some(process) => {
+                    let is_over = after.as_ref().is_none_or(|after| !after.status.is_active());
+                    Some(self.last_output(process, is_over).await)
+                }
                 None => None,
             };
             let Some(active) = after.filter(|active| active.status.is_active()) else {
@@ -373,15 +376,15 @@ impl Life {
         match breach {
             Breach::Memory { said } => {
                 process.memory_said = true;
-                self.say(&said).await;
+                self.say(&said);
                 None
             }
             Breach::Processes { said } => {
-                self.say(&said).await;
+                self.say(&said);
                 None
             }
             Breach::Disk { said } | Breach::Time { said } => {
-                self.say(&said).await;
+                self.say(&said);
                 self.host.announcer.withdraw(active).await;
                 let because = Cause { reason: EndReason::LimitExceeded, said };
                 Some((end(&self.host, self.id, process, CONDEMNED).await, Some(because)))
@@ -400,7 +403,7 @@ impl Life {
         let so =
             limits::died_of_memory(status, process.out_of_memory, process.death.since_killed());
         if so && !process.memory_said {
-            self.say(&limits::killed_sentence(limit)).await;
+            self.say(&limits::killed_sentence(limit));
         }
         so.then(|| out_of_memory(limit))
     }
@@ -410,28 +413,35 @@ impl Life {
         let Some(active) = self.active() else { return };
         if timeout(LATE_NEWS, death.of_memory(KILLED_STATUS)).await.is_ok() {
             let limit = active.job.limits.memory;
-            self.say(&limits::killed_sentence(limit)).await;
+            self.say(&limits::killed_sentence(limit));
             let because = out_of_memory(limit);
             self.host.registry.observe(self.id, Observed::Explained { because });
         }
     }
 
     /// Says something to the job's owner, in its log.
-    async fn say(&self, text: &str) {
+    fn say(&self, text: &str) {
         warn!(job.id = %self.id, "job {}: {text}", self.id);
         if let Some(output) = self.host.registry.output(self.id)
-            && let Err(err) = output.say(text).await
+            && let Err(err) = output.say(text)
         {
             warn!(error = %err, job.id = %self.id, "a job's log could not be written");
         }
     }
 
-    /// Waits for the rest of the output; the container that is left.
-    async fn last_output(&self, process: Process) -> String {
-        if let Some(pumped) = process.pumped
-            && timeout(WHOLE_OUTPUT, pumped).await.is_err()
-        {
-            warn!(job.id = %self.id, "the end of a job's output did not come");
+    /// Waits for the rest of the output, of a job that is over also for the reader that takes it slowly; the container that
+    /// is left.
+    async fn last_output(&self, process: Process, is_over: bool) -> String {
+        if let Some(mut pumped) = process.pumped {
+            let output = self.host.registry.output(self.id);
+            let awaited_reader =
+                || output.as_ref().is_some_and(|output| output.awaited_reader_within(WHOLE_OUTPUT));
+            while timeout(WHOLE_OUTPUT, &mut pumped).await.is_err() {
+                if !is_over || !awaited_reader() {
+                    warn!(job.id = %self.id, "the end of a job's output did not come");
+                    break;
+                }
+            }
         }
         self.host.deaths.forget(&process.container);
         process.container

@@ -1,7 +1,7 @@
 //! A job's output on its way from the engine to the log and to whoever is attached.
 //!
-//! The pump never waits for a reader, with one exception: whoever holds the job's stdin is its terminal, and a job waits
-//! for its terminal as for a pipe, but for [`PATIENCE`] at most.
+//! The pump never waits for a reader, with one exception: the one that holds the job's stdin is its terminal, and a job
+//! waits for its terminal as for a pipe, until that is gone.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -28,8 +28,9 @@ use crate::{
 
 /// Pieces an attached reader may be behind; the engine's are of 32 KiB at most.
 const BACKLOG: usize = 256;
-/// Longest time a job waits for the one that holds its stdin.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time a job waits until the one that holds its stdin takes one piece more. That one is there: who attached it
+/// lets go of it when its connection is lost.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Most bytes kept for the one that will hold a job's stdin.
 const KEPT: usize = 1 << 20;
 /// What comes so long after an attachment was made is new, even if it says the same as a line before.
@@ -62,13 +63,15 @@ pub(crate) struct Output {
     progress: watch::Sender<Progress>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     writer: Option<Writer>,
     lines: [Lines; 2],
     repeats: Repeats,
     repeats_until: Timestamp,
     readers: Vec<Reader>,
+    /// Whether the reader that holds stdin is behind and waited for, and when that was last so.
+    awaited: (bool, Option<Instant>),
     /// All output so far, of a job whose stdin nobody holds yet.
     kept: Option<(Vec<(Out, Bytes)>, usize)>,
     stdin: Option<mpsc::Sender<Bytes>>,
@@ -109,14 +112,10 @@ impl Output {
         Ok(Self {
             inner: Mutex::new(Inner {
                 writer: Some(writer),
-                lines: Default::default(),
-                repeats: Repeats::default(),
-                repeats_until: Timestamp::MIN,
-                readers: Vec::new(),
                 kept: stdin.then(Default::default),
                 stdin: stdin.then_some(sender),
                 for_container: stdin.then_some(receiver),
-                exit: None,
+                ..Inner::default()
             }),
             progress: watch::Sender::new(progress),
         })
@@ -124,17 +123,7 @@ impl Output {
 
     /// The output of a job that has.
     pub(crate) fn ended(exit: Option<i32>) -> Self {
-        let inner = Inner {
-            writer: None,
-            lines: Default::default(),
-            repeats: Repeats::default(),
-            repeats_until: Timestamp::MIN,
-            readers: Vec::new(),
-            kept: None,
-            stdin: None,
-            for_container: None,
-            exit: Some(exit.unwrap_or(-1)),
-        };
+        let inner = Inner { exit: Some(exit.unwrap_or(-1)), ..Inner::default() };
         let progress = Progress { last: 0, complete: true };
         Self { inner: Mutex::new(inner), progress: watch::Sender::new(progress) }
     }
@@ -192,33 +181,36 @@ impl Output {
         logged
     }
 
-    /// Says something to the job's owner, in its log and to whoever is attached.
-    pub(crate) async fn say(&self, text: &str) -> io::Result<()> {
+    /// Says something to the job's owner: in its log, and to the attached readers that are not behind. It waits for no
+    /// reader: what enforces limits says something here.
+    pub(crate) fn say(&self, text: &str) -> io::Result<()> {
         let text = format!("flynn: {text}");
         let piece = (Out::Stderr, Bytes::from(format!("{text}\r\n")));
-        let (logged, waiting) = {
-            let mut inner = self.lock();
-            let writer = inner.writer.as_mut();
-            let logged = writer.map_or(Ok(()), |writer| writer.append_own(Timestamp::now(), text));
-            let last = inner.writer.as_ref().map_or(0, Writer::last);
-            self.progress.send_modify(|progress| progress.last = progress.last.max(last));
-            (logged, inner.hand_out(&[piece]))
-        };
-        self.deliver(waiting).await;
+        let mut inner = self.lock();
+        let writer = inner.writer.as_mut();
+        let logged = writer.map_or(Ok(()), |writer| writer.append_own(Timestamp::now(), text));
+        let last = inner.writer.as_ref().map_or(0, Writer::last);
+        self.progress.send_modify(|progress| progress.last = progress.last.max(last));
+        let behind = inner.hand_out(&[piece]);
+        inner.readers.extend(behind.into_iter().map(|(reader, _)| reader));
         logged
+    }
+
+    /// Whether the job's output waits for the reader that holds its stdin, or did in this last time.
+    pub(crate) fn awaited_reader_within(&self, time: Duration) -> bool {
+        let (awaited, last) = self.lock().awaited;
+        awaited || last.is_some_and(|last| last.elapsed() < time)
     }
 
     /// Waits for those that a job waits for.
     async fn deliver(&self, waiting: Vec<(Reader, Vec<Told>)>) {
         for (reader, rest) in waiting {
-            let sent = timeout(PATIENCE, async {
-                for piece in rest {
-                    reader.sender.send(piece).await?;
-                }
-                Ok::<_, mpsc::error::SendError<Told>>(())
-            });
-            if matches!(sent.await, Ok(Ok(()))) {
-                self.lock().readers.push(reader);
+            self.lock().awaited.0 = true;
+            let taken = send_all(&reader.sender, rest).await;
+            let mut inner = self.lock();
+            inner.awaited = (false, Some(Instant::now()));
+            if taken {
+                inner.readers.push(reader);
             }
         }
     }
@@ -281,6 +273,16 @@ impl Output {
         inner.writer = None;
         self.progress.send_modify(|progress| progress.complete = true);
     }
+}
+
+/// Sends a reader everything, however slowly it takes it; whether it did.
+async fn send_all(reader: &mpsc::Sender<Told>, rest: Vec<Told>) -> bool {
+    for piece in rest {
+        if !matches!(timeout(HOLDER_TIMEOUT, reader.send(piece)).await, Ok(Ok(()))) {
+            return false;
+        }
+    }
+    true
 }
 
 impl Inner {
@@ -377,7 +379,7 @@ mod tests {
         let output = Output::open(dir.path(), false).unwrap();
         let mut subscription = output.subscribe(false);
         output.push(piece("one\n")).await.unwrap();
-        output.say("too much").await.unwrap();
+        output.say("too much").unwrap();
         let (records, _) = output.tail(9).unwrap();
         let logged: Vec<_> = records.iter().map(|r| (r.text.as_str(), r.by_host)).collect();
         assert_eq!(logged, [("one", false), ("flynn: too much", true)]);
@@ -435,15 +437,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_waits_for_the_one_that_holds_its_stdin_but_not_for_ever() {
+    async fn a_job_waits_for_the_one_that_holds_its_stdin_and_that_gets_all() {
         let dir = tempfile::tempdir().unwrap();
         let output = Output::open(dir.path(), true).unwrap();
-        let owner = output.subscribe(true);
-        let begun = tokio::time::Instant::now();
-        for _ in 0..BACKLOG + 9 {
-            output.push(piece("x\n")).await.unwrap();
+        let mut owner = output.subscribe(true);
+        let said = async {
+            for _ in 0..BACKLOG + 9 {
+                output.push(piece("x\n")).await.unwrap();
+            }
+            output.end(3);
+        };
+        let read = async {
+            let pause = timeout(Duration::from_secs(1800), std::future::pending::<()>());
+            assert!(pause.await.is_err() && output.awaited_reader_within(Duration::ZERO));
+            // The limits of the job hold meanwhile.
+            output.say("too much").unwrap();
+            for _ in 0..BACKLOG + 9 {
+                assert!(matches!(owner.told.recv().await, Some(Told::Data(..))));
+            }
+            assert_eq!(owner.told.recv().await, Some(Told::Exit(3)));
+        };
+        tokio::join!(said, read);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_neither_for_a_holder_that_is_gone_nor_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        for goes in [true, false] {
+            let output = Output::open(dir.path(), true).unwrap();
+            let owner = output.subscribe(true);
+            let begun = Instant::now();
+            let said = async {
+                for _ in 0..BACKLOG + 9 {
+                    output.push(piece("x\n")).await.unwrap();
+                }
+            };
+            let gone = async {
+                let minute = timeout(Duration::from_secs(60), std::future::pending::<()>());
+                assert!(minute.await.is_err());
+                if goes { drop(owner) } else { std::mem::forget(owner) }
+            };
+            tokio::join!(said, gone);
+            let waited = if goes { Duration::from_secs(60) } else { HOLDER_TIMEOUT };
+            assert_eq!(begun.elapsed(), waited);
+            assert!(output.awaited_reader_within(Duration::from_secs(1)));
+            assert!(!output.awaited_reader_within(Duration::ZERO));
         }
-        assert_eq!(begun.elapsed(), PATIENCE);
-        drop(owner);
     }
 }
