@@ -1,21 +1,24 @@
 //! Being attached to a job: our stdin, stdout, stderr, signals and window size are its own, its exit status is ours.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use attach::{Frame, FrameCodec, Stream};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use controller_client::Upgraded;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use crate::{
-    output,
+    output, stdio,
     terminal::{self, RawMode},
 };
 
@@ -30,6 +33,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// What a connection that was closed and one that was reset have in common.
 const LOST: &str = "the connection to the job was lost before it ended, so its exit status is not known; `flynn ps -a` \
                     shows what became of it";
+/// What is said of a stdin that cannot be read.
+const UNREAD: &str = "reading stdin; the job got only what came before, and is stopped";
 
 /// What the job reads.
 pub(crate) enum Input {
@@ -63,14 +68,21 @@ pub(crate) async fn converse(
     let raw = if tty { Some(RawMode::enter().context("making the terminal raw")?) } else { None };
     let (stdin, unsent) = mpsc::channel(UNSENT);
     let (urgent, urgently) = urgent();
+    // What becomes of the job is said by the other direction.
     let sending = async {
-        tokio::join!(send(urgently, unsent, to_job), say(input, stdin));
-        // What becomes of the job is said by the other direction.
+        send(urgently, unsent, to_job).await;
         std::future::pending::<()>().await;
+    };
+    let spoken = async {
+        match say(input, stdin).await {
+            Err(err) => anyhow::Error::new(err).context(UNREAD),
+            Ok(()) => std::future::pending().await,
+        }
     };
     let status = tokio::select! {
         status = receive(from_job, stdout) => status,
         number = signals.forward(urgent, tty) => Ok(128 + number),
+        err = spoken => Err(err),
         () = sending => unreachable!("sending waits for ever"),
     };
     drop(raw);
@@ -122,42 +134,58 @@ async fn send(
 }
 
 /// Sends what the job shall read, and its end.
-async fn say(input: Input, sender: mpsc::Sender<Frame>) {
+async fn say(input: Input, sender: mpsc::Sender<Frame>) -> io::Result<()> {
     match input {
         Input::Terminal | Input::Stdin => read_stdin(sender).await,
         Input::Given(bytes) => {
             let _ = sender.send(Frame::Data { stream: Stream::Stdin, bytes }).await;
             let _ = sender.send(Frame::eof(Stream::Stdin)).await;
+            Ok(())
         }
     }
 }
 
-/// Sends our stdin, and its end.
-async fn read_stdin(sender: mpsc::Sender<Frame>) {
-    let mut stdin = tokio::io::stdin();
+/// Sends our stdin, and its end. An error is not an end, for half of a file must not pass for all of it; but a terminal that
+/// went away has ended.
+async fn read_stdin(sender: mpsc::Sender<Frame>) -> io::Result<()> {
     loop {
-        let mut bytes = BytesMut::with_capacity(CHUNK);
-        // A stdin that cannot be read (none, or a terminal that went away) is one that ended.
-        let read = stdin.read_buf(&mut bytes).await.unwrap_or(0);
-        let frame = Frame::Data { stream: Stream::Stdin, bytes: bytes.freeze() };
-        if sender.send(frame).await.is_err() || read == 0 {
-            return;
+        let bytes = match blocking(read_chunk).await {
+            Err(_) if stdio::stdin().is_terminal() => Bytes::new(),
+            read => read?,
+        };
+        let is_end = bytes.is_empty();
+        let frame = Frame::Data { stream: Stream::Stdin, bytes };
+        if sender.send(frame).await.is_err() || is_end {
+            return Ok(());
         }
     }
+}
+
+/// Reads what there is of our stdin, nothing at its end. One that was closed has ended.
+fn read_chunk() -> io::Result<Bytes> {
+    let mut bytes = vec![0; CHUNK];
+    let read = stdio::stdin().read(&mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes.into())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Writes what the job says, until it ends.
 async fn receive(from_job: impl AsyncRead + Unpin, to: Stdout) -> anyhow::Result<u32> {
     let mut frames = FramedRead::new(from_job, FrameCodec);
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = frames.next().await {
         match frame.context(LOST)? {
             Frame::Data { stream, bytes } => match (stream, to) {
                 (Stream::Stderr, _) | (_, Stdout::WithStderr) => {
                     // Nobody there is no reason to stop.
-                    let _ = write(&mut stderr, bytes).await;
+                    let _ = write(stdio::stderr(), bytes).await;
                 }
-                (_, Stdout::Apart) => write(&mut stdout, bytes).await?,
+                (_, Stdout::Apart) => write(stdio::stdout(), bytes).await?,
             },
             Frame::Exit(status) => return Ok(status),
             Frame::Signal(_) | Frame::Resize { .. } => {}
@@ -166,9 +194,9 @@ async fn receive(from_job: impl AsyncRead + Unpin, to: Stdout) -> anyhow::Result
     bail!(LOST)
 }
 
-async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: Bytes) -> io::Result<()> {
-    to.write_all(&bytes).await?;
-    to.flush().await
+async fn write(to: impl Write + Send + 'static, bytes: Bytes) -> io::Result<()> {
+    let mut to = to;
+    blocking(move || to.write_all(&bytes).and_then(|()| to.flush())).await
 }
 
 async fn hangup(signal: Option<&mut Signal>) {

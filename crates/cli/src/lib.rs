@@ -9,6 +9,7 @@ mod git;
 mod http;
 mod output;
 mod session;
+mod stdio;
 mod terminal;
 
 use std::{ffi::OsString, process::ExitCode};

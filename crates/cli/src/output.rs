@@ -2,18 +2,21 @@
 
 use std::{
     borrow::Cow,
-    io::{self, ErrorKind, IsTerminal, Write},
+    io::{self, ErrorKind, Write},
 };
 
-use crate::domain::screen::shown;
+use crate::{
+    domain::screen::shown,
+    stdio::{self, Waiting},
+};
 
-fn for_reader<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
+fn for_reader<'a>(to: &Waiting<impl io::IsTerminal>, text: &'a str) -> Cow<'a, str> {
     if to.is_terminal() { shown(text).into() } else { text.into() }
 }
 
 /// Writes a line of data.
 pub(crate) fn data(line: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = stdio::stdout();
     stdout.write_all(for_reader(&stdout, line).as_bytes())?;
     stdout.write_all(b"\n")?;
     stdout.flush()
@@ -21,7 +24,7 @@ pub(crate) fn data(line: &str) -> io::Result<()> {
 
 /// Writes text of any number of lines, each with its end.
 pub(crate) fn text(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = stdio::stdout();
     stdout.write_all(for_reader(&stdout, text).as_bytes())?;
     stdout.flush()
 }
@@ -33,19 +36,17 @@ pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Tells the person something. Nobody there is no reason to stop.
 pub(crate) fn say(message: &str) {
-    let mut stderr = io::stderr().lock();
+    let mut stderr = stdio::stderr();
     let message = for_reader(&stderr, message);
     let _ = stderr.write_all(message.as_bytes()).and_then(|()| stderr.write_all(b"\n"));
 }
 
 /// Asks the person something, on the same line.
 pub(crate) fn ask(question: &str) -> io::Result<String> {
-    let mut stderr = io::stderr().lock();
+    let mut stderr = stdio::stderr();
     stderr.write_all(for_reader(&stderr, question).as_bytes())?;
     stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim().to_owned())
+    Ok(stdio::read_line()?.trim().to_owned())
 }
 
 /// Whether the error only says that nobody reads our output any longer.

@@ -11,6 +11,7 @@ use crate::{
     domain::git_source::{SECRET_MAX, Said, source},
     output,
     session::Session,
+    stdio,
 };
 
 #[derive(Args)]
@@ -70,7 +71,7 @@ pub(crate) async fn deploy(session: &Session, args: &DeployArgs) -> anyhow::Resu
 /// The text of a file, `-` for stdin.
 fn secret(file: &str) -> anyhow::Result<String> {
     let reader: Box<dyn Read> = match file {
-        "-" => Box::new(std::io::stdin()),
+        "-" => Box::new(stdio::stdin()),
         _ => Box::new(File::open(file).with_context(|| format!("reading {file}"))?),
     };
     let mut text = String::new();

@@ -22,6 +22,7 @@ use crate::{
     },
     output,
     session::Session,
+    stdio,
 };
 
 /// Where people have their keys, best first.
@@ -142,7 +143,7 @@ pub(crate) async fn remove(session: &Session, args: &RemoveArgs) -> anyhow::Resu
 fn of_file(file: &str) -> anyhow::Result<Vec<String>> {
     if file == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("reading stdin")?;
+        stdio::stdin().read_to_string(&mut text).context("reading stdin")?;
         return Ok(public_keys(&text, "stdin")?);
     }
     let bytes = fs::read(file).with_context(|| format!("reading {file}"))?;

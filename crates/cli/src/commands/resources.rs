@@ -22,6 +22,7 @@ use crate::{
     },
     output,
     session::{AppSession, Session},
+    stdio,
 };
 
 #[derive(Debug, Args)]
@@ -107,7 +108,7 @@ pub(crate) async fn add_provider(session: &Session, args: &AddProviderArgs) -> a
     let key = match args.key.as_deref() {
         Some("-") => {
             let mut key = String::new();
-            std::io::stdin().read_to_string(&mut key).context("reading the key from stdin")?;
+            stdio::stdin().read_to_string(&mut key).context("reading the key from stdin")?;
             Some(key.trim().to_owned())
         }
         key => key.map(str::to_owned),

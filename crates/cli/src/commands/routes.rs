@@ -16,6 +16,7 @@ use crate::{
     },
     output,
     session::Session,
+    stdio,
 };
 
 #[derive(Debug, Args)]
@@ -208,7 +209,7 @@ fn read(file: &str) -> anyhow::Result<String> {
         return fs::read_to_string(file).with_context(|| format!("reading {file}"));
     }
     let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("reading stdin")?;
+    stdio::stdin().read_to_string(&mut text).context("reading stdin")?;
     Ok(text)
 }
 

@@ -17,6 +17,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
+use rustix::fs::{OFlags, fcntl_setfl};
 use tokio_util::codec::Framed;
 
 use crate::{fake::Fake, person::Person, world::World};
@@ -136,6 +137,54 @@ fn stdin_reaches_the_job_to_its_end() {
     let outcome = person.flynn_with(&["run", "-a", "myapp", "cat"], &[], &input).ok();
     assert_eq!(outcome.stdout.len(), input.len());
     assert!(outcome.stdout == input);
+}
+
+#[test]
+fn a_stdin_that_cannot_be_read_is_not_one_that_ended() {
+    let (_fake, person) = started();
+    let folder = std::fs::File::open("/").unwrap();
+    let mut command = person.command(bin());
+    command.args(["-a", "myapp", "run", "cat"]).stdin(folder);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.contains("reading stdin")), (Some(1), true), "{said}");
+}
+
+#[test]
+fn a_stdin_that_does_not_block_is_waited_for() {
+    let (_fake, person) = started();
+    let (stdin, mut keys) = std::io::pipe().unwrap();
+    fcntl_setfl(&stdin, OFlags::NONBLOCK).unwrap();
+    let mut command = person.command(bin());
+    command.args(["-a", "myapp", "run", "wait"]).stdin(stdin).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    // It reads again before the next key comes, which is not before the job has told of this one.
+    for key in ["a", "b", "c"] {
+        keys.write_all(key.as_bytes()).unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), format!("key b\"{key}\""));
+    }
+    keys.write_all(b"q").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn a_stdout_that_does_not_block_is_waited_for() {
+    let (_fake, person) = started();
+    let (screen, stdout) = std::io::pipe().unwrap();
+    fcntl_setfl(&stdout, OFlags::NONBLOCK).unwrap();
+    let mut command = person.command(bin());
+    command.args(["-a", "myapp", "run", "endless"]).stdin(Stdio::null()).stdout(stdout);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    // Far more than a pipe holds, and more slowly than it comes.
+    let mut lines = BufReader::with_capacity(100, screen).lines();
+    for _ in 0..500_000 {
+        assert_eq!(lines.next().expect("it goes on").unwrap(), "y");
+    }
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
