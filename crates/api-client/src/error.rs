@@ -1,5 +1,5 @@
 use api::error::{ErrorBody, ErrorCode};
-use reqwest::Response;
+use reqwest::{Response, StatusCode};
 
 use crate::body;
 
@@ -79,9 +79,12 @@ impl Error {
         if source.is_connect() { Self::Connect { url, source } } else { Self::Lost { url, source } }
     }
 
-    pub(crate) async fn of_response(response: Response) -> Result<Response, Self> {
+    pub(crate) async fn of_response(
+        response: Response,
+        is_wanted: fn(StatusCode) -> bool,
+    ) -> Result<Response, Self> {
         let status = response.status();
-        if status.is_success() || status.is_informational() {
+        if is_wanted(status) {
             return Ok(response);
         }
         let bytes = body::read_error(response).await;

@@ -11,7 +11,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 use futures_util::{Stream, StreamExt};
 use reqwest::{
-    Method, RequestBuilder, Response,
+    Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -164,11 +164,22 @@ impl Client {
         serde_json::from_slice(bytes).map_err(|source| Error::Decode { url, source })
     }
 
-    /// Sends a request that `build` completes (body, headers, timeout) and answers with any success, unread.
+    /// Sends a request that `build` completes (body, headers, timeout) and answers with any success (2xx), unread.
     ///
     /// `build` is called once an attempt.
     pub async fn send(
         &self,
+        method: Method,
+        path: &str,
+        build: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        self.send_for(|status| status.is_success(), method, path, build).await
+    }
+
+    /// The same with what counts as a success.
+    async fn send_for(
+        &self,
+        is_wanted: fn(StatusCode) -> bool,
         method: Method,
         path: &str,
         build: impl Fn(RequestBuilder) -> RequestBuilder,
@@ -179,7 +190,7 @@ impl Client {
         let mut pause = PAUSE;
         let mut round = 1;
         loop {
-            let err = match self.round(&method, path, repeatable, end, &build).await {
+            let err = match self.round(is_wanted, (&method, path), repeatable, end, &build).await {
                 Ok(response) => return Ok(response),
                 Err(err) => err,
             };
@@ -196,8 +207,8 @@ impl Client {
     /// Tries each address in turn until one takes the request, or it is time to end.
     async fn round(
         &self,
-        method: &Method,
-        path: &str,
+        is_wanted: fn(StatusCode) -> bool,
+        (method, path): (&Method, &str),
         repeatable: bool,
         end: Instant,
         build: &impl Fn(RequestBuilder) -> RequestBuilder,
@@ -212,7 +223,7 @@ impl Client {
                 request = request.basic_auth("", Some(key));
             }
             last = match build(request).send().await {
-                Ok(response) => match Error::of_response(response).await {
+                Ok(response) => match Error::of_response(response, is_wanted).await {
                     Ok(response) => return Ok(response),
                     Err(err) => err,
                 },
@@ -247,8 +258,11 @@ impl Client {
         protocol: &str,
         body: &impl Serialize,
     ) -> Result<Upgraded, Error> {
+        // Anybody else who says 101 has not done what was asked.
+        let is_wanted =
+            |status: StatusCode| status == StatusCode::SWITCHING_PROTOCOLS || status.is_success();
         let response = self
-            .send(method, path, |request| {
+            .send_for(is_wanted, method, path, |request| {
                 request
                     .header(header::CONNECTION, "Upgrade")
                     .header(header::UPGRADE, protocol)
@@ -256,7 +270,7 @@ impl Client {
             })
             .await?;
         let url = response.url().to_string();
-        if response.status() != reqwest::StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::NotUpgraded { url, status: response.status().as_u16() });
         }
         response.upgrade().await.map_err(|source| Error::transport(&url, source))
