@@ -87,7 +87,7 @@ impl Reconcile for Scheduler {
         let plan = plan(&snapshot);
         self.warn_of_foreign(&plan);
         self.observed.foreign(&plan.foreign, now);
-        self.observed.unconfirmed(&plan.unconfirmed, now);
+        self.observed.places(plan.places.clone());
         self.observed.waiting(plan.waiting.clone());
         let reports = Arc::new(reports(&snapshot, &plan));
         self.reports.send_replace(Some(Word { term, reports }));

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use super::{
     job::{Ending, JobView, Kind, KindId, Phase},
     placement::{HostIndex, Tags, has_tags},
-    snapshot::{HostView, Snapshot},
+    snapshot::{HostView, Place, Snapshot},
 };
 
 /// A host restarts its `resurrect` jobs itself. One that it still lists is given up as lost after so long.
@@ -98,9 +98,9 @@ pub(super) struct Census<'a> {
     replaced: BTreeSet<JobId>,
     /// Jobs of kinds that are not wanted, in the place of kinds that are: those kinds' numbers.
     in_place: Vec<(usize, Present<'a>)>,
-    /// Jobs that took another's place and that no formation wants, nor what they replaced.
-    pub(super) unconfirmed: Vec<JobId>,
-    /// When the first of them is not waited for any longer.
+    /// Jobs that were let take another's place, and what has become of it.
+    pub(super) places: BTreeMap<JobId, Place>,
+    /// When the first of those that no formation has confirmed is not waited for any longer.
     pub(super) unconfirmed_until: Option<Timestamp>,
     /// Jobs of apps that were never listed.
     pub(super) foreign: Vec<JobId>,
@@ -157,22 +157,30 @@ impl<'a> Census<'a> {
         self.numbers.get(&job.in_place_of?).filter(is_wanted).copied()
     }
 
-    /// Whether a job has taken a place and the formation that says so may still be on its way.
-    fn awaits_formation(
-        &mut self,
-        snapshot: &Snapshot,
-        id: JobId,
-        kind: &Kind,
-        job: &JobView,
-    ) -> bool {
-        let number = self.numbers.get(&kind.id());
-        let is_wanted = number.is_some_and(|&number| self.tallies[number].wanted > 0);
-        let took_a_place = job.in_place_of.is_some() && job.lives();
-        if is_wanted || !took_a_place || !snapshot.formations.contains_key(&kind.app) {
-            return false;
+    fn is_wanted(&self, kind: KindId) -> bool {
+        self.numbers.get(&kind).is_some_and(|&number| self.tallies[number].wanted > 0)
+    }
+
+    /// What has become of the place that a job was let take, if it was. Once a formation has wanted the job it is one like
+    /// any other. A scheduler that did not see it take the place counts from when the job came to be.
+    fn place(&self, snapshot: &Snapshot, id: JobId, kind: &Kind, job: &JobView) -> Option<Place> {
+        let replaced = job.in_place_of.filter(|_| job.lives())?;
+        if !snapshot.formations.contains_key(&kind.app) {
+            return None;
         }
-        self.unconfirmed.push(id);
-        let since = snapshot.unconfirmed.get(&id).copied().unwrap_or(snapshot.now);
+        Some(match snapshot.places.get(&id) {
+            Some(Place::Confirmed) => Place::Confirmed,
+            _ if self.is_wanted(kind.id()) => Place::Confirmed,
+            _ if self.is_wanted(replaced) => Place::Taking,
+            Some(&Place::Unconfirmed(since)) => Place::Unconfirmed(since),
+            Some(Place::Taking) => Place::Unconfirmed(snapshot.now),
+            None => Place::Unconfirmed(job.created_at.unwrap_or(snapshot.now)),
+        })
+    }
+
+    /// Whether the formation that says that a job has a place may still be on its way.
+    fn awaits_formation(&mut self, snapshot: &Snapshot, place: Option<Place>) -> bool {
+        let Some(Place::Unconfirmed(since)) = place else { return false };
         let until = since + IN_PLACE_GRACE;
         if until <= snapshot.now {
             return false;
@@ -213,11 +221,14 @@ impl<'a> Census<'a> {
             self.volumes(snapshot, host, id, job);
         }
         let Some(kind) = job.kind() else { return };
-        if let Some(number) = self.in_place_of(kind, job) {
+        let place = self.place(snapshot, id, kind, job);
+        self.places.extend(place.map(|place| (id, place)));
+        let replaced = self.in_place_of(kind, job).filter(|_| place != Some(Place::Confirmed));
+        if let Some(number) = replaced {
             self.in_place.extend(job.lives().then_some((number, Present { host, id, job })));
             return;
         }
-        if self.awaits_formation(snapshot, id, kind, job) {
+        if self.awaits_formation(snapshot, place) {
             return;
         }
         let number = match self.numbers.get(&kind.id()) {

@@ -14,7 +14,7 @@ pub mod view;
 pub use merge::merge;
 pub use plan::{Plan, Waiting, plan};
 pub use report::{Reports, reports};
-pub use snapshot::{Formations, HostView, Snapshot};
+pub use snapshot::{Formations, HostView, Place, Snapshot};
 pub use view::View;
 
 #[cfg(test)]

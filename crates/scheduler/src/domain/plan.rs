@@ -22,7 +22,7 @@ use super::{
     homes::Homes,
     job::{Kind, META_REPLACES, Phase},
     placement::{HostIndex, Placement, Spread, Tags, has_tags},
-    snapshot::{HostView, Snapshot},
+    snapshot::{HostView, Place, Snapshot},
 };
 
 /// What to change, with nothing left to decide.
@@ -41,8 +41,8 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// When a waiting job's time comes.
     pub wake_at: Option<Timestamp>,
-    /// Jobs that took another's place, of which no formation tells: left alone for a while.
-    pub unconfirmed: BTreeSet<JobId>,
+    /// Jobs that were let take another's place, and what has become of it.
+    pub places: BTreeMap<JobId, Place>,
     /// Jobs of apps that the controller never listed: left alone.
     pub foreign: BTreeSet<JobId>,
 }
@@ -113,7 +113,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     // What Flynn consists of has its room before the apps that it runs; of the others the order stays.
     casts.sort_by_cached_key(|((app, ..), _)| !snapshot.is_system(*app));
     let mut planner = Planner::new(snapshot, &census);
-    planner.plan.unconfirmed = census.unconfirmed.iter().copied().collect();
+    planner.plan.places.clone_from(&census.places);
     planner.plan.wake_at = census.unconfirmed_until;
     planner.plan.foreign = census.foreign.iter().copied().collect();
     for &(host, job) in &census.left_over {

@@ -55,8 +55,20 @@ pub struct Snapshot {
     pub ordering: BTreeSet<JobId>,
     /// Jobs of apps that the controller has not known for long: left over from an app that was deleted.
     pub left_over: BTreeSet<JobId>,
-    /// Jobs that took another's place without a formation that says so, and since when.
-    pub unconfirmed: BTreeMap<JobId, Timestamp>,
+    /// Jobs that were let take another's place, as the last plan found them.
+    pub places: BTreeMap<JobId, Place>,
+}
+
+/// What has become of the place of another that a job was let take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The other is still wanted.
+    Taking,
+    /// Since then neither is wanted.
+    Unconfirmed(Timestamp),
+    /// A formation has wanted the job.
+    Confirmed,
 }
 
 /// A host at one instant.

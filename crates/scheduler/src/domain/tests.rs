@@ -24,7 +24,7 @@ use sampi::Room;
 use uuid::Uuid;
 
 use super::{
-    HostView, Plan, Snapshot, View,
+    HostView, Place, Plan, Snapshot, View,
     job::{Ending, JobView, Kind, META_REPLACES, Owner, Phase},
     merge, plan,
 };
@@ -181,7 +181,7 @@ fn snapshot(
         volumes: BTreeMap::new(),
         ordering: BTreeSet::new(),
         left_over: BTreeSet::new(),
-        unconfirmed: BTreeMap::new(),
+        places: BTreeMap::new(),
     }
 }
 

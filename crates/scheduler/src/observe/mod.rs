@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::domain::{
-    Formations, Snapshot, View, Waiting,
+    Formations, Place, Snapshot, View, Waiting,
     job::{JobView, META_REPLACES, Phase},
     merge,
 };
@@ -82,8 +82,8 @@ struct Known {
     current: bool,
     /// Jobs of apps the controller does not list, and since when.
     foreign: BTreeMap<JobId, Timestamp>,
-    /// Jobs that took another's place without a formation that says so, and since when.
-    unconfirmed: BTreeMap<JobId, Timestamp>,
+    /// Jobs that were let take another's place, as the last plan found them.
+    places: BTreeMap<JobId, Place>,
     /// When a snapshot was first asked for.
     began: Option<Timestamp>,
 }
@@ -154,7 +154,7 @@ impl Observed {
             volumes: state.volumes.clone(),
             ordering: orders.jobs().collect(),
             left_over,
-            unconfirmed: known.unconfirmed.clone(),
+            places: known.places.clone(),
         })
     }
 
@@ -163,9 +163,9 @@ impl Observed {
         remember(&mut self.known().foreign, jobs, now);
     }
 
-    /// Remembers which jobs a plan found to have taken a place without a formation that says so.
-    pub fn unconfirmed(&self, jobs: &BTreeSet<JobId>, now: Timestamp) {
-        remember(&mut self.known().unconfirmed, jobs, now);
+    /// Remembers what a plan found to have become of the places that jobs were let take.
+    pub fn places(&self, places: BTreeMap<JobId, Place>) {
+        self.known().places = places;
     }
 
     /// Remembers what a plan lets wait, for the next one.

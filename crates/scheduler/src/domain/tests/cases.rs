@@ -256,14 +256,16 @@ fn a_job_in_the_place_of_another_is_left_alone_and_counts_once_that_one_is_gone(
     // Neither is wanted: the app was scaled down, or the word that the new one is has not come yet.
     let both = [(id(1), job(old.clone(), Phase::Up)), in_place(Phase::Up)];
     let mut neither = one_host(both, [formation(0, &[("db", 0, false)])]);
+    neither.places.insert(id(2), Place::Taking);
     let plan_now = plan(&neither);
-    assert_eq!((stops(&neither), &plan_now.unconfirmed), (vec![id(1)], &[id(2)].into()));
-    assert_eq!(plan_now.wake_at, Some(now() + SignedDuration::from_secs(60)));
-    neither.unconfirmed.insert(id(2), ago(59));
+    assert_eq!(plan_now.places, [(id(2), Place::Unconfirmed(now()))].into());
     assert_eq!(stops(&neither), [id(1)]);
-    neither.unconfirmed.insert(id(2), ago(60));
+    assert_eq!(plan_now.wake_at, Some(now() + SignedDuration::from_secs(60)));
+    neither.places.insert(id(2), Place::Unconfirmed(ago(59)));
+    assert_eq!(stops(&neither), [id(1)]);
+    neither.places.insert(id(2), Place::Unconfirmed(ago(60)));
     assert_eq!(stops(&neither), [id(1), id(2)]);
-    assert_eq!(plan(&neither).unconfirmed, [id(2)].into(), "it is known for how long");
+    assert_eq!(plan(&neither).places, neither.places, "it is known for how long");
     // What ordered it says that the new release is wanted now.
     let mut said = (*formation(0, &[("db", 1, false)])).clone();
     said.release.id = new.release;
@@ -271,6 +273,38 @@ fn a_job_in_the_place_of_another_is_left_alone_and_counts_once_that_one_is_gone(
     over.updated_at = now();
     let now_wanted = [Arc::new(said), Arc::new(over)];
     assert!(plan(&one_host([in_place(Phase::Up)], now_wanted)).is_empty());
+}
+
+#[test]
+fn a_job_that_has_its_place_is_one_like_any_other() {
+    let (old, new) = (kind(0, "db"), Kind::new(kind(0, "db").app, uuid(999).into(), "db"));
+    let at = |created_at| {
+        let mut job = job(new.clone(), Phase::Up);
+        (job.in_place_of, job.created_at) = (Some(old.id()), Some(created_at));
+        (id(2), job)
+    };
+    let mut said = (*formation(0, &[("db", 1, false)])).clone();
+    said.release.id = new.release;
+    let wanted = one_host([at(ago(1))], [Arc::new(said)]);
+    let confirmed = plan(&wanted).places;
+    assert_eq!(confirmed, [(id(2), Place::Confirmed)].into());
+
+    // The app is scaled down, deleted or deployed to another release.
+    let unwanted = || [formation(0, &[("db", 0, false)])];
+    let mut later = one_host([at(ago(1))], unwanted());
+    later.places = confirmed.clone();
+    assert_eq!(stops(&later), [id(2)]);
+    // What it replaced is wanted again: that is not what it is.
+    let mut back = one_host([at(ago(1))], [formation(0, &[("db", 1, false)])]);
+    back.places = confirmed;
+    assert_eq!((stops(&back), plan(&back).start.len()), (vec![id(2)], 1));
+
+    // A scheduler that has just begun does not know whether the job ever had its place.
+    let restarted = one_host([at(ago(20))], unwanted());
+    assert!(stops(&restarted).is_empty());
+    assert_eq!(plan(&restarted).wake_at, Some(now() + SignedDuration::from_secs(40)));
+    assert_eq!(stops(&one_host([at(ago(60))], unwanted())), [id(2)]);
+    assert!(plan(&one_host([], unwanted())).places.is_empty(), "what is gone is not remembered");
 }
 
 #[test]
