@@ -44,3 +44,37 @@ async fn apps_that_had_volumes_keep_their_names_and_later_ones_have_those_of_the
         assert_eq!(by_name(app).await, app == "keeps");
     }
 }
+
+#[tokio::test]
+async fn the_passwords_of_old_providers_are_in_no_event() {
+    let world = World::without_controller().await;
+    let before = pg::Pool::new(world.config.database.clone(), 1);
+    before.migrate(migrations::migrations::runner().set_target(Target::Version(84))).await;
+    let urls = [
+        ("http://me:p@ss@box:80/a@b", "http://box:80/a@b"),
+        ("discoverd+http://me:secret@boxes/pw", "discoverd+http://boxes/pw"),
+        (r"http:\\token@box", r"http:\\box"),
+        ("http:me:secret@box/", "http:box/"),
+        ("//me:secret@box/", "box/"),
+        ("http://box/things/me@home", "http://box/things/me@home"),
+    ];
+    let client = before.client().await.unwrap();
+    let values = urls.map(|(url, _)| serde_json::json!({ "name": "p", "url": url }));
+    // Nothing that an event may hold is in the way.
+    let odd = ["null", "[1]", "\"me@box\"", "{\"url\": null}", "{\"url\": {\"a\": \"b@c\"}}"];
+    let odd = odd.map(|data| serde_json::from_str(data).unwrap());
+    for (id, data) in (1_i64..).zip(values.iter().chain(&odd)) {
+        let insert = "INSERT INTO events (event_id, object_type, object_id, data) \
+                      VALUES ($1::bigint, CASE $1::bigint % 2 WHEN 0 THEN 'provider' ELSE 'provider_deletion' END, 'p', $2)";
+        pg::execute(&client, insert, &[&id, &pg::types::Json(data)]).await.unwrap();
+    }
+    drop(client);
+    before.migrate(migrations::migrations::runner()).await;
+    let client = before.client().await.unwrap();
+    let rows = pg::rows(&client, "SELECT data FROM events ORDER BY event_id", &[]).await.unwrap();
+    let after: Vec<serde_json::Value> = rows.iter().map(|row| row.get("data")).collect();
+    let told: Vec<_> =
+        after[..urls.len()].iter().map(|data| data["url"].as_str().unwrap()).collect();
+    assert_eq!(told, urls.map(|(_, told)| told));
+    assert_eq!(after[urls.len()..], odd);
+}
