@@ -5,19 +5,26 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::ready,
+    pin::pin,
     time::Duration,
 };
 
 use api::{
-    controller::{App, Job, JobState},
-    host::EndReason,
+    controller::{App, Job},
     id::{AppId, JobId},
 };
-use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
-use tokio::time::{Instant, timeout, timeout_at};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, FuturesUnordered},
+};
+use host_client::Host;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     error::{Error, Result},
@@ -32,101 +39,144 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Added to the time the slowest process has to stop, for its host to say that it has.
 const GRACE: Duration = Duration::from_secs(120);
-/// Longest time a look at one app may take.
+/// Longest time a look at one app may take to stop what there is of it, and then to find out what is left; also the longest
+/// one at the jobs of deleted apps.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time a host may take to hear that a job is to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// An order that its host has not heard of after this time will not come.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Apps deleted at a time.
+/// Apps looked at at a time.
 const AT_ONCE: usize = 32;
 /// Hosts asked at a time.
 const HOSTS_AT_ONCE: usize = 16;
+/// Jobs a host is told to stop at a time.
+const STOPS_AT_ONCE: usize = 8;
 
 /// What was done already, by this controller; forgotten with it, it is done again, which is harmless.
 #[derive(Debug, Default)]
 struct Progress {
     routes_gone: bool,
-    told: Vec<JobId>,
+    told: BTreeSet<JobId>,
+    looked_at: Option<Instant>,
 }
 
-/// Goes on with all deletions until the daemon stops.
+/// The apps that are being deleted. Absent: it is being looked at.
+type Known = BTreeMap<AppId, Option<Progress>>;
+
+/// Goes on with all deletions until the daemon stops. A look at one app holds up that at no other.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let mut nudges = controller.events.nudges();
-    let (mut known, mut told) = (BTreeMap::new(), BTreeSet::new());
+    nudges.mark_changed();
+    let (mut known, mut looks) = (Known::new(), FuturesUnordered::new());
     loop {
-        nudges.mark_unchanged();
-        tokio::select! {
-            () = stop.cancelled() => return,
-            busy = rounds(&controller, &mut known, &mut told) => if let Err(err) = busy {
-                // Every request tells of a database that is away.
-                tracing::debug!(error = &err as &dyn std::error::Error, "deletions wait");
+        let mut listed = pin!(list_when_nudged(&controller, &mut nudges));
+        let deletions = loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                deletions = &mut listed => break deletions,
+                Some((app, progress)) = looks.next() => {
+                    known.insert(app, Some(progress));
+                }
             }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = timeout(LOOK_AGAIN, nudges.changed()) => {}
+        };
+        match deletions {
+            Ok(deletions) => {
+                let due = take_due(&mut known, deletions, AT_ONCE - looks.len());
+                looks.extend(
+                    due.into_iter().map(|(deletion, done)| look(&controller, deletion, done)),
+                );
+            }
+            // Every request tells of a database that is away.
+            Err(err) => debug!(error = &err as &dyn std::error::Error, "deletions wait"),
         }
     }
 }
 
-async fn rounds(
+/// Waits until something happens, or for a while, and lists the apps that shall be deleted.
+async fn list_when_nudged(
     controller: &Controller,
-    known: &mut BTreeMap<AppId, Progress>,
-    told: &mut BTreeSet<JobId>,
-) -> Result<()> {
-    let (deleted, stopped) =
-        tokio::join!(round(controller, known), stop_left_over(controller, told));
-    deleted.and(stopped)
+    nudges: &mut watch::Receiver<u64>,
+) -> Result<Vec<Deletion>> {
+    let _ = timeout(LOOK_AGAIN, nudges.changed()).await;
+    let client = controller.db.client().await?;
+    store::apps::deletions(&client).await
 }
 
-async fn round(controller: &Controller, known: &mut BTreeMap<AppId, Progress>) -> Result<()> {
-    let deletions = {
-        let client = controller.db.client().await?;
-        store::apps::deletions(&client).await?
+/// Takes up to `places` deletions that nobody looks at, first those that were not looked at for longest: apps whose hosts
+/// are slow leave places to the others.
+fn take_due(
+    known: &mut Known,
+    mut deletions: Vec<Deletion>,
+    places: usize,
+) -> Vec<(Deletion, Progress)> {
+    known.retain(|id, progress| {
+        progress.is_none() || deletions.iter().any(|deletion| deletion.app.id == *id)
+    });
+    deletions.retain(|deletion| !matches!(known.get(&deletion.app.id), Some(None)));
+    let looked_at = |deletion: &Deletion| known.get(&deletion.app.id)?.as_ref()?.looked_at;
+    deletions.sort_by_key(looked_at);
+    deletions.truncate(places);
+    let take = |deletion: Deletion| {
+        let progress = known.insert(deletion.app.id, None).flatten();
+        (deletion, progress.unwrap_or_default())
     };
-    known.retain(|id, _| deletions.iter().any(|deletion| deletion.app.id == *id));
-    let work: Vec<_> = deletions
-        .into_iter()
-        .map(|deletion| (known.remove(&deletion.app.id).unwrap_or_default(), deletion))
-        .collect();
-    let steps = stream::iter(work).map(|(mut progress, deletion)| async move {
-        let step = timeout(STEP_TIMEOUT, step(controller, &deletion, &mut progress)).await;
+    deletions.into_iter().map(take).collect()
+}
+
+/// One look at an app. What was done is known also if there was no time for the rest.
+async fn look(
+    controller: &Controller,
+    deletion: Deletion,
+    mut done: Progress,
+) -> (AppId, Progress) {
+    let app = &deletion.app;
+    done.looked_at = Some(Instant::now());
+    let stopped = timeout(STEP_TIMEOUT, stop_all(controller, app, &mut done)).await;
+    let concluded = timeout(STEP_TIMEOUT, conclude(controller, &deletion, done.routes_gone)).await;
+    for result in [stopped, concluded] {
         // Missing: another controller has just deleted it.
-        if let Ok(Err(err)) = step
+        if let Ok(Err(err)) = result
             && !matches!(err, Error::Missing { .. })
         {
             let error = &err as &dyn std::error::Error;
-            warn!(error, app.id = %deletion.app.id, "the deletion of {} waits", deletion.app.name);
+            warn!(error, app.id = %app.id, "the deletion of {} waits", app.name);
         }
-        (deletion.app.id, progress)
-    });
-    *known = steps.buffer_unordered(AT_ONCE).collect().await;
-    Ok(())
+    }
+    (app.id, done)
 }
 
-async fn step(controller: &Controller, deletion: &Deletion, done: &mut Progress) -> Result<()> {
-    let app = &deletion.app;
-    let mut client = controller.db.client().await?;
-    let mut tx = Tx::begin(&mut client).await?;
-    stop(&mut tx, app).await?;
-    tx.commit().await?;
-    drop(client);
-    if !done.routes_gone {
-        routes::delete_all(controller, app).await?;
-        done.routes_gone = true;
+/// Nothing of the app shall run, nothing lead to it, and what runs shall end.
+async fn stop_all(controller: &Controller, app: &App, done: &mut Progress) -> Result<()> {
+    {
+        let mut client = controller.db.client().await?;
+        let mut tx = Tx::begin(&mut client).await?;
+        stop(&mut tx, app).await?;
+        tx.commit().await?;
     }
-    stop_one_offs(controller, app, done).await?;
+    let Progress { routes_gone, told, .. } = done;
+    let without_routes = async {
+        if !*routes_gone {
+            routes::delete_all(controller, app).await?;
+            *routes_gone = true;
+        }
+        Ok(())
+    };
+    let (routes, jobs) = tokio::join!(without_routes, stop_one_offs(controller, app, told));
+    routes.and(jobs)
+}
+
+/// Deletes the app if nothing is left of it, or gives that up if something is for too long.
+async fn conclude(controller: &Controller, deletion: &Deletion, routes_gone: bool) -> Result<()> {
+    let app = &deletion.app;
     let mut client = controller.db.client().await?;
     let running = store::jobs::unfinished(&client, app.id).await?;
     let mut tx = Tx::begin(&mut client).await?;
-    if running == 0 {
+    if running == 0 && routes_gone {
         stop(&mut tx, app).await?;
         if store::apps::is_being_deleted(&*tx, app.id).await? {
             store::apps::delete(&mut tx, app).await?;
             info!(app.id = %app.id, "deleted app {}", app.name);
         }
-    } else if deletion.waited > deletion.stop_timeout + GRACE {
+    } else if running > 0 && deletion.waited > deletion.stop_timeout + GRACE {
         let error = format!(
             "{running} processes of {} did not end within {} s; see `flynn -a {} ps`, and delete it again",
             app.name,
@@ -148,84 +198,113 @@ async fn stop(tx: &mut Tx<'_>, app: &App) -> Result<()> {
     Ok(())
 }
 
-/// What no formation stands for is stopped by its host. One that cannot be asked is gone, and its jobs with it. A host that
-/// does not answer is asked again at the next look; it holds up no other.
-async fn stop_one_offs(controller: &Controller, app: &App, done: &mut Progress) -> Result<()> {
+/// What no formation stands for is stopped by its host.
+async fn stop_one_offs(
+    controller: &Controller,
+    app: &App,
+    told: &mut BTreeSet<JobId>,
+) -> Result<()> {
     let jobs = {
         let client = controller.db.client().await?;
         store::jobs::one_off(&client, app.id).await?
     };
-    let jobs = jobs.into_iter().filter(|job| !done.told.contains(&job.uuid)).collect();
-    done.told.extend(stop_at_hosts(controller, jobs).await);
+    let mut stopped = pin!(stop_at_hosts(controller, jobs, told));
+    while let Some(job) = stopped.next().await {
+        told.insert(job);
+    }
     Ok(())
 }
 
-/// Jobs of apps that are deleted already, of which a host told late, or whose order was under way for long. `told` has those
-/// whose hosts know it.
+/// Stops jobs of apps that are deleted already, of which a host told late, or whose order was under way for long, until the
+/// daemon stops.
+pub(crate) async fn keep_stopping_left_over(controller: Controller, stop: CancellationToken) {
+    let mut nudges = controller.events.nudges();
+    // Those whose hosts know it.
+    let mut told = BTreeSet::new();
+    loop {
+        nudges.mark_unchanged();
+        let look = timeout(STEP_TIMEOUT, stop_left_over(&controller, &mut told));
+        match stop.run_until_cancelled(look).await {
+            None => return,
+            Some(Ok(Err(err))) => {
+                debug!(error = &err as &dyn std::error::Error, "jobs of deleted apps run on");
+            }
+            Some(_) => {}
+        }
+        let nudged = timeout(LOOK_AGAIN, nudges.changed());
+        if stop.run_until_cancelled(nudged).await.is_none() {
+            return;
+        }
+    }
+}
+
 async fn stop_left_over(controller: &Controller, told: &mut BTreeSet<JobId>) -> Result<()> {
     let jobs = {
         let client = controller.db.client().await?;
         store::jobs::left_over(&client).await?
     };
     told.retain(|id| jobs.iter().any(|job| job.uuid == *id));
-    let jobs = jobs.into_iter().filter(|job| !told.contains(&job.uuid)).collect();
-    for job in stop_at_hosts(controller, jobs).await {
+    let mut stopped = pin!(stop_at_hosts(controller, jobs, told));
+    while let Some(job) = stopped.next().await {
         info!(job.id = %job, "told job {job} to stop: its app is deleted");
         told.insert(job);
     }
     Ok(())
 }
 
-/// Tells the host of each job to stop it, all hosts at the same time. Answers which jobs they know.
-async fn stop_at_hosts(controller: &Controller, jobs: Vec<Job>) -> Vec<JobId> {
-    let mut by_host: BTreeMap<String, Vec<Job>> = BTreeMap::new();
-    for job in jobs {
-        by_host.entry(job.host_id.clone().unwrap_or_default()).or_default().push(job);
+/// Tells the host of each job to stop it, unless that was `told` already. Answers which jobs the hosts know, each at once.
+fn stop_at_hosts(
+    controller: &Controller,
+    jobs: Vec<Job>,
+    told: &BTreeSet<JobId>,
+) -> impl Stream<Item = JobId> + use<> {
+    let mut by_host: BTreeMap<String, Vec<JobId>> = BTreeMap::new();
+    for job in jobs.into_iter().filter(|job| !told.contains(&job.uuid)) {
+        by_host.entry(job.host_id.unwrap_or_default()).or_default().push(job.uuid);
     }
-    let told = by_host.into_iter().map(|(id, jobs)| async move {
-        let Ok(host) = controller.neighbours.host(&id) else { return Vec::new() };
-        let mut told = Vec::new();
-        for Job { uuid: job, state, updated_at, .. } in jobs {
-            match timeout(STOP_TIMEOUT, host.stop_job(job)).await {
-                Ok(Ok(())) => told.push(job),
-                // It may be about to be ordered, for it is recorded before: the host is told again at the next look.
-                Ok(Err(err)) if err.is_not_found() => {
-                    if state == JobState::Starting && updated_at.is_some_and(is_long_ago) {
-                        forget_order(controller, job).await;
-                    }
-                }
-                Ok(Err(err)) => {
-                    let error = &err as &dyn std::error::Error;
-                    warn!(error, job.id = %job, host.id = %id, "job {job} is not stopped yet");
-                    break;
-                }
-                Err(_) => {
-                    warn!(job.id = %job, host.id = %id, "host {id} does not answer: its jobs are not stopped yet");
-                    break;
-                }
-            }
-        }
-        told
+    // One that cannot be asked is asked once it is back; whether it is gone for good, others find out.
+    let known = |(id, jobs): (String, _)| Some((controller.neighbours.host(&id).ok()?, id, jobs));
+    let hosts: Vec<_> = by_host.into_iter().filter_map(known).collect();
+    let stopped = hosts.into_iter().map(|(host, id, jobs)| stop_at_host(host, id, jobs).boxed());
+    stream::iter(stopped).flatten_unordered(HOSTS_AT_ONCE)
+}
+
+/// One that does not answer is asked no more until the next look.
+fn stop_at_host(host: Host, id: String, jobs: Vec<JobId>) -> impl Stream<Item = JobId> + Send {
+    let stops = jobs.into_iter().map(move |job| {
+        let (host, id) = (host.clone(), id.clone());
+        async move { stop_job(&host, &id, job).await }
     });
-    stream::iter(told).buffer_unordered(HOSTS_AT_ONCE).concat().await
+    let stopped = stream::iter(stops).buffer_unordered(STOPS_AT_ONCE);
+    let answered = stopped.take_while(|stop| ready(*stop != Stop::Unanswered));
+    answered.filter_map(|stop| ready(if let Stop::Told(job) = stop { Some(job) } else { None }))
 }
 
-fn is_long_ago(at: Timestamp) -> bool {
-    Timestamp::now().duration_since(at).unsigned_abs() > ORDER_TIMEOUT
+/// What came of telling a host to stop a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The host knows it.
+    Told(JobId),
+    /// It is told again at the next look.
+    Refused,
+    /// The host does not answer.
+    Unanswered,
 }
 
-/// A job was recorded and then not ordered, for its controller ended in between. If it was ordered after all, its host has
-/// the last word.
-async fn forget_order(controller: &Controller, job: JobId) {
-    let forgotten = async {
-        let mut client = controller.db.client().await?;
-        let mut tx = Tx::begin(&mut client).await?;
-        let why = "it was not ordered: its host does not know it";
-        store::jobs::never_started(&mut tx, job, EndReason::HostLost, why).await?;
-        tx.commit().await
-    };
-    if let Err(err) = forgotten.await {
-        warn!(error = &err as &dyn std::error::Error, job.id = %job, "job {job} is still thought to start");
+async fn stop_job(host: &Host, id: &str, job: JobId) -> Stop {
+    match timeout(STOP_TIMEOUT, host.stop_job(job)).await {
+        Ok(Ok(())) => Stop::Told(job),
+        // It may be about to be ordered, for it is recorded before.
+        Ok(Err(err)) if err.is_not_found() => Stop::Refused,
+        Ok(Err(err)) => {
+            let error = &err as &dyn std::error::Error;
+            warn!(error, job.id = %job, host.id = %id, "job {job} is not stopped yet");
+            if err.code().is_some() { Stop::Refused } else { Stop::Unanswered }
+        }
+        Err(_) => {
+            warn!(job.id = %job, host.id = %id, "host {id} does not answer: its jobs are not stopped yet");
+            Stop::Unanswered
+        }
     }
 }
 
@@ -254,5 +333,51 @@ pub(crate) async fn wait(controller: &Controller, app: &App) -> Result<()> {
             )));
         }
         let _ = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), nudges.changed()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn deletion(app: AppId) -> Deletion {
+        let at = Timestamp::UNIX_EPOCH;
+        let app = App {
+            id: app,
+            name: "one".into(),
+            meta: BTreeMap::new(),
+            strategy: api::controller::Strategy::default(),
+            release: None,
+            deploy_timeout: 120,
+            created_at: at,
+            updated_at: at,
+        };
+        Deletion { app, waited: Duration::ZERO, stop_timeout: Duration::ZERO }
+    }
+
+    #[test]
+    fn whom_nobody_looks_at_has_its_turn_also_when_others_take_long() {
+        let apps: Vec<AppId> = (0..3).map(|_| AppId::random()).collect();
+        let listed = |of: &[AppId]| of.iter().map(|app| deletion(*app)).collect::<Vec<_>>();
+        let (mut known, start) = (Known::new(), Instant::now());
+        let take = |known: &mut Known, of: &[AppId], places| {
+            let due = take_due(known, listed(of), places);
+            due.into_iter().map(|(deletion, _)| deletion.app.id).collect::<Vec<_>>()
+        };
+        assert_eq!(take(&mut known, &apps, 2), apps[..2]);
+        assert_eq!(take(&mut known, &apps, 0), []);
+        for (n, app) in (0..).zip(&apps[..2]) {
+            let looked_at = Some(start + Duration::from_secs(n));
+            known.insert(*app, Some(Progress { looked_at, ..Progress::default() }));
+        }
+        // The third was never looked at, then the first is the one that was not for longest.
+        assert_eq!(take(&mut known, &apps, 2), [apps[2], apps[0]]);
+        assert_eq!(take(&mut known, &apps, 9), [apps[1]]);
+        // What is deleted is forgotten, unless somebody still looks at it.
+        known.insert(apps[1], Some(Progress::default()));
+        assert_eq!(take(&mut known, &[], 9), []);
+        assert_eq!(known.keys().collect::<BTreeSet<_>>(), [&apps[0], &apps[2]].into());
     }
 }

@@ -22,6 +22,7 @@ mod routes;
 mod scope;
 mod server;
 mod store;
+mod unordered;
 mod usage;
 mod volumes;
 mod wishes;

@@ -83,6 +83,23 @@ impl Neighbours {
         Ok(Host::with_client(self.client(format!("http://{}", host.addr))))
     }
 
+    /// Whether a host has left the cluster: discoverd lists others at this moment, and the leading one leads without it.
+    pub(crate) async fn is_gone(&self, id: &str) -> Result<bool> {
+        let may_be_there = {
+            let hosts = self.hosts.borrow();
+            // A listing that is old or empty proves nothing.
+            let is_proof = hosts.current && !hosts.stale && !hosts.instances.is_empty();
+            let mut known = hosts.instances.values().chain(hosts.suspects.values());
+            !is_proof || known.any(|host| host.meta.get("id").is_some_and(|host| host == id))
+        };
+        if may_be_there {
+            return Ok(false);
+        }
+        let state = self.sampi().state().await;
+        let hosts = state.map_err(Error::neighbour("asking the cluster for its hosts"))?.hosts;
+        Ok(!hosts.is_empty() && !hosts.contains_key(id))
+    }
+
     /// Every host that is known.
     pub(crate) fn hosts(&self) -> Vec<(String, Host)> {
         let hosts = self.hosts.borrow();

@@ -18,7 +18,7 @@ use crate::{
     purges, retention,
     routes::routes,
     scope::Scopes,
-    store,
+    store, unordered,
 };
 
 /// Connections to the database.
@@ -144,6 +144,10 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     lifetime.spawn("event nudges", |_| events.clone().keep_hearing());
     lifetime.spawn("events", |_| events.keep_reading());
     lifetime.spawn("deletions", |stop| deletions::keep(controller.clone(), stop));
+    lifetime.spawn("left-over jobs", |stop| {
+        deletions::keep_stopping_left_over(controller.clone(), stop)
+    });
+    lifetime.spawn("jobs never ordered", |stop| unordered::keep(controller.clone(), stop));
     lifetime.spawn("orphans", |stop| orphans::keep(controller.clone(), stop));
     lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
     lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));

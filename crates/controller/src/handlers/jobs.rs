@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     server::Controller,
     store::{self, Tx, jobs::Of},
+    unordered,
 };
 
 /// Which jobs of an app.
@@ -106,7 +107,7 @@ pub(crate) async fn put(
 /// Asks a process to end.
 const SIGTERM: u32 = 15;
 
-/// Stops a job. The scheduler starts another where the formation wants one.
+/// Stops a job. The scheduler starts another where the formation wants one. Of one that was never ordered it is recorded.
 pub(crate) async fn stop(
     State(controller): State<Controller>,
     Path((app, id)): Path<(String, String)>,
@@ -117,6 +118,12 @@ pub(crate) async fn stop(
         let known = store::jobs::find(&client, app.id, job_part(&id)?).await;
         (app, known)
     };
+    if let Ok(job) = &known
+        && let Some(host) = job.host_id.as_ref().filter(|_| unordered::is_overdue(job))
+        && unordered::settle(&controller, host, job.uuid).await?
+    {
+        return done();
+    }
     let (host_id, job) = match known {
         Ok(Job { host_id: Some(host), uuid, .. }) => (host, uuid),
         Ok(Job { host_id: None, .. }) => {

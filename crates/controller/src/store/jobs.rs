@@ -244,19 +244,44 @@ pub(crate) async fn active(db: &impl GenericClient, page: Page) -> Result<Vec<Jo
     Ok(rows.iter().map(of_row).collect())
 }
 
-/// The one-off jobs of an app that have not ended.
+/// The one-off jobs of an app that have not ended, in any order: who does not get to all of them gets to others the next
+/// time.
 pub(crate) async fn one_off(db: &impl GenericClient, app: AppId) -> Result<Vec<Job>> {
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND type = '' AND NOT {ENDED}");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE app_id = $1 AND type = '' AND NOT {ENDED} ORDER BY random()"
+    );
     Ok(pg::rows(db, &sql, &[&app.uuid()]).await?.iter().map(of_row).collect())
 }
 
-/// Jobs without a formation that have not ended, of apps that are deleted.
+/// As many of each host as of any other, and not the same each time: those of a host that is gone, or that does not do what
+/// it is asked, keep no others from being looked at.
+const FAIRLY: &str = "ORDER BY row_number() OVER (PARTITION BY host_id ORDER BY random())";
+
+/// Some of the jobs without a formation that have not ended, of apps that are deleted.
 pub(crate) async fn left_over(db: &impl GenericClient) -> Result<Vec<Job>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM jobs WHERE type = '' AND NOT {ENDED} AND host_id IS NOT NULL \
-         AND app_id IN (SELECT app_id FROM apps WHERE deleted_at IS NOT NULL) LIMIT 1000"
+         AND app_id IN (SELECT app_id FROM apps WHERE deleted_at IS NOT NULL) \
+         {FAIRLY} LIMIT 1000"
     );
     Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
+}
+
+/// Some of the one-off jobs that have been starting for longer than this time, with their hosts.
+pub(crate) async fn long_starting(
+    db: &impl GenericClient,
+    time: Duration,
+) -> Result<Vec<(String, JobId)>> {
+    let sql = format!(
+        "SELECT host_id, job_id FROM jobs WHERE type = '' AND state = $1 AND NOT {ENDED} \
+         AND host_id IS NOT NULL AND updated_at < clock_timestamp() - make_interval(secs => $2) \
+         {FAIRLY} LIMIT 1000"
+    );
+    let rows = pg::rows(db, &sql, &[&spelt(&JobState::Starting), &time.as_secs_f64()]).await?;
+    let job = |row: &Row| -> (String, JobId) {
+        (row.get("host_id"), row.get::<_, Uuid>("job_id").into())
+    };
+    Ok(rows.iter().map(job).collect())
 }
 
 /// How many jobs of an app's formations have not ended.

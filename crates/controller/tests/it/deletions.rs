@@ -126,6 +126,48 @@ async fn a_job_that_was_recorded_and_never_ordered_holds_up_no_deletion() {
 }
 
 #[tokio::test]
+async fn a_job_that_was_never_ordered_holds_up_no_deletion_once_its_host_is_gone() {
+    let world = World::start().await;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    let job = scheduler::job(app.id, release.id, "");
+    let job = Job { id: format!("host-9-{}", job.uuid), host_id: Some("host-9".into()), ..job };
+    world.client.put_job(&job).await.unwrap();
+    world.sql("UPDATE jobs SET updated_at = now() - interval '5 minutes'").await;
+    // discoverd does not list it, but the cluster has it.
+    world.neighbours.hosts.lock().unwrap().push("host-9".into());
+    let once = Controller::with_client(world.client.client().without_retries());
+    let kept = once.delete_job("one", &job.id).await.unwrap_err();
+    assert!(kept.to_string().contains("host-9 is not in the cluster at the moment"), "{kept}");
+    assert_eq!(world.client.job("one", &job.id).await.unwrap().state, JobState::Starting);
+    world.neighbours.hosts.lock().unwrap().retain(|host| host != "host-9");
+    world.client.delete_app("one").await.unwrap();
+    let lost = "SELECT count(*) FROM jobs WHERE end_reason = 'host_lost'";
+    assert_eq!(world.number(lost).await, 1);
+}
+
+#[tokio::test]
+async fn a_slow_host_is_told_of_several_jobs_at_a_time_and_holds_up_no_other_app() {
+    let world = World::start().await;
+    let big = world.app("big").await;
+    let release = world.release(&big, &["web"], "serve").await;
+    world.app("small").await;
+    for _ in 0..8 {
+        let job = scheduler::job(big.id, release.id, "");
+        world.client.put_job(&Job { state: JobState::Up, ..job }).await.unwrap();
+    }
+    world.neighbours.gate.shut("stop");
+    ask_and_go(&world, "big").await;
+    world.neighbours.gate.reached_by(8).await;
+    world.client.delete_app("small").await.unwrap();
+    assert_eq!(*world.neighbours.stopped.borrow(), [], "none has answered meanwhile");
+    world.neighbours.gate.open();
+    let mut stopped = world.neighbours.stopped.subscribe();
+    let told = stopped.wait_for(|stopped| stopped.len() >= 8);
+    tokio::time::timeout(testkit::LIMIT, told).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_app_that_is_being_deleted_gets_no_job() {
     let world = World::start().await;
     let app = world.app("one").await;

@@ -280,3 +280,33 @@ async fn a_job_that_has_ended_stays_ended_whoever_says_late_that_it_starts() {
     told.sort_unstable_by_key(ToString::to_string);
     assert_eq!(told, ["down", "starting"], "none after its end");
 }
+
+#[tokio::test]
+async fn a_job_that_was_never_ordered_is_over_when_its_host_says_so_also_to_who_stops_it() {
+    let world = World::start().await;
+    let client = &world.client;
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    // As if its controller had ended before it ordered it.
+    let job = client.put_job(&scheduler::job(app.id, release.id, "")).await.unwrap();
+    let early = client.delete_job("one", &job.id).await.unwrap_err();
+    assert!(early.is_not_found(), "it may be about to be ordered: {early}");
+    world.neighbours.gate.shut("job");
+    world.sql("UPDATE jobs SET updated_at = now() - interval '3 minutes'").await;
+    let both_ask = async {
+        world.neighbours.gate.reached_by(2).await;
+        world.neighbours.gate.open();
+    };
+    let (stopped, ()) = tokio::join!(client.delete_job("one", &job.id), both_ask);
+    stopped.unwrap();
+    let known = client.job("one", &job.id).await.unwrap();
+    assert_eq!((known.state, known.end_reason), (JobState::Crashed, Some(EndReason::HostLost)));
+
+    client.put_job(&scheduler::job(app.id, release.id, "")).await.unwrap();
+    world.sql("UPDATE jobs SET updated_at = now() - interval '3 minutes'").await;
+    testkit::wait_until("nothing starts", async || match client.jobs("one").await.unwrap() {
+        jobs if jobs.iter().all(|job| job.state == JobState::Crashed) => Ok(()),
+        jobs => Err(jobs),
+    })
+    .await;
+}

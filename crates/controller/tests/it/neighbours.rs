@@ -60,6 +60,8 @@ pub(crate) struct Neighbours {
     pub(crate) blobs: Mutex<BTreeMap<String, Blob>>,
     /// The hosts that sampi knows.
     pub(crate) hosts: Mutex<Vec<String>>,
+    /// Another host that discoverd lists, and its address.
+    pub(crate) other_host: Mutex<Option<(String, SocketAddr)>>,
     /// Why the host does not take the jobs of a transaction, if it does not.
     pub(crate) refusal: Mutex<Option<String>>,
     /// Whether jobs do not read their stdin.
@@ -131,6 +133,7 @@ impl Neighbours {
             volumes: Mutex::default(),
             blobs: Mutex::default(),
             hosts: Mutex::new(vec![HOST.into()]),
+            other_host: Mutex::default(),
             refusal: Mutex::default(),
             deaf: AtomicBool::default(),
             gate: Gate::default(),
@@ -173,11 +176,17 @@ async fn service(State(shared): Shared, Path(service): Path<String>) -> Response
         suspect: false,
         revision: 1,
     };
-    let events = vec![
+    let other = shared.other_host.lock().unwrap().clone().filter(|_| service == "flynn-host");
+    let other = other.map(|(id, addr)| {
+        let instance = Instance::new("http", &addr.to_string(), [("id".to_owned(), id)].into());
+        event(EventKind::Up, Some(instance))
+    });
+    let events = other.into_iter().chain([
         event(EventKind::Up, Some(instance.clone())),
         event(EventKind::Leader, Some(instance)),
         event(EventKind::Current, None),
-    ];
+    ]);
+    let events: Vec<_> = events.collect();
     let stop = shared.lifetime.stop().cancelled_owned();
     daemon::events::response(stream::iter(events).chain(stream::pending()).take_until(stop))
 }
@@ -253,6 +262,7 @@ async fn commit(State(shared): Shared, Body(tx): Body<Tx>) -> Json<Committed> {
 }
 
 async fn job(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<ActiveJob>, ApiError> {
+    shared.gate.pass("job").await;
     let known = shared.jobs.borrow().get(&id).cloned();
     let job = known.ok_or_else(|| ApiError::not_found("no such job"))?;
     let ended = shared.ended.lock().unwrap().get(&id).copied();
@@ -278,6 +288,7 @@ async fn order(State(shared): Shared, Body(job): Body<Job>) -> Json<()> {
 }
 
 async fn stop(State(shared): Shared, Path(id): Path<JobId>) -> Result<Json<()>, ApiError> {
+    shared.gate.pass("stop").await;
     shared.stopped.send_modify(|stopped| stopped.push(id));
     // It may wait at the gate.
     let unknown = shared.gate.is_shut("commit") && !shared.jobs.borrow().contains_key(&id);
