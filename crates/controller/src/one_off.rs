@@ -15,7 +15,10 @@ use attach::State;
 use daemon::Lifetime;
 use host_client::{CommitError, Host};
 use jiff::Timestamp;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -31,6 +34,8 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// Longest time a host may take to say that it will attach: a client that has gone is not noticed before.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest time in which a host is chosen: after it no other is asked to attach.
+const CHOICE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Rounds over the hosts, when the cluster changes while one is chosen.
 const ROUNDS: u32 = 5;
 
@@ -234,11 +239,24 @@ async fn on_some_host(
     new: &NewJob,
     attachment: &Arc<Attachment>,
 ) -> Result<Attached> {
+    let end = Instant::now() + CHOICE_TIMEOUT;
+    let mut passed_over: BTreeMap<String, Error> = BTreeMap::new();
     for _ in 0..ROUNDS {
         let (term, hosts) = hosts(controller, planned).await?;
         for host_id in hosts {
-            let host = controller.neighbours.host(&host_id)?;
-            let connection = attach(&host, planned.job.id, new).await?;
+            if passed_over.contains_key(&host_id) || Instant::now() >= end {
+                continue;
+            }
+            let (host, connection) = match attach(controller, &host_id, planned.job.id, new).await {
+                Ok(attached) => attached,
+                // Nothing is recorded or ordered there yet, so another host may have the job.
+                Err(err) => {
+                    let error = &err as &dyn std::error::Error;
+                    debug!(error, host.id = %host_id, "the host {host_id} does not attach");
+                    passed_over.insert(host_id, err);
+                    continue;
+                }
+            };
             let mut attached = Attached {
                 connection: Some(connection),
                 ended: true,
@@ -256,7 +274,7 @@ async fn on_some_host(
             attached.ended = true;
         }
     }
-    Err(no_room())
+    Err(passed_over.into_values().next_back().unwrap_or_else(no_room))
 }
 
 /// Records that a job did not start. If it did after all, its host has the last word.
@@ -315,14 +333,20 @@ async fn commit(
     }
 }
 
-async fn attach(host: &Host, job_id: JobId, new: &NewJob) -> Result<Upgraded> {
+async fn attach(
+    controller: &Controller,
+    host: &str,
+    job_id: JobId,
+    new: &NewJob,
+) -> Result<(Host, Upgraded)> {
+    let host = controller.neighbours.host(host)?;
     let flags = ATTACH_STDOUT | ATTACH_STDERR | ATTACH_STDIN | ATTACH_STREAM;
     let (height, width) = (new.tty_lines, new.tty_columns);
     let request = AttachRequest { job_id, flags, height, width, lines: None };
     let attached = timeout(ATTACH_TIMEOUT, host.attach(&request)).await;
     let attached = attached
         .map_err(|_| Error::Away("the host of the job does not answer; try again".into()))?;
-    attached.map_err(Error::neighbour("attaching to the job"))
+    Ok((host, attached.map_err(Error::neighbour("attaching to the job"))?))
 }
 
 impl Attached {

@@ -15,7 +15,7 @@ use daemon::Lifetime;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     runtime,
     sync::oneshot,
 };
@@ -245,6 +245,30 @@ async fn a_job_that_no_host_took_has_ended() {
         "{known:?}"
     );
     assert!(known[0].host_error.as_ref().unwrap().contains("its disk is full"), "{known:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_attach_is_passed_over() {
+    let world = World::without_controller().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = ("host-0".to_owned(), listener.local_addr().unwrap());
+    // It is the first that is asked, and knows no such request.
+    world.lifetime.serve(listener, axum::Router::new());
+    *world.neighbours.hosts.lock().unwrap() = vec![other.0.clone(), HOST.into()];
+    *world.neighbours.other_host.lock().unwrap() = Some(other);
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    let world = World { client: client(running.addr), ..world };
+    let app = world.app("one").await;
+    let release = world.release(&app, &["web"], "serve").await;
+    world.client.set_release("one", release.id).await.unwrap();
+    let job = NewJob { args: vec!["cat".into()], ..NewJob::default() };
+    world.client.run_job_attached("one", &job).await.unwrap();
+    let known = world.client.jobs("one").await.unwrap();
+    assert_eq!(known[0].host_id.as_deref(), Some(HOST));
+    // Once no other is left, it is said what is wrong with it.
+    *world.neighbours.hosts.lock().unwrap() = vec!["host-0".into()];
+    let refused = world.client.run_job_attached("one", &job).await.unwrap_err();
+    assert!(refused.to_string().contains("attaching to the job failed"), "{refused}");
 }
 
 #[tokio::test]
