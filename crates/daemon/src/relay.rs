@@ -3,9 +3,12 @@
 //! A kernel that closes a connection with unread bytes resets it, and a reset throws away what the other side has not taken
 //! yet. So a side is read, and what it says is thrown away, until it has closed too (RFC 9112, 9.6); and where its [`Line`]
 //! is known a connection stays open until its other end has taken all, however slow it is.
+//!
+//! A side that breaks off has not ended: the other one is not told of an end then, so that it does not take a part for all.
 
 use std::{pin::pin, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, sink, split},
     time::{sleep, timeout},
@@ -32,6 +35,18 @@ struct Passed<R> {
     from: R,
     /// Whether it may still say something.
     is_open: bool,
+    /// Whether its sink was told of the end, or takes nothing.
+    is_told: bool,
+}
+
+/// Which sides were told of no end, as the other one broke off. They have taken what it said before, and can tell that this
+/// was not all if they are reset now: closed with a linger time of zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken {
+    /// The first.
+    pub one: bool,
+    /// The second.
+    pub other: bool,
 }
 
 /// Copies both ways until both sides have ended. A side that takes no more is listened to until its end all the same; the
@@ -41,15 +56,18 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    relay_lines((one, None), (other, None)).await
+    let lingering = relay_lines((one, None), (other, None)).await;
+    async move {
+        lingering.await;
+    }
 }
 
 /// The same for sides of which the line may be known: the 5 s of such a side begin when it has taken all that it was told,
-/// and if it vanishes with something on its way to it both sides are left.
+/// and if it vanishes with something on its way to it both sides are left. Sides that are lent can be reset afterwards.
 pub async fn relay_lines<A, B>(
     (one, line_of_one): (A, Option<Line>),
     (other, line_of_other): (B, Option<Line>),
-) -> impl Future<Output = ()> + use<A, B>
+) -> impl Future<Output = Broken> + use<A, B>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -79,17 +97,19 @@ where
         () = watched => unreachable!("it watches for ever"),
     };
     async move {
-        tokio::join!(part(one, line_of_one), part(other, line_of_other));
+        let broken = Broken { one: !other.is_told, other: !one.is_told };
+        tokio::join!(part(one, line_of_one, broken.one), part(other, line_of_other, broken.other));
+        broken
     }
 }
 
-/// Lets go of a side that was told of the end.
-async fn part(side: Passed<impl AsyncRead + Unpin>, line: Option<Line>) {
-    let Passed { mut from, is_open } = side;
-    if is_open {
-        linger(discard(&mut from), line).await;
-    } else {
-        until_taken(line).await;
+/// Lets go of a side that was told of the end, or of none.
+async fn part(side: Passed<impl AsyncRead + Unpin>, line: Option<Line>, is_broken: bool) {
+    let Passed { mut from, is_open, .. } = side;
+    match is_open {
+        true if is_broken => let_take(discard(&mut from), line).await,
+        true => linger(discard(&mut from), line).await,
+        false => until_taken(line).await,
     }
 }
 
@@ -101,14 +121,19 @@ pub async fn discard(from: &mut (impl AsyncRead + Unpin)) {
 /// Waits until a side that was told of the end has taken all that it was told, and for some time until it has closed.
 /// `reading` reads it, so that it can close in order, and ends when it does.
 pub async fn linger(reading: impl Future<Output = ()>, line: Option<Line>) {
-    let mut reading = pin!(reading);
+    let mut reading = pin!(reading.fuse());
+    let_take(&mut reading, line).await;
+    let _ = timeout(LINGER_TIMEOUT, reading).await;
+}
+
+/// Waits until a side has taken all that it was told. `reading` reads it: one that says no more may still listen, and one
+/// that is not heard may not listen.
+pub async fn let_take(reading: impl Future<Output = ()>, line: Option<Line>) {
     let mut taken = pin!(until_taken(line));
     tokio::select! {
-        // One that says no more may still listen.
-        () = &mut reading => return taken.await,
+        () = reading => taken.await,
         () = &mut taken => {}
     }
-    let _ = timeout(LINGER_TIMEOUT, reading).await;
 }
 
 /// Waits until a side is lost; for ever where that cannot be known.
@@ -119,14 +144,15 @@ pub async fn until_lost(line: Option<Line>) {
     }
 }
 
-async fn until_taken(line: Option<Line>) {
+/// Waits until a side has taken all that it was told; not at all where that cannot be known.
+pub async fn until_taken(line: Option<Line>) {
     if let Some(line) = line {
         line.until_taken().await;
     }
 }
 
 /// Tells a side of the end. With TLS that takes room on its way, which one that does not read does not make.
-async fn tell_end(to: &mut (impl AsyncWrite + Unpin), line: Option<Line>) {
+pub async fn tell_end(to: &mut (impl AsyncWrite + Unpin), line: Option<Line>) {
     let late = async {
         until_taken(line).await;
         sleep(LINGER_TIMEOUT).await;
@@ -146,26 +172,24 @@ async fn pass<R: AsyncRead + Unpin>(
     sink_ended: &CancellationToken,
     lost: &CancellationToken,
 ) -> Passed<R> {
-    let is_open = match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
+    let (is_open, is_told) = match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
         Some(Err(CopyError::Sink)) => {
             // Until the sink, too, has said all; whatever that was reaches the source.
-            sink_ended.run_until_cancelled(discard(&mut from)).await.is_none()
+            (sink_ended.run_until_cancelled(discard(&mut from)).await.is_none(), true)
         }
-        Some(copied) => {
-            if copied.is_err() {
-                lost.cancel();
-            }
+        Some(Err(CopyError::Source)) => {
+            lost.cancel();
+            (false, false)
+        }
+        Some(Ok(())) => {
             tell_end(&mut to, line).await;
-            ended.cancel();
-            false
+            (false, true)
         }
-        None => {
-            // The other direction may be waiting for this one.
-            ended.cancel();
-            true
-        }
+        None => (true, false),
     };
-    Passed { from, is_open }
+    // The other direction may be waiting for this one.
+    ended.cancel();
+    Passed { from, is_open, is_told }
 }
 
 async fn copy(
@@ -261,11 +285,11 @@ mod tests {
             }
         };
         tokio::select! {
-            () = &mut relayed => panic!("it has not taken all"),
+            _ = &mut relayed => panic!("it has not taken all"),
             () = unheard => {}
         }
         let mut heard = Vec::new();
-        let ((), read) = tokio::join!(relayed, client.read_to_end(&mut heard));
+        let (_, read) = tokio::join!(relayed, client.read_to_end(&mut heard));
         assert_eq!(read.unwrap(), LEN);
     }
 
@@ -278,5 +302,35 @@ mod tests {
         backend.read_to_end(&mut heard).await.unwrap();
         drop(backend);
         relayed.await.unwrap();
+    }
+    #[tokio::test]
+    async fn a_side_that_breaks_off_is_told_from_one_that_ends() {
+        for breaks_off in [true, false] {
+            let ((mut client, mut of_client), (mut of_backend, mut backend)) =
+                tokio::join!(pair(), pair());
+            let line = Line::of(&of_client);
+            let relayed = async {
+                let lingering = relay_lines((&mut of_client, line), (&mut of_backend, None)).await;
+                lingering.await
+            };
+            let talk = async {
+                backend.write_all(b"half").await.unwrap();
+                client.read_exact(&mut [0; 4]).await.unwrap();
+                if breaks_off {
+                    backend.set_zero_linger().unwrap();
+                    drop(backend);
+                } else {
+                    drop(backend);
+                    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+                    client.shutdown().await.unwrap();
+                }
+            };
+            let (broken, ()) = tokio::join!(relayed, talk);
+            assert_eq!(broken.one, breaks_off);
+            if breaks_off {
+                let unread = client.read(&mut [0]).now_or_never();
+                assert!(unread.is_none(), "it was told of no end");
+            }
+        }
     }
 }
