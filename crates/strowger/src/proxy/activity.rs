@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
+use daemon::{line::Line, relay::until_taken};
 use http_body::{Body, Frame, SizeHint};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::sleep};
 
 /// The requests under way on a connection.
 #[derive(Debug, Clone, Default)]
@@ -32,17 +33,21 @@ impl Activity {
         Underway(self.0.clone())
     }
 
-    /// Waits until nothing has been under way for this time.
-    pub(super) async fn until_idle(&self, limit: Duration) {
+    /// Waits until nothing has been under way for this time, and the client has taken what it was told: an answer is not
+    /// under way when the kernel has the rest of it.
+    pub(super) async fn until_idle(&self, limit: Duration, line: Option<Line>) {
         let mut count = self.0.subscribe();
         loop {
             // The sender is ours.
             let is_quiet = *count.borrow_and_update() == 0;
             let changed = count.changed();
-            if !is_quiet {
-                let _ = changed.await;
-            } else if timeout(limit, changed).await.is_err() {
-                return;
+            let idle = async {
+                sleep(limit).await;
+                until_taken(line).await;
+            };
+            tokio::select! {
+                () = idle, if is_quiet => return,
+                _ = changed => {}
             }
         }
     }
@@ -83,7 +88,11 @@ impl<B: Body + Unpin> Body for Tracked<B> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+        time::{Instant, timeout},
+    };
 
     use super::*;
 
@@ -93,7 +102,7 @@ mod tests {
     async fn a_connection_is_idle_from_the_end_of_its_last_request() {
         let (activity, begun) = (Activity::default(), Instant::now());
         let (first, second) = (activity.begin(), activity.begin().track(String::new()));
-        let idle = activity.until_idle(LIMIT);
+        let idle = activity.until_idle(LIMIT, None);
         let requests = async {
             assert!(timeout(3 * LIMIT, std::future::pending::<()>()).await.is_err());
             drop((first, second));
@@ -102,5 +111,21 @@ mod tests {
         };
         tokio::join!(idle, requests);
         assert_eq!(begun.elapsed(), 3 * LIMIT + LIMIT / 2 + LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_idle_while_its_client_has_an_answer_to_take() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connected, listener.accept());
+        let (mut client, stream) = (client.unwrap(), accepted.unwrap().0);
+        while stream.try_write(&[b'x'; 32 << 10]).is_ok() {}
+        let activity = Activity::default();
+        let mut idle = std::pin::pin!(activity.until_idle(LIMIT, Line::of(&stream)));
+        timeout(3 * LIMIT, &mut idle).await.expect_err("it pauses");
+        tokio::select! {
+            () = idle => {}
+            _ = async { while client.read(&mut [0; 32 << 10]).await.is_ok() {} } => {}
+        }
     }
 }

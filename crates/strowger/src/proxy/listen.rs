@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 use super::{
     Client,
     activity::Activity,
+    lent::lend,
     request::{Context, serve},
 };
 use crate::{
@@ -180,6 +181,7 @@ where
 {
     let shared = context.clone();
     let service = service_fn(move |request| serve(shared.clone(), request));
+    let (stream, owner) = lend(stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -189,7 +191,10 @@ where
         .with_upgrades();
     // It has a clock of its own.
     let idle = pending();
-    until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown()).await;
+    let is_orderly =
+        until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown())
+            .await;
+    owner.part(context.line, is_orderly).await;
 }
 
 /// A connection of HTTP/2.
@@ -198,7 +203,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let shared = context.clone();
-    let served = serve_two(stream, &context.live, move |request| serve(shared.clone(), request));
+    let (live, line) = (&context.live, context.line);
+    let served = serve_two(stream, live, line, move |request| serve(shared.clone(), request));
     tokio::select! {
         () = served => {}
         () = until_lost(context.line) => debug!("a client's connection ended: it has vanished"),
@@ -209,8 +215,12 @@ where
 ///
 /// It asks no client whether it is there: one that pauses in reading an answer reads no such question either, and would be
 /// cut off. The kernel finds those that are gone, and one that asks for nothing is let go.
-async fn serve_two<S, A, B>(stream: S, live: &Live, answer: impl Fn(Request<Incoming>) -> A)
-where
+async fn serve_two<S, A, B>(
+    stream: S,
+    live: &Live,
+    line: Option<Line>,
+    answer: impl Fn(Request<Incoming>) -> A,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body<Data: Send, Error: Error + Send + Sync> + Send + Unpin + 'static,
@@ -221,6 +231,7 @@ where
         let (answer, under_way) = (answer(request), under_way.begin());
         async { answer.await.map(|answer| answer.map(|body| under_way.track(body))) }
     });
+    let (stream, owner) = lend(stream);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -229,24 +240,32 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_MAX as u32)
         .serve_connection(TokioIo::new(stream), service);
-    let idle = activity.until_idle(HEAD_TIMEOUT);
+    let idle = activity.until_idle(HEAD_TIMEOUT, line);
     let served = until_stop(connection, live, idle, |connection| connection.graceful_shutdown());
-    tokio::select! {
-        () = served => {}
+    let ignored = async {
+        activity.until_idle(HEAD_TIMEOUT, line).await;
+        activity.until_idle(PARTING_DELAY, line).await;
+    };
+    let is_orderly = tokio::select! {
+        is_orderly = served => is_orderly,
         // It has not even begun to speak HTTP/2, or does not answer.
-        () = activity.until_idle(HEAD_TIMEOUT + PARTING_DELAY) => {
+        () = ignored => {
             debug!("a client's connection ended: it did nothing");
+            true
         }
-    }
+    };
+    owner.part(line, is_orderly).await;
 }
 
 /// Runs a connection; when the daemon stops, or the connection is idle for long, it ends after the requests it is in.
+/// Whether it ended in order.
 async fn until_stop<C>(
     connection: C,
     live: &Live,
     idle: impl Future<Output = ()>,
     finish: impl Fn(Pin<&mut C>),
-) where
+) -> bool
+where
     C: Future<Output = hyper::Result<()>>,
 {
     let (mut connection, mut idle) = (pin!(connection), pin!(idle));
@@ -264,146 +283,11 @@ async fn until_stop<C>(
         connection.as_mut().poll(cx)
     })
     .await;
-    if let Err(err) = ended {
+    if let Err(err) = &ended {
         debug!(error = %err, "a client's connection ended early");
     }
+    ended.is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        net::IpAddr,
-        sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    };
-
-    use bytes::Bytes;
-    use futures_util::{StreamExt, future::join_all, stream};
-    use http_body::Frame;
-    use http_body_util::{BodyExt, Empty, StreamBody};
-    use hyper::client::conn::http2::{Builder, handshake};
-    use tokio::io::{AsyncReadExt, DuplexStream, copy_bidirectional, duplex};
-
-    use super::*;
-
-    /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
-    fn serving() -> (DuplexStream, impl Future<Output = ()>) {
-        let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
-        let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
-        let (theirs, ours) = duplex(HEAD_MAX);
-        (theirs, two(ours, Arc::new(Context { live, client, line: None, lifetime })))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_of_http_2_that_says_nothing_is_closed() {
-        let (mut client, served) = serving();
-        let begun = Instant::now();
-        timeout(10 * HEAD_TIMEOUT, served).await.unwrap();
-        assert_eq!(begun.elapsed(), HEAD_TIMEOUT + PARTING_DELAY);
-        client.read_to_end(&mut Vec::new()).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_of_http_2_that_asks_for_nothing_more_is_closed() {
-        let (client, served) = serving();
-        let begun = Instant::now();
-        let asking = async {
-            let shaken = handshake(TokioExecutor::new(), TokioIo::new(client)).await;
-            let (mut send, connection) = shaken.unwrap();
-            let request = Request::get("https://a.example/").body(Empty::<Bytes>::new());
-            let (answer, _) = tokio::join!(send.send_request(request.unwrap()), connection);
-            assert_eq!(answer.unwrap().status(), 503, "no routes are known");
-        };
-        timeout(10 * HEAD_TIMEOUT, async { tokio::join!(served, asking) }).await.unwrap();
-        assert!(begun.elapsed() >= HEAD_TIMEOUT, "{:?}", begun.elapsed());
-    }
-
-    /// A body of `count` pieces of `size` bytes. `taken` counts the pieces that were read of it.
-    fn pieces(
-        count: usize,
-        size: usize,
-        taken: &Arc<AtomicUsize>,
-    ) -> impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + use<> {
-        let (piece, taken) = (Bytes::from(vec![b'x'; size]), taken.clone());
-        StreamBody::new(stream::iter(0..count).map(move |_| {
-            taken.fetch_add(1, SeqCst);
-            Ok(Frame::data(piece.clone()))
-        }))
-    }
-
-    /// Lets this time pass while everything stands still.
-    async fn stand_still(time: Duration) {
-        timeout(time, pending::<()>()).await.unwrap_err();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn little_is_held_for_a_client_that_pauses_and_it_gets_all_of_its_answer() {
-        const PIECE: usize = 16 << 10;
-        const AT_ONCE: usize = 10;
-        let (count, taken) = (200, Arc::new(AtomicUsize::new(0)));
-        let ((client, mut near), (mut far, ours)) = (duplex(HEAD_MAX), duplex(HEAD_MAX));
-        let live = Live::default();
-        let answer = taken.clone();
-        let served = serve_two(ours, &live, move |_| {
-            let body = pieces(count, PIECE, &answer);
-            async { Ok(Response::new(body)) }
-        });
-        let asking = async {
-            let shaken = Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(1 << 24)
-                .initial_connection_window_size(1 << 24)
-                .handshake(TokioIo::new(client))
-                .await;
-            let (mut send, connection) = shaken.unwrap();
-            let network = copy_bidirectional(&mut near, &mut far);
-            let mut passing = pin!(async { tokio::join!(connection, network) });
-            let request = || Request::get("https://a.example/").body(Empty::<Bytes>::new());
-            let answers = (0..AT_ONCE).map(|_| send.send_request(request().unwrap()));
-            let answers = tokio::select! {
-                answers = join_all(answers) => answers,
-                _ = &mut passing => panic!("the connection ended"),
-            };
-            stand_still(10 * HEAD_TIMEOUT).await;
-            // The network holds some of it, and the client.
-            let held = taken.load(SeqCst) * PIECE;
-            let limit = AT_ONCE * (SEND_BUFFER + 2 * PIECE) + 4 * HEAD_MAX;
-            assert!(held <= limit, "{held} bytes are held, not {limit}");
-            let bodies = answers.into_iter().map(|answer| answer.unwrap().into_body().collect());
-            let bodies = tokio::select! {
-                bodies = join_all(bodies) => bodies,
-                _ = &mut passing => panic!("the connection ended"),
-            };
-            for body in bodies {
-                assert_eq!(body.unwrap().to_bytes().len(), count * PIECE);
-            }
-        };
-        tokio::select! {
-            () = asking => {}
-            () = served => panic!("the connection ended"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_small_pieces_wait_until_they_are_taken() {
-        let (count, sent) = (20_000, Arc::new(AtomicUsize::new(0)));
-        let (client, ours) = duplex(HEAD_MAX);
-        let live = Live::default();
-        let served = serve_two(ours, &live, |request| async {
-            stand_still(Duration::from_secs(1)).await;
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            Ok(Response::new(body.len().to_string()))
-        });
-        let asking = async {
-            let shaken = handshake(TokioExecutor::new(), TokioIo::new(client)).await;
-            let (mut send, connection) = shaken.unwrap();
-            let request = Request::post("https://a.example/").body(pieces(count, 50, &sent));
-            let answer = async {
-                let answer = send.send_request(request.unwrap()).await.unwrap();
-                drop(send);
-                answer.into_body().collect().await.unwrap().to_bytes()
-            };
-            let (answer, _) = tokio::join!(answer, connection);
-            assert_eq!(answer, (count * 50).to_string());
-        };
-        tokio::join!(served, asking);
-    }
-}
+mod tests;

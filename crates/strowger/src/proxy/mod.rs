@@ -3,6 +3,7 @@
 mod activity;
 mod answer;
 mod forward;
+mod lent;
 mod listen;
 mod request;
 mod tcp;

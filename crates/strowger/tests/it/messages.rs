@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::http::HeaderMap;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::{Backend, Harness, Wire, scripted};
 
@@ -131,6 +131,43 @@ async fn an_answer_that_comes_before_the_end_of_an_upload_is_passed_on() {
             () = upload => {}
         }
         assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_answer_that_comes_before_the_end_of_an_upload_arrives_whole() {
+    const LEN: usize = 300_000;
+    let harness = Harness::start().await;
+    let backend = scripted(|_, mut wire: Wire| async move {
+        wire.head().await;
+        wire.send(&format!("HTTP/1.1 413 Content Too Large\r\nContent-Length: {LEN}\r\n\r\n"))
+            .await;
+        wire.send(&"x".repeat(LEN)).await;
+        wire.until_end().await;
+    });
+    harness.up("app", backend.await).await;
+    harness.route("a.example", "app").await;
+    for _ in 0..10 {
+        let mut wire = harness.connect().await;
+        wire.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000000\r\n\r\n").await;
+        let (reading, mut writing) = wire.0.into_split();
+        let upload = async {
+            while writing.write_all(&[b'y'; 16 << 10]).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let answer = async {
+            let (mut reading, mut head) = (BufReader::new(reading), String::new());
+            while !head.ends_with("\r\n\r\n") {
+                assert!(reading.read_line(&mut head).await.unwrap() > 0, "{head}");
+            }
+            let mut body = Vec::new();
+            let _ = reading.read_to_end(&mut body).await;
+            body.len()
+        };
+        tokio::select! {
+            len = answer => assert_eq!(len, LEN),
+            () = upload => {}
+        }
     }
 }
 
