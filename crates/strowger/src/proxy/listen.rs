@@ -57,9 +57,9 @@ const STREAMS: u32 = 100;
 /// HTTP/2: how much of an answer is held for a client that does not read it, besides the piece that comes next.
 const SEND_BUFFER: usize = 32 << 10;
 /// HTTP/2: how much of a request's body may be on its way before its backend takes it.
-const STREAM_WINDOW: u32 = 512 << 10;
+const STREAM_WINDOW: u32 = 1 << 20;
 /// HTTP/2: the same for all requests of a connection. h2 ends one on which many small pieces wait; how many is told from
-/// this, and is enough for a request that fills its window with pieces of 30 bytes.
+/// this, and is enough for a request that fills its window with pieces of 52 bytes.
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// A bound port.
