@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
-    Request, Response,
+    Request, Response, Version,
     body::Incoming,
     client::conn::http1::{Builder, Connection, SendRequest},
 };
@@ -23,12 +23,35 @@ use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
 #[derive(Debug)]
-pub(crate) struct RequestBody(pub(crate) Option<Incoming>);
+pub(crate) struct RequestBody {
+    body: Option<Incoming>,
+    /// Whether it says itself that it has ended, as one of HTTP/2 does: where its client gives up with `NO_ERROR`, nothing
+    /// more comes and there is no error either.
+    says_end: bool,
+}
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
 #[derive(Debug, thiserror::Error)]
 #[error("the body of the request broke off or is not HTTP")]
-pub(crate) struct BodyError(#[source] hyper::Error);
+pub(crate) struct BodyError(#[source] Option<hyper::Error>);
+
+impl RequestBody {
+    /// That of a request of this version.
+    pub(crate) fn new(body: Incoming, version: Version) -> Self {
+        let body = (!body.is_end_stream()).then_some(body);
+        Self { body, says_end: version == Version::HTTP_2 }
+    }
+
+    /// None.
+    pub(crate) fn none() -> Self {
+        Self { body: None, says_end: false }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.body.is_none()
+    }
+}
 
 impl BodyError {
     /// Whether that is why a request could not be sent.
@@ -45,21 +68,25 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let mut frame = ready!(Pin::new(body).poll_frame(cx));
-        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut())
-        {
-            clean_trailers(trailers);
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError)))
+        let says_end = self.says_end;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(mut frame)) => {
+                frame.trailers_mut().map(clean_trailers);
+                Some(Ok(frame))
+            }
+            Some(Err(err)) => Some(Err(BodyError(Some(err)))),
+            None if says_end && !body.is_end_stream() => Some(Err(BodyError(None))),
+            None => None,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

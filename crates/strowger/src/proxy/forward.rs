@@ -6,7 +6,6 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, Version, request::Parts, response};
-use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
 use tracing::debug;
@@ -153,11 +152,10 @@ impl<'a> Search<'a> {
 /// Sends a request to a backend of the target's service and passes on the answer.
 pub(super) async fn forward(
     parts: Parts,
-    body: Incoming,
+    body: RequestBody,
     target: &Target,
 ) -> Result<Response<Answer>, Failure> {
-    let body = RequestBody((!body.is_end_stream()).then_some(body));
-    let repeat = Repeat::of(&parts.method, body.0.is_some());
+    let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
     let mut search = Search::new(target);
     let mut request = Request::from_parts(parts, body);
@@ -231,7 +229,7 @@ impl Repeat {
 
 /// The same request again; it has no body.
 fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody(None));
+    let mut copy = Request::new(RequestBody::none());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();

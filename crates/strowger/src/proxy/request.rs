@@ -20,6 +20,7 @@ use super::{
     upgrade,
 };
 use crate::{
+    backend::RequestBody,
     domain::{
         headers::{
             Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
@@ -57,6 +58,7 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, Infallible> {
     let now = Timestamp::now();
     let (mut parts, body) = request.into_parts();
+    let body = RequestBody::new(body, parts.version);
     let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG);
     let mut seen = None;
     let mut target = None;
@@ -82,7 +84,7 @@ pub(super) async fn serve(
 /// Checks a head and makes it the one a backend gets. Answers with the protocol the client wants to switch to.
 fn prepare(
     parts: &mut Parts,
-    body: &Incoming,
+    body: &RequestBody,
     client: &Client,
     now: Timestamp,
 ) -> Result<Option<HeaderValue>, Failure> {

@@ -6,8 +6,7 @@ use http::{
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
-use http_body::Body;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
@@ -26,14 +25,13 @@ use crate::{
 pub(super) async fn forward(
     context: &Context,
     mut parts: Parts,
-    body: Incoming,
+    body: RequestBody,
     target: &Target,
     protocol: HeaderValue,
 ) -> Result<Response<Answer>, Failure> {
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let body = RequestBody((!body.is_end_stream()).then_some(body));
     let mut search = Search::new(target);
     let (upstream, mut busy) = loop {
         let (index, busy) = search.next()?;

@@ -12,10 +12,12 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::client::conn::http2::{Builder, handshake};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex},
+    sync::mpsc,
     time::interval,
 };
 
 use super::*;
+use crate::backend::RequestBody;
 
 /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
 fn serving() -> (DuplexStream, impl Future<Output = ()>) {
@@ -142,7 +144,9 @@ async fn many_small_pieces_wait_until_they_are_taken() {
     tokio::join!(served, asking);
 }
 // RFC 9113, 6: types of frames and their flags.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
@@ -162,6 +166,38 @@ fn opening(settings: &[u8], flags: u8) -> Vec<u8> {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     let settings = frame(SETTINGS, 0, 0, settings);
     [preface, settings, frame(HEADERS, END_HEADERS | flags, 1, head)].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_its_client_gives_up_is_not_taken_for_whole() {
+    let data = |flags, data: &[u8]| frame(DATA, flags, 1, data);
+    let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x00\x05x-sum\x011");
+    for (flags, frames, whole) in [
+        (0, [data(0, b"part"), frame(RST_STREAM, 0, 1, &[0; 4])], None),
+        (0, [data(0, b"part"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])], None),
+        (0, [data(0, b"wh"), data(END_STREAM, b"ole")], Some("whole")),
+        (0, [data(0, b"whole"), data(END_STREAM, b"")], Some("whole")),
+        (0, [data(0, b"whole"), trailers], Some("whole")),
+        (END_STREAM, [vec![], vec![]], Some("")),
+    ] {
+        let (mut client, ours) = duplex(HEAD_MAX);
+        let (live, (tell, mut told)) = (Live::default(), mpsc::channel(1));
+        let served = serve_two(ours, &live, None, |request| {
+            let (parts, body) = request.into_parts();
+            let (body, tell) = (RequestBody::new(body, parts.version), tell.clone());
+            async move {
+                let body = body.collect().await.map(|body| body.to_bytes());
+                tell.send(body).await.unwrap();
+                Ok(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        client.write_all(&[opening(&[], flags), frames.concat()].concat()).await.unwrap();
+        let body = tokio::select! {
+            body = told.recv() => body.unwrap(),
+            () = served => panic!("the connection ended"),
+        };
+        assert_eq!(body.ok().as_deref(), whole.map(str::as_bytes));
+    }
 }
 
 #[tokio::test]
