@@ -109,6 +109,12 @@ impl Socket {
         Self { stream, control: Arc::new(control), has_ended: false }
     }
 
+    /// Sees to it that the backend is told of an error when this is dropped, instead of an end.
+    pub(crate) fn set_zero_linger(&self) {
+        // It may be gone.
+        let _ = self.stream.set_zero_linger();
+    }
+
     /// Its control.
     pub(crate) fn control(&self) -> &Arc<Control> {
         &self.control

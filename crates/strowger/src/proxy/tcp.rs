@@ -98,15 +98,21 @@ async fn accept(
     }
 }
 
-async fn connection(client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
+async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
     let connected = Search::new(&target).connect().await;
-    let (backend, mut busy) = connected.map_err(io::Error::other)?;
+    let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
     let line = Line::of(&client);
-    let lingering = relay_lines((client, line), (backend, None)).await;
+    let lingering = relay_lines((&mut client, line), (&mut backend, None)).await;
     drop(busy);
-    lingering.await;
+    let broken = lingering.await;
+    if broken.one {
+        client.set_zero_linger()?;
+    }
+    if broken.other {
+        backend.set_zero_linger();
+    }
     Ok(())
 }

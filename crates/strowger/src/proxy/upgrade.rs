@@ -6,17 +6,20 @@ use http::{
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::{
     answer::{Answer, Failure},
     forward::{Search, clean},
+    lent::Lent,
     request::Context,
 };
 use crate::{
-    backend::{Busy, RequestBody},
+    backend::{Busy, RequestBody, Socket},
     domain::headers::{is_among, strip_hop_by_hop},
     live::Target,
 };
@@ -83,17 +86,37 @@ pub(super) async fn forward(
 }
 
 async fn tunnel(of_client: OnUpgrade, line: Option<Line>, of_backend: OnUpgrade, busy: Busy) {
-    let copied = async {
-        let (client, backend) = tokio::try_join!(of_client, of_backend)?;
-        let (client, backend) = (TokioIo::new(client), TokioIo::new(backend));
-        Ok::<_, hyper::Error>(relay_lines((client, line), (backend, None)).await)
-    };
-    let copied = copied.await;
-    drop(busy);
-    match copied {
-        Ok(lingering) => lingering.await,
+    let (client, backend) = match tokio::try_join!(of_client, of_backend) {
+        Ok(switched) => switched,
         Err(err) => {
             debug!(error = %err, "a connection could not be switched to its new protocol");
+            return;
+        }
+    };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    let lingering = relay_lines((&mut client, line), (&mut backend, None)).await;
+    drop(busy);
+    let broken = lingering.await;
+    if broken.one {
+        reset_client(client.into_inner());
+    }
+    if broken.other
+        && let Ok(backend) = backend.into_inner().downcast::<TokioIo<Socket>>()
+    {
+        backend.io.into_inner().set_zero_linger();
+    }
+}
+
+fn reset_client(client: Upgraded) {
+    // It may be gone.
+    match client.downcast::<TokioIo<Lent<TcpStream>>>() {
+        Ok(plain) => {
+            let _ = plain.io.inner().get().map(TcpStream::set_zero_linger);
+        }
+        Err(client) => {
+            if let Ok(tls) = client.downcast::<TokioIo<Lent<TlsStream<TcpStream>>>>() {
+                let _ = tls.io.inner().get().map(|stream| stream.get_ref().0.set_zero_linger());
+            }
         }
     }
 }

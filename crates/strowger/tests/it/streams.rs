@@ -1,12 +1,17 @@
 //! What is not one small message: streams, other protocols, TCP.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{io::ErrorKind, net::Ipv4Addr, time::Duration};
 
 use api::route::{Drain, Drained};
 use axum::{body::Body, extract::Request};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::harness::{Backend, Harness, Wire, scripted, tcp_route};
@@ -319,4 +324,36 @@ async fn a_tcp_route_gets_a_port_and_passes_bytes_both_ways() {
         if connect().await.is_ok() { Err("still open") } else { Ok(()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_breaks_off_is_not_told_as_an_end() {
+    let harness = Harness::start().await;
+    let backend = scripted(|_, mut wire: Wire| async move {
+        if wire.exactly(3).await == "GET" {
+            wire.head().await;
+            let switch = "Connection: upgrade\r\nUpgrade: shout\r\n";
+            wire.send(&format!("HTTP/1.1 101 Switching Protocols\r\n{switch}\r\n")).await;
+        }
+        wire.send("half").await;
+        wire.exactly(2).await;
+        wire.0.set_zero_linger().unwrap();
+    });
+    harness.up("app", backend.await).await;
+    harness.route("a.example", "app").await;
+    let stored = harness.client.create_route(&tcp_route(0, "app")).await.unwrap();
+    let port = stored.route.port;
+    let mut tcp = Wire(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), Vec::new());
+    tcp.send("TCP").await;
+    let mut switched = harness.connect().await;
+    switched
+        .send("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n")
+        .await;
+    assert!(switched.head().await.starts_with("HTTP/1.1 101 "));
+    for mut wire in [tcp, switched] {
+        assert_eq!(wire.exactly(4).await, "half");
+        wire.send("go").await;
+        let end = timeout(testkit::LIMIT, wire.0.read(&mut [0])).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
 }
