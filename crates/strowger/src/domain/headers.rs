@@ -42,11 +42,19 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(TRANSFER_ENCODING);
     headers.remove(PROXY_AUTHORIZATION);
     headers.remove(PROXY_AUTHENTICATE);
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
-        headers.remove(TE);
-    }
+    keep_trailers(headers);
     headers.remove(&KEEP_ALIVE);
     headers.remove(UPGRADE);
+}
+
+/// Reduces `TE` to what is passed on, if it is asked for: trailers, not codings.
+fn keep_trailers(headers: &mut HeaderMap) {
+    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    let mut codings = values.flat_map(|value| value.split(',')).map(str::trim);
+    let is_asked_for = codings.any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    if headers.remove(TE).is_some() && is_asked_for {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
 }
 
 /// The headers that `Connection` names, but for those whose removal would change the message.
@@ -247,6 +255,23 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut all);
         assert_eq!(all, headers(&[("host", "a"), ("x-other", "2")]));
+    }
+
+    #[test]
+    fn of_what_a_client_takes_trailers_are_passed_on() {
+        for (lines, left) in [
+            (&["trailers"][..], &["trailers"][..]),
+            (&["gzip;q=0.5, Trailers"], &["trailers"]),
+            (&["gzip", "trailers"], &["trailers"]),
+            (&["gzip"], &[]),
+        ] {
+            let all = |lines: &[&'static str]| {
+                headers(&lines.iter().map(|line| ("te", *line)).collect::<Vec<_>>())
+            };
+            let mut te = all(lines);
+            strip_hop_by_hop(&mut te);
+            assert_eq!(te, all(left), "{lines:?}");
+        }
     }
 
     #[test]

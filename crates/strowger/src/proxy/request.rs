@@ -5,7 +5,7 @@ use std::{borrow::Cow, convert::Infallible, fmt::Write, sync::Arc};
 use daemon::line::Line;
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
-    header::{EXPECT, HOST, TRANSFER_ENCODING},
+    header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body::Body;
@@ -58,7 +58,8 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, Infallible> {
     let now = Timestamp::now();
     let (mut parts, body) = request.into_parts();
-    let body = RequestBody::new(body, parts.version);
+    let version = parts.version;
+    let body = RequestBody::new(body, version);
     let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG);
     let mut seen = None;
     let mut target = None;
@@ -78,7 +79,15 @@ pub(super) async fn serve(
     if logged {
         log(seen, target.as_deref(), &result, &context.client);
     }
-    Ok(result.unwrap_or_else(|failure| failure.to_response()))
+    let mut response = result.unwrap_or_else(|failure| failure.to_response());
+    let body = response.body();
+    if version == Version::HTTP_10 && !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // Where no length can be told, the end of the connection is the end of the body. To an answer of 1.1 hyper adds that
+        // the connection is kept.
+        *response.version_mut() = Version::HTTP_10;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// Checks a head and makes it the one a backend gets. Answers with the protocol the client wants to switch to.

@@ -172,6 +172,17 @@ async fn a_large_answer_that_comes_before_the_end_of_an_upload_arrives_whole() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_is_told_that_its_connection_ends_with_the_answer() {
+    let raw = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let harness = answering(raw).await;
+    let mut wire = harness.connect().await;
+    wire.send("GET / HTTP/1.0\r\nHost: a.example\r\nConnection: keep-alive\r\n\r\n").await;
+    let head = wire.head().await.to_ascii_lowercase();
+    assert!(head.contains("connection: close\r\n") && !head.contains("keep-alive"), "{head}");
+    assert_eq!(wire.until_end().await, "hi");
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused_from_either_side() {
     let long = "a".repeat(66_000);
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: {long}\r\n\r\n");
