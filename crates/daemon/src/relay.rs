@@ -8,7 +8,6 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, sink, split},
     time::{sleep, timeout},
@@ -107,7 +106,7 @@ where
 async fn part(side: Passed<impl AsyncRead + Unpin>, line: Option<Line>, is_broken: bool) {
     let Passed { mut from, is_open, .. } = side;
     match is_open {
-        true if is_broken => let_take(discard(&mut from), line).await,
+        true if is_broken => _ = let_take(discard(&mut from), line).await,
         true => linger(discard(&mut from), line).await,
         false => until_taken(line).await,
     }
@@ -121,18 +120,22 @@ pub async fn discard(from: &mut (impl AsyncRead + Unpin)) {
 /// Waits until a side that was told of the end has taken all that it was told, and for some time until it has closed.
 /// `reading` reads it, so that it can close in order, and ends when it does.
 pub async fn linger(reading: impl Future<Output = ()>, line: Option<Line>) {
-    let mut reading = pin!(reading.fuse());
-    let_take(&mut reading, line).await;
-    let _ = timeout(LINGER_TIMEOUT, reading).await;
+    let mut reading = pin!(reading);
+    if !let_take(&mut reading, line).await {
+        let _ = timeout(LINGER_TIMEOUT, reading).await;
+    }
 }
 
 /// Waits until a side has taken all that it was told. `reading` reads it: one that says no more may still listen, and one
-/// that is not heard may not listen.
-pub async fn let_take(reading: impl Future<Output = ()>, line: Option<Line>) {
+/// that is not heard may not listen. Returns whether `reading` has ended.
+pub async fn let_take(reading: impl Future<Output = ()>, line: Option<Line>) -> bool {
     let mut taken = pin!(until_taken(line));
     tokio::select! {
-        () = reading => taken.await,
-        () = &mut taken => {}
+        () = reading => {
+            taken.await;
+            true
+        }
+        () = &mut taken => false,
     }
 }
 
@@ -209,6 +212,7 @@ async fn copy(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::{
         net::{TcpListener, TcpStream},
         task::JoinHandle,
@@ -303,6 +307,28 @@ mod tests {
         drop(backend);
         relayed.await.unwrap();
     }
+
+    #[tokio::test]
+    async fn a_side_that_has_closed_is_not_waited_for() {
+        // What is seen first, the close or that all was taken, is chance.
+        for _ in 0..20 {
+            let (mut ours, mut theirs) = pair().await;
+            let line = Line::of(&ours);
+            ours.write_all(b"GOODBYE").await.unwrap();
+            ours.shutdown().await.unwrap();
+            let lingering = async {
+                linger(discard(&mut ours), line).await;
+                linger(std::future::ready(()), line).await;
+            };
+            let closing = async {
+                theirs.read_to_end(&mut Vec::new()).await.unwrap();
+                drop(theirs);
+            };
+            let both = async { tokio::join!(lingering, closing) };
+            timeout(LINGER_TIMEOUT / 2, both).await.expect("it has closed");
+        }
+    }
+
     #[tokio::test]
     async fn a_side_that_breaks_off_is_told_from_one_that_ends() {
         for breaks_off in [true, false] {

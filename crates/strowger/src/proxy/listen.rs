@@ -283,10 +283,10 @@ where
         connection.as_mut().poll(cx)
     })
     .await;
-    if let Err(err) = &ended {
-        debug!(error = %err, "a client's connection ended early");
-    }
-    ended.is_ok()
+    let Err(err) = ended else { return true };
+    debug!(error = %err, "a client's connection ended early");
+    // One that sends what is not HTTP has had its answer, and the end.
+    err.is_parse()
 }
 
 #[cfg(test)]
