@@ -119,6 +119,7 @@ async fn session(
     let input = take_input(host, &wanted, tty, read, stdin);
     let sent = send_output(&wanted, subscription, &mut frames);
     tokio::pin!(input, sent);
+    let mut is_lost = false;
     tokio::select! {
         sent = &mut sent => {
             // What the client is still sending, or how slowly it reads, must not cost it the last words.
@@ -126,11 +127,14 @@ async fn session(
             return sent;
         }
         () = &mut input => {}
-        () = until_lost(line) => {}
+        () = until_lost(line) => is_lost = true,
     }
     // Nothing more will be said to the job, but it may have much to say. Its terminal, though, is gone.
     if holds_stdin && tty {
         signal(host, &wanted, SIGHUP).await;
+    }
+    if is_lost {
+        return Ok(());
     }
     tokio::select! {
         sent = sent => {

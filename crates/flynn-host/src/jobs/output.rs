@@ -87,6 +87,14 @@ struct Reader {
     holds_stdin: bool,
 }
 
+impl Reader {
+    fn tell_end(self, exit: i32) {
+        if let Some(place) = self.place_of_exit {
+            place.send(Told::Exit(exit));
+        }
+    }
+}
+
 /// An attached reader's end.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -209,8 +217,11 @@ impl Output {
             let taken = send_all(&reader.sender, rest).await;
             let mut inner = self.lock();
             inner.awaited = (false, Some(Instant::now()));
-            if taken {
-                inner.readers.push(reader);
+            match inner.exit {
+                _ if !taken => {}
+                None => inner.readers.push(reader),
+                // The job did not wait for it to the end.
+                Some(exit) => reader.tell_end(exit),
             }
         }
     }
@@ -265,11 +276,7 @@ impl Output {
         inner.exit = Some(exit);
         inner.stdin = None;
         inner.for_container = None;
-        for reader in inner.readers.drain(..) {
-            if let Some(place) = reader.place_of_exit {
-                place.send(Told::Exit(exit));
-            }
-        }
+        inner.readers.drain(..).for_each(|reader| reader.tell_end(exit));
         inner.writer = None;
         self.progress.send_modify(|progress| progress.complete = true);
     }
