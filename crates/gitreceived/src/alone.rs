@@ -87,7 +87,7 @@ impl Alone {
             Err(err) => format!("The folder of the repositories cannot be locked: {err}"),
         };
         warn!("{why}; no push is taken to {}", self.dir.display());
-        Err(format!("{why}. Nothing was changed; tell whoever runs this server."))
+        Err(format!("{why}. Nothing was changed; tell the person who runs this server."))
     }
 
     /// The repository of a name, which its first push makes.

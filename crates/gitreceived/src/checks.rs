@@ -10,7 +10,7 @@ use crate::{
         rules::{Forbidden, InUse, Rules},
         update::{Change, Plan},
     },
-    git::{self, GitError},
+    git::{self, Complaint, GitError},
     hook::QUARANTINE_PATH,
     pack::Quarantine,
 };
@@ -71,7 +71,7 @@ impl Conversation<'_> {
         let run = async |args: &[&str]| match self.git(args, quarantine).await {
             Ok(said) => Ok(String::from_utf8_lossy(&said).into_owned()),
             // Nothing is set, or HEAD is at no branch.
-            Err(GitError::Failed { stderr, .. }) if stderr.is_empty() => Ok(String::new()),
+            Err(err) if err.is_no() => Ok(String::new()),
             Err(err) => Err(err),
         };
         let settings = ["config", "-z", "--get-regexp", "^(receive\\.deny|core\\.bare$)"];
@@ -82,7 +82,7 @@ impl Conversation<'_> {
         for change in plan.changes() {
             let checked = match rules.check(change, &in_use) {
                 Ok(()) if rules.deny_non_fast_forwards => {
-                    self.check_fast_forward(change, repository, quarantine).await
+                    self.check_fast_forward(change, repository, quarantine).await?
                 }
                 checked => checked,
             };
@@ -99,12 +99,15 @@ impl Conversation<'_> {
         change: &Change,
         repository: &Repository,
         quarantine: &Quarantine,
-    ) -> Result<(), Forbidden> {
+    ) -> Result<Result<(), Forbidden>, GitError> {
         let at = repository.refs.get(&change.name);
         let at = at.filter(|_| change.name.starts_with("refs/heads/"));
-        let (Some(at), Some(new)) = (at, &change.new) else { return Ok(()) };
-        let follows = self.git(&["merge-base", "--is-ancestor", at, new], quarantine).await;
-        follows.map(drop).map_err(|_| Forbidden::NonFastForward(change.name.clone()))
+        let (Some(at), Some(new)) = (at, &change.new) else { return Ok(Ok(())) };
+        match self.git(&["merge-base", "--is-ancestor", at, new], quarantine).await {
+            Ok(_) => Ok(Ok(())),
+            Err(err) if err.is_no() => Ok(Err(Forbidden::NonFastForward(change.name.clone()))),
+            Err(err) => Err(err),
+        }
     }
 
     /// Whether git can move all refs of a push: it takes the locks that it will need then, and lets go of them. Or why not.
@@ -122,18 +125,15 @@ impl Conversation<'_> {
         let rehearsed = self.copy.rehearse(&mut command, orders.as_bytes()).await;
         let why = match rehearsed {
             Ok(_) => return Ok(()),
-            Err(GitError::Failed { stderr, .. }) => stderr,
+            Err(GitError::Failed { complaint, .. }) if complaint.lines().next().is_some() => {
+                complaint.reason()
+            }
             Err(err) => err.to_string(),
         };
-        // What follows is advice to whoever runs git here.
-        let why = why.split("; ").next().unwrap_or_default();
-        let why = why.trim_start_matches("fatal: ").trim_start_matches("prepare: ");
-        Err(match why.contains("via symref") {
-            true => format!(
-                "Two of the names of this push are one branch here ({why}). Nothing was changed; push one of them."
-            ),
-            false => format!("git cannot move what this push names ({why}). Nothing was changed."),
-        })
+        Err(format!(
+            "git cannot move what this push names: {why}. Nothing was changed. Push again, other names if these are at fault; \
+             if that does not help, tell the person who runs this server."
+        ))
     }
 
     /// Whether a commit comes after what a branch that is deployed is at now: the pusher saw that, or it is among what is
@@ -170,7 +170,7 @@ impl Conversation<'_> {
         command.envs(quarantine);
         let why = match git::output("rev-list", &mut command, Some(asked.as_bytes())).await {
             Ok(_) => return Ok(()),
-            Err(GitError::Failed { stderr, .. }) => stderr,
+            Err(GitError::Failed { complaint, .. }) => complaint,
             Err(err) => {
                 return Err(format!(
                     "Whether all of this push is here could not be found out: {err}. Nothing was changed; push again."
@@ -189,7 +189,8 @@ impl Conversation<'_> {
 }
 
 /// The ref that git complains of.
-fn broken_ref(complaint: &str) -> Option<&str> {
-    let name = complaint.split("bad object ").nth(1)?.split([';', ' ']).next()?;
+fn broken_ref(complaint: &Complaint) -> Option<&str> {
+    let name = complaint.lines().find_map(|line| line.split("bad object ").nth(1))?;
+    let name = name.split(' ').next()?;
     name.starts_with("refs/").then_some(name)
 }

@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -17,6 +17,8 @@ use tokio::{
 
 /// Longest time of one git command on a local repository, but for those that follow a push.
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// Most characters of git's reason that a pusher is told.
+const REASON_LEN_MAX: usize = 300;
 /// Most of git's complaints that is kept.
 pub(crate) const STDERR_LEN_MAX: usize = 2000;
 /// Most output one git may have; only lists of refs and objects come this way.
@@ -65,14 +67,26 @@ pub(crate) enum GitError {
         #[source]
         source: std::io::Error,
     },
-    #[error("git {what} failed: {stderr}")]
-    Failed { what: String, stderr: String },
+    #[error("git {what} failed ({status}): {complaint}")]
+    Failed { what: String, status: ExitStatus, complaint: Complaint },
     #[error("git {what} took longer than {TIMEOUT:?}")]
     TooLong { what: String },
     #[error(
         "git {what} lists more than {STDOUT_LEN_MAX} bytes, as of a repository with too many branches and tags"
     )]
     TooMuch { what: String },
+}
+
+impl GitError {
+    /// Of a git that ended with this status.
+    pub(crate) fn failed(what: &str, status: ExitStatus, stderr: &[u8]) -> Self {
+        Self::Failed { what: what.into(), status, complaint: Complaint::new(stderr) }
+    }
+
+    /// Whether it is an answer: "no", or "nothing is set".
+    pub(crate) fn is_no(&self) -> bool {
+        matches!(self, Self::Failed { status, .. } if status.code() == Some(1))
+    }
 }
 
 /// How git is run.
@@ -205,7 +219,7 @@ pub(crate) async fn output(
     let (status, stdout, stderr) =
         ran.await.map_err(|_| GitError::TooLong { what: what.into() })?.map_err(failed_to_run)?;
     if !status.success() {
-        return Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) });
+        return Err(GitError::failed(what, status, &stderr));
     }
     // What is cut off would count as not there.
     if stdout.len() > STDOUT_LEN_MAX {
@@ -236,10 +250,36 @@ pub(crate) async fn drain(pipe: Option<impl AsyncRead + Unpin>, keep: usize) -> 
     kept
 }
 
-/// What git wrote to stderr, in one bounded line.
-pub(crate) fn complaint(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+/// What git wrote to stderr, line by line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Complaint(Vec<String>);
+
+impl Complaint {
+    /// That of these bytes.
+    pub(crate) fn new(stderr: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(stderr);
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        Self(lines.map(str::to_owned).collect())
+    }
+
+    /// Its lines.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Its first line, as the part of a sentence that it is: the others are advice to the person who runs git here, and not
+    /// to the pusher who is told of this.
+    pub(crate) fn reason(&self) -> String {
+        let line = self.lines().next().unwrap_or_default();
+        let line = line.trim_start_matches("fatal: ").trim_start_matches("prepare: ");
+        line.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect()
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
 }
 
 /// A process group that is killed, whoever of it still lives, when this is dropped.

@@ -6,11 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::git::Complaint;
+
 /// What a pusher is told of a ref if the daemon has not taken the push.
 const NOT_TAKEN: &str = "the server has not taken this push; push again";
-
-/// Most of what git says that a pusher is told.
-const REASON_LEN_MAX: usize = 300;
 
 /// Takes git's commands and answers each. Nothing is moved unless it may be.
 pub(crate) fn run(
@@ -92,16 +91,8 @@ fn git(args: &[&str]) -> io::Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
-    let why = reason(&output.stderr).unwrap_or_else(|| output.status.to_string());
-    Err(io::Error::other(format!("git {} failed: {why}", args[0])))
-}
-
-/// What git says first, as the part of a line that it is.
-fn reason(stderr: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(stderr);
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    let line = line.strip_prefix("fatal: ").unwrap_or(line);
-    Some(line.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect())
+    let why = Complaint::new(&output.stderr).reason();
+    Err(io::Error::other(format!("git {} failed ({}): {why}", args[0], output.status)))
 }
 
 /// The next line of a section; nothing at its end.
@@ -145,13 +136,11 @@ mod tests {
     #[test]
     fn why_git_failed_is_told_in_one_bounded_line() {
         let said =
-            b"\nfatal: cannot lock ref 'refs/heads/main'\x07\n\nAnother git process seems to run\n";
-        assert_eq!(reason(said).as_deref(), Some("cannot lock ref 'refs/heads/main'"));
-        assert_eq!(
-            reason("x".repeat(9000).as_bytes()).map(|line| line.len()),
-            Some(REASON_LEN_MAX)
-        );
-        assert_eq!(reason(b" \n"), None);
+            b"\nfatal: prepare: cannot lock ref 'refs/heads/main': it; exists\x07\n\nAnother git seems to run\n";
+        let reason = |stderr: &[u8]| Complaint::new(stderr).reason();
+        assert_eq!(reason(said), "cannot lock ref 'refs/heads/main': it; exists");
+        assert_eq!(reason("x".repeat(9000).as_bytes()).len(), 300);
+        assert_eq!(reason(b" \n"), "");
     }
 
     #[test]

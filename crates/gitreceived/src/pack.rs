@@ -14,7 +14,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::git::{Git, GitError, Group, STDERR_LEN_MAX, complaint, drain, spawn};
+use crate::git::{Git, GitError, Group, STDERR_LEN_MAX, drain, spawn};
 
 /// Bytes read of git's output at a time.
 const READ_SIZE: usize = 128 << 10;
@@ -116,11 +116,8 @@ async fn spool(
     let written = write_out(what, stdout, dir, limit);
     let complaints = async { Ok(complaints.await) };
     let ((), written, stderr) = tokio::try_join!(fed, written, complaints)?;
-    if child.wait().await.map_err(io)?.success() {
-        Ok(written)
-    } else {
-        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) }.into())
-    }
+    let status = child.wait().await.map_err(io)?;
+    if status.success() { Ok(written) } else { Err(GitError::failed(what, status, &stderr).into()) }
 }
 
 /// Writes what git says into a file, up to a limit.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::{
     domain::tree::{self, Survey},
-    git::{self, Git, GitError, Group, STDERR_LEN_MAX, complaint, drain},
+    git::{self, Git, GitError, Group, STDERR_LEN_MAX, drain},
     pack::{PackError, Quarantine, TREE_LEN_MAX},
 };
 
@@ -46,11 +46,8 @@ pub(crate) async fn survey(
         }
     };
     let (survey, stderr) = tokio::try_join!(counted, async { Ok(complaints.await) })?;
-    if child.wait().await.map_err(io)?.success() {
-        Ok(survey)
-    } else {
-        Err(GitError::Failed { what: what.into(), stderr: complaint(&stderr) }.into())
-    }
+    let status = child.wait().await.map_err(io)?;
+    if status.success() { Ok(survey) } else { Err(GitError::failed(what, status, &stderr).into()) }
 }
 
 /// What the pusher is to be told of a tree.
