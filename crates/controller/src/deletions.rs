@@ -7,6 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::ready,
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,7 +24,7 @@ use futures_util::{
 };
 use host_client::Host;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -67,23 +71,34 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let mut nudges = controller.events.nudges();
     nudges.mark_changed();
     let (mut known, mut looks) = (Known::new(), FuturesUnordered::new());
+    // Apps that were listed while they were looked at: what was to be seen then may have come after that look.
+    let mut missed: BTreeSet<AppId> = BTreeSet::new();
+    let (mut is_cut, again) = (false, Notify::new());
     loop {
-        let mut listed = pin!(list_when_nudged(&controller, &mut nudges));
+        let mut listed = pin!(list_when_nudged(&controller, &mut nudges, &again));
         let deletions = loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 deletions = &mut listed => break deletions,
                 Some((app, progress)) = looks.next() => {
                     known.insert(app, Some(progress));
+                    if missed.remove(&app) || is_cut {
+                        again.notify_one();
+                    }
                 }
             }
         };
         match deletions {
-            Ok(deletions) => {
+            Ok((is_news, deletions)) => {
+                let listed: Vec<_> = deletions.iter().map(|deletion| deletion.app.id).collect();
+                if is_news {
+                    missed.extend(listed.iter().filter(|app| matches!(known.get(app), Some(None))));
+                }
                 let due = take_due(&mut known, deletions, AT_ONCE - looks.len());
                 looks.extend(
                     due.into_iter().map(|(deletion, done)| look(&controller, deletion, done)),
                 );
+                is_cut = listed.iter().any(|app| !known.contains_key(app));
             }
             // Every request tells of a database that is away.
             Err(err) => debug!(error = &err as &dyn std::error::Error, "deletions wait"),
@@ -91,14 +106,19 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     }
 }
 
-/// Waits until something happens, or for a while, and lists the apps that shall be deleted.
+/// Waits until something happens, or for a while, and lists the apps that shall be deleted. Returns also whether something
+/// happened.
 async fn list_when_nudged(
     controller: &Controller,
     nudges: &mut watch::Receiver<u64>,
-) -> Result<Vec<Deletion>> {
-    let _ = timeout(LOOK_AGAIN, nudges.changed()).await;
+    again: &Notify,
+) -> Result<(bool, Vec<Deletion>)> {
+    let is_news = tokio::select! {
+        nudged = timeout(LOOK_AGAIN, nudges.changed()) => nudged.is_ok(),
+        () = again.notified() => false,
+    };
     let client = controller.db.client().await?;
-    store::apps::deletions(&client).await
+    Ok((is_news, store::apps::deletions(&client).await?))
 }
 
 /// Takes up to `places` deletions that nobody looks at, first those that were not looked at for longest: apps whose hosts
@@ -269,22 +289,28 @@ fn stop_at_hosts(
     stream::iter(stopped).flatten_unordered(HOSTS_AT_ONCE)
 }
 
-/// One that does not answer is asked no more until the next look.
+/// One that does not answer is asked nothing more until the next look.
 fn stop_at_host(host: Host, id: String, jobs: Vec<JobId>) -> impl Stream<Item = JobId> + Send {
+    let is_silent = Arc::new(AtomicBool::new(false));
     let stops = jobs.into_iter().map(move |job| {
-        let (host, id) = (host.clone(), id.clone());
-        async move { stop_job(&host, &id, job).await }
+        let (host, id, is_silent) = (host.clone(), id.clone(), is_silent.clone());
+        async move {
+            if is_silent.load(Ordering::Relaxed) {
+                return None;
+            }
+            let stop = stop_job(&host, &id, job).await;
+            is_silent.fetch_or(stop == Stop::Unanswered, Ordering::Relaxed);
+            (stop == Stop::Told).then_some(job)
+        }
     });
-    let stopped = stream::iter(stops).buffer_unordered(STOPS_AT_ONCE);
-    let answered = stopped.take_while(|stop| ready(*stop != Stop::Unanswered));
-    answered.filter_map(|stop| ready(if let Stop::Told(job) = stop { Some(job) } else { None }))
+    stream::iter(stops).buffer_unordered(STOPS_AT_ONCE).filter_map(ready)
 }
 
 /// What came of telling a host to stop a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// The host knows it.
-    Told(JobId),
+    Told,
     /// It is told again at the next look.
     Refused,
     /// The host does not answer.
@@ -293,7 +319,7 @@ enum Stop {
 
 async fn stop_job(host: &Host, id: &str, job: JobId) -> Stop {
     match timeout(STOP_TIMEOUT, host.stop_job(job)).await {
-        Ok(Ok(())) => Stop::Told(job),
+        Ok(Ok(())) => Stop::Told,
         // It may be about to be ordered, for it is recorded before.
         Ok(Err(err)) if err.is_not_found() => Stop::Refused,
         Ok(Err(err)) => {

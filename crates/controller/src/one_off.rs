@@ -1,6 +1,10 @@
 //! Starting one-off jobs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{
     cluster::Tx as ClusterTx,
@@ -240,12 +244,16 @@ async fn on_some_host(
     attachment: &Arc<Attachment>,
 ) -> Result<Attached> {
     let end = Instant::now() + CHOICE_TIMEOUT;
-    let mut passed_over: BTreeMap<String, Error> = BTreeMap::new();
+    let (mut passed_over, mut failure, mut refused) = (BTreeSet::new(), None, false);
     for _ in 0..ROUNDS {
-        let (term, hosts) = hosts(controller, planned).await?;
+        let (term, mut hosts) = hosts(controller, planned).await?;
+        hosts.retain(|host| !passed_over.contains(host));
+        if hosts.is_empty() {
+            break;
+        }
         for host_id in hosts {
-            if passed_over.contains_key(&host_id) || Instant::now() >= end {
-                continue;
+            if Instant::now() >= end {
+                return Err(failure.unwrap_or_else(too_late));
             }
             let (host, connection) = match attach(controller, &host_id, planned.job.id, new).await {
                 Ok(attached) => attached,
@@ -253,7 +261,8 @@ async fn on_some_host(
                 Err(err) => {
                     let error = &err as &dyn std::error::Error;
                     debug!(error, host.id = %host_id, "the host {host_id} does not attach");
-                    passed_over.insert(host_id, err);
+                    passed_over.insert(host_id);
+                    failure = Some(err);
                     continue;
                 }
             };
@@ -272,9 +281,11 @@ async fn on_some_host(
                 return Ok(attached);
             }
             attached.ended = true;
+            refused = true;
         }
     }
-    Err(passed_over.into_values().next_back().unwrap_or_else(no_room))
+    // A host that is full is what the user can do something about.
+    Err(failure.filter(|_| !refused).unwrap_or_else(no_room))
 }
 
 /// Records that a job did not start. If it did after all, its host has the last word.
@@ -283,6 +294,10 @@ async fn give_up(controller: &Controller, id: JobId, why: &Error) -> Result<()> 
     let mut tx = Tx::begin(&mut client).await?;
     store::jobs::never_started(&mut tx, id, EndReason::Refused, &why.to_string()).await?;
     tx.commit().await
+}
+
+fn too_late() -> Error {
+    Error::Away(format!("no host took the job within {CHOICE_TIMEOUT:?}; try again"))
 }
 
 fn no_room() -> Error {

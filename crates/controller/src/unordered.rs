@@ -7,13 +7,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::{
-    controller::{Job, JobState},
-    host::EndReason,
-    id::JobId,
-};
+use api::{host::EndReason, id::JobId};
 use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
+use host_client::Host;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -61,8 +57,9 @@ async fn look(controller: &Controller) -> Result<()> {
     let asked =
         stream::iter(by_host).for_each_concurrent(HOSTS_AT_ONCE, |(host, jobs)| async move {
             let settled = async {
+                let whereabouts = find(controller, &host).await?;
                 for job in jobs {
-                    settle(controller, &host, job).await?;
+                    settle(controller, &host, &whereabouts, job).await?;
                 }
                 Ok::<_, Error>(())
             };
@@ -81,37 +78,62 @@ async fn look(controller: &Controller) -> Result<()> {
     Ok(())
 }
 
-/// Whether a one-off job has been starting for so long that its host must know it.
-pub(crate) fn is_overdue(job: &Job) -> bool {
-    let is_long_ago =
-        |at: Timestamp| Timestamp::now().duration_since(at).unsigned_abs() > ORDER_TIMEOUT;
-    job.kind.is_empty()
-        && job.state == JobState::Starting
-        && job.updated_at.is_some_and(is_long_ago)
+/// Records that a one-off job was never ordered, if it has been starting for longer than an order takes to reach its host
+/// and that does not know it or is gone. Returns whether the job has ended: others may have found out the same.
+pub(crate) async fn settle_overdue(
+    controller: &Controller,
+    host: &str,
+    job: JobId,
+) -> Result<bool> {
+    let is_overdue = {
+        let client = controller.db.client().await?;
+        store::jobs::is_long_starting(&client, job, ORDER_TIMEOUT).await?
+    };
+    if is_overdue {
+        let whereabouts = find(controller, host).await?;
+        settle(controller, host, &whereabouts, job).await?;
+    }
+    let client = controller.db.client().await?;
+    store::jobs::has_ended(&client, job).await
 }
 
-/// Records that a job which is overdue was never ordered, if its host does not know it or is gone. Returns whether that is
-/// so.
-pub(crate) async fn settle(controller: &Controller, host: &str, job: JobId) -> Result<bool> {
-    let why = match controller.neighbours.host(host) {
-        Ok(asked) => match asked.job(job).await {
-            Ok(_) => return Ok(false),
+/// Where a host is.
+enum Whereabouts {
+    There(Host),
+    Gone,
+}
+
+async fn find(controller: &Controller, host: &str) -> Result<Whereabouts> {
+    match controller.neighbours.host(host) {
+        Ok(there) => Ok(Whereabouts::There(there)),
+        Err(_) if controller.neighbours.is_gone(host).await? => Ok(Whereabouts::Gone),
+        Err(away) => Err(away),
+    }
+}
+
+/// Records that a job which is overdue was never ordered, if its host does not know it or is gone.
+async fn settle(
+    controller: &Controller,
+    host: &str,
+    whereabouts: &Whereabouts,
+    job: JobId,
+) -> Result<()> {
+    let why = match whereabouts {
+        Whereabouts::There(asked) => match asked.job(job).await {
+            Ok(_) => return Ok(()),
             Err(err) if err.is_not_found() => {
                 format!("it was not ordered: host {host} does not know it")
             }
             Err(err) => return Err(Error::neighbour("asking the host for the job")(err)),
         },
-        Err(away) => {
-            if !controller.neighbours.is_gone(host).await? {
-                return Err(away);
-            }
-            format!("its host {host} left the cluster and never told of it")
-        }
+        Whereabouts::Gone => format!("its host {host} left the cluster and never told of it"),
     };
     let mut client = controller.db.client().await?;
     let mut tx = Tx::begin(&mut client).await?;
-    store::jobs::never_started(&mut tx, job, EndReason::HostLost, &why).await?;
+    let is_new = store::jobs::never_started(&mut tx, job, EndReason::HostLost, &why).await?;
     tx.commit().await?;
-    info!(job.id = %job, host.id = host, "job {job} does not start: {why}");
-    Ok(true)
+    if is_new {
+        info!(job.id = %job, host.id = host, "job {job} does not start: {why}");
+    }
+    Ok(())
 }

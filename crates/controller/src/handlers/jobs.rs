@@ -1,7 +1,7 @@
 //! `/apps/:app/jobs`.
 
 use api::{
-    controller::{App, Job},
+    controller::{App, Job, JobState},
     discoverd::Term,
     host::{META_APP, TERM_HEADER},
     id::{AppId, ClusterJobId, JobId},
@@ -119,8 +119,8 @@ pub(crate) async fn stop(
         (app, known)
     };
     if let Ok(job) = &known
-        && let Some(host) = job.host_id.as_ref().filter(|_| unordered::is_overdue(job))
-        && unordered::settle(&controller, host, job.uuid).await?
+        && let Some(host) = job.host_id.as_ref().filter(|_| job.state == JobState::Starting)
+        && unordered::settle_overdue(&controller, host, job.uuid).await?
     {
         return done();
     }

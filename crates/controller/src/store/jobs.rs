@@ -147,12 +147,13 @@ pub(crate) async fn take_unattended(
 }
 
 /// A job that was recorded before it was ordered has not come to be. One of which its host has told more is as it says.
+/// Returns whether that changed anything.
 pub(crate) async fn never_started(
     tx: &mut Tx<'_>,
     id: JobId,
     reason: EndReason,
     why: &str,
-) -> Result<()> {
+) -> Result<bool> {
     let sql = format!(
         "UPDATE jobs SET state = $2, end_reason = $3, host_error = $4, updated_at = now() \
          WHERE job_id = $1 AND state = $5 RETURNING {COLUMNS}"
@@ -161,11 +162,10 @@ pub(crate) async fn never_started(
     let why = stored(why);
     let values: [&(dyn pg::types::ToSql + Sync); 5] =
         [&id.uuid(), &crashed, &spelt(&reason), &why, &starting];
-    if let Some(row) = pg::row_opt(&**tx, &sql, &values).await? {
-        let job = of_row(&row);
-        tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
-    }
-    Ok(())
+    let Some(row) = pg::row_opt(&**tx, &sql, &values).await? else { return Ok(false) };
+    let job = of_row(&row);
+    tx.event(job.app, "job", &job.id, &Job { args: Vec::new(), ..job.clone() });
+    Ok(true)
 }
 
 /// Which jobs of an app.
@@ -267,16 +267,34 @@ pub(crate) async fn left_over(db: &impl GenericClient) -> Result<Vec<Job>> {
     Ok(pg::rows(db, &sql, &[]).await?.iter().map(of_row).collect())
 }
 
+/// One-off jobs in state `$1` for more than `$2` seconds, with a host. By the database's clock, which wrote the times.
+const LONG_IN_STATE: &str = "type = '' AND state = $1 AND host_id IS NOT NULL \
+     AND updated_at < clock_timestamp() - make_interval(secs => $2)";
+
+/// Whether a job is one of [`long_starting`].
+pub(crate) async fn is_long_starting(
+    db: &impl GenericClient,
+    id: JobId,
+    time: Duration,
+) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM jobs WHERE {LONG_IN_STATE} AND job_id = $3");
+    let starting = spelt(&JobState::Starting);
+    let found = pg::row_opt(db, &sql, &[&starting, &time.as_secs_f64(), &id.uuid()]).await?;
+    Ok(found.is_some())
+}
+
+/// Whether a job has ended.
+pub(crate) async fn has_ended(db: &impl GenericClient, id: JobId) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM jobs WHERE job_id = $1 AND {ENDED}");
+    Ok(pg::row_opt(db, &sql, &[&id.uuid()]).await?.is_some())
+}
+
 /// Some of the one-off jobs that have been starting for longer than this time, with their hosts.
 pub(crate) async fn long_starting(
     db: &impl GenericClient,
     time: Duration,
 ) -> Result<Vec<(String, JobId)>> {
-    let sql = format!(
-        "SELECT host_id, job_id FROM jobs WHERE type = '' AND state = $1 AND NOT {ENDED} \
-         AND host_id IS NOT NULL AND updated_at < clock_timestamp() - make_interval(secs => $2) \
-         {FAIRLY} LIMIT 1000"
-    );
+    let sql = format!("SELECT host_id, job_id FROM jobs WHERE {LONG_IN_STATE} {FAIRLY} LIMIT 1000");
     let rows = pg::rows(db, &sql, &[&spelt(&JobState::Starting), &time.as_secs_f64()]).await?;
     let job = |row: &Row| -> (String, JobId) {
         (row.get("host_id"), row.get::<_, Uuid>("job_id").into())
