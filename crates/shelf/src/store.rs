@@ -176,9 +176,16 @@ impl Inner {
         let target = self.blobs.join(path.file());
         let dir = target.parent().unwrap_or(&self.blobs);
         let len = fs::metadata(file).map_err(storing())?.len();
-        let others = self.others_len(path);
+        let fits = |others: u64| {
+            len.saturating_sub(TRAILER_LEN) <= self.folder_len_max.saturating_sub(others)
+        };
         // Others may have come since this one began.
-        if len.saturating_sub(TRAILER_LEN) > self.folder_len_max.saturating_sub(others) {
+        let mut others = self.others_len(path);
+        if !fits(others) {
+            // What is known may be too much.
+            others = self.count_others(path);
+        }
+        if !fits(others) {
             return Err(self.folder_full(path));
         }
         // Whatever becomes of this, what is there is not known before all is done.

@@ -108,6 +108,11 @@ impl Upload {
         self.len += batch.len() as u64;
         if self.len > self.room {
             // Not only at the end: until then it would fill the disk for nothing.
+            // What was known of it may have been too much, and some of it may be gone.
+            self.room =
+                self.store.folder_len_max.saturating_sub(self.store.count_others(&self.path));
+        }
+        if self.len > self.room {
             return Err(self.store.folder_full(&self.path));
         }
         self.digest.update(batch);
@@ -159,16 +164,26 @@ fn len_of(dir: &Path) -> u64 {
 impl Inner {
     /// Bytes of the others below the same two names.
     pub(super) fn others_len(&self, path: &BlobPath) -> u64 {
-        let count = |folder: &str| len_of(&self.blobs.join(folder.trim_matches('/')));
-        let used = self.folder_lens.get(path, count);
-        let replaced = fs::metadata(self.blobs.join(path.file())).map_or(0, |blob| blob.len());
-        used.saturating_sub(replaced)
+        let used = self.folder_lens.get(path, |folder| self.count(folder));
+        used.saturating_sub(self.replaced_len(path))
+    }
+
+    /// The same, counted now.
+    pub(super) fn count_others(&self, path: &BlobPath) -> u64 {
+        let used = path.folder().map_or(0, |folder| self.count(&folder));
+        used.saturating_sub(self.replaced_len(path))
+    }
+
+    fn count(&self, folder: &str) -> u64 {
+        len_of(&self.blobs.join(folder.trim_matches('/')))
+    }
+
+    fn replaced_len(&self, path: &BlobPath) -> u64 {
+        fs::metadata(self.blobs.join(path.file())).map_or(0, |blob| blob.len())
     }
 
     pub(super) fn folder_full(&self, path: &BlobPath) -> StoreError {
         let folder = path.folder().unwrap_or_default();
-        // Something else than shelf may have removed what was counted.
-        self.folder_lens.forget(path);
         StoreError::FolderFull { folder, most: self.folder_len_max }
     }
 
@@ -273,5 +288,9 @@ mod tests {
         }
         put(&store, "/a/b/5", 1).await;
         assert!(check() > 0);
+        // What is known to be too much keeps nothing out.
+        store.0.folder_lens.set(&path("/a/b/6"), u64::MAX);
+        put(&store, "/a/b/6", 1).await;
+        check();
     }
 }
