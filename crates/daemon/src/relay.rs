@@ -6,7 +6,12 @@
 //!
 //! A side that breaks off has not ended: the other one is not told of an end then, so that it does not take a part for all.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, sink, split},
@@ -26,7 +31,16 @@ enum CopyError {
     /// The source is lost, and with it the way back.
     Source,
     /// The sink takes no more; it may still have something to say.
-    Sink,
+    Sink(io::Error),
+}
+
+/// What one direction tells the other of the side that is the sink of one and the source of the other.
+#[derive(Default)]
+struct Side {
+    /// Cancelled when it has said all, or is lost.
+    ended: CancellationToken,
+    /// It was reset, as who wrote to it was told: to who reads it next that looks like an end.
+    is_reset: AtomicBool,
 }
 
 /// The source of a direction that has come to its end.
@@ -73,8 +87,8 @@ where
 {
     let (from_one, to_one) = split(one);
     let (from_other, to_other) = split(other);
-    let (one_ended, other_ended, lost) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (side_one, side_other) = (Side::default(), Side::default());
+    let lost = CancellationToken::new();
     let to_one = (to_one, line_of_one);
     let to_other = (to_other, line_of_other);
     let watched = async {
@@ -87,8 +101,8 @@ where
     };
     let passed = async {
         tokio::join!(
-            pass(from_one, to_other, &one_ended, &other_ended, &lost),
-            pass(from_other, to_one, &other_ended, &one_ended, &lost),
+            pass((from_one, &side_one), (to_other, &side_other), &lost),
+            pass((from_other, &side_other), (to_one, &side_one), &lost),
         )
     };
     let (one, other) = tokio::select! {
@@ -167,18 +181,22 @@ pub async fn tell_end(to: &mut (impl AsyncWrite + Unpin), line: Option<Line>) {
     }
 }
 
-/// One direction; its source. `ended` is for it to say that its source has ended, `sink_ended` says it of its sink.
+/// One direction; its source.
 async fn pass<R: AsyncRead + Unpin>(
-    mut from: R,
-    (mut to, line): (impl AsyncWrite + Unpin, Option<Line>),
-    ended: &CancellationToken,
-    sink_ended: &CancellationToken,
+    (mut from, source): (R, &Side),
+    ((mut to, line), sink): ((impl AsyncWrite + Unpin, Option<Line>), &Side),
     lost: &CancellationToken,
 ) -> Passed<R> {
-    let (is_open, is_told) = match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
-        Some(Err(CopyError::Sink)) => {
+    let copied = match lost.run_until_cancelled(copy(&mut from, &mut to)).await {
+        Some(Ok(())) if source.is_reset.load(Ordering::Relaxed) => Some(Err(CopyError::Source)),
+        copied => copied,
+    };
+    let (is_open, is_told) = match copied {
+        Some(Err(CopyError::Sink(err))) => {
+            // One that had closed in order before it was written to breaks the pipe.
+            sink.is_reset.fetch_or(err.kind() != ErrorKind::BrokenPipe, Ordering::Relaxed);
             // Until the sink, too, has said all; whatever that was reaches the source.
-            (sink_ended.run_until_cancelled(discard(&mut from)).await.is_none(), true)
+            (sink.ended.run_until_cancelled(discard(&mut from)).await.is_none(), true)
         }
         Some(Err(CopyError::Source)) => {
             lost.cancel();
@@ -191,7 +209,7 @@ async fn pass<R: AsyncRead + Unpin>(
         None => (true, false),
     };
     // The other direction may be waiting for this one.
-    ended.cancel();
+    source.ended.cancel();
     Passed { from, is_open, is_told }
 }
 
@@ -201,12 +219,15 @@ async fn copy(
 ) -> Result<(), CopyError> {
     let mut piece = vec![0; PIECE_SIZE];
     loop {
-        let read = from.read(&mut piece).await.map_err(|_| CopyError::Source)?;
-        if read == 0 {
-            return Ok(());
-        }
-        to.write_all(&piece[..read]).await.map_err(|_| CopyError::Sink)?;
-        to.flush().await.map_err(|_| CopyError::Sink)?;
+        let read = match from.read(&mut piece).await {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            // With TLS, that it closed without saying so first. Most programs do, and what they speak has an end of its own.
+            Err(err) if err.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            Err(_) => return Err(CopyError::Source),
+        };
+        to.write_all(&piece[..read]).await.map_err(CopyError::Sink)?;
+        to.flush().await.map_err(CopyError::Sink)?;
     }
 }
 
@@ -358,5 +379,25 @@ mod tests {
                 assert!(unread.is_none(), "it was told of no end");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_side_that_is_reset_while_it_is_written_to_has_not_ended() {
+        let ((mut client, mut of_client), (mut of_backend, mut backend)) =
+            tokio::join!(pair(), pair());
+        let relayed =
+            async { relay_lines((&mut of_client, None), (&mut of_backend, None)).await.await };
+        let talk = async {
+            backend.write_all(b"half").await.unwrap();
+            client.read_exact(&mut [0; 4]).await.unwrap();
+            // It reads nothing, until nothing more can be sent to it.
+            let piece = vec![b'x'; 1 << 20];
+            while timeout(Duration::from_millis(100), client.write_all(&piece)).await.is_ok() {}
+            backend.set_zero_linger().unwrap();
+            drop(backend);
+        };
+        let (broken, ()) = tokio::join!(relayed, talk);
+        assert!(broken.one);
+        assert!(client.read(&mut [0]).now_or_never().is_none(), "it was told of no end");
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use daemon::line::Line;
 use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -113,6 +114,11 @@ impl Socket {
     pub(crate) fn set_zero_linger(&self) {
         // It may be gone.
         let _ = self.stream.set_zero_linger();
+    }
+
+    /// Its line, if the kernel tells.
+    pub(crate) fn line(&self) -> Option<Line> {
+        Line::of(&self.stream)
     }
 
     /// Its control.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use daemon::line::Line;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     Request, Response, Version,
@@ -118,19 +119,33 @@ pub(crate) struct Upstream {
     send: SendRequest<RequestBody>,
     connection: Connection<TokioIo<Socket>, RequestBody>,
     control: Arc<Control>,
+    line: Option<Line>,
     over: bool,
+}
+
+/// A connection taken apart for a request that wants to switch protocols.
+#[derive(Debug)]
+pub(crate) struct UpstreamParts {
+    /// Takes the request.
+    pub(crate) send: SendRequest<RequestBody>,
+    /// Carries it.
+    pub(crate) connection: Connection<TokioIo<Socket>, RequestBody>,
+    /// The control of its socket.
+    pub(crate) control: Arc<Control>,
+    /// The line of its socket, if the kernel tells.
+    pub(crate) line: Option<Line>,
 }
 
 impl Backend {
     /// A new connection for requests.
     pub(crate) async fn open(&self, patience: Duration) -> Result<Box<Upstream>, ConnectError> {
         let socket = self.connect(patience).await?;
-        let control = socket.control().clone();
+        let (control, line) = (socket.control().clone(), socket.line());
         let mut builder = Builder::new();
         builder.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
         let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (send, connection) = handshake.map_err(ConnectError::Lost)?;
-        Ok(Box::new(Upstream { send, connection, control, over: false }))
+        Ok(Box::new(Upstream { send, connection, control, line, over: false }))
     }
 }
 
@@ -190,10 +205,9 @@ impl Upstream {
         .await
     }
 
-    /// Takes it apart for a request that wants to switch protocols.
-    pub(crate) fn into_parts(
-        self,
-    ) -> (SendRequest<RequestBody>, Connection<TokioIo<Socket>, RequestBody>, Arc<Control>) {
-        (self.send, self.connection, self.control)
+    /// Takes it apart.
+    pub(crate) fn into_parts(self) -> UpstreamParts {
+        let Self { send, connection, control, line, .. } = self;
+        UpstreamParts { send, connection, control, line }
     }
 }

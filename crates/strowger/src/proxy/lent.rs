@@ -13,8 +13,10 @@ use daemon::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::oneshot,
 };
+use tokio_rustls::server::TlsStream;
 
 /// A stream that goes back to its owner when this is dropped.
 pub(super) struct Lent<S> {
@@ -22,6 +24,25 @@ pub(super) struct Lent<S> {
     stream: Option<S>,
     owner: Option<oneshot::Sender<Returned<S>>>,
     has_ended: bool,
+}
+
+/// A stream whose other end can be told of an error instead of an end.
+pub(super) trait Resettable {
+    /// Sees to it that it is told so when this is closed.
+    fn reset_when_closed(&self);
+}
+
+impl Resettable for TcpStream {
+    fn reset_when_closed(&self) {
+        // It may be gone.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Resettable for TlsStream<TcpStream> {
+    fn reset_when_closed(&self) {
+        self.get_ref().0.reset_when_closed();
+    }
 }
 
 /// Where a stream comes back to.
@@ -41,7 +62,7 @@ pub(super) fn lend<S>(stream: S) -> (Lent<S>, Owner<S>) {
 
 impl<S> Owner<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Resettable + Unpin,
 {
     /// Lets go of a stream that came back, when the client has taken what it was told. It is told of an end only where
     /// that `is_orderly`. One that was switched to another protocol has not come back.
@@ -52,6 +73,8 @@ where
             linger(discard(&mut stream), line).await;
         } else {
             let_take(discard(&mut stream), line).await;
+            // An answer may be one that its end tells the length of.
+            stream.reset_when_closed();
         }
     }
 }

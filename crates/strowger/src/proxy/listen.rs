@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use super::{
     Client,
     activity::Activity,
-    lent::lend,
+    lent::{Resettable, lend},
     request::{Context, serve},
 };
 use crate::{
@@ -177,7 +177,7 @@ async fn secure(tls: TlsAcceptor, stream: TcpStream, context: Arc<Context>) {
 /// A connection of HTTP/1.
 async fn one<S>(stream: S, context: Arc<Context>)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
 {
     let shared = context.clone();
     let service = service_fn(move |request| serve(shared.clone(), request));
@@ -200,7 +200,7 @@ where
 /// A connection of HTTP/2.
 async fn two<S>(stream: S, context: Arc<Context>)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
 {
     let shared = context.clone();
     let (live, line) = (&context.live, context.line);
@@ -221,7 +221,7 @@ async fn serve_two<S, A, B>(
     line: Option<Line>,
     answer: impl Fn(Request<Incoming>) -> A,
 ) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
     A: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body<Data: Send, Error: Error + Send + Sync> + Send + Unpin + 'static,
 {

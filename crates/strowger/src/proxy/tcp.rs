@@ -104,8 +104,8 @@ async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result
     let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
-    let line = Line::of(&client);
-    let lingering = relay_lines((&mut client, line), (&mut backend, None)).await;
+    let (line, line_of_backend) = (Line::of(&client), backend.line());
+    let lingering = relay_lines((&mut client, line), (&mut backend, line_of_backend)).await;
     drop(busy);
     let broken = lingering.await;
     if broken.one {

@@ -15,11 +15,11 @@ use tracing::debug;
 use super::{
     answer::{Answer, Failure},
     forward::{Search, clean},
-    lent::Lent,
+    lent::{Lent, Resettable},
     request::Context,
 };
 use crate::{
-    backend::{Busy, RequestBody, Socket},
+    backend::{Busy, RequestBody, Socket, UpstreamParts},
     domain::headers::{is_among, strip_hop_by_hop},
     live::Target,
 };
@@ -43,7 +43,7 @@ pub(super) async fn forward(
             Err(err) => search.failed(index, busy.backend(), err),
         }
     };
-    let (mut send, connection, control) = upstream.into_parts();
+    let UpstreamParts { mut send, connection, control, line } = upstream.into_parts();
     context.lifetime.spawn_drained(async move {
         if let Err(err) = connection.with_upgrades().await {
             debug!(error = %err, "a connection to a backend ended early");
@@ -72,7 +72,8 @@ pub(super) async fn forward(
     if let Some(of_client) = of_client {
         control.becomes_tunnel();
         busy.becomes_tunnel();
-        context.lifetime.spawn_drained(tunnel(of_client, context.line, of_backend, busy));
+        let (of_client, of_backend) = ((of_client, context.line), (of_backend, line));
+        context.lifetime.spawn_drained(tunnel(of_client, of_backend, busy));
     }
     let protocol = response.headers().get(UPGRADE).cloned();
     let (mut parts, _) = response.into_parts();
@@ -85,7 +86,11 @@ pub(super) async fn forward(
     Ok(Response::from_parts(parts, Answer::Own(None)))
 }
 
-async fn tunnel(of_client: OnUpgrade, line: Option<Line>, of_backend: OnUpgrade, busy: Busy) {
+async fn tunnel(
+    (of_client, line_of_client): (OnUpgrade, Option<Line>),
+    (of_backend, line_of_backend): (OnUpgrade, Option<Line>),
+    busy: Busy,
+) {
     let (client, backend) = match tokio::try_join!(of_client, of_backend) {
         Ok(switched) => switched,
         Err(err) => {
@@ -94,7 +99,8 @@ async fn tunnel(of_client: OnUpgrade, line: Option<Line>, of_backend: OnUpgrade,
         }
     };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-    let lingering = relay_lines((&mut client, line), (&mut backend, None)).await;
+    let (of_client, of_backend) = ((&mut client, line_of_client), (&mut backend, line_of_backend));
+    let lingering = relay_lines(of_client, of_backend).await;
     drop(busy);
     let broken = lingering.await;
     if broken.one {
@@ -108,14 +114,11 @@ async fn tunnel(of_client: OnUpgrade, line: Option<Line>, of_backend: OnUpgrade,
 }
 
 fn reset_client(client: Upgraded) {
-    // It may be gone.
     match client.downcast::<TokioIo<Lent<TcpStream>>>() {
-        Ok(plain) => {
-            let _ = plain.io.inner().get().map(TcpStream::set_zero_linger);
-        }
+        Ok(plain) => _ = plain.io.inner().get().map(Resettable::reset_when_closed),
         Err(client) => {
             if let Ok(tls) = client.downcast::<TokioIo<Lent<TlsStream<TcpStream>>>>() {
-                let _ = tls.io.inner().get().map(|stream| stream.get_ref().0.set_zero_linger());
+                let _ = tls.io.inner().get().map(Resettable::reset_when_closed);
             }
         }
     }

@@ -1,12 +1,16 @@
 //! What of a message is passed on, and what cannot be.
 
 use std::{
+    io::ErrorKind,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use axum::http::HeaderMap;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
 
 use crate::harness::{Backend, Harness, Wire, scripted};
 
@@ -49,6 +53,18 @@ async fn an_answer_that_a_client_could_not_read_is_told_as_such() {
         assert!(head.starts_with("http/1.1 502 "), "{raw}: {head}");
         assert!(body.contains("not HTTP/1.1"), "{raw}: {body}");
     }
+}
+
+#[tokio::test]
+async fn an_old_client_can_tell_an_answer_that_broke_off_from_a_whole_one() {
+    let harness =
+        answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let mut wire = harness.connect().await;
+    wire.send("GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").await;
+    assert!(wire.head().await.starts_with("HTTP/1.0 200 "));
+    assert_eq!(wire.exactly(5).await, "hello");
+    let end = timeout(testkit::LIMIT, wire.0.read(&mut [0])).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ use std::{io::ErrorKind, net::Ipv4Addr, time::Duration};
 use api::route::{Drain, Drained};
 use axum::{body::Body, extract::Request};
 use bytes::Bytes;
+use daemon::line::Line;
 use futures_util::{StreamExt, stream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -356,4 +357,37 @@ async fn what_breaks_off_is_not_told_as_an_end() {
         let end = timeout(testkit::LIMIT, wire.0.read(&mut [0])).await.unwrap();
         assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
+}
+
+#[tokio::test]
+async fn what_a_client_said_before_it_broke_off_arrives() {
+    const LEN: usize = 1 << 20;
+    let harness = Harness::start().await;
+    let (begin, begun) = watch::channel(false);
+    let (tell, mut told) = mpsc::channel(1);
+    let backend = scripted(move |_, mut wire: Wire| {
+        let (mut begun, tell) = (begun.clone(), tell.clone());
+        async move {
+            begun.wait_for(|begun| *begun).await.unwrap();
+            let (mut len, mut piece) = (0, vec![0; 64 << 10]);
+            let end = loop {
+                match wire.0.read(&mut piece).await {
+                    Ok(0) => break None,
+                    Ok(read) => len += read,
+                    Err(err) => break Some(err.kind()),
+                }
+            };
+            tell.send((len, end)).await.unwrap();
+        }
+    });
+    harness.up("app", backend.await).await;
+    let stored = harness.client.create_route(&tcp_route(0, "app")).await.unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", stored.route.port)).await.unwrap();
+    client.write_all(&vec![b'x'; LEN]).await.unwrap();
+    Line::of(&client).unwrap().until_taken().await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    begin.send_replace(true);
+    let heard = timeout(testkit::LIMIT, told.recv()).await.unwrap();
+    assert_eq!(heard, Some((LEN, Some(ErrorKind::ConnectionReset))));
 }

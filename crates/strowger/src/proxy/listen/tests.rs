@@ -19,6 +19,10 @@ use tokio::{
 use super::*;
 use crate::backend::RequestBody;
 
+impl Resettable for DuplexStream {
+    fn reset_when_closed(&self) {}
+}
+
 /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
 fn serving() -> (DuplexStream, impl Future<Output = ()>) {
     let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
