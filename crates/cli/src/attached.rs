@@ -80,6 +80,8 @@ pub(crate) async fn converse(
         }
     };
     let status = tokio::select! {
+        biased;
+        // Whatever else happens at the same time.
         status = receive(from_job, stdout) => status,
         number = signals.forward(urgent, tty) => Ok(128 + number),
         err = spoken => Err(err),
@@ -148,9 +150,11 @@ async fn say(input: Input, sender: mpsc::Sender<Frame>) -> io::Result<()> {
 /// Sends our stdin, and its end. An error is not an end, for half of a file must not pass for all of it; but a terminal that
 /// went away has ended.
 async fn read_stdin(sender: mpsc::Sender<Frame>) -> io::Result<()> {
+    // Asked now, for one that has gone away is none.
+    let is_terminal = stdio::stdin().is_terminal();
     loop {
         let bytes = match blocking(read_chunk).await {
-            Err(_) if stdio::stdin().is_terminal() => Bytes::new(),
+            Err(_) if is_terminal => Bytes::new(),
             read => read?,
         };
         let is_end = bytes.is_empty();

@@ -150,6 +150,28 @@ fn a_stdin_that_cannot_be_read_is_not_one_that_ended() {
     assert_eq!((output.status.code(), said.contains("reading stdin")), (Some(1), true), "{said}");
 }
 
+/// Runs a command with a terminal as stdin, which goes away when it has said the first line.
+const HANGING_UP: &str = "
+import os, pty, subprocess, sys
+keyboard, terminal = pty.openpty()
+child = subprocess.Popen(sys.argv[1:], stdin=terminal, stdout=subprocess.PIPE)
+os.close(terminal)
+os.write(keyboard, b'hello\\n')
+print(child.stdout.readline().decode().strip())
+os.close(keyboard)
+sys.exit(child.wait())
+";
+
+#[test]
+fn a_terminal_that_goes_away_has_ended() {
+    let (_fake, person) = started();
+    let mut command = person.command("python3");
+    command.args(["-c", HANGING_UP, bin(), "-a", "myapp", "run", "cat"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]), "{said}");
+}
+
 #[test]
 fn a_stdin_that_does_not_block_is_waited_for() {
     let (_fake, person) = started();
