@@ -8,7 +8,7 @@ use crate::{
     conversation::{Conversation, meanwhile},
     domain::{
         rules::{Forbidden, InUse, Rules},
-        update::{Change, Plan},
+        update::{Aliases, Change, Plan},
     },
     git::{self, Complaint, GitError},
     hook::QUARANTINE_PATH,
@@ -108,6 +108,30 @@ impl Conversation<'_> {
             Err(err) if err.is_no() => Ok(Err(Forbidden::NonFastForward(change.name.clone()))),
             Err(err) => Err(err),
         }
+    }
+
+    /// The branches of a push that stand for others in an operator's own repository, also for such as are not there yet.
+    pub(crate) async fn aliases(
+        &self,
+        plan: &Plan,
+        quarantine: &Quarantine,
+    ) -> Result<Aliases, GitError> {
+        let mut aliases = Aliases::new();
+        // A copy has none.
+        if self.pushes.hosting.keeps_packs() {
+            return Ok(aliases);
+        }
+        for Change { name, .. } in plan.changes().filter(|it| it.name.starts_with("refs/heads/")) {
+            match self.git(&["symbolic-ref", "--quiet", name], quarantine).await {
+                Ok(other) => {
+                    let other = String::from_utf8_lossy(&other).trim().to_owned();
+                    aliases.insert(name.clone(), other);
+                }
+                Err(err) if err.is_no() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(aliases)
     }
 
     /// Whether git can move all refs of a push: it takes the locks that it will need then, and lets go of them. Or why not.

@@ -274,11 +274,16 @@ impl Conversation<'_> {
         if let Err(refusal) = self.check(plan, &repository) {
             return Ok(Err(refusal));
         }
+        // First, for the others read it.
+        if let Err(refusal) = self.check_history(plan, quarantine).await {
+            return Ok(Err(refusal));
+        }
         if let Err(refusal) = self.check_settings(plan, &repository, quarantine).await? {
             return Ok(Err(refusal));
         }
-        if let Err(refusal) = self.check_history(plan, quarantine).await {
-            return Ok(Err(refusal));
+        let aliases = self.aliases(plan, quarantine).await?;
+        if let Err(refusal) = plan.check_aliases(&aliases, &self.target.branches) {
+            return Ok(Err(refusal.to_string()));
         }
         if let Err(refusal) = self.check_move(plan, quarantine).await {
             return Ok(Err(refusal));

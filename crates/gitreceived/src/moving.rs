@@ -71,7 +71,8 @@ impl RefCommand {
     fn set(&self) -> io::Result<String> {
         let Self { new, name } = self;
         if self.is_deletion() {
-            git(&["update-ref", "-d", name])?;
+            // What it stands for, if for another ref, stays.
+            git(&["update-ref", "--no-deref", "-d", name])?;
             return Ok(new.clone());
         }
         let at = if name.starts_with("refs/heads/") {

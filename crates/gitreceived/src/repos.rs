@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::{
     disk,
     domain::{
-        names::{clash, is_ref_name},
+        names::{can_be_kept, clash},
         update::{DeployBranches, is_object_id},
     },
     git::{self, Git, GitError},
@@ -325,7 +325,7 @@ fn wanted(repository: &Repository, branches: &DeployBranches) -> (Refs, Refs) {
     let kept = repository.refs.iter().filter(|(name, _)| !branches.contains(name));
     let (mut wanted, mut left_out, mut names) = (Refs::new(), Refs::new(), BTreeSet::new());
     for (name, id) in deployed.chain(kept) {
-        if is_object_id(id) && is_ref_name(name) && clash(&names, name).is_none() {
+        if is_object_id(id) && can_be_kept(name) && clash(&names, name).is_none() {
             names.insert(name.clone());
             wanted.insert(name.clone(), id.clone());
         } else {

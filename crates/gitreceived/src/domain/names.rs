@@ -6,17 +6,21 @@ use std::collections::BTreeSet;
 /// longer one may be none that a file can have.
 pub(crate) const NAME_LEN_MAX: usize = 255;
 
-/// Whether git takes this as the full name of a ref (`git check-ref-format`), and all that keep it can.
+/// Whether git takes this as the full name of a ref (`git check-ref-format`).
 pub fn is_ref_name(name: &str) -> bool {
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
     let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
     name.starts_with("refs/")
-        && name.len() <= NAME_LEN_MAX
         && name.split('/').all(part)
         && !name.contains(odd)
         && !name.contains("..")
         && !name.contains("@{")
         && !name.ends_with('.')
+}
+
+/// Whether a ref of this name can be made: git takes it, and all that keep it can.
+pub fn can_be_kept(name: &str) -> bool {
+    name.len() <= NAME_LEN_MAX && is_ref_name(name)
 }
 
 /// The name that another cannot be beside: git keeps refs as files, and one would be the folder of the other.
@@ -58,7 +62,7 @@ mod tests {
             assert!(!is_ref_name(name), "{name}");
         }
         let long = |len: usize| format!("refs/heads/{}", "a".repeat(len - "refs/heads/".len()));
-        assert!(is_ref_name(&long(255)) && !is_ref_name(&long(256)));
+        assert!(can_be_kept(&long(255)) && !can_be_kept(&long(256)) && is_ref_name(&long(256)));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! What a push wants: one branch deployed, others and tags kept, or something that is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{NAME_LEN_MAX, clash, is_ref_name};
+use super::names::{NAME_LEN_MAX, can_be_kept, clash, is_ref_name};
 
 /// Most text a hook may send about its refs.
 pub const UPDATES_LEN_MAX: usize = 1 << 20;
 /// Most branches and tags one push may bring.
 const CHANGES_MAX: usize = 500;
+
+/// Refs that stand for others, and those others.
+pub type Aliases = BTreeMap<String, String>;
 
 /// The branches whose push is a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +133,22 @@ pub enum Refusal {
         /// What it cannot be beside.
         other: String,
     },
+    /// Another name of what is deployed, as a branch that is not.
+    #[error(
+        "{name} is another name of {of} here, which is deployed. Nothing was changed; push it: git push {remote} \
+         <commit>:{of}"
+    )]
+    Alias {
+        /// What was pushed.
+        name: String,
+        /// What it stands for.
+        of: String,
+        /// How a server is called.
+        remote: &'static str,
+    },
+    /// Two names of one ref: git reports of one of them that nothing was reported.
+    #[error("{0} and {1} are one branch here. Nothing was changed; push one of them.")]
+    SameRef(String, String),
     /// The deletion of what is deployed.
     #[error("{0} cannot be deleted, for it is what {1}")]
     Deletion(String, &'static str),
@@ -149,7 +168,9 @@ pub fn judge(updates: &str, branches: &DeployBranches) -> Result<Plan, Refusal> 
         if !names.insert(change.name.clone()) {
             return Err(Refusal::Twice(shown(&change.name)));
         }
-        if !is_ref_name(&change.name) {
+        // One that is there can go, whatever its name.
+        let is_name = if change.new.is_some() { can_be_kept } else { is_ref_name };
+        if !is_name(&change.name) {
             return Err(Refusal::BadName(shown(&change.name)));
         }
         if !branches.contains(&change.name) {
@@ -212,13 +233,33 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether it moves each ref once, and what is deployed under the name by which it is.
+    pub fn check_aliases(
+        &self,
+        aliases: &Aliases,
+        branches: &DeployBranches,
+    ) -> Result<(), Refusal> {
+        let mut moved = BTreeMap::new();
+        for Change { name, .. } in self.changes().filter(|change| change.new.is_some()) {
+            let of = aliases.get(name).unwrap_or(name);
+            if branches.contains(of) && !branches.contains(name) {
+                let (name, of) = (shown(short(name)), shown(short(of)));
+                return Err(Refusal::Alias { name, of, remote: branches.remote() });
+            }
+            if let Some(other) = moved.insert(of, name) {
+                return Err(Refusal::SameRef(shown(short(other)), shown(short(name))));
+            }
+        }
+        Ok(())
+    }
+
     /// What `git update-ref --stdin` is told to take all locks that the push needs, and to let go of them. What comes in the
     /// place of something that goes is left out: git does not let `a` follow `a/b` in one transaction, and our hook makes two.
     pub fn rehearsal(&self) -> String {
         let gone = self.changes().filter(|change| change.new.is_none());
         let gone = gone.map(|change| change.name.clone()).collect();
         let order = |Change { name, new, .. }: &Change| match new {
-            None => Some(format!("delete {name}\n")),
+            None => Some(format!("option no-deref\ndelete {name}\n")),
             Some(_) if clash(&gone, name).is_some() => None,
             Some(id) => Some(format!("update {name} {id}\n")),
         };
@@ -364,6 +405,8 @@ mod tests {
         assert!(fits(&format!("{}{}", create("a"), create("a/b")), &[]).is_err());
         assert_eq!(fits(&format!("{}{}", delete("a"), create("a/b")), &["a", "c"]), Ok(()));
         assert_eq!(fits(&create("ab"), &["a", "a/b"]), Ok(()));
+        let long = "a".repeat(NAME_LEN_MAX);
+        assert!(judged(&create(&long), None).is_err() && judged(&delete(&long), None).is_ok());
         let bad = judged(&create("a..b"), None);
         assert_eq!(bad, Err(Refusal::BadName("refs/heads/a..b".into())));
     }
@@ -375,8 +418,31 @@ mod tests {
         );
         assert_eq!(
             judged(&lines, None).unwrap().rehearsal(),
-            format!("start\ndelete refs/heads/a\nupdate refs/heads/main {TWO}\nprepare\nabort\n")
+            format!(
+                "start\noption no-deref\ndelete refs/heads/a\nupdate refs/heads/main {TWO}\nprepare\nabort\n"
+            )
         );
+    }
+
+    #[test]
+    fn a_ref_is_moved_once_under_the_name_that_it_is_deployed_by() {
+        let line = |id: &str, name: &str| format!("{ZERO} {id} refs/heads/{name}\n");
+        let name = |name: &str| format!("refs/heads/{name}");
+        let pairs = [("master", "main"), ("alias", "main"), ("b", "a")];
+        let aliases = pairs.into_iter().map(|(one, other)| (name(one), name(other))).collect();
+        let check = |lines: &[String]| {
+            let plan = judged(&lines.concat(), None).unwrap();
+            plan.check_aliases(&aliases, &DeployBranches::alone())
+        };
+        assert!(check(&[line(ONE, "master")]).is_ok() && check(&[line(ONE, "b")]).is_ok());
+        let two = check(&[line(ONE, "main"), line(ONE, "master")]).unwrap_err();
+        assert_eq!(two, Refusal::SameRef("main".into(), "master".into()));
+        let two = check(&[line(ONE, "a"), line(TWO, "b")]).unwrap_err();
+        assert_eq!(two, Refusal::SameRef("a".into(), "b".into()));
+        let alias = check(&[line(ONE, "alias")]).unwrap_err();
+        assert!(alias.to_string().starts_with("alias is another name of main here"), "{alias}");
+        let gone = format!("{ONE} {ZERO} refs/heads/alias\n");
+        assert!(check(&[gone]).is_ok(), "the name goes, and what it stands for stays");
     }
 
     proptest! {

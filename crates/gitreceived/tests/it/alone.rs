@@ -224,21 +224,47 @@ async fn what_git_could_not_move_is_refused_before_the_receiver_runs() {
 }
 
 #[tokio::test]
-async fn two_names_of_one_branch_are_refused_before_the_receiver_runs() {
+async fn a_branch_is_moved_once_and_a_name_for_it_goes_alone() {
     let lone = Lone::new().await;
     lone.commit("one").await;
     assert!(lone.push("key", "main:first").await.0);
     let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
-    let alias = ["symbolic-ref", "refs/heads/master", "refs/heads/main"];
-    assert!(lone.git("key", &[&[repo.as_str()], &alias[..]].concat()).await.0);
+    for alias in ["master", "alias"] {
+        let alias = format!("refs/heads/{alias}");
+        let set = [repo.as_str(), "symbolic-ref", &alias, "refs/heads/main"];
+        assert!(lone.git("key", &set).await.0);
+    }
     let (ok, said) = lone.git("key", &["push", URL, "main", "main:master"]).await;
-    assert!(
-        !ok && said.contains("refs/heads/master") && said.contains("Nothing was changed"),
-        "{said}"
-    );
+    assert!(!ok && said.contains("are one branch here"), "{said}");
+    let (ok, said) = lone.push("key", "main:alias").await;
+    assert!(!ok && said.contains("alias is another name of main here"), "{said}");
     assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    let second = lone.commit("two").await;
     let (ok, said) = lone.push("key", "main:master").await;
     assert!(ok && said.contains("anything at"), "{said}");
+    let (ok, said) = lone.push("key", ":alias").await;
+    assert!(ok, "{said}");
+    for branch in ["main", "master"] {
+        assert_eq!(lone.kept(branch).await, second);
+    }
+}
+
+#[tokio::test]
+async fn a_shallow_clone_is_told_so_whatever_the_settings_are() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.push("key", "main").await.0);
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    let set = [repo.as_str(), "config", "receive.denyNonFastForwards", "true"];
+    assert!(lone.git("key", &set).await.0);
+    lone.git("key", &["checkout", "-q", "--orphan", "other"]).await;
+    lone.commit("two").await;
+    let known = lone.commit("three").await;
+    // As in a clone of depth 1.
+    fs::write(lone.path("work/.git/shallow"), format!("{known}\n")).unwrap();
+    lone.commit("four").await;
+    let (ok, said) = lone.push("key", "+other:main").await;
+    assert!(!ok && said.contains("shallow"), "{said}");
 }
 
 #[tokio::test]
