@@ -73,7 +73,9 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let (mut known, mut looks) = (Known::new(), FuturesUnordered::new());
     // Apps that were listed while they were looked at: what was to be seen then may have come after that look.
     let mut missed: BTreeSet<AppId> = BTreeSet::new();
-    let (mut is_cut, again) = (false, Notify::new());
+    // Apps that are to be looked at, but for which there was no place.
+    let mut owed: BTreeSet<AppId> = BTreeSet::new();
+    let again = Notify::new();
     loop {
         let mut listed = pin!(list_when_nudged(&controller, &mut nudges, &again));
         let deletions = loop {
@@ -82,7 +84,7 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
                 deletions = &mut listed => break deletions,
                 Some((app, progress)) = looks.next() => {
                     known.insert(app, Some(progress));
-                    if missed.remove(&app) || is_cut {
+                    if missed.remove(&app) || !owed.is_empty() {
                         again.notify_one();
                     }
                 }
@@ -90,15 +92,19 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
         };
         match deletions {
             Ok((is_news, deletions)) => {
-                let listed: Vec<_> = deletions.iter().map(|deletion| deletion.app.id).collect();
+                let listed: BTreeSet<_> =
+                    deletions.iter().map(|deletion| deletion.app.id).collect();
                 if is_news {
                     missed.extend(listed.iter().filter(|app| matches!(known.get(app), Some(None))));
                 }
-                let due = take_due(&mut known, deletions, AT_ONCE - looks.len());
-                looks.extend(
-                    due.into_iter().map(|(deletion, done)| look(&controller, deletion, done)),
-                );
-                is_cut = listed.iter().any(|app| !known.contains_key(app));
+                let is_new = |app: &&AppId| is_news || !known.contains_key(app);
+                owed.extend(listed.iter().filter(is_new));
+                owed.retain(|app| listed.contains(app) && !matches!(known.get(app), Some(None)));
+                let due = take_due(&mut known, deletions, &owed, AT_ONCE - looks.len());
+                for (deletion, done) in due {
+                    owed.remove(&deletion.app.id);
+                    looks.push(look(&controller, deletion, done));
+                }
             }
             // Every request tells of a database that is away.
             Err(err) => debug!(error = &err as &dyn std::error::Error, "deletions wait"),
@@ -121,19 +127,21 @@ async fn list_when_nudged(
     Ok((is_news, store::apps::deletions(&client).await?))
 }
 
-/// Takes up to `places` deletions that nobody looks at, first those that were not looked at for longest: apps whose hosts
-/// are slow leave places to the others.
+/// Takes up to `places` deletions that nobody looks at, first those that are owed a look, and of all those that were not
+/// looked at for longest: apps whose hosts are slow leave places to the others.
 fn take_due(
     known: &mut Known,
     mut deletions: Vec<Deletion>,
+    owed: &BTreeSet<AppId>,
     places: usize,
 ) -> Vec<(Deletion, Progress)> {
     known.retain(|id, progress| {
         progress.is_none() || deletions.iter().any(|deletion| deletion.app.id == *id)
     });
     deletions.retain(|deletion| !matches!(known.get(&deletion.app.id), Some(None)));
-    let looked_at = |deletion: &Deletion| known.get(&deletion.app.id)?.as_ref()?.looked_at;
-    deletions.sort_by_key(looked_at);
+    let looked_at = |app: &AppId| known.get(app)?.as_ref()?.looked_at;
+    let turn = |Deletion { app, .. }: &Deletion| (!owed.contains(&app.id), looked_at(&app.id));
+    deletions.sort_by_key(turn);
     deletions.truncate(places);
     let take = |deletion: Deletion| {
         let progress = known.insert(deletion.app.id, None).flatten();
@@ -389,7 +397,7 @@ mod tests {
         let listed = |of: &[AppId]| of.iter().map(|app| deletion(*app)).collect::<Vec<_>>();
         let (mut known, start) = (Known::new(), Instant::now());
         let take = |known: &mut Known, of: &[AppId], places| {
-            let due = take_due(known, listed(of), places);
+            let due = take_due(known, listed(of), &BTreeSet::new(), places);
             due.into_iter().map(|(deletion, _)| deletion.app.id).collect::<Vec<_>>()
         };
         assert_eq!(take(&mut known, &apps, 2), apps[..2]);
@@ -401,6 +409,14 @@ mod tests {
         // The third was never looked at, then the first is the one that was not for longest.
         assert_eq!(take(&mut known, &apps, 2), [apps[2], apps[0]]);
         assert_eq!(take(&mut known, &apps, 9), [apps[1]]);
+        // But one of which something was told comes before it.
+        for (n, app) in [(0, apps[0]), (9, apps[2])] {
+            let looked_at = Some(start + Duration::from_secs(n));
+            known.insert(app, Some(Progress { looked_at, ..Progress::default() }));
+        }
+        let due = take_due(&mut known, listed(&apps), &[apps[2]].into(), 1);
+        assert_eq!(due[0].0.app.id, apps[2]);
+        assert_eq!(take(&mut known, &apps, 9), [apps[0]]);
         // What is deleted is forgotten, unless somebody still looks at it.
         known.insert(apps[1], Some(Progress::default()));
         assert_eq!(take(&mut known, &[], 9), []);

@@ -38,6 +38,8 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// Longest time a host may take to say that it will attach: a client that has gone is not noticed before.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same while another host can be asked.
+const ATTACH_HASTY_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest time in which a host is chosen: after it no other is asked to attach.
 const CHOICE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Rounds over the hosts, when the cluster changes while one is chosen.
@@ -251,11 +253,15 @@ async fn on_some_host(
         if hosts.is_empty() {
             break;
         }
+        let mut left = hosts.len();
         for host_id in hosts {
             if Instant::now() >= end {
                 return Err(failure.unwrap_or_else(too_late));
             }
-            let (host, connection) = match attach(controller, &host_id, planned.job.id, new).await {
+            left -= 1;
+            let limit = if left > 0 { ATTACH_HASTY_TIMEOUT } else { ATTACH_TIMEOUT };
+            let attached = attach(controller, &host_id, planned.job.id, new, limit).await;
+            let (host, connection) = match attached {
                 Ok(attached) => attached,
                 // Nothing is recorded or ordered there yet, so another host may have the job.
                 Err(err) => {
@@ -353,12 +359,13 @@ async fn attach(
     host: &str,
     job_id: JobId,
     new: &NewJob,
+    limit: Duration,
 ) -> Result<(Host, Upgraded)> {
     let host = controller.neighbours.host(host)?;
     let flags = ATTACH_STDOUT | ATTACH_STDERR | ATTACH_STDIN | ATTACH_STREAM;
     let (height, width) = (new.tty_lines, new.tty_columns);
     let request = AttachRequest { job_id, flags, height, width, lines: None };
-    let attached = timeout(ATTACH_TIMEOUT, host.attach(&request)).await;
+    let attached = timeout(limit, host.attach(&request)).await;
     let attached = attached
         .map_err(|_| Error::Away("the host of the job does not answer; try again".into()))?;
     Ok((host, attached.map_err(Error::neighbour("attaching to the job"))?))

@@ -1,6 +1,14 @@
 //! Attached jobs and the controllers between them and their clients.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use api::{
     controller::{JobState, NewJob},
@@ -13,6 +21,7 @@ use bytes::Bytes;
 use controller::Config;
 use daemon::Lifetime;
 use futures_util::{SinkExt, StreamExt};
+use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -252,8 +261,14 @@ async fn a_host_that_does_not_attach_is_passed_over() {
     let world = World::without_controller().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let other = ("host-0".to_owned(), listener.local_addr().unwrap());
-    // It is the first that is asked, and knows no such request.
-    world.lifetime.serve(listener, axum::Router::new());
+    // It is the first that is asked, and knows no such request; later it says nothing.
+    let silent = Arc::new(AtomicBool::new(false));
+    let is_silent = silent.clone();
+    let answer = async move || match is_silent.load(Ordering::SeqCst) {
+        true => std::future::pending().await,
+        false => StatusCode::NOT_FOUND,
+    };
+    world.lifetime.serve(listener, axum::Router::new().fallback(answer));
     *world.neighbours.hosts.lock().unwrap() = vec![other.0.clone(), HOST.into()];
     *world.neighbours.other_host.lock().unwrap() = Some(other);
     let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
@@ -269,6 +284,12 @@ async fn a_host_that_does_not_attach_is_passed_over() {
     *world.neighbours.hosts.lock().unwrap() = vec!["host-0".into()];
     let refused = world.client.run_job_attached("one", &job).await.unwrap_err();
     assert!(refused.to_string().contains("attaching to the job failed"), "{refused}");
+    silent.store(true, Ordering::SeqCst);
+    *world.neighbours.hosts.lock().unwrap() = vec!["host-0".into(), HOST.into()];
+    let begun = Instant::now();
+    world.client.run_job_attached("one", &job).await.unwrap();
+    // The others must have their turn within the time for all of them.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
