@@ -1,6 +1,7 @@
 //! A real PostgreSQL.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -31,17 +32,12 @@ pub struct Postgres {
 impl Postgres {
     /// Makes one and waits until it answers.
     pub async fn start() -> Self {
+        let template = template();
         let dir = tempfile::tempdir().unwrap();
-        let password = uuid::Uuid::new_v4().simple().to_string();
-        let pwfile = dir.path().join("password");
-        std::fs::write(&pwfile, &password).unwrap();
-        if geteuid().is_root() {
-            run(Command::new("chown").args(["-R", SYSTEM_USER]).arg(dir.path()));
-        }
-        let mut initdb = command_as(Some(SYSTEM_USER), &bin("initdb"));
-        initdb.args(["--no-sync", "--username=flynn", "--encoding=UTF8", "--locale=C.UTF-8"]);
-        initdb.args(["--auth=scram-sha-256", "--pwfile"]).arg(&pwfile);
-        run(initdb.arg("--pgdata").arg(dir.path().join("data")).current_dir(dir.path()));
+        let password = std::fs::read_to_string(template.join("password")).unwrap();
+        // With its owner and modes, on which the server insists.
+        run(Command::new("cp").arg("-a").arg(template.join("data")).arg(dir.path()));
+        give_away(dir.path());
         let port = crate::free_port();
         let server = spawn(dir.path(), port);
         let mut postgres = Self { server, port, password, dir };
@@ -111,6 +107,37 @@ impl Postgres {
             }
         })
         .await;
+    }
+}
+
+/// A data folder that no server has run on, and its superuser's password: to copy it takes a twentieth of the time in which
+/// initdb makes it. Tests of all processes share it.
+fn template() -> PathBuf {
+    let name = format!("flynn-test-postgres-{}", geteuid().as_raw());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let template = folder.join(BIN.replace('/', "-"));
+    if !template.exists() {
+        let dir = tempfile::tempdir_in(&folder).unwrap();
+        let pwfile = dir.path().join("password");
+        std::fs::write(&pwfile, uuid::Uuid::new_v4().simple().to_string()).unwrap();
+        give_away(dir.path());
+        let mut initdb = command_as(Some(SYSTEM_USER), &bin("initdb"));
+        initdb.args(["--no-sync", "--username=flynn", "--encoding=UTF8", "--locale=C.UTF-8"]);
+        initdb.args(["--auth=scram-sha-256", "--pwfile"]).arg(&pwfile);
+        run(initdb.arg("--pgdata").arg(dir.path().join("data")).current_dir(dir.path()));
+        // One that is not whole is never seen.
+        std::fs::rename(dir.keep(), &template).unwrap();
+    }
+    template
+}
+
+/// Makes the user that the server runs as the owner of a folder.
+fn give_away(dir: &Path) {
+    if geteuid().is_root() {
+        run(Command::new("chown").args(["-R", SYSTEM_USER]).arg(dir));
     }
 }
 
