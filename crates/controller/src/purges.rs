@@ -33,7 +33,7 @@ const OF_ONE: i64 = 2;
 /// What is being done, each with the provider that is asked.
 type Works = FuturesUnordered<BoxFuture<'static, ProviderId>>;
 
-/// Destroys what is due until the daemon stops.
+/// Destroys what is due until the daemon stops, and what was begun to its end.
 pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let pause = (controller.resource_grace / 4).clamp(Duration::from_millis(100), INTERVAL_MAX);
     let mut tick = interval(pause);
@@ -41,18 +41,20 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
     let (mut works, mut busy) = (Works::new(), Vec::new());
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
+            () = stop.cancelled() => break,
             _ = tick.tick() => {}
             // There is a place for what else is due.
             Some(provider) = works.next() => forget_one(&mut busy, provider),
         }
-        match stop.run_until_cancelled(begin(&controller, &mut busy)).await {
-            None => return,
-            Some(Ok(begun)) => works.extend(begun),
+        match begin(&controller, &mut busy).await {
+            Ok(begun) => works.extend(begun),
             // Every request tells of a database that is away.
-            Some(Err(err)) => debug!(error = &err as &dyn std::error::Error, "purges wait"),
+            Err(err) => debug!(error = &err as &dyn std::error::Error, "purges wait"),
         }
     }
+    // Each has a timeout. One that is cut off would wait some minutes for another controller, and may be half done.
+    while works.next().await.is_some() {}
 }
 
 /// A request to this provider has ended.

@@ -18,6 +18,7 @@ impl From<&StoreError> for ApiError {
                 Self::unavailable(err.to_string())
             }
             StoreError::Refused { doing, source } => Self::internal(doing, source),
+            StoreError::Panicked(panicked) => Self::internal("working on a database", panicked),
         }
     }
 }

@@ -6,13 +6,22 @@ use axum::{
     extract::{Query, State},
     http::HeaderMap,
 };
-use daemon::{ApiError, Body};
+use daemon::{ApiError, Body, Lifetime};
 use serde::Deserialize;
 
 use crate::{
     domain::names::{BadId, Name},
-    store::Databases,
+    store::{Databases, StoreError},
 };
+
+/// The databases, and the daemon to which the work on them belongs: cut off with the request for it, it would be half done.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The databases.
+    pub databases: Databases,
+    /// The daemon.
+    pub lifetime: Lifetime,
+}
 
 /// What is wished of a new database: there is nothing to choose, and who wishes for something learns that.
 #[derive(Debug, Deserialize)]
@@ -21,7 +30,7 @@ pub struct Wishes {}
 
 /// Makes a database. One with the same idempotency key, a UUID, is the same one.
 pub async fn create_database(
-    State(databases): State<Databases>,
+    State(Work { databases, lifetime }): State<Work>,
     headers: HeaderMap,
     _: Body<Option<Wishes>>,
 ) -> Result<Json<Provisioned>, ApiError> {
@@ -33,7 +42,8 @@ pub async fn create_database(
             Some(key.parse::<Name>().map_err(bad)?)
         }
     };
-    Ok(Json(databases.create(name).await?))
+    let made = lifetime.carry_out(async move { databases.create(name).await }).await;
+    Ok(Json(made.map_err(StoreError::from)??))
 }
 
 /// Which database.
@@ -45,11 +55,12 @@ pub struct Which {
 
 /// Removes a database.
 pub async fn delete_database(
-    State(databases): State<Databases>,
+    State(Work { databases, lifetime }): State<Work>,
     Query(which): Query<Which>,
 ) -> Result<Json<()>, ApiError> {
     let id = which.id.parse().map_err(|err: BadId| ApiError::invalid("id", err))?;
-    Ok(Json(databases.delete(&id).await?))
+    let deleted = lifetime.carry_out(async move { databases.delete(&id).await }).await;
+    Ok(Json(deleted.map_err(StoreError::from)??))
 }
 
 /// Whether it can make databases: the server answers.

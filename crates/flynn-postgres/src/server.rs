@@ -30,7 +30,7 @@ pub async fn start(config: &ApiConfig, lifetime: &Lifetime) -> io::Result<Runnin
     let router = Router::new()
         .route("/databases", post(handlers::create_database).delete(handlers::delete_database))
         .layer(middleware::from_fn_with_state(keys, auth::require))
-        .with_state(databases.clone());
+        .with_state(handlers::Work { databases: databases.clone(), lifetime: lifetime.clone() });
     let ping = get(handlers::ping).with_state(databases.clone());
     let status = daemon::status::status(move || handlers::health(databases.clone()));
     lifetime.serve_with_ping(listener, router, ping, status);

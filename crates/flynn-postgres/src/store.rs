@@ -5,6 +5,7 @@ mod quota;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use api::controller::Provisioned;
+use daemon::WorkPanicked;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_postgres::{Client, NoTls};
 use tracing::{info, warn};
@@ -67,6 +68,9 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A fault of this daemon.
+    #[error("working on a database failed")]
+    Panicked(#[from] WorkPanicked),
 }
 
 /// The databases of the server.

@@ -109,6 +109,44 @@ async fn create(api: &Api, id: &str) -> Result<Provisioned, api_client::Error> {
 }
 
 #[tokio::test]
+async fn what_was_accepted_is_done_although_its_asker_hangs_up() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let made = create(&api, "0fb1a2c3-0000-4000-8000-0123456789ac").await.unwrap();
+    let superuser = format!(
+        "postgres://{}:{}@{}:{}/{}",
+        postgres.user(),
+        postgres.password(),
+        postgres.host(),
+        postgres.port(),
+        postgres.database()
+    );
+    let superuser = connect(&superuser).await.unwrap();
+    let count = async |sql: &str| superuser.query(sql, &[]).await.unwrap().len();
+    // The database can go, and its role waits.
+    superuser.batch_execute("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let path = format!("/databases?id={}", made.id);
+    let waits = "SELECT FROM pg_locks WHERE NOT granted";
+    tokio::select! {
+        deleted = api.client.delete::<()>(&path) => panic!("it waits: {deleted:?}"),
+        () = testkit::wait_until("it waits", async || match count(waits).await {
+            0 => Err("nothing waits"),
+            _ => Ok(()),
+        }) => {}
+    }
+    superuser.batch_execute("COMMIT").await.unwrap();
+    let left = format!(
+        "SELECT datname FROM pg_database WHERE datname = '{0}' UNION SELECT rolname FROM pg_roles WHERE rolname = '{0}'",
+        made.env["PGUSER"]
+    );
+    testkit::wait_until("nothing is left", async || match count(&left).await {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_made_for_a_lost_answer_is_the_answer_of_the_next_request() {
     let postgres = testkit::Postgres::start().await;
     let api = api(postgres.port(), postgres.password()).await;

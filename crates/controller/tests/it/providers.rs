@@ -22,6 +22,7 @@ use axum::{
     routing::{any, post},
 };
 use controller_client::Controller;
+use daemon::Lifetime;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -423,4 +424,28 @@ async fn who_uses_a_resource_is_told_and_asked() {
     let refused = world.client.put_resource("things", ResourceId::random(), &same).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains(&format!("flynn resource-restore {}", made.id)), "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_controller_began_to_destroy_when_it_shall_stop_is_destroyed() {
+    let (world, provider) = (World::start().await, Provider::default());
+    provider.start(&world, "things").await;
+    let made = world.client.provision("things", &nothing()).await.unwrap();
+    provider.shut.send_replace(true);
+    let lifetime = Lifetime::default();
+    let hasty = controller::Config { resource_grace: Duration::ZERO, ..world.config.clone() };
+    let hasty = client(controller::start(hasty, &lifetime).await.unwrap().addr);
+    hasty.remove_resource("things", made.id).await.unwrap();
+    provider.told.subscribe().wait_for(|told| !told.is_empty()).await.unwrap();
+    let opened = async {
+        // It has had time to be cut off.
+        lifetime.stop().cancelled().await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        provider.shut.send_replace(false);
+    };
+    let (drained, ()) = tokio::join!(lifetime.clone().drain(testkit::LIMIT), opened);
+    drained.unwrap();
+    assert!(world.client.all_resources(true).await.unwrap().is_empty());
 }

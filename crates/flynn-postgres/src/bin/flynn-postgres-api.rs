@@ -7,8 +7,8 @@ use clap::Parser;
 use flynn_postgres::config::ApiConfig;
 use tracing::info;
 
-/// Requests under way have this long to finish.
-const GRACE: Duration = Duration::from_secs(10);
+/// Requests under way have this long to finish: less than the daemon has before it is killed.
+const GRACE: Duration = Duration::from_secs(28);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
