@@ -20,7 +20,7 @@ use rustix::io::Errno;
 pub(crate) use services::{Registered, Service, Services, Set};
 use tokio::sync::Notify;
 use tracing::{debug, error};
-pub(crate) use upstream::{BodyError, RequestBody, SendError, Upstream, UpstreamParts};
+pub(crate) use upstream::{BodyError, RequestBody, SendError, Upstream, handshake};
 
 use crate::domain::pick::{Candidate, Standing};
 

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::line::Line;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     Request, Response, Version,
@@ -119,33 +118,26 @@ pub(crate) struct Upstream {
     send: SendRequest<RequestBody>,
     connection: Connection<TokioIo<Socket>, RequestBody>,
     control: Arc<Control>,
-    line: Option<Line>,
     over: bool,
 }
 
-/// A connection taken apart for a request that wants to switch protocols.
-#[derive(Debug)]
-pub(crate) struct UpstreamParts {
-    /// Takes the request.
-    pub(crate) send: SendRequest<RequestBody>,
-    /// Carries it.
-    pub(crate) connection: Connection<TokioIo<Socket>, RequestBody>,
-    /// The control of its socket.
-    pub(crate) control: Arc<Control>,
-    /// The line of its socket, if the kernel tells.
-    pub(crate) line: Option<Line>,
+/// The two ends of a connection in the hands of hyper: the one takes requests, the other carries them.
+pub(crate) type Ends = (SendRequest<RequestBody>, Connection<TokioIo<Socket>, RequestBody>);
+
+/// Puts a new connection into the hands of hyper.
+pub(crate) async fn handshake(socket: Socket) -> Result<Ends, ConnectError> {
+    let mut builder = Builder::new();
+    builder.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
+    builder.handshake(TokioIo::new(socket)).await.map_err(ConnectError::Lost)
 }
 
 impl Backend {
     /// A new connection for requests.
     pub(crate) async fn open(&self, patience: Duration) -> Result<Box<Upstream>, ConnectError> {
         let socket = self.connect(patience).await?;
-        let (control, line) = (socket.control().clone(), socket.line());
-        let mut builder = Builder::new();
-        builder.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
-        let handshake = builder.handshake(TokioIo::new(socket)).await;
-        let (send, connection) = handshake.map_err(ConnectError::Lost)?;
-        Ok(Box::new(Upstream { send, connection, control, line, over: false }))
+        let control = socket.control().clone();
+        let (send, connection) = handshake(socket).await?;
+        Ok(Box::new(Upstream { send, connection, control, over: false }))
     }
 }
 
@@ -203,11 +195,5 @@ impl Upstream {
             }
         })
         .await
-    }
-
-    /// Takes it apart.
-    pub(crate) fn into_parts(self) -> UpstreamParts {
-        let Self { send, connection, control, line, .. } = self;
-        UpstreamParts { send, connection, control, line }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     request::Context,
 };
 use crate::{
-    backend::{Busy, RequestBody, Socket, UpstreamParts},
+    backend::{Busy, RequestBody, Socket, handshake},
     domain::headers::{is_among, strip_hop_by_hop},
     live::Target,
 };
@@ -35,15 +35,9 @@ pub(super) async fn forward(
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let mut search = Search::new(target);
-    let (upstream, mut busy) = loop {
-        let (index, busy) = search.next()?;
-        match busy.backend().open(search.patience()).await {
-            Ok(upstream) => break (upstream, busy),
-            Err(err) => search.failed(index, busy.backend(), err),
-        }
-    };
-    let UpstreamParts { mut send, connection, control, line } = upstream.into_parts();
+    let (socket, mut busy) = Search::new(target).connect().await?;
+    let (control, line) = (socket.control().clone(), socket.line());
+    let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
     context.lifetime.spawn_drained(async move {
         if let Err(err) = connection.with_upgrades().await {
             debug!(error = %err, "a connection to a backend ended early");
