@@ -19,13 +19,55 @@ use crate::{
     world::{World, client},
 };
 
+/// Stores a blob in shelf.
+fn store(world: &World, path: &str, sha256: &str) {
+    let (path, sha256) = (path.to_owned(), sha256.to_owned());
+    let blob = Blob { path: path.clone(), size: 1000, sha256, modified: Timestamp::now() };
+    world.neighbours.blobs.lock().unwrap().insert(path, blob);
+}
+
+/// Waits until `left` blobs are left in shelf.
+async fn wait_for_blobs(world: &World, left: usize) {
+    testkit::wait_until("shelf has only what is kept", async || {
+        match world.neighbours.blobs.lock().unwrap().len() {
+            there if there == left => Ok(()),
+            there => Err(there),
+        }
+    })
+    .await;
+}
+
+/// Waits until no controller deletes.
+async fn wait_for_turn(world: &World) {
+    let turns = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    testkit::wait_until("it is anybody's turn to delete", async || {
+        match world.number(turns).await {
+            0 => Ok(()),
+            held => Err(held),
+        }
+    })
+    .await;
+}
+
+/// A controller that keeps nothing for its youth. What it deletes by itself when it starts is deleted: later that would be
+/// a slug whose artifact is not yet made.
+async fn start_without_delay() -> World {
+    let mut world = World::without_controller().await;
+    world.config.retention.delay = Duration::ZERO;
+    store(&world, "/slugs/ff.tgz", "ff");
+    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
+    world.client = client(running.addr);
+    wait_for_blobs(&world, 0).await;
+    wait_for_turn(&world).await;
+    world
+}
+
 /// Pushes once, as the receiver does: a slug in shelf, an artifact that names it, a release, a deployment.
 async fn push(world: &World, app: &App, n: u32) -> Release {
     let sha256 = format!("{n:064x}");
     let path = format!("/slugs/{sha256}.tgz");
-    let blob =
-        Blob { path: path.clone(), size: 1000, sha256: sha256.clone(), modified: Timestamp::now() };
-    world.neighbours.blobs.lock().unwrap().insert(path.clone(), blob);
+    store(world, &path, &sha256);
     let slug = NewArtifact {
         id: None,
         kind: ArtifactType::File,
@@ -44,10 +86,7 @@ async fn push(world: &World, app: &App, n: u32) -> Release {
 
 #[tokio::test]
 async fn three_hundred_releases_end_with_the_disk_use_of_the_last_ten() {
-    let mut world = World::without_controller().await;
-    world.config.retention.delay = Duration::ZERO;
-    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
-    world.client = client(running.addr);
+    let world = start_without_delay().await;
     let app = world.app("many").await;
     let none = NewFormation { processes: [("web".to_owned(), 0)].into() };
     let mut releases = Vec::new();
@@ -81,37 +120,19 @@ async fn three_hundred_releases_end_with_the_disk_use_of_the_last_ten() {
 /// A request is dropped with its client, wherever it is at the moment.
 #[tokio::test]
 async fn a_collection_whose_client_goes_is_finished_and_leaves_the_turn_to_others() {
-    let mut world = World::without_controller().await;
-    world.config.retention.delay = Duration::ZERO;
-    let running = controller::start(world.config.clone(), &world.lifetime).await.unwrap();
-    world.client = client(running.addr);
+    let world = start_without_delay().await;
     let app = world.app("one").await;
-    let turns = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let nobody_s_turn = async || match world.number(turns).await {
-        0 => Ok(()),
-        held => Err(held),
-    };
-    // What is done at the start is over.
-    testkit::wait_until("nothing is being deleted", nobody_s_turn).await;
     for n in 0..12 {
         push(&world, &app, n).await;
     }
-    testkit::wait_until("nothing is being deleted", nobody_s_turn).await;
     world.neighbours.gate.shut("blobs");
     tokio::select! {
         done = world.client.collect("one") => panic!("it waits for shelf: {done:?}"),
         () = world.neighbours.gate.reached() => {}
     }
     world.neighbours.gate.open();
-    testkit::wait_until("the slugs of old releases are gone", async || {
-        match world.neighbours.blobs.lock().unwrap().len() {
-            10 => Ok(()),
-            left => Err(left),
-        }
-    })
-    .await;
-    testkit::wait_until("it is anybody's turn", nobody_s_turn).await;
+    wait_for_blobs(&world, 10).await;
+    wait_for_turn(&world).await;
     assert_eq!(world.client.collect("one").await.unwrap(), Collected::default());
 }
 
@@ -183,18 +204,9 @@ async fn no_app_is_forgotten_while_a_host_is_unknown() {
     for hosts in [vec![], vec![HOST.to_owned(), "host-2".to_owned()]] {
         *world.neighbours.hosts.lock().unwrap() = hosts.clone();
         // It goes when all else of a round is done.
-        let last = "/slugs/ff.tgz";
-        let modified = Timestamp::now();
-        let blob = Blob { path: last.into(), size: 1, sha256: "ff".into(), modified };
-        world.neighbours.blobs.lock().unwrap().insert(last.into(), blob);
+        store(&world, "/slugs/ff.tgz", "ff");
         controller::start(world.config.clone(), &world.lifetime).await.unwrap();
-        testkit::wait_until("a round is done", async || {
-            match world.neighbours.blobs.lock().unwrap().len() {
-                0 => Ok(()),
-                left => Err(left),
-            }
-        })
-        .await;
+        wait_for_blobs(&world, 0).await;
         assert_eq!(world.number(&rows).await, 1, "{hosts:?}");
     }
     *world.neighbours.hosts.lock().unwrap() = vec![HOST.to_owned()];
