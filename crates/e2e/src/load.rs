@@ -17,11 +17,13 @@ use crate::{cluster, shell::sh};
 
 /// Connections of wrk, as its option says.
 const CONNECTIONS: u32 = 32;
+/// Pauses between the requests of a connection.
+const PAUSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pause.lua");
 /// Failures kept for the message.
 const KEPT: usize = 2000;
 
-/// `wrk -t1 -c32` over keep-alive connections, and a client that opens a connection a request and posts 10 KiB, 50 a
-/// second.
+/// `wrk -t1 -c32` over keep-alive connections, less than 2,000 requests a second, and a client that opens a connection a
+/// request and posts 10 KiB, 50 a second. As much as two cores can would leave nothing for what is done under it.
 pub struct Load {
     wrk: Child,
     stop: Arc<AtomicBool>,
@@ -117,7 +119,7 @@ impl Load {
         let host = format!("{app}.{}", cluster::domain());
         let wrk = Command::new("wrk")
             .args(["-t1", "-c32", "-d600s", "--timeout", "20s", "-H", &format!("Host: {host}")])
-            .arg(format!("http://{addr}/"))
+            .args(["-s", PAUSE, &format!("http://{addr}/")])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
