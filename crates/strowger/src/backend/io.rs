@@ -13,6 +13,7 @@ use std::{
 
 use daemon::line::Line;
 use futures_util::task::AtomicWaker;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -93,6 +94,10 @@ pub(crate) struct Socket {
     control: Arc<Control>,
     /// Nothing more will be received.
     has_ended: bool,
+    /// The backend reset the connection, of which a write was told: reads will be told of an end.
+    was_reset: bool,
+    /// The backend is told of an error when this is closed.
+    is_reset_when_closed: bool,
 }
 
 impl Socket {
@@ -107,13 +112,28 @@ impl Socket {
             still_secs: AtomicU32::new(0),
             still_limit_secs: AtomicU32::new(REQUEST_STILL_SECS),
         };
-        Self { stream, control: Arc::new(control), has_ended: false }
+        let (was_reset, is_reset_when_closed) = (false, false);
+        Self {
+            stream,
+            control: Arc::new(control),
+            has_ended: false,
+            was_reset,
+            is_reset_when_closed,
+        }
     }
 
-    /// Sees to it that the backend is told of an error when this is dropped, instead of an end.
-    pub(crate) fn set_zero_linger(&self) {
-        // It may be gone.
-        let _ = self.stream.set_zero_linger();
+    /// Sees to it that the backend is told of an end when this is dropped: that of a tunnel is told of an error, also if the
+    /// router is killed, until both sides of it have ended.
+    pub(crate) fn end_when_closed(&self) {
+        let _ = set_socket_linger(&self.stream, None);
+    }
+
+    fn reset_tunnel_when_closed(&mut self) {
+        if !self.is_reset_when_closed && self.control.tunnel.load(Ordering::Relaxed) {
+            self.is_reset_when_closed = true;
+            // It may be gone.
+            let _ = self.stream.set_zero_linger();
+        }
     }
 
     /// Its line, if the kernel tells.
@@ -145,7 +165,7 @@ impl Socket {
     /// answer and close before it has read all of a request. Its answer is in the receive buffer then, and would not be read
     /// if the failed write ended the request.
     fn or_discarded(
-        &self,
+        &mut self,
         cx: &Context<'_>,
         polled: Poll<io::Result<usize>>,
         len: impl FnOnce() -> usize,
@@ -153,8 +173,10 @@ impl Socket {
         let polled = self.or_cut(cx, polled);
         let is_tunnel = self.control.tunnel.load(Ordering::Relaxed);
         match polled {
-            Poll::Ready(Err(_)) if !self.has_ended && !is_tunnel && !self.control.is_cut() => {
+            Poll::Ready(Err(err)) if !self.has_ended && !is_tunnel && !self.control.is_cut() => {
                 self.control.broken.store(true, Ordering::Relaxed);
+                // A backend that had closed in order before it was written to breaks the pipe.
+                self.was_reset |= err.kind() != io::ErrorKind::BrokenPipe;
                 Poll::Ready(Ok(len()))
             }
             polled => polled,
@@ -166,12 +188,20 @@ fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "the router closed the connection")
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One whose client was gone before it was switched was not read since.
+        self.reset_tunnel_when_closed();
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.reset_tunnel_when_closed();
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let polled = ready!(self.or_cut(cx, polled));
@@ -181,6 +211,9 @@ impl AsyncRead for Socket {
             self.has_ended = true;
         }
         polled?;
+        if self.has_ended && self.was_reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if self.control.is_cut() { Poll::Ready(Err(cut())) } else { Poll::Ready(Ok(())) }
     }
 }
@@ -249,7 +282,8 @@ mod tests {
         let mut said = [0; 9];
         socket.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"too large");
-        assert_eq!(socket.read(&mut said).await.unwrap_or_default(), 0);
+        let end = socket.read(&mut said).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "its answer may not be all of it");
         socket.write_all(b"more of it").await.unwrap_err();
     }
 
@@ -258,5 +292,23 @@ mod tests {
         let mut socket = refused().await;
         socket.control().becomes_tunnel();
         socket.write_all(b"more of it").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_dropped_before_its_end_is_told_as_broken() {
+        for ends in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut backend, _) = listener.accept().await.unwrap();
+            let mut socket = Socket::new(stream);
+            socket.control().becomes_tunnel();
+            backend.write_all(b"hi").await.unwrap();
+            socket.read_exact(&mut [0; 2]).await.unwrap();
+            if ends {
+                socket.end_when_closed();
+            }
+            drop(socket);
+            assert_eq!(backend.read(&mut [0]).await.is_ok(), ends);
+        }
     }
 }

@@ -11,6 +11,7 @@ use daemon::{
     line::Line,
     relay::{discard, let_take, linger, tell_end},
 };
+use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -28,8 +29,12 @@ pub(super) struct Lent<S> {
 
 /// A stream whose other end can be told of an error instead of an end.
 pub(super) trait Resettable {
-    /// Sees to it that it is told so when this is closed.
+    /// Sees to it that it is told of an error when this is closed, by whomever: the kernel does it for a router that is
+    /// killed.
     fn reset_when_closed(&self);
+
+    /// Sees to it that it is told of an end.
+    fn end_when_closed(&self);
 }
 
 impl Resettable for TcpStream {
@@ -37,11 +42,19 @@ impl Resettable for TcpStream {
         // It may be gone.
         let _ = self.set_zero_linger();
     }
+
+    fn end_when_closed(&self) {
+        let _ = set_socket_linger(self, None);
+    }
 }
 
 impl Resettable for TlsStream<TcpStream> {
     fn reset_when_closed(&self) {
         self.get_ref().0.reset_when_closed();
+    }
+
+    fn end_when_closed(&self) {
+        self.get_ref().0.end_when_closed();
     }
 }
 
@@ -54,8 +67,10 @@ struct Returned<S> {
     has_ended: bool,
 }
 
-/// Lends a stream.
-pub(super) fn lend<S>(stream: S) -> (Lent<S>, Owner<S>) {
+/// Lends a stream. An answer may be one that its end tells the length of: until its owner parts with it, its client is told
+/// of no end.
+pub(super) fn lend<S: Resettable>(stream: S) -> (Lent<S>, Owner<S>) {
+    stream.reset_when_closed();
     let (owner, returned) = oneshot::channel();
     (Lent { stream: Some(stream), owner: Some(owner), has_ended: false }, Owner(returned))
 }
@@ -67,14 +82,15 @@ where
     /// Lets go of a stream that came back, when the client has taken what it was told. It is told of an end only where
     /// that `is_orderly`. One that was switched to another protocol has not come back.
     pub(super) async fn part(mut self, line: Option<Line>, is_orderly: bool) {
-        let Ok(Returned { mut stream, has_ended: false }) = self.0.try_recv() else { return };
-        if is_orderly {
+        let Ok(Returned { mut stream, has_ended }) = self.0.try_recv() else { return };
+        if !is_orderly {
+            let_take(discard(&mut stream), line).await;
+            return;
+        }
+        stream.end_when_closed();
+        if !has_ended {
             tell_end(&mut stream, line).await;
             linger(discard(&mut stream), line).await;
-        } else {
-            let_take(discard(&mut stream), line).await;
-            // An answer may be one that its end tells the length of.
-            stream.reset_when_closed();
         }
     }
 }
@@ -153,5 +169,60 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.pinned()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// The two ends of a connection.
+    async fn ends() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    /// What a client is told that gets half an answer, and closes its own side where it `half_closes`.
+    async fn told(half_closes: bool, is_orderly: Option<bool>) -> Option<ErrorKind> {
+        let (mut client, stream) = ends().await;
+        let (mut lent, owner) = lend(stream);
+        lent.write_all(b"half").await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        if half_closes {
+            client.shutdown().await.unwrap();
+            assert_eq!(lent.read(&mut [0]).await.unwrap(), 0);
+        }
+        drop(lent);
+        let parted = async {
+            match is_orderly {
+                Some(is_orderly) => owner.part(None, is_orderly).await,
+                // The router stops.
+                None => drop(owner),
+            }
+        };
+        let reading = async {
+            let end = client.read(&mut [0]).await;
+            drop(client);
+            end
+        };
+        let (end, ()) = tokio::join!(reading, parted);
+        end.err().map(|err| err.kind())
+    }
+
+    #[tokio::test]
+    async fn nothing_but_an_end_in_order_is_told_as_an_end() {
+        for half_closes in [false, true] {
+            assert_eq!(told(half_closes, Some(true)).await, None);
+            assert_eq!(told(half_closes, Some(false)).await, Some(ErrorKind::ConnectionReset));
+            assert_eq!(told(half_closes, None).await, Some(ErrorKind::ConnectionReset));
+        }
     }
 }

@@ -285,8 +285,8 @@ where
     .await;
     let Err(err) = ended else { return true };
     debug!(error = %err, "a client's connection ended early");
-    // One that sends what is not HTTP has had its answer, and the end.
-    err.is_parse()
+    // One that sends what is not HTTP has had its answer, and one that asks for nothing more waits for none.
+    err.is_parse() || err.is_timeout()
 }
 
 #[cfg(test)]

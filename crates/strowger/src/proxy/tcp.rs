@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::{Listener, forward::Search};
+use super::{Listener, forward::Search, lent::Resettable};
 use crate::live::Live;
 
 /// The ports of TCP routes that are bound.
@@ -102,17 +102,18 @@ async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
     let connected = Search::new(&target).connect().await;
     let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
+    client.reset_when_closed();
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
     let (line, line_of_backend) = (Line::of(&client), backend.line());
     let lingering = relay_lines((&mut client, line), (&mut backend, line_of_backend)).await;
     drop(busy);
     let broken = lingering.await;
-    if broken.one {
-        client.set_zero_linger()?;
+    if !broken.one {
+        client.end_when_closed();
     }
-    if broken.other {
-        backend.set_zero_linger();
+    if !broken.other {
+        backend.end_when_closed();
     }
     Ok(())
 }

@@ -97,22 +97,22 @@ async fn tunnel(
     let lingering = relay_lines(of_client, of_backend).await;
     drop(busy);
     let broken = lingering.await;
-    if broken.one {
-        reset_client(client.into_inner());
+    if !broken.one {
+        end_client(client.into_inner());
     }
-    if broken.other
+    if !broken.other
         && let Ok(backend) = backend.into_inner().downcast::<TokioIo<Socket>>()
     {
-        backend.io.into_inner().set_zero_linger();
+        backend.io.into_inner().end_when_closed();
     }
 }
 
-fn reset_client(client: Upgraded) {
+fn end_client(client: Upgraded) {
     match client.downcast::<TokioIo<Lent<TcpStream>>>() {
-        Ok(plain) => _ = plain.io.inner().get().map(Resettable::reset_when_closed),
+        Ok(plain) => _ = plain.io.inner().get().map(Resettable::end_when_closed),
         Err(client) => {
             if let Ok(tls) = client.downcast::<TokioIo<Lent<TlsStream<TcpStream>>>>() {
-                let _ = tls.io.inner().get().map(Resettable::reset_when_closed);
+                let _ = tls.io.inner().get().map(Resettable::end_when_closed);
             }
         }
     }

@@ -21,14 +21,39 @@ use crate::backend::RequestBody;
 
 impl Resettable for DuplexStream {
     fn reset_when_closed(&self) {}
+
+    fn end_when_closed(&self) {}
+}
+
+/// What is needed to serve a client.
+fn context() -> Arc<Context> {
+    let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
+    let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
+    Arc::new(Context { live, client, line: None, lifetime })
 }
 
 /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
 fn serving() -> (DuplexStream, impl Future<Output = ()>) {
-    let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
-    let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
     let (theirs, ours) = duplex(HEAD_MAX);
-    (theirs, two(ours, Arc::new(Context { live, client, line: None, lifetime })))
+    (theirs, two(ours, context()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_idle_for_long_is_told_of_an_end() {
+    for asked in ["", "GET / HTTP/1.1\r\nHo", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        client.write_all(asked.as_bytes()).await.unwrap();
+        ours.readable().await.unwrap();
+        let closed = async {
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+            drop(client);
+        };
+        timeout(10 * HEAD_TIMEOUT, async { tokio::join!(one(ours, context()), closed) })
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
