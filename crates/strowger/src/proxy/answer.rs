@@ -37,14 +37,12 @@ pub(super) struct Relay {
     from: Option<(Box<Upstream>, Busy)>,
     /// Counted where the connection has a task of its own.
     _busy: Option<Busy>,
-    /// Why the body ends, while what came before is sent.
-    error: Option<hyper::Error>,
 }
 
 impl Answer {
     /// The body of an answer on a connection that this request alone used.
     pub(super) fn relay(body: Incoming, upstream: Box<Upstream>, busy: Busy) -> Self {
-        let mut relay = Relay { body, from: Some((upstream, busy)), _busy: None, error: None };
+        let mut relay = Relay { body, from: Some((upstream, busy)), _busy: None };
         if relay.body.is_end_stream() {
             relay.end();
             return Self::Own(None);
@@ -54,7 +52,7 @@ impl Answer {
 
     /// The body of an answer on a connection that has a task of its own and is not used again.
     pub(super) fn alone(body: Incoming, busy: Busy) -> Self {
-        Self::Relayed(Relay { body, from: None, _busy: Some(busy), error: None })
+        Self::Relayed(Relay { body, from: None, _busy: Some(busy) })
     }
 }
 
@@ -67,9 +65,6 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(error) = self.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some((upstream, _)) = &mut self.from
@@ -91,11 +86,7 @@ impl Relay {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.from = None;
-                // An error ends the client's connection at once, with all that was not yet written to it, the head
-                // included; while there is nothing to do, that is written.
-                self.error = Some(error);
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
                 self.end();
@@ -122,9 +113,7 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relayed(relay) => {
-                relay.from.is_none() && relay.error.is_none() && relay.body.is_end_stream()
-            }
+            Self::Relayed(relay) => relay.from.is_none() && relay.body.is_end_stream(),
             Self::Own(text) => text.is_none(),
         }
     }

@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -19,12 +20,15 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::last::Written;
+
 /// A stream that goes back to its owner when this is dropped.
 pub(super) struct Lent<S> {
     /// There until then.
     stream: Option<S>,
     owner: Option<oneshot::Sender<Returned<S>>>,
     has_ended: bool,
+    written: Arc<Written>,
 }
 
 /// A stream whose other end can be told of an error instead of an end.
@@ -72,7 +76,8 @@ struct Returned<S> {
 pub(super) fn lend<S: Resettable>(stream: S) -> (Lent<S>, Owner<S>) {
     stream.reset_when_closed();
     let (owner, returned) = oneshot::channel();
-    (Lent { stream: Some(stream), owner: Some(owner), has_ended: false }, Owner(returned))
+    let (stream, owner) = (Some(stream), Some(owner));
+    (Lent { stream, owner, has_ended: false, written: Arc::default() }, Owner(returned))
 }
 
 impl<S> Owner<S>
@@ -99,6 +104,11 @@ impl<S> Lent<S> {
     /// The stream.
     pub(super) fn get(&self) -> Option<&S> {
         self.stream.as_ref()
+    }
+
+    /// How far it is with what it was given.
+    pub(super) fn written(&self) -> &Arc<Written> {
+        &self.written
     }
 
     fn stream(&mut self) -> io::Result<&mut S> {
@@ -148,6 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.written.begin();
         self.pinned()?.poll_write(cx, buf)
     }
 
@@ -156,6 +167,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.written.begin();
         self.pinned()?.poll_write_vectored(cx, bufs)
     }
 
@@ -163,8 +175,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
         self.get().is_some_and(AsyncWrite::is_write_vectored)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pinned()?.poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(self.as_mut().pinned()?.poll_flush(cx));
+        self.written.finish();
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

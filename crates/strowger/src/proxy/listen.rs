@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use daemon::{line::Line, relay::until_lost, sockets::detect_lost_peers};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
@@ -32,6 +33,7 @@ use tracing::{debug, warn};
 use super::{
     Client,
     activity::Activity,
+    last::ErrorLast,
     lent::{Resettable, lend},
     request::{Context, serve},
 };
@@ -180,8 +182,27 @@ where
     S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
 {
     let shared = context.clone();
-    let service = service_fn(move |request| serve(shared.clone(), request));
+    let answer = move |request| serve(shared.clone(), request);
+    serve_one(stream, &context.live, context.line, answer).await;
+}
+
+/// The same, with what answers the requests.
+async fn serve_one<S, A, B>(
+    stream: S,
+    live: &Live,
+    line: Option<Line>,
+    answer: impl Fn(Request<Incoming>) -> A,
+) where
+    S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
+    A: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes, Error: Error + Send + Sync + Unpin> + Unpin + 'static,
+{
     let (stream, owner) = lend(stream);
+    let written = stream.written().clone();
+    let service = service_fn(move |request| {
+        let (answer, written) = (answer(request), written.clone());
+        async { answer.await.map(|answer| answer.map(|body| ErrorLast::new(body, Some(written)))) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -192,9 +213,8 @@ where
     // It has a clock of its own.
     let idle = pending();
     let is_orderly =
-        until_stop(connection, &context.live, idle, |connection| connection.graceful_shutdown())
-            .await;
-    owner.part(context.line, is_orderly).await;
+        until_stop(connection, live, idle, |connection| connection.graceful_shutdown()).await;
+    owner.part(line, is_orderly).await;
 }
 
 /// A connection of HTTP/2.
@@ -223,13 +243,14 @@ async fn serve_two<S, A, B>(
 ) where
     S: AsyncRead + AsyncWrite + Resettable + Send + Unpin + 'static,
     A: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body<Data: Send, Error: Error + Send + Sync> + Send + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Error + Send + Sync + Unpin> + Send + Unpin + 'static,
 {
     let activity = Activity::default();
     let under_way = activity.clone();
     let service = service_fn(move |request| {
         let (answer, under_way) = (answer(request), under_way.begin());
-        async { answer.await.map(|answer| answer.map(|body| under_way.track(body))) }
+        let track = |body| under_way.track(ErrorLast::new(body, None));
+        async { answer.await.map(|answer| answer.map(track)) }
     });
     let (stream, owner) = lend(stream);
     let connection = http2::Builder::new(TokioExecutor::new())

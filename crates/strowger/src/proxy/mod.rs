@@ -3,6 +3,7 @@
 mod activity;
 mod answer;
 mod forward;
+mod last;
 mod lent;
 mod listen;
 mod request;

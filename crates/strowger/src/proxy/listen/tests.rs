@@ -83,6 +83,28 @@ async fn a_client_of_http_2_that_asks_for_nothing_more_is_closed() {
     assert!(begun.elapsed() >= HEAD_TIMEOUT, "{:?}", begun.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn all_that_came_of_an_answer_that_breaks_off_reaches_a_client_that_pauses() {
+    const LEN: usize = 100_000;
+    // The stream has no room for all of it.
+    let (mut client, ours) = duplex(1000);
+    let live = Live::default();
+    let answer = async |_| {
+        let pieces = [Ok(Bytes::from(vec![b'x'; LEN])), Err(std::io::Error::other("broken"))];
+        let body = StreamBody::new(stream::iter(pieces).map(|piece| piece.map(Frame::data)));
+        Ok(Response::new(body))
+    };
+    let reading = async {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stand_still(Duration::from_secs(30)).await;
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        all.into_iter().filter(|byte| *byte == b'x').count()
+    };
+    let (len, ()) = tokio::join!(reading, serve_one(ours, &live, None, answer));
+    assert_eq!(len, LEN);
+}
+
 /// A body of `count` pieces of `size` bytes. `taken` counts the pieces that were read of it.
 fn pieces(
     count: usize,
