@@ -15,7 +15,10 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::{
+    codec::{FramedRead, FramedWrite},
+    sync::CancellationToken,
+};
 
 use crate::{
     output, stdio,
@@ -79,11 +82,12 @@ pub(crate) async fn converse(
             Ok(()) => std::future::pending().await,
         }
     };
+    let gone = CancellationToken::new();
     let status = tokio::select! {
         biased;
         // Whatever else happens at the same time.
-        status = receive(from_job, stdout) => status,
-        number = signals.forward(urgent, tty) => Ok(128 + number),
+        status = receive(from_job, stdout, &gone) => status,
+        number = signals.forward(urgent, tty, &gone) => Ok(128 + number),
         err = spoken => Err(err),
         () = sending => unreachable!("sending waits for ever"),
     };
@@ -179,8 +183,15 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Writes what the job says, until it ends.
-async fn receive(from_job: impl AsyncRead + Unpin, to: Stdout) -> anyhow::Result<u32> {
+/// Writes what the job says, until it ends. If our stdout is a terminal that goes away, this is `gone`, and what the job still
+/// says is dropped.
+async fn receive(
+    from_job: impl AsyncRead + Unpin,
+    to: Stdout,
+    gone: &CancellationToken,
+) -> anyhow::Result<u32> {
+    // Asked now, for one that has gone away is none.
+    let is_terminal = stdio::stdout().is_terminal();
     let mut frames = FramedRead::new(from_job, FrameCodec);
     while let Some(frame) = frames.next().await {
         match frame.context(LOST)? {
@@ -189,7 +200,11 @@ async fn receive(from_job: impl AsyncRead + Unpin, to: Stdout) -> anyhow::Result
                     // Nobody there is no reason to stop.
                     let _ = write(stdio::stderr(), bytes).await;
                 }
-                (_, Stdout::Apart) => write(stdio::stdout(), bytes).await?,
+                (_, Stdout::Apart) if gone.is_cancelled() => {}
+                (_, Stdout::Apart) => match write(stdio::stdout(), bytes).await {
+                    Err(err) if is_terminal && is_hangup(&err) => gone.cancel(),
+                    written => written?,
+                },
             },
             Frame::Exit(status) => return Ok(status),
             Frame::Signal(_) | Frame::Resize { .. } => {}
@@ -203,9 +218,19 @@ async fn write(to: impl Write + Send + 'static, bytes: Bytes) -> io::Result<()> 
     blocking(move || to.write_all(&bytes).and_then(|()| to.flush())).await
 }
 
-async fn hangup(signal: Option<&mut Signal>) {
+/// Whether a terminal that is written to has gone away.
+fn is_hangup(err: &io::Error) -> bool {
+    err.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Waits until our terminal goes away: the kernel tells only those of whom it is the controlling one, and the others see it
+/// when they write.
+async fn hangup(signal: Option<&mut Signal>, gone: &CancellationToken) {
     match signal {
-        Some(signal) => _ = signal.recv().await,
+        Some(signal) => tokio::select! {
+            _ = signal.recv() => {}
+            () = gone.cancelled() => {}
+        },
         None => std::future::pending().await,
     }
 }
@@ -249,7 +274,7 @@ impl Signals {
     /// Passes signals on. Returns the number of the one that makes us leave: the first on a terminal, for it can only
     /// mean that the terminal goes away (keys reach the job as bytes), and the first that says so elsewhere; else the third
     /// that the job ignores, or that has not reached it.
-    async fn forward(mut self, urgent: Urgent, tty: bool) -> u32 {
+    async fn forward(mut self, urgent: Urgent, tty: bool, gone: &CancellationToken) -> u32 {
         let mut ignored = 0;
         // The window may have changed while the job was started.
         let mut resized = tty;
@@ -266,7 +291,7 @@ impl Signals {
                 }
                 _ = self.interrupt.recv() => SignalKind::interrupt(),
                 _ = self.quit.recv() => SignalKind::quit(),
-                () = hangup(self.hangup.as_mut()) => SignalKind::hangup(),
+                () = hangup(self.hangup.as_mut(), gone) => SignalKind::hangup(),
                 _ = self.terminate.recv() => SignalKind::terminate(),
             };
             let number = kind.as_raw_value().unsigned_abs();

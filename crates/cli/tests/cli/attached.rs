@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use rustix::fs::{OFlags, fcntl_setfl};
 use tokio_util::codec::Framed;
@@ -84,6 +84,24 @@ async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::Fra
         "endless" => loop {
             job.send(data(Stream::Stdout, "y\n".repeat(8192))).await?;
         },
+        // Talks until it is told to end, and ends with a status that says by which signal.
+        "talker" => loop {
+            job.send(data(Stream::Stdout, "y\n")).await?;
+            match job.next().now_or_never() {
+                Some(Some(Ok(Frame::Signal(number)))) => {
+                    return job.send(Frame::Exit(40 + number)).await;
+                }
+                Some(None) => return Ok(()),
+                _ => tokio::task::yield_now().await,
+            }
+        },
+        // Says more than a terminal holds, and ends.
+        "brief" => {
+            for _ in 0..100 {
+                job.send(data(Stream::Stdout, "y\n".repeat(8192))).await?;
+            }
+            job.send(Frame::Exit(5)).await
+        }
         "deaf" => {
             job.send(data(Stream::Stdout, "ready\r\n")).await?;
             std::future::pending().await
@@ -170,6 +188,34 @@ fn a_terminal_that_goes_away_has_ended() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]), "{said}");
+}
+
+/// Runs a command on a terminal that is not its controlling one, and goes away when the command has written to it.
+const VANISHING: &str = "
+import os, pty, signal, subprocess, sys
+screen, terminal = pty.openpty()
+if sys.argv[1] == 'nohup':
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=terminal, restore_signals=False)
+os.close(terminal)
+os.read(screen, 1)
+os.close(screen)
+sys.exit(child.wait())
+";
+
+#[test]
+fn a_job_that_writes_to_a_terminal_that_goes_away_is_told() {
+    let (_fake, person) = started();
+    // The one ends when it hears of it, the other not at all; under nohup nobody is told.
+    for (job, how, status) in
+        [("talker", "plain", 41), ("endless", "plain", 129), ("brief", "nohup", 5)]
+    {
+        let mut command = person.command("python3");
+        command.args(["-c", VANISHING, how, bin(), "-a", "myapp", "run", job]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(status), ""), "{job}");
+    }
 }
 
 #[test]
