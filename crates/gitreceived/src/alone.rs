@@ -4,12 +4,14 @@ use std::{
     collections::HashMap,
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use api::controller::Repository;
+use rustix::process::geteuid;
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
@@ -19,7 +21,7 @@ use tracing::warn;
 use crate::{
     disk,
     domain::command::RepoName,
-    git::{Git, GitError},
+    git::{self, Git, GitError},
     repos::{self, Copy, Uses},
 };
 
@@ -60,7 +62,7 @@ pub(crate) struct Alone {
     dir: PathBuf,
     git: Git,
     uses: Uses,
-    turns: Mutex<HashMap<RepoName, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
     /// Says that the folder is ours.
     lock: Mutex<File>,
 }
@@ -90,19 +92,26 @@ impl Alone {
         Err(format!("{why}. Nothing was changed; tell the person who runs this server."))
     }
 
-    /// The repository of a name, which its first push makes.
-    pub(crate) async fn prepare(&self, name: &RepoName) -> Result<Copy, GitError> {
-        let copy = self.uses.begin(&self.dir.join(format!("{name}.git")));
+    /// The repository of a name, which its first push makes; the inner error is a sentence that says why it takes none.
+    pub(crate) async fn prepare(&self, name: &RepoName) -> Result<Result<Copy, String>, GitError> {
+        // It may be a link, or in a folder that is one; git tells where it is.
+        let path = resolved(&self.dir.join(format!("{name}.git")));
+        if let Some(why) = why_unfit(&path) {
+            return Ok(Err(format!(
+                "The repository of {name} takes no push: {why} Nothing was changed; tell the person who runs this server."
+            )));
+        }
+        let copy = self.uses.begin(&path);
         copy.begin(&self.git).await?;
-        Ok(copy)
+        Ok(Ok(copy))
     }
 
     /// The right to push to a repository, or who waits for it.
-    pub(crate) fn turn(&self, name: &RepoName) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn turn(&self, copy: &Copy) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that are with nobody are forgotten.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        turns.entry(name.clone()).or_default().clone()
+        turns.entry(copy.path.clone()).or_default().clone()
     }
 
     /// What a repository is now; its head is where the branch that is pushed is.
@@ -115,6 +124,31 @@ impl Alone {
         let head = branch.and_then(|branch| refs.get(branch).cloned());
         Ok(Repository { head, packs: Vec::new(), refs })
     }
+}
+
+/// Where a path leads, of which the last parts may not be there yet.
+fn resolved(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(resolved), _, _) => resolved,
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
+        _ => path.into(),
+    }
+}
+
+/// Why git would take no push to a repository at a path.
+fn why_unfit(path: &Path) -> Option<String> {
+    if !git::can_be_quarantined(path) {
+        return Some(format!("{} has a colon, a quote or no UTF-8 in it.", path.display()));
+    }
+    // One that is not there yet will be ours.
+    let owner = path.metadata().ok()?.uid();
+    let us = geteuid().as_raw();
+    (owner != us).then(|| {
+        format!(
+            "{} belongs to user {owner} and must belong to user {us}, who runs gitreceived (chown -R {us} {0}).",
+            path.display()
+        )
+    })
 }
 
 /// The right to push, held.

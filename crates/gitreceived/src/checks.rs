@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use api::controller::Repository;
 
 use crate::{
+    aliases::damaged,
     conversation::{Conversation, meanwhile},
     domain::{
         rules::{Forbidden, InUse, Rules},
-        update::{Aliases, Change, Plan},
+        update::{Change, Plan},
     },
     git::{self, Complaint, GitError},
     hook::QUARANTINE_PATH,
@@ -28,16 +29,43 @@ impl Conversation<'_> {
     ) -> Result<Plan, String> {
         let Plan { deploy, deploy_too, kept } = &mut plan;
         let changes = deploy.iter_mut().chain(deploy_too).chain(kept);
-        for Change { name, new, .. } in changes.filter(|it| it.name.starts_with("refs/heads/")) {
-            let Some(id) = new else { continue };
-            let wanted = format!("{id}^{{commit}}");
-            let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-            let Ok(commit) = self.git(&args, quarantine).await else {
-                return Err(format!(
-                    "Cannot update '{name}': {id} is no commit, and a branch is at nothing else. Nothing was changed."
-                ));
-            };
-            *id = String::from_utf8_lossy(&commit).trim().to_owned();
+        let branches = changes.filter(|change| change.name.starts_with("refs/heads/"));
+        let mut pushed: Vec<(&str, &mut String)> = branches
+            .filter_map(|Change { name, new, .. }| Some((&**name, new.as_mut()?)))
+            .collect();
+        // The object itself, for the other answer is the same if it is not there.
+        let asked: String =
+            pushed.iter().map(|(_, id)| format!("{id}\n{id}^{{commit}}\n")).collect();
+        if asked.is_empty() {
+            return Ok(plan);
+        }
+        let args = ["cat-file", "--batch-check=%(objectname) %(objecttype)"];
+        let mut command = self.pushes.git.command(&self.copy.path, &args);
+        command.envs(quarantine);
+        let said = git::output("cat-file", &mut command, Some(asked.as_bytes())).await;
+        let said = said.map_err(|err| {
+            format!(
+                "What was pushed could not be looked at: {err}. Nothing was changed; push again."
+            )
+        })?;
+        let said = String::from_utf8_lossy(&said);
+        let mut lines = said.lines();
+        for (name, id) in &mut pushed {
+            let (object, commit) = (lines.next(), lines.next());
+            match commit.and_then(|line| line.strip_suffix(" commit")) {
+                Some(commit) => **id = commit.to_owned(),
+                None if object.is_none_or(|line| line.ends_with(" missing")) => {
+                    return Err(format!(
+                        "Cannot update '{name}': git does not find {id} here, though it was pushed. Nothing was changed; push again, and \
+                         if that does not help, tell the person who runs this server."
+                    ));
+                }
+                None => {
+                    return Err(format!(
+                        "Cannot update '{name}': {id} is no commit, and a branch is at nothing else. Nothing was changed."
+                    ));
+                }
+            }
         }
         Ok(plan)
     }
@@ -74,10 +102,18 @@ impl Conversation<'_> {
             Err(err) if err.is_no() => Ok(String::new()),
             Err(err) => Err(err),
         };
-        let settings = ["config", "-z", "--get-regexp", "^(receive\\.deny|core\\.bare$)"];
+        let settings = [
+            "config",
+            "-z",
+            "--get-regexp",
+            "^(receive\\.deny|core\\.bare$|(receive|transfer)\\.hiderefs$)",
+        ];
         let rules = Rules::read(&run(&settings).await?);
         let worktrees = run(&["worktree", "list", "--porcelain"]).await?;
-        let head = run(&["symbolic-ref", "--quiet", "HEAD"]).await?;
+        let head = match run(&["symbolic-ref", "--quiet", "HEAD"]).await {
+            Err(GitError::Failed { .. }) => return Ok(Err(damaged("HEAD"))),
+            head => head?,
+        };
         let in_use = InUse::read(&worktrees, &head, &rules);
         for change in plan.changes() {
             let checked = match rules.check(change, &in_use) {
@@ -108,30 +144,6 @@ impl Conversation<'_> {
             Err(err) if err.is_no() => Ok(Err(Forbidden::NonFastForward(change.name.clone()))),
             Err(err) => Err(err),
         }
-    }
-
-    /// The branches of a push that stand for others in an operator's own repository, also for such as are not there yet.
-    pub(crate) async fn aliases(
-        &self,
-        plan: &Plan,
-        quarantine: &Quarantine,
-    ) -> Result<Aliases, GitError> {
-        let mut aliases = Aliases::new();
-        // A copy has none.
-        if self.pushes.hosting.keeps_packs() {
-            return Ok(aliases);
-        }
-        for Change { name, .. } in plan.changes().filter(|it| it.name.starts_with("refs/heads/")) {
-            match self.git(&["symbolic-ref", "--quiet", name], quarantine).await {
-                Ok(other) => {
-                    let other = String::from_utf8_lossy(&other).trim().to_owned();
-                    aliases.insert(name.clone(), other);
-                }
-                Err(err) if err.is_no() => {}
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(aliases)
     }
 
     /// Whether git can move all refs of a push: it takes the locks that it will need then, and lets go of them. Or why not.

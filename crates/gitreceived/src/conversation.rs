@@ -24,7 +24,7 @@ use crate::{
     disk::{self, NoRoom},
     domain::update::{Plan, judge},
     frames::{Frames, question},
-    git::GitError,
+    git::{GitError, with_causes},
     hook::{QUARANTINE, QUARANTINE_PATH, Question},
     hosting::{Held, KeepError, Target},
     pack::{self, PACKS_MAX, PackError, Quarantine},
@@ -94,9 +94,13 @@ impl Conversation<'_> {
     /// Tells the hook that moves the refs whether it may: git may have found it and not the one that asks first.
     async fn let_move(&self, listener: &UnixListener) -> io::Result<()> {
         let (stream, question) = question(listener.accept().await?.0).await?;
-        let (_from_hook, to_hook) = stream.into_split();
+        let (mut from_hook, to_hook) = stream.into_split();
         let may = question.is_moving && self.taken.load(Ordering::SeqCst);
-        Frames(to_hook).end(u8::from(!may)).await
+        let mut out = Frames(to_hook);
+        out.end(u8::from(!may)).await?;
+        // It sees that we have ended by our having hung up, so we do not before it has.
+        let _ = from_hook.read_u8().await;
+        Ok(())
     }
 
     async fn hold_undecided(
@@ -172,15 +176,17 @@ impl Conversation<'_> {
         out: &mut Frames,
         held: &mut Option<Held>,
     ) -> Result<(), String> {
-        let plan = judge(&question.updates, &self.target.branches);
-        let plan = plan.map_err(|refusal| refusal.to_string())?;
-        let quarantine: Quarantine = question
-            .quarantine
-            .into_iter()
-            .filter(|(name, path)| {
-                QUARANTINE.contains(&name.as_str()) && Path::new(path).starts_with(&self.copy.path)
-            })
-            .collect();
+        let plan = self.judge(&question.updates).await?;
+        let quarantine = question.quarantine.into_iter();
+        let quarantine: Quarantine =
+            quarantine.filter(|(name, _)| QUARANTINE.contains(&name.as_str())).collect();
+        let is_inside = |path: &&String| Path::new(path).starts_with(&self.copy.path);
+        if let Some(outside) = quarantine.values().find(|path| !is_inside(path)) {
+            return Err(format!(
+                "git keeps what was pushed in {outside}, outside of this repository, where it is not looked for. Nothing was changed; \
+                 tell the person who runs this server."
+            ));
+        }
         if let Some(dir) = quarantine.get(QUARANTINE_PATH) {
             let _ = self.incoming.set(dir.into());
         }
@@ -193,7 +199,7 @@ impl Conversation<'_> {
             .await;
         };
         let taken = tokio::select! {
-            taken = self.pushes.hosting.take(self.target, busy) => taken?,
+            taken = self.pushes.hosting.take(self.target, self.copy, busy) => taken?,
             () = self.abort.cancelled() => return Err(String::new()),
         };
         let right = held.insert(taken);
@@ -210,6 +216,15 @@ impl Conversation<'_> {
                 Err(format!("Another push to {name} took over. Push again."))
             }
         }
+    }
+
+    /// What a push wants, in the repository as it is; or why it cannot be.
+    async fn judge(&self, updates: &str) -> Result<Plan, String> {
+        let aliases = self.aliases(updates).await?;
+        let branches = self.target.branches.with(&aliases);
+        let plan = judge(updates, &branches).map_err(|refusal| refusal.to_string())?;
+        let checked = plan.check_aliases(&aliases, &branches);
+        checked.map(|()| plan).map_err(|refusal| refusal.to_string())
     }
 
     /// Removes locks of a git that was killed. With the right to push, for then none of ours moves refs of this copy.
@@ -238,7 +253,7 @@ impl Conversation<'_> {
             prepared = preparing => prepared.map_err(|err| {
                 let name = &self.request.repo;
                 warn!(error = &err as &dyn std::error::Error, "a push to {name} could not be kept");
-                nothing_changed(&format!("The push could not be stored: {err}."))
+                nothing_changed(&format!("The push could not be stored: {}.", with_causes(&err)))
             })??,
             () = self.abort.cancelled() => return Err(String::new()),
         };
@@ -280,10 +295,6 @@ impl Conversation<'_> {
         }
         if let Err(refusal) = self.check_settings(plan, &repository, quarantine).await? {
             return Ok(Err(refusal));
-        }
-        let aliases = self.aliases(plan, quarantine).await?;
-        if let Err(refusal) = plan.check_aliases(&aliases, &self.target.branches) {
-            return Ok(Err(refusal.to_string()));
         }
         if let Err(refusal) = self.check_move(plan, quarantine).await {
             return Ok(Err(refusal));

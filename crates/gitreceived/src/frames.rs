@@ -37,7 +37,7 @@ pub(crate) async fn question(mut stream: UnixStream) -> io::Result<(UnixStream, 
 pub(crate) struct Frames(pub(crate) OwnedWriteHalf);
 
 impl Frames {
-    pub(crate) async fn end(mut self, status: u8) -> io::Result<()> {
+    pub(crate) async fn end(&mut self, status: u8) -> io::Result<()> {
         self.0.write_all(&[&END.to_be_bytes()[..], &[status]].concat()).await
     }
 

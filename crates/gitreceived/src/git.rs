@@ -89,6 +89,21 @@ impl GitError {
     }
 }
 
+/// An error with what caused it, in one line. Some say of their causes what there is to say themselves.
+pub(crate) fn with_causes(err: &dyn std::error::Error) -> String {
+    let mut said = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        let text = err.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
+        }
+        cause = err.source();
+    }
+    said
+}
+
 /// How git is run.
 #[derive(Debug, Clone)]
 pub(crate) struct Git {
@@ -280,6 +295,12 @@ impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
     }
+}
+
+/// Whether git can keep what is pushed to a repository at this path until it is accepted: it names the place in a variable, where
+/// `:` parts paths and `"` quotes one; and our hook tells of it as text.
+pub(crate) fn can_be_quarantined(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| !path.contains([':', '"', '\n']))
 }
 
 /// A process group that is killed, whoever of it still lives, when this is dropped.

@@ -62,6 +62,8 @@ pub(crate) const SOCKET_VARIABLE: &str = "GITRECEIVED_SOCKET";
 /// Is set where the daemon answers whether refs may be moved. One of the version before, whose program was replaced while it
 /// ran, does not: there, git asks for nothing that was not judged.
 pub(crate) const ANSWERS_VARIABLE: &str = "GITRECEIVED_ANSWERS";
+/// What it is set to where the daemon then stays on the line until the refs are moved: when it hangs up it has ended.
+pub(crate) const STAYS: &str = "stays";
 
 /// Whether this process was started as a hook: by the name git runs it under.
 pub fn is_me(program: &OsStr) -> bool {
@@ -99,11 +101,18 @@ pub fn run(program: &OsStr) -> ExitCode {
     let socket = Path::new(&socket);
     let ran = if Path::new(program).ends_with(MOVING) {
         let question = Question { is_moving: true, ..Question::default() };
-        let may_move = || {
-            std::env::var_os(ANSWERS_VARIABLE).is_none()
-                || matches!(converse(socket, &question), Ok(0))
+        let answers = std::env::var_os(ANSWERS_VARIABLE);
+        let leave = || {
+            let daemon = match &answers {
+                None => None,
+                Some(how) => match converse(socket, &question) {
+                    Ok((daemon, 0)) => Some(daemon).filter(|_| how == STAYS),
+                    _ => return None,
+                },
+            };
+            Some(move || daemon.as_ref().is_none_or(is_on_the_line))
         };
-        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock(), may_move)
+        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock(), leave)
     } else {
         ask(socket)
     };
@@ -116,31 +125,50 @@ pub fn run(program: &OsStr) -> ExitCode {
     }
 }
 
-/// What git tells a hook, whole: what the daemon is not told of it cannot judge, and git would carry it out. Nothing if it is
-/// too long.
-fn read_updates(from: impl Read) -> io::Result<Option<String>> {
+/// Whether the daemon has not hung up. It says nothing more.
+fn is_on_the_line(daemon: &UnixStream) -> bool {
+    let heard = daemon.set_nonblocking(true).and_then(|()| (&mut &*daemon).read(&mut [0]));
+    matches!(heard, Err(err) if err.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// What git tells a hook, whole: what the daemon is not told of it cannot judge, and git would carry it out. Or why that cannot
+/// be told.
+fn read_updates(from: impl Read) -> io::Result<Result<String, String>> {
     let mut updates = Vec::new();
     from.take(UPDATES_LEN_MAX as u64 + 1).read_to_end(&mut updates)?;
     if updates.len() > UPDATES_LEN_MAX {
-        return Ok(None);
+        return Ok(Err(TOO_LONG.into()));
     }
-    String::from_utf8(updates).map(Some).map_err(io::Error::other)
+    Ok(String::from_utf8(updates).map_err(|err| {
+        let valid = &err.as_bytes()[..err.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&b| b == b'\n').count();
+        let line = err.as_bytes().split(|&b| b == b'\n').nth(line).unwrap_or_default();
+        let name = line.splitn(3, |&b| b == b' ').nth(2).unwrap_or_default();
+        format!(
+            "The name {} is not UTF-8, and no other is kept here. Nothing was changed; rename it (git branch -m, or git push \
+             <remote> <old name>:<new name>); one that is there must be deleted by whoever runs this server.\n",
+            name.escape_ascii()
+        )
+    }))
 }
 
 fn ask(socket: &Path) -> io::Result<u8> {
-    let Some(updates) = read_updates(io::stdin())? else {
-        io::stderr().write_all(TOO_LONG.as_bytes())?;
-        return Ok(1);
+    let updates = match read_updates(io::stdin())? {
+        Ok(updates) => updates,
+        Err(why) => {
+            io::stderr().write_all(why.as_bytes())?;
+            return Ok(1);
+        }
     };
     let set =
         |name: &str| std::env::var_os(name).and_then(|value| OsString::into_string(value).ok());
     let quarantine =
         QUARANTINE.iter().filter_map(|name| Some((String::from(*name), set(name)?))).collect();
-    converse(socket, &Question { is_moving: false, updates, quarantine })
+    converse(socket, &Question { is_moving: false, updates, quarantine }).map(|(_, status)| status)
 }
 
-/// Asks the daemon and shows what it says; the status it decides on.
-fn converse(socket: &Path, question: &Question) -> io::Result<u8> {
+/// Asks the daemon and shows what it says; the connection to it, and the status it decides on.
+fn converse(socket: &Path, question: &Question) -> io::Result<(UnixStream, u8)> {
     let mut stream = UnixStream::connect(socket)?;
     let question = serde_json::to_vec(question)?;
     let len = u32::try_from(question.len()).map_err(io::Error::other)?;
@@ -153,7 +181,7 @@ fn converse(socket: &Path, question: &Question) -> io::Result<u8> {
         if len == END {
             let mut status = [0];
             stream.read_exact(&mut status)?;
-            return Ok(status[0]);
+            return Ok((stream, status[0]));
         }
         io::copy(&mut (&stream).take(len.into()), &mut stderr)?;
         stderr.flush()?;
@@ -167,8 +195,18 @@ mod tests {
     #[test]
     fn what_git_tells_a_hook_is_read_whole_or_not_at_all() {
         let longest = "x".repeat(UPDATES_LEN_MAX);
-        assert_eq!(read_updates(longest.as_bytes()).unwrap(), Some(longest.clone()));
-        assert_eq!(read_updates((longest + "\u{e4}").as_bytes()).unwrap(), None);
-        read_updates(&b"refs/heads/\xff"[..]).unwrap_err();
+        assert_eq!(read_updates(longest.as_bytes()).unwrap(), Ok(longest.clone()));
+        assert_eq!(read_updates((longest + "\u{e4}").as_bytes()).unwrap(), Err(TOO_LONG.into()));
+        let said =
+            read_updates(&b"0 1 refs/heads/a\n0 1 refs/heads/\xff\n"[..]).unwrap().unwrap_err();
+        assert!(said.starts_with(r"The name refs/heads/\xff is not UTF-8"), "{said}");
+    }
+
+    #[test]
+    fn a_daemon_that_has_ended_is_not_on_the_line() {
+        let (ours, daemon) = UnixStream::pair().unwrap();
+        assert!(is_on_the_line(&ours));
+        drop(daemon);
+        assert!(!is_on_the_line(&ours));
     }
 }

@@ -132,7 +132,7 @@ impl Hosting {
             }
             (Self::Alone(alone), _) => {
                 alone.check()?;
-                alone.prepare(&target.name).await.map_err(|err| failed(&err))
+                alone.prepare(&target.name).await.map_err(|err| failed(&err))?
             }
             (Self::Cluster { .. }, None) => Err("This is no app.".into()),
         }
@@ -142,6 +142,7 @@ impl Hosting {
     pub(crate) async fn take(
         &self,
         target: &Target,
+        copy: &Copy,
         busy: impl AsyncFnOnce(),
     ) -> Result<Held, String> {
         let name = &target.name;
@@ -151,7 +152,7 @@ impl Hosting {
                 lease.map(Held::Lease).map_err(|err| err.to_string())
             }
             Self::Alone(alone) => {
-                let turn = alone.turn(name);
+                let turn = alone.turn(copy);
                 let turn = match turn.clone().try_lock_owned() {
                     Ok(turn) => turn,
                     Err(_) => {

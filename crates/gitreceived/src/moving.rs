@@ -1,7 +1,11 @@
 //! The proc-receive hook: moves refs where a push wants them, branches peeled to commits. git speaks to it in pkt-lines: four
 //! hex digits of length (themselves counted) and the text; `0000` ends a section.
+//!
+//! Each ref is moved from where it was when the daemon held the right to push. So a hook that outlives its daemon undoes no
+//! later push: git compares.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     process::{Command, Stdio},
 };
@@ -10,12 +14,15 @@ use crate::git::Complaint;
 
 /// What a pusher is told of a ref if the daemon has not taken the push.
 const NOT_TAKEN: &str = "the server has not taken this push; push again";
+/// What would be told of a ref if the daemon ended meanwhile.
+const LEFT: &str = "the server has ended meanwhile; push again";
 
-/// Takes git's commands and answers each. Nothing is moved unless it may be.
-pub(crate) fn run(
+/// Takes git's commands and answers each. `leave` is asked whether something may be moved, and its answer whether that is still
+/// so.
+pub(crate) fn run<L: Fn() -> bool>(
     input: &mut impl Read,
     output: &mut impl Write,
-    may_move: impl FnOnce() -> bool,
+    leave: impl FnOnce() -> Option<L>,
 ) -> io::Result<u8> {
     // The versions git speaks, with what else it can do; this one has been there from the beginning.
     while read_line(input)?.is_some() {}
@@ -25,13 +32,15 @@ pub(crate) fn run(
     while let Some(line) = read_line(input)? {
         commands.extend(RefCommand::read(&line));
     }
-    // What goes makes room for what comes: `a` cannot be beside `a/b`.
-    commands.sort_by_key(|command| !command.is_deletion());
-    let may_move = may_move();
-    for command in commands {
-        for line in if may_move { command.carry_out() } else { command.refuse(NOT_TAKEN) } {
-            write_line(output, &line)?;
-        }
+    // Before the daemon answers: by then nobody else has moved anything.
+    let moves = Moves::prepare(&mut commands);
+    let answers: Vec<String> = match (leave(), moves) {
+        (Some(lasts), Ok(moves)) => moves.carry_out(&commands, &lasts),
+        (Some(_), Err(err)) => commands.iter().map(|it| it.refuse(&err.to_string())).collect(),
+        (None, _) => commands.iter().map(|it| it.refuse(NOT_TAKEN)).collect(),
+    };
+    for line in answers {
+        write_line(output, &line)?;
     }
     end_section(output)?;
     Ok(0)
@@ -39,58 +48,145 @@ pub(crate) fn run(
 
 /// What one ref shall be at.
 struct RefCommand {
+    /// What was pushed.
     new: String,
     name: String,
+    /// The object to set it to, if that is what a ref of its kind is at.
+    at: Option<String>,
 }
 
 impl RefCommand {
     fn read(line: &str) -> Option<Self> {
         let mut words = line.trim_end().splitn(3, ' ').skip(1).map(str::to_owned);
-        Some(Self { new: words.next()?, name: words.next()? })
+        let (new, name) = (words.next()?, words.next()?);
+        Some(Self { at: Some(new.clone()), new, name })
     }
 
     fn is_deletion(&self) -> bool {
         self.new.bytes().all(|b| b == b'0')
     }
 
-    /// Moves the ref; what git is told of it.
-    fn carry_out(&self) -> Vec<String> {
-        let Self { new, name } = self;
-        match self.set() {
-            Ok(at) if at == *new => vec![format!("ok {name}\n")],
-            Ok(at) => vec![format!("ok {name}\n"), format!("option new-oid {at}\n")],
-            Err(err) => self.refuse(&err.to_string()),
-        }
+    fn is_peeled(&self) -> bool {
+        !self.is_deletion() && self.name.starts_with("refs/heads/")
     }
 
-    fn refuse(&self, why: &str) -> Vec<String> {
-        vec![format!("ng {} {why}\n", self.name)]
+    fn refuse(&self, why: &str) -> String {
+        format!("ng {} {why}\n", self.name)
     }
 
-    /// Sets the ref; to which object. Whether it may be moved has been decided by the daemon, with the right to push.
-    fn set(&self) -> io::Result<String> {
-        let Self { new, name } = self;
-        if self.is_deletion() {
-            // What it stands for, if for another ref, stays.
-            git(&["update-ref", "--no-deref", "-d", name])?;
-            return Ok(new.clone());
+    /// What git is told when it is done.
+    fn accept(&self, at: &str) -> Vec<String> {
+        let mut lines = vec![format!("ok {}\n", self.name)];
+        if at != self.new {
+            lines.push(format!("option new-oid {at}\n"));
         }
-        let at = if name.starts_with("refs/heads/") {
-            let commit = format!("{new}^{{commit}}");
-            git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])?
-        } else {
-            new.clone()
-        };
-        git(&["update-ref", name, &at])?;
-        Ok(at)
+        lines
     }
 }
 
-fn git(args: &[&str]) -> io::Result<String> {
+/// Where the refs of the repository are before anything is moved.
+struct Moves {
+    there: BTreeMap<String, String>,
+}
+
+impl Moves {
+    /// Looks where all refs are, and what branches are to be at. Whether they may be moved has been decided by the daemon, with
+    /// the right to push.
+    fn prepare(commands: &mut [RefCommand]) -> io::Result<Self> {
+        // What goes makes room for what comes: `a` cannot be beside `a/b`.
+        commands.sort_by_key(|command| !command.is_deletion());
+        let refs = git(&["for-each-ref", "--format=%(refname) %(objectname)"], "")?;
+        let refs = refs.lines().filter_map(|line| line.split_once(' '));
+        let there = refs.map(|(name, id)| (name.to_owned(), id.to_owned())).collect();
+        let peeled = || commands.iter().filter(|command| command.is_peeled());
+        let asked: String = peeled().map(|it| format!("{}^{{commit}}\n", it.new)).collect();
+        if !asked.is_empty() {
+            let said = git(&["cat-file", "--batch-check=%(objectname) %(objecttype)"], &asked)?;
+            let peeled = commands.iter_mut().filter(|command| command.is_peeled());
+            for (command, line) in peeled.zip(said.lines()) {
+                command.at = line.strip_suffix(" commit").map(str::to_owned);
+            }
+        }
+        Ok(Self { there })
+    }
+
+    /// Moves all; what git is told of each. In two steps, for in one transaction git does not let `a` follow `a/b`.
+    fn carry_out(&self, commands: &[RefCommand], lasts: &impl Fn() -> bool) -> Vec<String> {
+        let (gone, moved) = commands.split_at(commands.partition_point(RefCommand::is_deletion));
+        let mut said = Vec::new();
+        for step in [gone, moved] {
+            self.step(step, lasts, &mut said);
+        }
+        said
+    }
+
+    /// Moves some in one transaction, and each half by itself where git refuses that: so one takes no others with it, and of many
+    /// few processes are made.
+    fn step(&self, commands: &[RefCommand], lasts: &impl Fn() -> bool, said: &mut Vec<String>) {
+        if commands.is_empty() {
+            return;
+        }
+        if !lasts() {
+            said.extend(commands.iter().map(|command| command.refuse(LEFT)));
+            return;
+        }
+        let orders: String = commands.iter().filter_map(|command| self.order(command)).collect();
+        let done = git(&["update-ref", "--stdin"], &orders);
+        match (done, commands) {
+            (Ok(_), _) => said.extend(commands.iter().flat_map(|command| match &command.at {
+                Some(at) => command.accept(at),
+                None => vec![command.refuse("it is no commit, and a branch is at nothing else")],
+            })),
+            (Err(err), [command]) => match &command.at {
+                // By a transaction that failed later.
+                Some(at) if is_at(command, at) => said.extend(command.accept(at)),
+                _ => said.push(command.refuse(&err.to_string())),
+            },
+            (Err(_), _) => {
+                let (first, second) = commands.split_at(commands.len() / 2);
+                self.step(first, lasts, said);
+                self.step(second, lasts, said);
+            }
+        }
+    }
+
+    /// What `git update-ref --stdin` is told of a ref.
+    fn order(&self, command: &RefCommand) -> Option<String> {
+        let RefCommand { name, at, .. } = command;
+        let (at, old) = (at.as_ref()?, self.there.get(name));
+        Some(match old {
+            // What it stands for, if for another ref, stays. One that is not listed is what git cannot read.
+            _ if command.is_deletion() => {
+                let old = old.map_or(String::new(), |old| format!(" {old}"));
+                format!("option no-deref\ndelete {name}{old}\n")
+            }
+            Some(old) => format!("update {name} {at} {old}\n"),
+            None => format!("update {name} {at} {}\n", "0".repeat(at.len())),
+        })
+    }
+}
+
+/// Whether a ref is where it shall be, or gone if it shall go.
+fn is_at(command: &RefCommand, at: &str) -> bool {
+    let there = git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &command.name], "");
+    match there {
+        Ok(there) => there.trim() == at,
+        Err(_) => command.is_deletion(),
+    }
+}
+
+/// Runs git with something on its stdin, which may be as much as it reads before it says anything; its output.
+fn git(args: &[&str], stdin: &str) -> io::Result<String> {
     let mut command = Command::new("git");
-    let output = command.args(args).stdin(Stdio::null()).output()?;
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // git may end before it has read all; what it says then is what counts.
+        let _ = pipe.write_all(stdin.as_bytes());
+    }
+    let output = child.wait_with_output()?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let why = Complaint::new(&output.stderr).reason();
     Err(io::Error::other(format!("git {} failed ({}): {why}", args[0], output.status)))
@@ -145,22 +241,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_daemon_has_not_taken_is_not_moved() {
+    fn what_the_daemon_has_not_taken_is_not_moved_nor_when_it_has_ended() {
         let mut input = Vec::new();
         write_line(&mut input, "version=1\0push-options\n").unwrap();
         end_section(&mut input).unwrap();
         let [old, new] = ["0", "1"].map(|digit| digit.repeat(40));
-        for (old, new, name) in [(&old, &new, "heads/main"), (&new, &old, "tags/v1")] {
-            write_line(&mut input, &format!("{old} {new} refs/{name}\n")).unwrap();
+        for name in ["v1", "v2"] {
+            write_line(&mut input, &format!("{old} {new} refs/tags/{name}\n")).unwrap();
         }
         end_section(&mut input).unwrap();
-        let mut output = Vec::new();
-        run(&mut &input[..], &mut output, || false).unwrap();
-        let said = String::from_utf8(output).unwrap();
-        for name in ["refs/heads/main", "refs/tags/v1"] {
-            assert!(said.contains(&format!("ng {name} {NOT_TAKEN}\n")), "{said}");
-        }
-        assert!(!said.contains("ok "), "{said}");
+        let refused = |leave: Option<bool>, why: &str| {
+            let mut output = Vec::new();
+            run(&mut &input[..], &mut output, || leave.map(|lasts| move || lasts)).unwrap();
+            let said = String::from_utf8(output).unwrap();
+            for name in ["refs/tags/v1", "refs/tags/v2"] {
+                assert!(said.contains(&format!("ng {name} {why}\n")), "{said}");
+            }
+            assert!(!said.contains("ok "), "{said}");
+        };
+        refused(None, NOT_TAKEN);
+        refused(Some(false), LEFT);
     }
 
     proptest! {

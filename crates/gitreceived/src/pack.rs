@@ -36,6 +36,12 @@ pub(crate) enum PackError {
         #[source]
         source: io::Error,
     },
+    #[error("what git {what} says could not be written to the disk of this server")]
+    Write {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("what git {what} makes of this push is larger than {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
     #[error("its tree has more than {limit} files and folders")]
@@ -128,8 +134,9 @@ async fn write_out(
     limit: u64,
 ) -> Result<(NamedTempFile, String, Vec<u8>), PackError> {
     let io = |source| PackError::Io { what, source };
-    let temp = tempfile::Builder::new().prefix("spool-").tempfile_in(dir).map_err(io)?;
-    let mut file = tokio::fs::File::from_std(temp.reopen().map_err(io)?);
+    let unwritten = |source| PackError::Write { what, source };
+    let temp = tempfile::Builder::new().prefix("spool-").tempfile_in(dir).map_err(unwritten)?;
+    let mut file = tokio::fs::File::from_std(temp.reopen().map_err(unwritten)?);
     let (mut digest, mut len, mut head) = (Sha256::new(), 0_u64, Vec::new());
     let mut buffer = vec![0; READ_SIZE];
     loop {
@@ -146,13 +153,30 @@ async fn write_out(
             head.extend_from_slice(&chunk[..read.min(12)]);
         }
         digest.update(chunk);
-        file.write_all(chunk).await.map_err(io)?;
+        file.write_all(chunk).await.map_err(unwritten)?;
     }
-    file.flush().await.map_err(io)?;
+    file.flush().await.map_err(unwritten)?;
     Ok((temp, hex::encode(digest.finalize()), head))
 }
 
 /// A file, to be read from its start.
 pub(crate) fn rewound(mut file: &File) -> io::Result<()> {
     file.rewind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::with_causes;
+
+    #[tokio::test]
+    async fn why_a_file_could_not_be_written_is_told() {
+        let nowhere = Path::new("/nonexistent");
+        let err = write_out("archive", &b"tar"[..], nowhere, 10).await.unwrap_err();
+        let said = with_causes(&err);
+        assert!(said.contains("could not be written") && said.contains("No such file"), "{said}");
+        let full = io::Error::from_raw_os_error(28);
+        let said = with_causes(&PackError::Write { what: "archive", source: full });
+        assert!(said.ends_with("of this server: No space left on device (os error 28)"), "{said}");
+    }
 }

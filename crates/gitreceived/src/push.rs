@@ -30,7 +30,7 @@ use crate::{
     disk::Disk,
     domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
-    hook::{ANSWERS_VARIABLE, SOCKET_VARIABLE},
+    hook::{ANSWERS_VARIABLE, SOCKET_VARIABLE, STAYS},
     hosting::{Held, Hosting, Target},
     repos::Copy,
     run_dir::RunDir,
@@ -196,7 +196,7 @@ impl Pushes {
             .make_in(self.run_dir.path(), |path| UnixListener::bind(path))?
             .into_parts();
         let mut command = self.git.receive_pack(&copy.path, self.run_dir.path(), INPUT_LEN_MAX);
-        command.env(SOCKET_VARIABLE, &socket).env(ANSWERS_VARIABLE, "1").stdin(Stdio::piped());
+        command.env(SOCKET_VARIABLE, &socket).env(ANSWERS_VARIABLE, STAYS).stdin(Stdio::piped());
         let mut child = git::spawn(&mut command)?;
         let group = Group::of(&child);
         let (over, asked) = (CancellationToken::new(), CancellationToken::new());

@@ -29,7 +29,7 @@ use crate::{
     config::ClusterConfig,
     disk::{self, Disk},
     door::{Door, Place},
-    git::Git,
+    git::{Git, can_be_quarantined},
     hosting::Hosting,
     keyring::Keyring,
     push::Pushes,
@@ -97,6 +97,16 @@ pub enum StartError {
         /// The folder.
         dir: PathBuf,
     },
+    /// git cannot take pushes there.
+    #[error(
+        "git cannot take pushes in the folder {}: its path has a colon, a double quote, a line end or no UTF-8 in it; choose another \
+         (-r)",
+        dir.display()
+    )]
+    Unfit {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The cache or the directory of the hook cannot be made.
     #[error("{} cannot be made or written to", dir.display())]
     Dir {
@@ -147,6 +157,9 @@ async fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartErro
     let unusable = |source| StartError::Dir { dir: cache_dir.clone(), source };
     std::fs::create_dir_all(&cache_dir).map_err(unusable)?;
     let cache_dir = cache_dir.canonicalize().map_err(unusable)?;
+    if !can_be_quarantined(&cache_dir) {
+        return Err(StartError::Unfit { dir: cache_dir });
+    }
     let (git, uses) = (Git::new(&path, &cache_dir), Uses::default());
     let (hosting, disk, keyring);
     match &config.cluster {

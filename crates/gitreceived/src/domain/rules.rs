@@ -15,6 +15,9 @@ pub struct Rules {
     deny_delete_current: bool,
     /// Whether it has no files of its own before anybody.
     is_bare: bool,
+    /// What nobody is shown, in git's own words: what a full name begins with, after a `!` if it is shown all the same. The last
+    /// that fits counts.
+    hidden: Vec<String>,
 }
 
 /// Branches that are in use in a repository.
@@ -42,6 +45,11 @@ pub enum Forbidden {
         "Cannot update '{0}': branch is currently checked out (receive.denyCurrentBranch). Nothing was changed."
     )]
     CheckedOut(String),
+    /// Nobody is shown it.
+    #[error(
+        "Cannot update '{0}': it is hidden here (receive.hideRefs or transfer.hideRefs). Nothing was changed; use another name."
+    )]
+    Hidden(String),
     /// What the branch was at would be lost.
     #[error(
         "Cannot update '{0}': non-fast-forward (receive.denyNonFastForwards). Nothing was changed."
@@ -58,6 +66,7 @@ impl Default for Rules {
             deny_current_branch: true,
             deny_delete_current: true,
             is_bare: true,
+            hidden: Vec::new(),
         }
     }
 }
@@ -68,6 +77,10 @@ impl Rules {
         let mut rules = Self::default();
         for entry in listed.split_terminator('\0') {
             let (name, value) = entry.split_once('\n').unwrap_or((entry, "true"));
+            if matches!(name, "receive.hiderefs" | "transfer.hiderefs") {
+                rules.hidden.push(value.trim_end_matches('/').to_owned());
+                continue;
+            }
             let value = value.to_ascii_lowercase();
             let is_true = !["false", "no", "off", "0", ""].contains(&value.as_str());
             let denies = is_true && !["ignore", "warn"].contains(&value.as_str());
@@ -83,11 +96,26 @@ impl Rules {
         rules
     }
 
-    /// Why a branch may not be changed, whatever it is to be at.
+    /// Whether nobody is shown a ref, so that git refuses to move it.
+    fn hides(&self, name: &str) -> bool {
+        let fits = |pattern: &str| {
+            let rest = name.strip_prefix(pattern);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        // There are no namespaces here, whose names `^` is for.
+        let parts = |entry: &String| match entry.strip_prefix('!') {
+            Some(shown) => (false, fits(shown.trim_start_matches('^'))),
+            None => (true, fits(entry.trim_start_matches('^'))),
+        };
+        self.hidden.iter().rev().map(parts).find(|(_, fits)| *fits).is_some_and(|(hides, _)| hides)
+    }
+
+    /// Why a ref may not be changed, whatever it is to be at.
     pub fn check(&self, change: &Change, in_use: &InUse) -> Result<(), Forbidden> {
         let name = || change.name.clone();
         let is_checked_out = in_use.checked_out.contains(&change.name);
         match &change.new {
+            _ if self.hides(&change.name) => Err(Forbidden::Hidden(name())),
             _ if !change.name.starts_with("refs/heads/") => Ok(()),
             None if self.deny_deletes => Err(Forbidden::Deletion(name())),
             None if self.deny_delete_current && (is_checked_out || in_use.head == change.name) => {
@@ -134,6 +162,23 @@ mod tests {
         let rules = Rules::read(&format!("{set}{unset}"));
         assert!(!rules.deny_deletes && rules.deny_non_fast_forwards);
         assert!(!rules.deny_current_branch && !rules.deny_delete_current);
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_pushed_and_the_last_that_fits_counts() {
+        let rules = Rules::read(
+            "receive.hiderefs\nrefs/heads/h/\0transfer.hiderefs\nrefs/tags\0receive.hiderefs\n!refs/tags/v\0",
+        );
+        for (name, hidden) in [
+            ("refs/heads/h", true),
+            ("refs/heads/h/x", true),
+            ("refs/heads/hx", false),
+            ("refs/tags/t", true),
+            ("refs/tags/v/1", false),
+        ] {
+            let change = Change { name: name.into(), ..change("", Some("2")) };
+            assert_eq!(rules.check(&change, &InUse::default()).is_err(), hidden, "{name}");
+        }
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! What a push wants: one branch deployed, others and tags kept, or something that is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::names::{NAME_LEN_MAX, can_be_kept, clash, is_ref_name};
+use super::{
+    aliases::Aliases,
+    names::{can_be_kept, clash, is_ref_name},
+    refusal::Refusal,
+};
 
 /// Most text a hook may send about its refs.
 pub const UPDATES_LEN_MAX: usize = 1 << 20;
 /// Most branches and tags one push may bring.
-const CHANGES_MAX: usize = 500;
-
-/// Refs that stand for others, and those others.
-pub type Aliases = BTreeMap<String, String>;
+pub(crate) const CHANGES_MAX: usize = 500;
 
 /// The branches whose push is a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeployBranches {
     names: Vec<String>,
+    /// What these stand for, if for other branches.
+    stood_for: Vec<String>,
     /// Whether there is a cluster to give advice about.
     in_cluster: bool,
 }
@@ -23,7 +26,7 @@ pub struct DeployBranches {
 impl Default for DeployBranches {
     fn default() -> Self {
         let names = vec!["refs/heads/master".into(), "refs/heads/main".into()];
-        Self { names, in_cluster: true }
+        Self { names, stood_for: Vec::new(), in_cluster: true }
     }
 }
 
@@ -32,7 +35,7 @@ impl DeployBranches {
     pub fn of_app(branch: Option<&str>) -> Self {
         match branch.map(|name| name.strip_prefix("refs/heads/").unwrap_or(name)) {
             Some(name) if !name.is_empty() => {
-                Self { names: vec![format!("refs/heads/{name}")], in_cluster: true }
+                Self { names: vec![format!("refs/heads/{name}")], ..Self::default() }
             }
             _ => Self::default(),
         }
@@ -43,8 +46,16 @@ impl DeployBranches {
         Self { in_cluster: false, ..Self::default() }
     }
 
+    /// These in a repository with certain aliases: what moves when they are pushed is deployed under its own name too.
+    pub fn with(&self, aliases: &Aliases) -> Self {
+        let of = self.names.iter().map(|name| aliases.of(name));
+        let of =
+            of.filter(|of| of.starts_with("refs/heads/") && !self.names.iter().any(|it| it == of));
+        Self { stood_for: of.map(str::to_owned).collect(), ..self.clone() }
+    }
+
     /// What the remote is called where advice names it.
-    fn remote(&self) -> &'static str {
+    pub(crate) fn remote(&self) -> &'static str {
         if self.in_cluster { "flynn" } else { "<remote>" }
     }
 
@@ -55,7 +66,7 @@ impl DeployBranches {
 
     /// Whether a full name is one of them.
     pub fn contains(&self, name: &str) -> bool {
-        self.names.iter().any(|branch| branch == name)
+        self.names.iter().chain(&self.stood_for).any(|branch| branch == name)
     }
 
     /// As a person types the first of them.
@@ -90,68 +101,6 @@ pub struct Plan {
     pub deploy_too: Vec<Change>,
     /// What is kept only.
     pub kept: Vec<Change>,
-}
-
-/// Why a push is not taken, as a sentence for the pusher.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Other than what git sends.
-    #[error("This push could not be understood: git sent no list of branches.")]
-    Unreadable,
-    /// Too many refs.
-    #[error(
-        "This push has {0} branches and tags, and {CHANGES_MAX} are taken at once: push fewer."
-    )]
-    TooMany(usize),
-    /// Two branches that are deployed, at different commits.
-    #[error(
-        "This push has two branches that are deployed, and they differ. Push one: git push {1} {0}"
-    )]
-    TwoDeploys(String, &'static str),
-    /// A ref of another kind.
-    #[error(
-        "{0} is neither a branch nor a tag, and nothing else is kept here. To deploy that commit: git push {2} \
-         <commit>:refs/heads/{1}"
-    )]
-    NotKept(String, String, &'static str),
-    /// One ref, more than once.
-    #[error("This push has {0} twice. Nothing was changed; push it once.")]
-    Twice(String),
-    /// A name that git cannot keep.
-    #[error(
-        "{0:?} is not a name that a branch or a tag can have, or longer than {NAME_LEN_MAX} bytes. Nothing was changed."
-    )]
-    BadName(String),
-    /// A name that cannot be beside another.
-    #[error(
-        "Cannot create '{name}': there is '{other}', and of two such names one would have to be the folder of the other. Nothing \
-         was changed; use another name."
-    )]
-    Clash {
-        /// What was pushed.
-        name: String,
-        /// What it cannot be beside.
-        other: String,
-    },
-    /// Another name of what is deployed, as a branch that is not.
-    #[error(
-        "{name} is another name of {of} here, which is deployed. Nothing was changed; push it: git push {remote} \
-         <commit>:{of}"
-    )]
-    Alias {
-        /// What was pushed.
-        name: String,
-        /// What it stands for.
-        of: String,
-        /// How a server is called.
-        remote: &'static str,
-    },
-    /// Two names of one ref: git reports of one of them that nothing was reported.
-    #[error("{0} and {1} are one branch here. Nothing was changed; push one of them.")]
-    SameRef(String, String),
-    /// The deletion of what is deployed.
-    #[error("{0} cannot be deleted, for it is what {1}")]
-    Deletion(String, &'static str),
 }
 
 /// Decides about the lines a pre-receive hook gets: `<old> <new> <ref>`.
@@ -233,26 +182,6 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether it moves each ref once, and what is deployed under the name by which it is.
-    pub fn check_aliases(
-        &self,
-        aliases: &Aliases,
-        branches: &DeployBranches,
-    ) -> Result<(), Refusal> {
-        let mut moved = BTreeMap::new();
-        for Change { name, .. } in self.changes().filter(|change| change.new.is_some()) {
-            let of = aliases.get(name).unwrap_or(name);
-            if branches.contains(of) && !branches.contains(name) {
-                let (name, of) = (shown(short(name)), shown(short(of)));
-                return Err(Refusal::Alias { name, of, remote: branches.remote() });
-            }
-            if let Some(other) = moved.insert(of, name) {
-                return Err(Refusal::SameRef(shown(short(other)), shown(short(name))));
-            }
-        }
-        Ok(())
-    }
-
     /// What `git update-ref --stdin` is told to take all locks that the push needs, and to let go of them. What comes in the
     /// place of something that goes is left out: git does not let `a` follow `a/b` in one transaction, and our hook makes two.
     pub fn rehearsal(&self) -> String {
@@ -300,12 +229,12 @@ impl Plan {
     }
 }
 
-fn short(name: &str) -> &str {
+pub(crate) fn short(name: &str) -> &str {
     let name = name.strip_prefix("refs/heads/").unwrap_or(name);
     name.strip_prefix("refs/tags/").unwrap_or(name)
 }
 
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
@@ -319,6 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::names::NAME_LEN_MAX;
 
     const ZERO: &str = "0000000000000000000000000000000000000000";
     const ONE: &str = "1111111111111111111111111111111111111111";
@@ -422,27 +352,6 @@ mod tests {
                 "start\noption no-deref\ndelete refs/heads/a\nupdate refs/heads/main {TWO}\nprepare\nabort\n"
             )
         );
-    }
-
-    #[test]
-    fn a_ref_is_moved_once_under_the_name_that_it_is_deployed_by() {
-        let line = |id: &str, name: &str| format!("{ZERO} {id} refs/heads/{name}\n");
-        let name = |name: &str| format!("refs/heads/{name}");
-        let pairs = [("master", "main"), ("alias", "main"), ("b", "a")];
-        let aliases = pairs.into_iter().map(|(one, other)| (name(one), name(other))).collect();
-        let check = |lines: &[String]| {
-            let plan = judged(&lines.concat(), None).unwrap();
-            plan.check_aliases(&aliases, &DeployBranches::alone())
-        };
-        assert!(check(&[line(ONE, "master")]).is_ok() && check(&[line(ONE, "b")]).is_ok());
-        let two = check(&[line(ONE, "main"), line(ONE, "master")]).unwrap_err();
-        assert_eq!(two, Refusal::SameRef("main".into(), "master".into()));
-        let two = check(&[line(ONE, "a"), line(TWO, "b")]).unwrap_err();
-        assert_eq!(two, Refusal::SameRef("a".into(), "b".into()));
-        let alias = check(&[line(ONE, "alias")]).unwrap_err();
-        assert!(alias.to_string().starts_with("alias is another name of main here"), "{alias}");
-        let gone = format!("{ONE} {ZERO} refs/heads/alias\n");
-        assert!(check(&[gone]).is_ok(), "the name goes, and what it stands for stays");
     }
 
     proptest! {

@@ -6,6 +6,8 @@ mod bounds;
 mod branches;
 mod lone;
 mod mishaps;
+mod moving;
 mod push;
+mod refs;
 mod trees;
 mod world;

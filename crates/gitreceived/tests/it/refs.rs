@@ -1,0 +1,192 @@
+//! Refs of an operator's own repository that are not plain, and repositories that are not where they seem.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{chown, symlink},
+    },
+    time::Duration,
+};
+
+use tokio::{process::Command, time::timeout};
+
+use crate::lone::{Lone, URL, script};
+
+/// One with a commit on its main, which was deployed, and the commit.
+async fn deployed() -> (Lone, String) {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok, "{said}");
+    fs::remove_file(lone.path("runs")).unwrap();
+    (lone, commit)
+}
+
+/// Runs git in the repository that is pushed to.
+async fn there(lone: &Lone, args: &[&str]) {
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    let (ok, said) = lone.git("key", &[&[&*repo], args].concat()).await;
+    assert!(ok, "{said}");
+}
+
+#[tokio::test]
+async fn a_name_does_not_go_in_the_push_that_moves_what_it_stands_for() {
+    let (lone, first) = deployed().await;
+    let second = lone.commit("two").await;
+    for name in ["refs/heads/dev", "refs/tags/now"] {
+        there(&lone, &["symbolic-ref", name, "refs/heads/main"]).await;
+        let gone = format!(":{name}");
+        let (ok, said) = lone.git("key", &["push", URL, &gone, "main"]).await;
+        assert!(!ok && said.contains("stands for main here"), "{said}");
+        assert!(said.contains("push them one after the other"), "{said}");
+        assert!(!lone.path("runs").exists(), "the receiver is not asked");
+        assert_eq!(lone.kept("main").await, first);
+        let (ok, said) = lone.push("key", &gone).await;
+        assert!(ok, "{said}");
+    }
+    assert!(lone.push("key", "main").await.0);
+    assert_eq!(lone.kept("main").await, second);
+}
+
+#[tokio::test]
+async fn a_branch_that_main_stands_for_is_deployed_and_no_tag_moves_a_branch() {
+    let lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    assert!(lone.push("key", "main:other").await.0);
+    there(&lone, &["symbolic-ref", "refs/heads/main", "refs/heads/trunk"]).await;
+    // Before it is there, and then.
+    let (ok, said) = lone.push("key", "main:trunk").await;
+    assert!(ok && said.contains(&format!("anything at {first}")), "{said}");
+    let second = lone.commit("two").await;
+    let (ok, said) = lone.push("key", "main:trunk").await;
+    assert!(ok && said.contains(&format!("anything at {second}")), "{said}");
+    assert_eq!(lone.kept("main").await, second);
+    there(&lone, &["symbolic-ref", "refs/tags/now", "refs/heads/main"]).await;
+    fs::remove_file(lone.path("runs")).unwrap();
+    lone.commit("three").await;
+    let (ok, said) = lone.push("key", "+main:refs/tags/now").await;
+    assert!(!ok && said.contains("The tag now stands for the branch trunk here"), "{said}");
+    assert_eq!(lone.kept("trunk").await, second);
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+}
+
+#[tokio::test]
+async fn a_ref_that_leads_back_to_itself_is_named_with_who_must_mend_it() {
+    let (lone, _) = deployed().await;
+    lone.commit("two").await;
+    for (name, of) in [("x", "y"), ("y", "x")] {
+        there(&lone, &["symbolic-ref", &format!("refs/heads/{name}"), &format!("refs/heads/{of}")])
+            .await;
+    }
+    let damaged = async |what: &str, name: &str| {
+        let (ok, said) = lone.push("key", what).await;
+        assert!(!ok && said.contains(&format!("{name} is damaged here")), "{said}");
+        assert!(said.contains("whoever runs this server must mend"), "{said}");
+    };
+    damaged("main:x", "refs/heads/x").await;
+    // It is in nobody's way.
+    assert!(lone.push("key", "main").await.0);
+    lone.commit("three").await;
+    let repo = lone.path("repos/anything.git");
+    fs::write(repo.join("HEAD"), "ref: refs/heads/h\n").unwrap();
+    fs::write(repo.join("refs/heads/h"), "ref: HEAD\n").unwrap();
+    damaged("main", "HEAD").await;
+}
+
+#[tokio::test]
+async fn a_repository_behind_a_link_takes_pushes() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    for real in ["real.git", "folder/old.git"] {
+        let real = lone.path(real).display().to_string();
+        assert!(lone.git("key", &["init", "-q", "--bare", &real]).await.0);
+    }
+    symlink(lone.path("real.git"), lone.path("repos/link.git")).unwrap();
+    symlink(lone.path("folder"), lone.path("repos/folder")).unwrap();
+    for name in ["link", "folder/old", "folder/new"] {
+        let url = format!("ssh://git@127.0.0.1/{name}.git");
+        let (ok, said) = lone.git("key", &["push", &url, "main", "main:other"]).await;
+        assert!(ok && said.contains(&format!("{name} at {commit}")), "{said}");
+    }
+    fs::create_dir(lone.path("a:b")).unwrap();
+    symlink(lone.path("a:b"), lone.path("repos/colon")).unwrap();
+    let (ok, said) = lone.git("key", &["push", "ssh://git@127.0.0.1/colon/x.git", "main"]).await;
+    assert!(!ok && said.contains("a:b/x.git has a colon"), "{said}");
+}
+
+#[tokio::test]
+async fn a_folder_in_which_git_can_take_no_push_is_told_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join("hostkey"));
+    assert!(keygen.status().await.unwrap().success());
+    for name in [&b"a:b"[..], b"a\"b", b"a\nb", b"a\xffb"] {
+        let mut server = Command::new(env!("CARGO_BIN_EXE_gitreceived"));
+        server
+            .args(["-p", "0", "-k", "hostkey", "true", "true", "-r"])
+            .arg(OsStr::from_bytes(name));
+        server.current_dir(&dir).env_clear().kill_on_drop(true);
+        let output = timeout(Duration::from_secs(30), server.output()).await;
+        let output = output.expect("it takes the folder").unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!output.status.success() && said.contains("choose another (-r)"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_git_that_fails_is_not_taken_for_a_commit_that_is_none() {
+    let lone = Lone::with(|server| {
+        let bin = server.as_std().get_current_dir().unwrap().join("bin");
+        fs::create_dir(&bin).unwrap();
+        let failing =
+            "#!/bin/sh\n[ \"$1\" != cat-file ] || { echo broken >&2; exit 9; }\nPATH=${PATH#*:} exec git \"$@\"\n";
+        script(&bin.join("git"), failing);
+        server.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()));
+    })
+    .await;
+    lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("broken") && !said.contains("is no commit"), "{said}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_text_is_refused_by_its_name() {
+    let (lone, _) = deployed().await;
+    lone.commit("two").await;
+    let mut push = lone.git_command("key", &["push", URL, "main"]);
+    let output = push.arg(OsStr::from_bytes(b"main:refs/heads/\xff")).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains(r"The name refs/heads/\xff is not UTF-8") && said.contains("rename it"),
+        "{said}"
+    );
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+}
+
+#[tokio::test]
+async fn what_git_hides_is_refused_before_the_receiver_runs() {
+    let (lone, first) = deployed().await;
+    there(&lone, &["config", "receive.hideRefs", "refs/heads/h"]).await;
+    lone.commit("two").await;
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:h/x"]).await;
+    assert!(!ok && said.contains("'refs/heads/h/x': it is hidden here"), "{said}");
+    assert!(!said.contains("is kept") && !lone.path("runs").exists(), "{said}");
+    assert_eq!(lone.kept("main").await, first);
+}
+
+#[tokio::test]
+async fn a_repository_of_another_user_is_told_from_one_that_takes_pushes() {
+    let (lone, _) = deployed().await;
+    lone.commit("two").await;
+    // Only root can give a folder away.
+    if chown(lone.path("repos/anything.git"), Some(12345), None).is_err() {
+        return;
+    }
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("belongs to user 12345 and must belong to user"), "{said}");
+    assert!(!said.contains("safe.directory"), "{said}");
+}
