@@ -8,6 +8,7 @@ use axum::{
 };
 use daemon::{ApiError, Body, Lifetime};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use crate::{
     domain::names::{BadId, Name},
@@ -42,7 +43,10 @@ pub async fn create_database(
             Some(key.parse::<Name>().map_err(bad)?)
         }
     };
-    let made = lifetime.carry_out(async move { databases.create(name).await }).await;
+    // Goes with the request when whoever sent it hangs up.
+    let (answer, _waits) = oneshot::channel::<()>();
+    let work = async move { databases.create(name, || !answer.is_closed()).await };
+    let made = lifetime.carry_out(work).await;
     Ok(Json(made.map_err(StoreError::from)??))
 }
 

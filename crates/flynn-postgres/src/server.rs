@@ -22,7 +22,7 @@ pub struct Running {
 pub async fn start(config: &ApiConfig, lifetime: &Lifetime) -> io::Result<Running> {
     let listener = TcpListener::bind(("0.0.0.0", config.port)).await?;
     let addr = listener.local_addr()?;
-    let databases = Databases::new(config);
+    let databases = Databases::new(config, lifetime);
     let (measured, most) = (databases.clone(), config.database_len_max);
     let every = Duration::from_secs(config.measure_seconds);
     lifetime.spawn("quota", move |stop| measured.keep_quota(most, every, stop));

@@ -1,13 +1,18 @@
 //! The only place with SQL.
 
 mod quota;
+mod removal;
+mod session;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use api::controller::Provisioned;
-use daemon::WorkPanicked;
-use tokio::{sync::Mutex, time::Instant};
-use tokio_postgres::{Client, NoTls};
+use daemon::{Lifetime, WorkPanicked};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
+use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::{
@@ -20,12 +25,15 @@ use crate::{
 
 /// A server that is restarted is back within this time.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// One attempt to connect.
-const ATTEMPT: Duration = Duration::from_secs(2);
-/// Pause between two.
-const PAUSE: Duration = Duration::from_millis(200);
 /// Making or removing a database copies or unlinks some megabytes.
-const STATEMENT: Duration = Duration::from_secs(15);
+const STATEMENT: Duration = Duration::from_secs(12);
+/// Removing, within the same request, what could not be made. In all it is less than the daemon has to end, 28 s: 12 s and
+/// 2 s to cut that off, 2 s to connect, and 5 s and 6 s.
+const UNDO: Duration = Duration::from_secs(5);
+/// If it could not be removed then, pause until the next attempt.
+const UNDO_PAUSE: Duration = Duration::from_secs(15);
+/// Attempts in all: half an hour and more.
+const UNDO_ATTEMPTS: u32 = 120;
 /// The server is asked for pings once in this time.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// Most connections of a database's role: a few processes with a pool each. The server takes 300 in all.
@@ -54,7 +62,7 @@ pub enum StoreError {
         source: Option<tokio_postgres::Error>,
     },
     /// Too slow.
-    #[error("{doing} took longer than {STATEMENT:?}; try again")]
+    #[error("{doing} took too long; try again")]
     TimedOut {
         /// What.
         doing: &'static str,
@@ -68,9 +76,32 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The role is not this database's alone.
+    #[error(
+        "role {role} owns database {owned} as well: give that to another owner, or remove it first"
+    )]
+    OwnsAnother {
+        /// The role.
+        role: String,
+        /// What it owns besides.
+        owned: String,
+    },
+    /// The daemon is told to stop, and this was not begun.
+    #[error("flynn-postgres-api is stopping; try again")]
+    Stopping,
+    /// Nobody would learn of it.
+    #[error("whoever asked for the database has gone")]
+    AskerGone,
     /// A fault of this daemon.
     #[error("working on a database failed")]
     Panicked(#[from] WorkPanicked),
+}
+
+impl StoreError {
+    /// The server did not do it.
+    fn refused(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> Self {
+        move |source| Self::Refused { doing, source }
+    }
 }
 
 /// The databases of the server.
@@ -79,6 +110,7 @@ pub struct Databases {
     superuser: tokio_postgres::Config,
     host: String,
     port: u16,
+    lifetime: Lifetime,
     /// The last answer to a ping, and when it was had.
     last_ping: Arc<Mutex<Option<Ping>>>,
     /// Held while a database is made or removed: a superuser's connection each.
@@ -90,7 +122,7 @@ type Ping = (Instant, Result<(), Arc<StoreError>>);
 
 impl Databases {
     /// Those of the server that is configured.
-    pub fn new(config: &ApiConfig) -> Self {
+    pub fn new(config: &ApiConfig, lifetime: &Lifetime) -> Self {
         let mut superuser = tokio_postgres::Config::new();
         superuser
             .host(&config.host)
@@ -99,34 +131,50 @@ impl Databases {
             .password(&config.password)
             .dbname("postgres")
             .application_name("flynn-postgres-api")
-            .connect_timeout(ATTEMPT);
+            .options(session::BEGIN)
+            .connect_timeout(session::ATTEMPT);
         Self {
             superuser,
             host: config.host.clone(),
             port: config.pg_port,
+            lifetime: lifetime.clone(),
             last_ping: Arc::default(),
             one_at_a_time: Arc::default(),
         }
     }
 
     /// Makes a role and a database that is its own. Asked again with the same `wish`, it is the same database, with a new
-    /// password: what was made for an answer that was lost is not left over.
-    pub async fn create(&self, wish: Option<Name>) -> Result<Provisioned, StoreError> {
+    /// password: what was made for an answer that was lost is not left over. Without a wish nobody can ask again: what was
+    /// not made whole, or whose answer nobody waits for, is undone.
+    pub async fn create(
+        &self,
+        wish: Option<Name>,
+        is_waited_for: impl Fn() -> bool,
+    ) -> Result<Provisioned, StoreError> {
         let is_unnamed = wish.is_none();
+        let is_lost = || is_unnamed && !is_waited_for();
         let id = match wish {
             Some(name) => DatabaseId { user: name.clone(), database: name },
             None => DatabaseId { user: random(), database: random() },
         };
         let password = random();
-        let _one = self.one_at_a_time.lock().await;
-        self.with(CONNECT_WITHIN, "making a database", async |client| {
-            let made = make(client, &id, &password).await;
-            if made.is_err() && is_unnamed {
-                undo(client, &id).await;
+        let _turn = self.turn().await?;
+        if is_lost() {
+            return Err(StoreError::AskerGone);
+        }
+        let (doing, limits) = ("making a database", (CONNECT_WITHIN, STATEMENT));
+        let made = self.with(&self.superuser, limits, doing, async |client| {
+            make(client, &id, &password).await.map_err(StoreError::refused(doing))
+        });
+        match made.await {
+            Ok(()) if !is_lost() => {}
+            made => {
+                if is_unnamed && !matches!(made, Err(StoreError::Unreachable { .. })) {
+                    self.undo(id).await;
+                }
+                return Err(made.err().unwrap_or(StoreError::AskerGone));
             }
-            made
-        })
-        .await?;
+        }
         info!(database = %id.database, "made database {}", id.database);
         let env = names::env(&id, &password, &self.host, self.port);
         Ok(Provisioned { id: id.to_string(), env })
@@ -134,11 +182,50 @@ impl Databases {
 
     /// Removes a database and its role. Both may be gone already.
     pub async fn delete(&self, id: &DatabaseId) -> Result<(), StoreError> {
-        let _one = self.one_at_a_time.lock().await;
-        self.with(CONNECT_WITHIN, "removing a database", async |client| drop(client, id).await)
-            .await?;
+        let _turn = self.turn().await?;
+        self.remove(id, (CONNECT_WITHIN, STATEMENT)).await?;
         info!(database = %id.database, "removed database {}", id.database);
         Ok(())
+    }
+
+    /// Waits in line. Once the daemon stops nobody else has a turn: what has begun is finished, and nothing begins.
+    async fn turn(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        let stop = self.lifetime.stop();
+        let turn = stop.run_until_cancelled(self.one_at_a_time.clone().lock_owned()).await;
+        turn.filter(|_| !stop.is_cancelled()).ok_or(StoreError::Stopping)
+    }
+
+    async fn remove(
+        &self,
+        id: &DatabaseId,
+        limits: (Duration, Duration),
+    ) -> Result<(), StoreError> {
+        let (within, limit) = limits;
+        // What is done within this is bounded by it, and is cut off by itself first.
+        let limits = (within, limit + 2 * session::ATTEMPT);
+        self.with(&self.superuser, limits, removal::DOING, async |client| {
+            let deadline = Instant::now() + limit;
+            hold(client, id).await.map_err(StoreError::refused(removal::DOING))?;
+            removal::remove(self, client, id, deadline).await
+        })
+        .await
+    }
+
+    /// Removes what was made for nobody: at once, and if that fails, in the background until it is done.
+    async fn undo(&self, id: DatabaseId) {
+        let Err(err) = self.remove(&id, (Duration::ZERO, UNDO)).await else { return };
+        let error = &err as &dyn std::error::Error;
+        warn!(error, database = %id.database, "what was made of database {} is not removed yet", id.database);
+        let databases = self.clone();
+        self.lifetime.spawn_request(async move {
+            for _ in 0..UNDO_ATTEMPTS {
+                tokio::time::sleep(UNDO_PAUSE).await;
+                if databases.delete(&id).await.is_ok() {
+                    return;
+                }
+            }
+            warn!(database = %id.database, "what was made of database {} is left over", id.database);
+        });
     }
 
     /// Whether the server answered within the last moments. However many ask, one connection at a time is made for them.
@@ -149,66 +236,22 @@ impl Databases {
         {
             return answer.clone();
         }
+        let (doing, limits) = ("asking the server", (Duration::ZERO, STATEMENT));
         let answer = self
-            .with(Duration::ZERO, "asking the server", async |client| {
-                client.batch_execute("SELECT 1").await
+            .with(&self.superuser, limits, doing, async |client| {
+                client.batch_execute("SELECT 1").await.map_err(StoreError::refused(doing))
             })
             .await
             .map_err(Arc::new);
         *last = Some((Instant::now(), answer.clone()));
         answer
     }
-
-    /// Connects, trying for some time, and does something with the connection.
-    async fn with<T>(
-        &self,
-        within: Duration,
-        doing: &'static str,
-        work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<T, StoreError> {
-        let (client, connection) = self.connect(within).await?;
-        let work = async {
-            tokio::select! {
-                biased;
-                done = work(&client) => done,
-                ended = driven(connection) => Err(ended),
-            }
-        };
-        match tokio::time::timeout(STATEMENT, work).await {
-            Ok(done) => done.map_err(|source| StoreError::Refused { doing, source }),
-            Err(_) => Err(StoreError::TimedOut { doing }),
-        }
-    }
-
-    async fn connect(
-        &self,
-        within: Duration,
-    ) -> Result<(Client, impl Future<Output = Result<(), tokio_postgres::Error>> + use<>), StoreError>
-    {
-        let deadline = Instant::now() + within;
-        loop {
-            let source = match tokio::time::timeout(ATTEMPT, self.superuser.connect(NoTls)).await {
-                Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(source)) => Some(source),
-                Err(_) => None,
-            };
-            if Instant::now() >= deadline {
-                let at = format!("{}:{}", self.host, self.port);
-                return Err(StoreError::Unreachable { at, source });
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
 }
 
-/// Drives a connection. One that ends without an error leaves its error to the statement that is under way.
-async fn driven(
-    connection: impl Future<Output = Result<(), tokio_postgres::Error>>,
-) -> tokio_postgres::Error {
-    match connection.await {
-        Err(err) => err,
-        Ok(()) => std::future::pending().await,
-    }
+/// Has this session be the only one that makes or removes this database, also of daemons that were killed.
+async fn hold(client: &Client, id: &DatabaseId) -> Result<(), tokio_postgres::Error> {
+    let name = id.database.literal();
+    client.batch_execute(&format!("SELECT pg_advisory_lock(hashtextextended({name}, 0))")).await
 }
 
 /// Makes the role and the database, or what is missing of them.
@@ -217,6 +260,7 @@ async fn make(
     id: &DatabaseId,
     password: &Name,
 ) -> Result<(), tokio_postgres::Error> {
+    hold(client, id).await?;
     let (user, database) = (id.user.quoted(), id.database.quoted());
     let secret = password.literal();
     // The password must not reach the server's log, not even by an error.
@@ -244,18 +288,6 @@ async fn make(
         client.batch_execute(&create).await?;
     }
     client.batch_execute(&format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC")).await
-}
-
-async fn undo(client: &Client, id: &DatabaseId) {
-    if let Err(err) = drop(client, id).await {
-        warn!(error = %err, database = %id.database, "what was made of database {} is left over", id.database);
-    }
-}
-
-async fn drop(client: &Client, id: &DatabaseId) -> Result<(), tokio_postgres::Error> {
-    let (user, database) = (id.user.quoted(), id.database.quoted());
-    client.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")).await?;
-    client.batch_execute(&format!("DROP ROLE IF EXISTS {user}")).await
 }
 
 fn random() -> Name {

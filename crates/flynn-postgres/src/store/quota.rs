@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Row, types::ToSql};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{CONNECT_WITHIN, Databases, STATEMENT, StoreError, driven};
+use super::{CONNECT_WITHIN, Databases, STATEMENT, StoreError, session::driven};
 use crate::domain::{
     names::Name,
     quota::{Access, access},
@@ -27,7 +27,7 @@ const SIZE: &str = "SELECT pg_database_size(d.oid) AS size, r.rolcanlogin, \
      LEFT JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0 \
      WHERE d.datname = $1";
 /// The server gives a statement up before we give up the server.
-const LIMIT: &str = "SET statement_timeout = '12s'";
+const LIMIT: &str = "SET statement_timeout = '10s'";
 
 impl Databases {
     /// Measures all databases again and again, until the daemon stops.
@@ -47,7 +47,7 @@ impl Databases {
 
     /// One after the other, each for itself: however many there are, and whatever is the matter with one of them.
     async fn enforce_quota(&self, most: u64) -> Result<(), StoreError> {
-        let (client, connection) = self.connect(CONNECT_WITHIN).await?;
+        let (client, connection) = self.connect(&self.superuser, CONNECT_WITHIN).await?;
         let work = async {
             bounded(client.batch_execute(LIMIT)).await?;
             for row in bounded(client.query(APPS, &[])).await? {

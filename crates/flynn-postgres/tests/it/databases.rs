@@ -1,52 +1,12 @@
-//! flynn-postgres-api over HTTP, with the real PostgreSQL.
-
-#![expect(clippy::unwrap_used, reason = "a test may fail that way")]
+//! What a database is, and what its role may do.
 
 use api::controller::Provisioned;
-use clap::Parser;
-use flynn_postgres::config::ApiConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_postgres::NoTls;
 
-struct Api {
-    client: api_client::Client,
-    base: String,
-    _lifetime: daemon::Lifetime,
-}
-
-async fn api(port: u16, password: &str) -> Api {
-    api_with(port, password, &[]).await
-}
-
-async fn api_with(port: u16, password: &str, more: &[&str]) -> Api {
-    let port = port.to_string();
-    let args = [
-        "api",
-        "--port=0",
-        "--key=secret",
-        "--host=127.0.0.1",
-        "--pg-port",
-        &port,
-        "--password",
-        password,
-    ];
-    let config = ApiConfig::parse_from(args.iter().chain(more));
-    let lifetime = daemon::Lifetime::default();
-    let running = flynn_postgres::start(&config, &lifetime).await.unwrap();
-    let base = format!("http://127.0.0.1:{}", running.addr.port());
-    let client = api_client::Client::new(base.as_str(), Some("secret".into())).without_retries();
-    Api { client, base, _lifetime: lifetime }
-}
-
-async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    #[expect(clippy::disallowed_methods, reason = "ends with its client")]
-    tokio::spawn(connection);
-    Ok(client)
-}
+use crate::support::{Api, api, api_with, connect, create, superuser};
 
 #[tokio::test]
 async fn a_database_is_its_roles_own_and_can_be_removed_twice() {
@@ -100,12 +60,6 @@ async fn no_key_no_database_and_ping_tells_the_truth() {
     let status = raw_get(&api, "/.well-known/status").await;
     assert!(status.starts_with("HTTP/1.1 500") && status.contains("unhealthy"), "{status}");
     assert!(status.contains("cannot be reached"), "{status}");
-}
-
-/// As the controller asks: under an id of its own.
-async fn create(api: &Api, id: &str) -> Result<Provisioned, api_client::Error> {
-    let client = api.client.with_header(api::controller::IDEMPOTENCY_KEY, id);
-    client.post("/databases", &serde_json::json!({})).await
 }
 
 #[tokio::test]
@@ -251,13 +205,6 @@ async fn a_database_above_its_quota_is_read_and_one_that_is_written_on_is_closed
     until("not permitted to log in", "SET default_transaction_read_only = off", fill).await;
     let client = connect(own).await.unwrap();
     client.batch_execute(fill).await.expect("the cluster's own database has no quota");
-}
-
-/// The server's own connection, as the API's.
-async fn superuser(postgres: &testkit::Postgres) -> tokio_postgres::Client {
-    let (user, password) = (postgres.user(), postgres.password());
-    let at = format!("{}:{}", postgres.host(), postgres.port());
-    connect(&format!("postgres://{user}:{password}@{at}/postgres")).await.unwrap()
 }
 
 /// Makes `pg_database_size` answer as this body says; its one argument is `$1`.

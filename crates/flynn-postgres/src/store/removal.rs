@@ -1,0 +1,231 @@
+//! Removes a database and its role, whatever other apps have done with that role.
+//!
+//! Every role may name every other: an app can grant what it has to another app's role, let it make things in its database,
+//! or name it in its default privileges. As long as any database names a role, the server does not drop it; so each of
+//! these is entered, and the role leaves it: what it made there is the database's owner's from then on, and what it was
+//! allowed to do there is forgotten.
+//!
+//! The order is such that whatever interrupts it, the next removal does the rest: the role is dropped last, and until then
+//! it lets nobody in.
+//!
+//! An app's database is entered as superuser, so nothing of that app's is run there. Only utility statements are sent;
+//! what the app set for its database's sessions is overruled as the session begins; and event triggers, which only a
+//! superuser can make, are off where the server can turn them off.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Client, error::SqlState, types::ToSql};
+use tracing::warn;
+
+use super::{Databases, StoreError, session::BEGIN};
+use crate::domain::names::{DatabaseId, Name};
+
+/// What all of this is, in an error.
+pub(super) const DOING: &str = "removing a database";
+/// A session of another app that keeps the removal waiting for this time is ended.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Another app may name the role again while it is being forgotten.
+const ROUNDS: u32 = 8;
+/// How a session in an app's database begins. What the app set for its sessions is as in any other database of ours: it
+/// could have them be a role of its own, read only, load what is not there, or find its functions for the system's. Event
+/// triggers are off, where there is such a setting. What is no setting of the server's has no value and does nothing.
+const OVERRULED: &str = r"SELECT coalesce(string_agg(format('-c %s=%s', name, regexp_replace(value, '([\\\s])', '\\\1', 'g')), ' '), '')
+     FROM (SELECT name, current_setting(name, true) AS value
+           FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
+                unnest(s.setconfig) AS setting, split_part(setting, '=', 1) AS name
+           WHERE d.datname = $1 AND s.setrole = 0
+           UNION ALL SELECT name, 'off' FROM pg_settings WHERE name = 'event_triggers') AS overruled
+     WHERE value IS NOT NULL";
+/// Whatever the app set.
+const PATH: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
+/// Where a role is named, but for what all databases share. The removal of one (-2) may have begun and not ended.
+const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname), d.datallowconn, d.datconnlimit = -2 \
+     FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.refobjid \
+     WHERE s.refclassid = 'pg_authid'::regclass AND r.rolname = $1";
+/// A database that a role owns besides its own.
+const ANOTHER: &str = "SELECT d.datname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
+     WHERE r.rolname = $1 AND d.datname <> $2 LIMIT 1";
+/// Ends what keeps a session waiting, but for the system's own.
+const END_BLOCKERS: &str = "SELECT pg_terminate_backend(a.pid) \
+     FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+     WHERE a.pid = ANY(pg_blocking_pids($1)) AND NOT r.rolsuper";
+
+/// A database that names the role.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    quoted: String,
+    lets_in: bool,
+    is_half_removed: bool,
+}
+
+/// The removal of one role, watched by a session that has nothing else to do.
+#[derive(Debug)]
+struct Removal<'a> {
+    databases: &'a Databases,
+    watch: &'a Client,
+    role: &'a Name,
+    deadline: Instant,
+}
+
+/// Removes a database and its role. Both may be gone already.
+pub(super) async fn remove(
+    databases: &Databases,
+    watch: &Client,
+    id: &DatabaseId,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let pair: [&(dyn ToSql + Sync); 2] = [&id.user.to_string(), &id.database.to_string()];
+    let another = watch.query_opt(ANOTHER, &pair).await.map_err(refused)?;
+    if let Some(another) = another {
+        return Err(StoreError::OwnsAnother { role: id.user.to_string(), owned: another.get(0) });
+    }
+    let removal = Removal { databases, watch, role: &id.user, deadline };
+    let here = &databases.superuser;
+    removal.work(here, async |worker| drop_database(worker, id).await).await?;
+    for _ in 0..ROUNDS {
+        removal.leave_databases().await?;
+        match removal.work(here, async |worker| drop_role(worker, &id.user).await).await {
+            // It was named again meanwhile.
+            Err(StoreError::Refused { source, .. })
+                if source.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
+            dropped => return dropped,
+        }
+    }
+    Err(StoreError::TimedOut { doing: DOING })
+}
+
+/// Keeps the role out, from everywhere, and removes the database.
+async fn drop_database(worker: &Client, id: &DatabaseId) -> Result<(), StoreError> {
+    let (role, name, database) = (id.user.quoted(), id.user.literal(), id.database.quoted());
+    if exists(worker, "SELECT FROM pg_roles WHERE rolname = $1", &id.user).await? {
+        // A session of its own may hold what the change waits for, and another may have begun before it.
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {name}"
+        );
+        for step in [&end, &format!("ALTER ROLE {role} NOLOGIN"), &end] {
+            worker.batch_execute(step).await.map_err(refused)?;
+        }
+    }
+    // Its owner may have said so, and the server drops no template.
+    let template = "SELECT FROM pg_database WHERE datname = $1 AND datistemplate";
+    if exists(worker, template, &id.database).await? {
+        let no_template = format!("ALTER DATABASE {database} IS_TEMPLATE false");
+        worker.batch_execute(&no_template).await.map_err(refused)?;
+    }
+    let drop = format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)");
+    worker.batch_execute(&drop).await.map_err(refused)
+}
+
+/// Forgets what the role is allowed on what all databases share, and drops it, both or neither.
+async fn drop_role(worker: &Client, role: &Name) -> Result<(), StoreError> {
+    if !exists(worker, "SELECT FROM pg_roles WHERE rolname = $1", role).await? {
+        return Ok(());
+    }
+    worker
+        .batch_execute(&format!("{}; DROP ROLE {}", leave(role), role.quoted()))
+        .await
+        .map_err(refused)
+}
+
+/// What makes a role leave the database in which it is said. `pg_database_owner` is whoever owns that, and is no superuser
+/// where a superuser does: a function that runs as its owner, or a table whose index calls one, is nobody's way to more.
+fn leave(role: &Name) -> String {
+    let role = role.quoted();
+    format!("REASSIGN OWNED BY {role} TO pg_database_owner; DROP OWNED BY {role}")
+}
+
+async fn exists(client: &Client, sql: &str, name: &Name) -> Result<bool, StoreError> {
+    Ok(client.query_opt(sql, &[&name.to_string()]).await.map_err(refused)?.is_some())
+}
+
+fn refused(source: tokio_postgres::Error) -> StoreError {
+    StoreError::Refused { doing: DOING, source }
+}
+
+impl Removal<'_> {
+    /// Has the role leave every database. One in which that fails holds up no other.
+    async fn leave_databases(&self) -> Result<(), StoreError> {
+        let role = self.role.to_string();
+        let named = self.watch.query(NAMED_IN, &[&role]).await.map_err(refused)?;
+        let mut failed = Ok(());
+        for row in named {
+            if Instant::now() >= self.deadline {
+                return Err(StoreError::TimedOut { doing: DOING });
+            }
+            let named = Named {
+                name: row.get(0),
+                quoted: row.get(1),
+                lets_in: row.get(2),
+                is_half_removed: row.get(3),
+            };
+            if let Err(err) = self.leave_database(&named).await {
+                let error = &err as &dyn std::error::Error;
+                warn!(error, database = named.name, %role, "role {role} stays in database {} for now", named.name);
+                failed = Err(err);
+            }
+        }
+        failed
+    }
+
+    async fn leave_database(&self, named: &Named) -> Result<(), StoreError> {
+        let Named { name, quoted, .. } = named;
+        let here = &self.databases.superuser;
+        let say = async |sql: String| {
+            self.work(here, async |worker| worker.batch_execute(&sql).await.map_err(refused)).await
+        };
+        if named.is_half_removed {
+            // Its files are gone, or half of them. Nothing but its removal can be done with it.
+            return say(format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
+        }
+        let mut there = here.clone();
+        let overruled = self.watch.query_one(OVERRULED, &[name]).await.map_err(refused)?;
+        let overruled: &str = overruled.get(0);
+        there.dbname(name).options(format!("{BEGIN} {overruled} {PATH}"));
+        let left = async {
+            self.work(&there, async |worker| {
+                worker.batch_execute(&leave(self.role)).await.map_err(refused)
+            })
+            .await
+        };
+        if named.lets_in {
+            return left.await;
+        }
+        // Its owner can close it even to the superuser.
+        say(format!("ALTER DATABASE {quoted} ALLOW_CONNECTIONS true")).await?;
+        let left = left.await;
+        say(format!("ALTER DATABASE {quoted} ALLOW_CONNECTIONS false")).await?;
+        left
+    }
+
+    /// Does something in a session of its own. Whoever keeps it waiting for long is put out.
+    async fn work(
+        &self,
+        session: &tokio_postgres::Config,
+        work: impl AsyncFnOnce(&Client) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let limits = (Duration::ZERO, left);
+        self.databases
+            .with(session, limits, DOING, async |worker| {
+                let pid = worker.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+                let pid = pid.map_err(refused)?.get(0);
+                tokio::select! {
+                    biased;
+                    done = work(worker) => done,
+                    failed = self.end_blockers(pid) => Err(refused(failed)),
+                }
+            })
+            .await
+    }
+
+    async fn end_blockers(&self, pid: i32) -> tokio_postgres::Error {
+        loop {
+            sleep(PATIENCE).await;
+            if let Err(err) = self.watch.execute(END_BLOCKERS, &[&pid]).await {
+                return err;
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A database is removed with its role, whatever other apps have done.
+
+use std::collections::BTreeMap;
+
+use api::controller::Provisioned;
+
+use crate::support::{Api, api, connect, superuser};
+
+async fn make(api: &Api) -> Provisioned {
+    api.client.post("/databases", &()).await.unwrap()
+}
+
+async fn remove(api: &Api, id: &str) -> Result<(), api_client::Error> {
+    api.client.delete(&format!("/databases?id={id}")).await
+}
+
+/// As this role, in that database.
+async fn says(
+    role: &BTreeMap<String, String>,
+    database: &BTreeMap<String, String>,
+    sql: &str,
+) -> tokio_postgres::Client {
+    let url = role["DATABASE_URL"].replace(&role["PGDATABASE"], &database["PGDATABASE"]);
+    let client = connect(&url).await.unwrap();
+    client.batch_execute(sql).await.unwrap();
+    client
+}
+
+async fn exists(superuser: &tokio_postgres::Client, role: &str) -> bool {
+    let role = superuser.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&role]).await;
+    role.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    let (one, two, other) = (make(&api).await, make(&api).await, make(&api).await);
+    let (own, role) = (&one.env["PGDATABASE"], &two.env["PGUSER"]);
+    let grants = format!(
+        r#"CREATE TABLE t (n int); GRANT CONNECT ON DATABASE "{own}" TO "{role}"; GRANT SELECT ON t TO "{role}";
+        GRANT CREATE ON SCHEMA public TO "{role}"; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO "{role}";
+        ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t TO "{role}", "{0}" USING (true)"#,
+        one.env["PGUSER"]
+    );
+    let owner = says(&one.env, &one.env, &grants).await;
+    let made = "CREATE TABLE theirs AS SELECT 7 AS n; SELECT lo_create(77); \
+                ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC";
+    let inside = says(&two.env, &one.env, made).await;
+    says(
+        &two.env,
+        &two.env,
+        &format!(r#"ALTER DATABASE "{}" IS_TEMPLATE true"#, two.env["PGDATABASE"]),
+    )
+    .await;
+    let grants = format!(r#"GRANT CONNECT ON DATABASE "{}" TO "{role}""#, other.env["PGDATABASE"]);
+    says(&other.env, &other.env, &grants).await;
+    // All that its owner can do against whoever enters it.
+    for hindrance in [
+        format!(r#"SET role = "{}""#, one.env["PGUSER"]),
+        "SET default_transaction_read_only = on".into(),
+        "SET statement_timeout = 1".into(),
+        r"SET application_name = 'a \ b'".into(),
+        "SET search_path = public, pg_catalog".into(),
+        "CONNECTION LIMIT 0".into(),
+    ] {
+        let sql = format!(r#"ALTER DATABASE "{own}" {hindrance}"#);
+        owner.batch_execute(&sql).await.unwrap();
+    }
+    let close = format!(r#"ALTER DATABASE "{own}" ALLOW_CONNECTIONS false"#);
+    superuser.batch_execute(&close).await.unwrap();
+
+    remove(&api, &two.id).await.unwrap();
+    assert!(!exists(&superuser, role).await);
+    testkit::wait_until("its session is ended", async || {
+        if inside.is_closed() { Ok(()) } else { Err("it goes on") }
+    })
+    .await;
+    let open = "SELECT FROM pg_database WHERE datallowconn AND datname = $1";
+    assert!(superuser.query_opt(open, &[own]).await.unwrap().is_none(), "it is closed as before");
+    for back in ["ALLOW_CONNECTIONS true", "RESET ALL", "CONNECTION LIMIT -1"] {
+        let sql = format!(r#"ALTER DATABASE "{own}" {back}"#);
+        superuser.batch_execute(&sql).await.unwrap();
+    }
+    let client = connect(&one.env["DATABASE_URL"]).await.unwrap();
+    let kept = client.query_one("SELECT n FROM theirs", &[]).await.unwrap();
+    assert_eq!(kept.get::<_, i32>(0), 7);
+    let use_it = "ALTER TABLE theirs ADD m int; INSERT INTO theirs VALUES (1, 2); DROP TABLE theirs; \
+                  SELECT lo_unlink(77); SELECT * FROM t";
+    client.batch_execute(use_it).await.expect("what the role made is the app's own");
+    remove(&api, &one.id).await.unwrap();
+    remove(&api, &two.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_role_made_in_a_superusers_database_runs_as_no_superuser() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    let (made, reader) = (make(&api).await, make(&api).await);
+    let shared: BTreeMap<_, _> =
+        [("PGDATABASE".to_owned(), postgres.fresh_database().await)].into();
+    let url = format!(
+        "postgres://{}:{}@{}:{}/{}",
+        postgres.user(),
+        postgres.password(),
+        postgres.host(),
+        postgres.port(),
+        shared["PGDATABASE"]
+    );
+    let open = format!(r#"GRANT CREATE ON SCHEMA public TO "{}""#, made.env["PGUSER"]);
+    connect(&url).await.unwrap().batch_execute(&open).await.unwrap();
+    let trap = "CREATE FUNCTION who() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'";
+    says(&made.env, &shared, trap).await;
+    remove(&api, &made.id).await.unwrap();
+    let client = says(&reader.env, &shared, "SELECT 1").await;
+    let who: String = client.query_one("SELECT who()", &[]).await.unwrap().get(0);
+    let is_super = "SELECT FROM pg_roles WHERE rolname = $1 AND rolsuper";
+    assert!(superuser.query_opt(is_super, &[&who]).await.unwrap().is_none(), "it runs as {who}");
+}
+
+#[tokio::test]
+async fn whoever_keeps_a_removal_waiting_is_put_out() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    let (one, two) = (make(&api).await, make(&api).await);
+    let role = &two.env["PGUSER"];
+    let grants = format!(r#"CREATE TABLE t (n int); BEGIN; GRANT SELECT ON t TO "{role}""#);
+    let _open = says(&one.env, &one.env, &grants).await;
+    let _own = says(&two.env, &two.env, "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'").await;
+    remove(&api, &two.id).await.unwrap();
+    assert!(!exists(&superuser, role).await);
+}
+
+#[tokio::test]
+async fn a_role_that_is_named_again_and_again_is_removed() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    let (one, two) = (make(&api).await, make(&api).await);
+    let role = &two.env["PGUSER"];
+    let client = says(&one.env, &one.env, "CREATE TABLE t (n int)").await;
+    let name = format!(r#"GRANT SELECT ON t TO "{role}""#);
+    let naming = async {
+        while client.batch_execute(&name).await.is_ok() {}
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        removed = async {
+            // It may be told to come again, as the controller does.
+            testkit::wait_until("it is removed", || remove(&api, &two.id)).await;
+        } => removed,
+        () = naming => {}
+    }
+    assert!(!exists(&superuser, role).await);
+}
+
+#[tokio::test]
+async fn a_role_that_owns_another_database_is_left_alone() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let (one, two) = (make(&api).await, make(&api).await);
+    let mixed = format!("/databases/{}:{}", one.env["PGUSER"], two.env["PGDATABASE"]);
+    let err = remove(&api, &mixed).await.unwrap_err();
+    assert!(err.to_string().contains(&one.env["PGDATABASE"]), "{err}");
+    for made in [&one, &two] {
+        connect(&made.env["DATABASE_URL"]).await.expect("nothing was removed");
+    }
+}

@@ -1,0 +1,155 @@
+//! What is cut off, or never begun, leaves nothing that nobody knows.
+
+use std::{future::Future, pin::pin};
+
+use api::controller::Provisioned;
+use clap::Parser;
+use flynn_postgres::{
+    config::ApiConfig,
+    store::{Databases, StoreError},
+};
+
+use crate::support::{api, create, superuser};
+
+/// Databases and roles that were made here.
+const MADE: &str = "SELECT datname FROM pg_database WHERE length(datname) = 32 \
+     UNION ALL SELECT rolname FROM pg_roles WHERE length(rolname) = 32";
+/// `CREATE DATABASE` that waits for [`LOCK`].
+const WAITS: &str = "SELECT FROM pg_stat_activity \
+     WHERE query LIKE 'CREATE DATABASE%' AND state = 'active' AND wait_event_type = 'Lock'";
+/// Nobody makes a database until its transaction ends.
+const LOCK: &str = "BEGIN; COMMENT ON DATABASE template0 IS 'locked'";
+
+async fn until(superuser: &tokio_postgres::Client, what: &str, sql: &str, count: usize) {
+    testkit::wait_until(what, async || match superuser.query(sql, &[]).await.unwrap().len() {
+        now if now == count => Ok(()),
+        now => Err(now),
+    })
+    .await;
+}
+
+/// Waits until a database is being made, and not made.
+async fn until_it_waits<T: std::fmt::Debug>(
+    superuser: &tokio_postgres::Client,
+    work: &mut (impl Future<Output = T> + Unpin),
+) {
+    tokio::select! {
+        done = work => panic!("it waits: {done:?}"),
+        () = until(superuser, "it waits", WAITS, 1) => {}
+    }
+}
+
+#[tokio::test]
+async fn an_unnamed_database_that_takes_too_long_is_not_left_over() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
+    locking.batch_execute(LOCK).await.unwrap();
+    let err = api.client.post::<Provisioned>("/databases", &()).await.unwrap_err();
+    assert!(err.is_retryable(), "{err}");
+    until(&superuser, "the server has given it up", WAITS, 0).await;
+    locking.batch_execute("COMMIT").await.unwrap();
+    until(&superuser, "nothing is left", MADE, 0).await;
+}
+
+#[tokio::test]
+async fn an_unnamed_database_whose_connection_is_lost_is_not_left_over() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
+    locking.batch_execute(LOCK).await.unwrap();
+    let mut made = pin!(api.client.post::<Provisioned>("/databases", &()));
+    until_it_waits(&superuser, &mut made).await;
+    let cut = WAITS.replace("SELECT", "SELECT pg_terminate_backend(pid)");
+    superuser.batch_execute(&cut).await.unwrap();
+    let err = made.await.unwrap_err();
+    assert!(err.is_retryable(), "{err}");
+    locking.batch_execute("COMMIT").await.unwrap();
+    until(&superuser, "nothing is left", MADE, 0).await;
+}
+
+#[tokio::test]
+async fn an_unnamed_database_whose_asker_hangs_up_is_removed_and_a_named_one_stays() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
+    locking.batch_execute(LOCK).await.unwrap();
+    until_it_waits(&superuser, &mut pin!(api.client.post::<Provisioned>("/databases", &()))).await;
+    locking.batch_execute("COMMIT").await.unwrap();
+    until(&superuser, "nothing is left", MADE, 0).await;
+    locking.batch_execute(LOCK).await.unwrap();
+    let id = "0fb1a2c3-0000-4000-8000-0123456789ab";
+    until_it_waits(&superuser, &mut pin!(create(&api, id))).await;
+    locking.batch_execute("COMMIT").await.unwrap();
+    until(&superuser, "it is made", MADE, 2).await;
+    create(&api, id).await.unwrap();
+    until(&superuser, "it is the same", MADE, 2).await;
+}
+
+fn databases(postgres: &testkit::Postgres, lifetime: &daemon::Lifetime) -> Databases {
+    let port = postgres.port().to_string();
+    let args = ["api", "--key=x", "--host=127.0.0.1", "--pg-port", &port, "--password"];
+    let config = ApiConfig::parse_from(args.into_iter().chain([postgres.password()]));
+    Databases::new(&config, lifetime)
+}
+
+#[tokio::test]
+async fn what_waits_in_line_when_the_daemon_stops_is_not_begun_and_what_has_begun_is_finished() {
+    let postgres = testkit::Postgres::start().await;
+    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
+    locking.batch_execute(LOCK).await.unwrap();
+    let lifetime = daemon::Lifetime::default();
+    let databases = databases(&postgres, &lifetime);
+    let name = |digit: &str| Some(digit.repeat(32).parse().unwrap());
+    let mut begun = pin!(databases.create(name("1"), || true));
+    until_it_waits(&superuser, &mut begun).await;
+    let mut waits = pin!(databases.create(name("2"), || true));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    lifetime.end();
+    assert!(matches!(waits.await, Err(StoreError::Stopping)));
+    let late = databases.create(name("3"), || true).await;
+    assert!(matches!(late, Err(StoreError::Stopping)), "{late:?}");
+    assert!(futures_util::poll!(&mut begun).is_pending());
+    locking.batch_execute("COMMIT").await.unwrap();
+    begun.await.unwrap();
+    until(&superuser, "only the first is made", MADE, 2).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_had_under_way_ends_with_it() {
+    let postgres = testkit::Postgres::start().await;
+    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
+    locking.batch_execute(LOCK).await.unwrap();
+    let databases = databases(&postgres, &daemon::Lifetime::default());
+    let name = "1".repeat(32);
+    {
+        let mut killed = Box::pin(databases.create(Some(name.parse().unwrap()), || true));
+        until_it_waits(&superuser, &mut killed).await;
+    }
+    // Its removal, by the next daemon, waits for that.
+    let id = format!("/databases/{name}:{name}").parse().unwrap();
+    let next = self::databases(&postgres, &daemon::Lifetime::default());
+    next.delete(&id).await.unwrap();
+    locking.batch_execute("COMMIT").await.unwrap();
+    until(&superuser, "nothing goes on", WAITS, 0).await;
+    until(&superuser, "nothing is left", MADE, 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_read_only_is_so_for_now() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    let id = "0fb1a2c3-0000-4000-8000-0123456789ab";
+    let made = create(&api, id).await.unwrap();
+    superuser.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let refused = testkit::wait_until("it is read-only", async || {
+        create(&api, id).await.err().ok_or("it writes")
+    })
+    .await;
+    assert!(refused.is_retryable() && refused.to_string().contains("read-only"), "{refused}");
+    let delete = format!("/databases?id={}", made.id);
+    let refused = api.client.delete::<()>(&delete).await.unwrap_err();
+    assert!(refused.is_retryable(), "{refused}");
+}
