@@ -7,7 +7,7 @@ use clap::Parser;
 use controller::{Args, Config};
 use daemon::{Lifetime, lifetime::signalled, telemetry};
 
-/// Requests and steps under way may take this long to end.
+/// Other requests and steps under way may take this long to end.
 const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
@@ -19,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
     if lifetime.until_signalled().await {
         lifetime.end();
         tokio::select! {
-            () = running.until_detached() => {}
+            ((), ()) = async { tokio::join!(running.until_detached(), running.until_finished()) } => {}
             // Whoever says it twice does not want to wait.
             () = signalled() => {}
         }

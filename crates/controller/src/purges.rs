@@ -53,7 +53,8 @@ pub(crate) async fn keep(controller: Controller, stop: CancellationToken) {
             Err(err) => debug!(error = &err as &dyn std::error::Error, "purges wait"),
         }
     }
-    // Each has a timeout. One that is cut off would wait some minutes for another controller, and may be half done.
+    // Each has a timeout, and the daemon waits for it. One that is cut off would wait some minutes for another controller, and
+    // may be half done.
     while works.next().await.is_some() {}
 }
 

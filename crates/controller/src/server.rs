@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use api::error::ErrorCode;
 use daemon::{Lifetime, auth::Keys};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// Connections to the database.
 const CONNECTIONS: usize = 16;
+
+/// What must be finished has two requests to a provider before it at most, of a minute each, and its own of the database.
+const FINISH: Duration = Duration::from_secs(150);
 
 /// What handlers and workers share.
 #[derive(Debug, Clone)]
@@ -48,6 +52,8 @@ pub(crate) struct Controller {
     pub(crate) retention: crate::Retention,
     /// What a job that deploys a repository is given.
     pub(crate) deploy_keys: Option<DeployKeys>,
+    /// What must come to its end before this one does.
+    pub(crate) under_way: TaskTracker,
 }
 
 impl Controller {
@@ -72,6 +78,7 @@ impl Controller {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
+        let work = self.under_way.track_future(work);
         let finished = self.lifetime.carry_out(work).await;
         finished.unwrap_or_else(|panicked| Err(Error::Away(panicked.to_string())))
     }
@@ -84,6 +91,7 @@ pub struct Running {
     pub addr: SocketAddr,
     attachments: Attachments,
     attach_grace: Duration,
+    under_way: TaskTracker,
 }
 
 impl Running {
@@ -91,6 +99,15 @@ impl Running {
     pub async fn until_detached(&self) {
         if timeout(self.attach_grace, self.attachments.none_left()).await.is_err() {
             warn!("attached jobs are stopped: they had {:?} to end", self.attach_grace);
+        }
+    }
+
+    /// Waits, once the daemon stops, until what was begun and must not be cut off has come to its end: what providers are
+    /// asked, above all.
+    pub async fn until_finished(&self) {
+        self.under_way.close();
+        if timeout(FINISH, self.under_way.wait()).await.is_err() {
+            warn!("what was begun is cut off: it had {FINISH:?} to end");
         }
     }
 
@@ -122,7 +139,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     let addr = listener.local_addr().map_err(|source| StartError::Bind { addr, source })?;
     let db = pg::Pool::new(config.database.clone(), CONNECTIONS);
     let events = Events::new(db.clone(), lifetime.stop());
-    let attachments = Attachments::default();
+    let (attachments, under_way) = (Attachments::default(), TaskTracker::new());
     let controller = Controller {
         db: db.clone(),
         events: events.clone(),
@@ -134,6 +151,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
         attachments: attachments.clone(),
         resource_grace: config.resource_grace,
         retention: config.retention,
+        under_way: under_way.clone(),
         deploy_keys: DeployKeys::first_of(&config.gitreceive_key, config.shelf_key.as_deref()),
     };
     lifetime.spawn("migrations", |stop| async move {
@@ -149,7 +167,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     });
     lifetime.spawn("jobs never ordered", |stop| unordered::keep(controller.clone(), stop));
     lifetime.spawn("orphans", |stop| orphans::keep(controller.clone(), stop));
-    lifetime.spawn("purges", |stop| purges::keep(controller.clone(), stop));
+    lifetime.spawn("purges", |stop| under_way.track_future(purges::keep(controller.clone(), stop)));
     lifetime.spawn("retention", |stop| retention::keep(controller.clone(), stop));
     lifetime.spawn("deployments", |stop| deployer::keep(controller.clone(), stop));
     let scopes = Scopes {
@@ -163,7 +181,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> Result<Running, Start
     });
     lifetime.serve_with_status(listener, routes(controller, scopes), status);
     info!(%addr, "the controller listens on {addr}");
-    Ok(Running { addr, attachments, attach_grace: config.attach_grace })
+    Ok(Running { addr, attachments, attach_grace: config.attach_grace, under_way })
 }
 
 /// Whether it can do its work with the settings it has: the database answers, and the hosts take its key.

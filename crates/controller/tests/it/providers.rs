@@ -449,3 +449,31 @@ async fn what_a_controller_began_to_destroy_when_it_shall_stop_is_destroyed() {
     drained.unwrap();
     assert!(world.client.all_resources(true).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_controller_that_shall_stop_waits_for_what_it_began_and_else_for_nothing() {
+    let (world, provider) = (World::start().await, Provider::default());
+    provider.start(&world, "things").await;
+    let made = world.client.provision("things", &nothing()).await.unwrap();
+    let hasty = controller::Config { resource_grace: Duration::ZERO, ..world.config.clone() };
+    let start = async |lifetime| controller::start(hasty.clone(), lifetime).await.unwrap();
+    let idle = Lifetime::default();
+    let running = start(&idle).await;
+    idle.end();
+    running.until_finished().await;
+
+    provider.shut.send_replace(true);
+    let busy = Lifetime::default();
+    let running = start(&busy).await;
+    client(running.addr).remove_resource("things", made.id).await.unwrap();
+    provider.told.subscribe().wait_for(|told| !told.is_empty()).await.unwrap();
+    busy.end();
+    let mut finished = std::pin::pin!(running.until_finished());
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut finished).is_pending());
+        tokio::task::yield_now().await;
+    }
+    provider.shut.send_replace(false);
+    finished.await;
+    assert!(world.client.all_resources(true).await.unwrap().is_empty());
+}
