@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    folder::data_folder,
     process::{Server, command_as},
     wait_until_for,
 };
@@ -32,7 +33,7 @@ impl Etcd {
 
     /// Starts one whose member has that name.
     pub async fn start_as(name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = data_folder();
         let (client_port, peer_port) = (crate::free_port(), crate::free_port());
         let server = spawn(dir.path(), name, client_port, peer_port);
         let mut etcd = Self { server, name: name.into(), client_port, peer_port, dir };

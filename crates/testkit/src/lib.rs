@@ -5,6 +5,7 @@
 )]
 
 mod etcd;
+mod folder;
 mod port;
 mod postgres;
 mod process;

@@ -11,6 +11,7 @@ use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
 use crate::{
+    folder::{data_folder, data_root},
     process::{Server, command_as},
     wait_until_for,
 };
@@ -33,7 +34,7 @@ impl Postgres {
     /// Makes one and waits until it answers.
     pub async fn start() -> Self {
         let template = template();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = data_folder();
         let password = std::fs::read_to_string(template.join("password")).unwrap();
         // With its owner and modes, on which the server insists.
         run(Command::new("cp").arg("-a").arg(template.join("data")).arg(dir.path()));
@@ -114,7 +115,7 @@ impl Postgres {
 /// initdb makes it. Tests of all processes share it.
 fn template() -> PathBuf {
     let name = format!("flynn-test-postgres-{}", geteuid().as_raw());
-    let folder = std::env::temp_dir().join(name);
+    let folder = data_root().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let lock = File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
@@ -154,6 +155,8 @@ fn spawn(dir: &Path, port: u16) -> Server {
         "fsync=off",
         "max_connections=50",
         "shared_buffers=16MB",
+        // In the data folder, so that nothing is left of one that was killed.
+        "dynamic_shared_memory_type=mmap",
     ] {
         command.args(["-c", setting]);
     }
