@@ -146,6 +146,8 @@ async fn a_controller_that_shall_stop_relays_until_the_job_has_ended() {
         frames.send(Frame::Data { stream: Stream::Stdin, bytes }).await.unwrap();
         assert_eq!(frames.next().await.unwrap().unwrap(), answered);
     }
+    // One that hangs up before could not be told from one that leaves a job.
+    assert!(frames.next().await.is_none(), "the host has said all");
     drop(frames);
     stopped.await;
     assert_eq!(*world.neighbours.stopped.borrow(), []);
