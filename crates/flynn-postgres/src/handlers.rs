@@ -43,7 +43,7 @@ pub async fn create_database(
             Some(key.parse::<Name>().map_err(bad)?)
         }
     };
-    // Goes with the request when whoever sent it hangs up.
+    // When the client hangs up the request is dropped, and this receiver with it: that is how the work learns of it.
     let (answer, _waits) = oneshot::channel::<()>();
     let work = async move { databases.create(name, || !answer.is_closed()).await };
     let made = lifetime.carry_out(work).await;

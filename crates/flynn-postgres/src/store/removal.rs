@@ -129,8 +129,9 @@ async fn drop_role(worker: &Client, role: &Name) -> Result<(), StoreError> {
         .map_err(refused)
 }
 
-/// What makes a role leave the database in which it is said. `pg_database_owner` is whoever owns that, and is no superuser
-/// where a superuser does: a function that runs as its owner, or a table whose index calls one, is nobody's way to more.
+/// The statements that remove a role from the database in which they are executed. Its objects go to `pg_database_owner`, a
+/// role of which the owner of the database is a member. Where a superuser owns the database they do not become a superuser's:
+/// a function that runs with its owner's rights, or an index that calls one, gives nobody more rights.
 fn leave(role: &Name) -> String {
     let role = role.quoted();
     format!("REASSIGN OWNED BY {role} TO pg_database_owner; DROP OWNED BY {role}")

@@ -11,12 +11,13 @@ use super::{Databases, StoreError};
 pub(super) const ATTEMPT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What every session begins with. The server gives a statement up when we do, and when nobody is there any more to hear
-/// of it: a killed daemon's `CREATE DATABASE` does not go on until after it was asked for again, or for its removal.
+/// The startup options of every session. The server ends a statement after the time for which we wait, and also when the
+/// connection is lost: the `CREATE DATABASE` of a killed daemon cannot finish after a later request for the same database.
 pub(super) const BEGIN: &str = "-c statement_timeout=12s -c client_connection_check_interval=1s";
 
 impl Databases {
-    /// Connects, trying for some time, and does something with the connection, which may take so long and [`ATTEMPT`].
+    /// Connects, retrying for the time `within`, and does `work` with the connection. The work is canceled after `limit`, and
+    /// is then waited for during [`ATTEMPT`].
     pub(super) async fn with<T>(
         &self,
         session: &tokio_postgres::Config,
@@ -47,7 +48,7 @@ impl Databases {
         }
     }
 
-    /// Connects, trying for some time; once the daemon stops there is no further attempt.
+    /// Connects, retrying for the time `within`. Once the daemon stops there is no further attempt.
     pub(super) async fn connect(
         &self,
         session: &tokio_postgres::Config,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::controller::Provisioned;
 
-use crate::support::{Api, api, connect, superuser};
+use crate::support::{Api, connect, served};
 
 async fn make(api: &Api) -> Provisioned {
     api.client.post("/databases", &()).await.unwrap()
@@ -33,9 +33,7 @@ async fn exists(superuser: &tokio_postgres::Client, role: &str) -> bool {
 
 #[tokio::test]
 async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let superuser = superuser(&postgres).await;
+    let (_postgres, api, superuser) = served().await;
     let (one, two, other) = (make(&api).await, make(&api).await, make(&api).await);
     let (own, role) = (&one.env["PGDATABASE"], &two.env["PGUSER"]);
     let grants = format!(
@@ -56,7 +54,7 @@ async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
     .await;
     let grants = format!(r#"GRANT CONNECT ON DATABASE "{}" TO "{role}""#, other.env["PGDATABASE"]);
     says(&other.env, &other.env, &grants).await;
-    // All that its owner can do against whoever enters it.
+    // These are all the settings by which its owner can hinder a session in this database.
     for hindrance in [
         format!(r#"SET role = "{}""#, one.env["PGUSER"]),
         "SET default_transaction_read_only = on".into(),
@@ -95,9 +93,7 @@ async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
 
 #[tokio::test]
 async fn what_a_role_made_in_a_superusers_database_runs_as_no_superuser() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let superuser = superuser(&postgres).await;
+    let (postgres, api, superuser) = served().await;
     let (made, reader) = (make(&api).await, make(&api).await);
     let shared: BTreeMap<_, _> =
         [("PGDATABASE".to_owned(), postgres.fresh_database().await)].into();
@@ -122,9 +118,7 @@ async fn what_a_role_made_in_a_superusers_database_runs_as_no_superuser() {
 
 #[tokio::test]
 async fn whoever_keeps_a_removal_waiting_is_put_out() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let superuser = superuser(&postgres).await;
+    let (_postgres, api, superuser) = served().await;
     let (one, two) = (make(&api).await, make(&api).await);
     let role = &two.env["PGUSER"];
     let grants = format!(r#"CREATE TABLE t (n int); BEGIN; GRANT SELECT ON t TO "{role}""#);
@@ -136,9 +130,7 @@ async fn whoever_keeps_a_removal_waiting_is_put_out() {
 
 #[tokio::test]
 async fn a_role_that_is_named_again_and_again_is_removed() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let superuser = superuser(&postgres).await;
+    let (_postgres, api, superuser) = served().await;
     let (one, two) = (make(&api).await, make(&api).await);
     let role = &two.env["PGUSER"];
     let client = says(&one.env, &one.env, "CREATE TABLE t (n int)").await;
@@ -159,8 +151,7 @@ async fn a_role_that_is_named_again_and_again_is_removed() {
 
 #[tokio::test]
 async fn a_role_that_owns_another_database_is_left_alone() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
+    let (_postgres, api, _) = served().await;
     let (one, two) = (make(&api).await, make(&api).await);
     let mixed = format!("/databases/{}:{}", one.env["PGUSER"], two.env["PGDATABASE"]);
     let err = remove(&api, &mixed).await.unwrap_err();

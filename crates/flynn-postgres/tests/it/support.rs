@@ -49,6 +49,14 @@ pub(crate) async fn create(api: &Api, id: &str) -> Result<Provisioned, api_clien
     client.post("/databases", &serde_json::json!({})).await
 }
 
+/// A server, a provider that serves it, and a connection of the superuser.
+pub(crate) async fn served() -> (testkit::Postgres, Api, tokio_postgres::Client) {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), postgres.password()).await;
+    let superuser = superuser(&postgres).await;
+    (postgres, api, superuser)
+}
+
 /// The server's own connection, as the API's.
 pub(crate) async fn superuser(postgres: &testkit::Postgres) -> tokio_postgres::Client {
     let (user, password) = (postgres.user(), postgres.password());

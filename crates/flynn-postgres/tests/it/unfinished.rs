@@ -9,7 +9,7 @@ use flynn_postgres::{
     store::{Databases, StoreError},
 };
 
-use crate::support::{api, create, superuser};
+use crate::support::{create, served, superuser};
 
 /// Databases and roles that were made here.
 const MADE: &str = "SELECT datname FROM pg_database WHERE length(datname) = 32 \
@@ -19,6 +19,13 @@ const WAITS: &str = "SELECT FROM pg_stat_activity \
      WHERE query LIKE 'CREATE DATABASE%' AND state = 'active' AND wait_event_type = 'Lock'";
 /// Nobody makes a database until its transaction ends.
 const LOCK: &str = "BEGIN; COMMENT ON DATABASE template0 IS 'locked'";
+
+/// A session that keeps the server from making databases.
+async fn lock(postgres: &testkit::Postgres) -> tokio_postgres::Client {
+    let locking = superuser(postgres).await;
+    locking.batch_execute(LOCK).await.unwrap();
+    locking
+}
 
 async fn until(superuser: &tokio_postgres::Client, what: &str, sql: &str, count: usize) {
     testkit::wait_until(what, async || match superuser.query(sql, &[]).await.unwrap().len() {
@@ -41,10 +48,8 @@ async fn until_it_waits<T: std::fmt::Debug>(
 
 #[tokio::test]
 async fn an_unnamed_database_that_takes_too_long_is_not_left_over() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
-    locking.batch_execute(LOCK).await.unwrap();
+    let (postgres, api, superuser) = served().await;
+    let locking = lock(&postgres).await;
     let err = api.client.post::<Provisioned>("/databases", &()).await.unwrap_err();
     assert!(err.is_retryable(), "{err}");
     until(&superuser, "the server has given it up", WAITS, 0).await;
@@ -54,10 +59,8 @@ async fn an_unnamed_database_that_takes_too_long_is_not_left_over() {
 
 #[tokio::test]
 async fn an_unnamed_database_whose_connection_is_lost_is_not_left_over() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
-    locking.batch_execute(LOCK).await.unwrap();
+    let (postgres, api, superuser) = served().await;
+    let locking = lock(&postgres).await;
     let mut made = pin!(api.client.post::<Provisioned>("/databases", &()));
     until_it_waits(&superuser, &mut made).await;
     let cut = WAITS.replace("SELECT", "SELECT pg_terminate_backend(pid)");
@@ -70,10 +73,8 @@ async fn an_unnamed_database_whose_connection_is_lost_is_not_left_over() {
 
 #[tokio::test]
 async fn an_unnamed_database_whose_asker_hangs_up_is_removed_and_a_named_one_stays() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
-    locking.batch_execute(LOCK).await.unwrap();
+    let (postgres, api, superuser) = served().await;
+    let locking = lock(&postgres).await;
     until_it_waits(&superuser, &mut pin!(api.client.post::<Provisioned>("/databases", &()))).await;
     locking.batch_execute("COMMIT").await.unwrap();
     until(&superuser, "nothing is left", MADE, 0).await;
@@ -96,8 +97,7 @@ fn databases(postgres: &testkit::Postgres, lifetime: &daemon::Lifetime) -> Datab
 #[tokio::test]
 async fn what_waits_in_line_when_the_daemon_stops_is_not_begun_and_what_has_begun_is_finished() {
     let postgres = testkit::Postgres::start().await;
-    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
-    locking.batch_execute(LOCK).await.unwrap();
+    let (locking, superuser) = (lock(&postgres).await, superuser(&postgres).await);
     let lifetime = daemon::Lifetime::default();
     let databases = databases(&postgres, &lifetime);
     let name = |digit: &str| Some(digit.repeat(32).parse().unwrap());
@@ -118,8 +118,7 @@ async fn what_waits_in_line_when_the_daemon_stops_is_not_begun_and_what_has_begu
 #[tokio::test]
 async fn what_a_killed_daemon_had_under_way_ends_with_it() {
     let postgres = testkit::Postgres::start().await;
-    let (locking, superuser) = (superuser(&postgres).await, superuser(&postgres).await);
-    locking.batch_execute(LOCK).await.unwrap();
+    let (locking, superuser) = (lock(&postgres).await, superuser(&postgres).await);
     let databases = databases(&postgres, &daemon::Lifetime::default());
     let name = "1".repeat(32);
     {
@@ -137,9 +136,7 @@ async fn what_a_killed_daemon_had_under_way_ends_with_it() {
 
 #[tokio::test]
 async fn a_server_that_is_read_only_is_so_for_now() {
-    let postgres = testkit::Postgres::start().await;
-    let api = api(postgres.port(), postgres.password()).await;
-    let superuser = superuser(&postgres).await;
+    let (_postgres, api, superuser) = served().await;
     let id = "0fb1a2c3-0000-4000-8000-0123456789ab";
     let made = create(&api, id).await.unwrap();
     superuser.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
