@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
@@ -49,10 +49,33 @@ impl Lifetime {
         self.serve_with_ping(listener, router, get(async || ""), status);
     }
 
+    /// The same on a socket that another process may be serving: only while `open` says so. What is connected when it says
+    /// otherwise finishes the request it is in. When there is nobody to say it, it stays as it was.
+    pub fn serve_while_open(
+        &self,
+        listener: Arc<TcpListener>,
+        open: watch::Receiver<bool>,
+        router: Router,
+        status: MethodRouter,
+    ) {
+        self.serve_on(listener, Some(open), router, get(async || ""), status);
+    }
+
     /// The same for one whose `GET /ping` must find out something, too.
     pub fn serve_with_ping(
         &self,
         listener: TcpListener,
+        router: Router,
+        ping: MethodRouter,
+        status: MethodRouter,
+    ) {
+        self.serve_on(Arc::new(listener), None, router, ping, status);
+    }
+
+    fn serve_on(
+        &self,
+        listener: Arc<TcpListener>,
+        open: Option<watch::Receiver<bool>>,
         router: Router,
         ping: MethodRouter,
         status: MethodRouter,
@@ -65,7 +88,24 @@ impl Lifetime {
             .layer(middleware::from_fn(identify));
         let _ = detect_lost_peers(&listener);
         let lifetime = self.clone();
-        self.spawn("accept", move |stop| accept(listener, router, lifetime, stop));
+        self.spawn("accept", move |stop| async move {
+            let Some(mut open) = open else {
+                return accept(&listener, &router, &lifetime, &stop).await;
+            };
+            while stop.run_until_cancelled(until(&mut open, true)).await.is_some() {
+                let term = stop.child_token();
+                tokio::select! {
+                    () = accept(&listener, &router, &lifetime, &term) => {}
+                    () = until(&mut open, false) => term.cancel(),
+                }
+            }
+        });
+    }
+}
+
+async fn until(open: &mut watch::Receiver<bool>, wanted: bool) {
+    if open.wait_for(|open| *open == wanted).await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -84,17 +124,17 @@ async fn status() -> axum::Json<serde_json::Value> {
 }
 
 async fn accept(
-    listener: TcpListener,
-    router: Router,
-    lifetime: Lifetime,
-    stop: CancellationToken,
+    listener: &TcpListener,
+    router: &Router,
+    lifetime: &Lifetime,
+    stop: &CancellationToken,
 ) {
     let (room, sources) =
         (Arc::new(Semaphore::new(CONNECTIONS)), Sources::new(CONNECTIONS_PER_SOURCE));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = one(&listener, &room) => accepted,
+            accepted = one(listener, &room) => accepted,
         };
         match accepted {
             Ok((stream, peer, permit)) => {

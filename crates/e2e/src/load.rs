@@ -83,21 +83,6 @@ impl Outcome {
         assert!(late.is_empty(), "died at {died:?}; {late:#?} of {self:#?}");
     }
 
-    /// # Panics
-    /// When posts failed for longer than this: what had to be replaced was away, and then it was back for good.
-    #[track_caller]
-    pub fn harmed_for_at_most(&self, bound: Duration) {
-        self.reported();
-        let harmed = self.harmed();
-        assert!(harmed <= bound && self.failures.len() < KEPT, "{harmed:?}: {self:#?}");
-    }
-
-    /// From the first post that failed to the last.
-    pub fn harmed(&self) -> Duration {
-        let began = self.failures.iter().map(|(at, _)| *at);
-        began.clone().max().unwrap_or_default() - began.min().unwrap_or_default()
-    }
-
     #[track_caller]
     fn reported(&self) {
         assert!(self.wrk.contains("Requests/sec"), "wrk did not report: {}", self.wrk);

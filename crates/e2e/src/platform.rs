@@ -2,15 +2,17 @@
 
 use crate::app::App;
 
-/// Those that can be deployed under load with one host; the router cannot.
-pub const PARTS: [&str; 5] = ["scheduler", "gitreceived", "shelf", "controller", "postgres"];
+/// Those that are deployed under load with one host. The router is the last: what is attached through it ends with it.
+pub const PARTS: [&str; 6] =
+    ["scheduler", "gitreceived", "shelf", "controller", "postgres", "strowger"];
 
 /// Settings with which a part cannot do its work; the process type they are of, if they are of one.
-pub const BAD: [(&str, &[&str]); 5] = [
+pub const BAD: [(&str, &[&str]); 6] = [
     ("scheduler", &["CONTROLLER_KEY=wrong"]),
     ("controller", &["PGPASSWORD=wrong"]),
     ("postgres", &["-t", "postgres", "PG_BIN=/nowhere"]),
     ("gitreceived", &["CONTROLLER_KEY=wrong"]),
+    ("strowger", &["ETCD=http://127.0.0.1:1"]),
     // This one is not even begun: it would lock the others out.
     ("shelf", &["SHELF_KEY=wrong"]),
 ];

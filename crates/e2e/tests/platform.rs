@@ -1,16 +1,11 @@
 //! The platform's own parts are deployed by its own commands, with good settings and with bad ones.
 
-use std::time::Duration;
-
 use e2e::{
     app::App,
     attached::Echo,
     load::Load,
     platform::{BAD, PARTS, deploy_badly, deploy_well, works},
 };
-
-/// Where there is one router, its port refuses until it has drained and the next one has started.
-const ROUTER_AWAY: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_part_is_deployed_with_a_good_setting_and_all_works() {
@@ -19,21 +14,19 @@ async fn each_part_is_deployed_with_a_good_setting_and_all_works() {
     let load = Load::start(&app.name);
     let mut session = Echo::start(&app);
     session.hears("before");
+    let mut session = Some(session);
     for part in PARTS {
+        if part == "strowger" {
+            session.take().expect("it is the last").end();
+        }
         deploy_well(&app, part);
         works(&app, part).await;
         println!("{part} was deployed after {:?}", load.age());
-        session.hears(part);
+        if let Some(session) = &mut session {
+            session.hears(part);
+        }
     }
-    session.end();
     load.stop().await.unharmed();
-
-    let load = Load::start(&app.name);
-    deploy_well(&app, "strowger");
-    works(&app, "strowger").await;
-    let outcome = load.stop().await;
-    println!("the router was away for {:?}", outcome.harmed());
-    outcome.harmed_for_at_most(ROUTER_AWAY);
 }
 
 #[tokio::test(flavor = "multi_thread")]

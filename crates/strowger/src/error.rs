@@ -38,6 +38,9 @@ pub(crate) enum Error {
     /// Cannot be drained.
     #[error(transparent)]
     Registered(#[from] Registered),
+    /// The router before this one does not do it.
+    #[error("the router before this one, which is still there: {0}")]
+    Predecessor(String),
     /// No address.
     #[error("addr must be ip:port, not {0}")]
     Addr(String),
@@ -51,7 +54,9 @@ impl From<Error> for ApiError {
             Error::Certificate(err) => Self::invalid("tls_cert", err),
             Error::Addr(_) => Self::new(ErrorCode::ValidationError, message),
             Error::PortInUse(_) | Error::NoPort(_) => Self::new(ErrorCode::Conflict, message),
-            Error::NotSeen { .. } | Error::Registered(_) => Self::unavailable(message),
+            Error::NotSeen { .. } | Error::Registered(_) | Error::Predecessor(_) => {
+                Self::unavailable(message)
+            }
             Error::Store(err) => match err {
                 StoreError::Exists(_) | StoreError::Foreign(_) => {
                     Self::new(ErrorCode::ObjectExists, message)

@@ -5,6 +5,7 @@ pub mod config;
 mod domain;
 mod error;
 mod handlers;
+mod handover;
 mod live;
 mod proxy;
 mod routes;

@@ -96,6 +96,11 @@ impl Live {
         self.stopped.notify_waiters();
     }
 
+    /// They go on again.
+    pub(crate) fn resume(&self) {
+        self.stopping.store(false, Ordering::SeqCst);
+    }
+
     /// Whether they shall.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     handlers::{events, routes, wait},
+    handover::Predecessor,
     live::Live,
     store::Routes,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Api {
     pub(crate) live: Arc<Live>,
     /// Ports no tcp route may have: the router's own and those of the layer below.
     pub(crate) reserved: Arc<[u16]>,
+    /// The router before this one, while it is there.
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
     /// Is cancelled when the daemon stops.
     pub(crate) stop: CancellationToken,
 }

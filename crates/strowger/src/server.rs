@@ -2,7 +2,9 @@
 
 use std::{
     future::Future,
+    io,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -16,11 +18,11 @@ use tokio::{
     net::TcpListener,
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     Config,
+    handover::{self, Control, Door, Doors, Entrance, Inheritance},
     live::Live,
     proxy::{Listener, TcpRoutes, accept_http},
     routes::{self, Api},
@@ -30,6 +32,8 @@ use crate::{
 
 /// A predecessor lets go of its ports within this time, or never.
 const BIND_LIMIT: Duration = Duration::from_secs(60);
+/// While another router holds the ports, it is asked this often for its sockets.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// Clients wait in the queue so long for the first routes and backends; then they are told that there are none.
 const KNOWN_LIMIT: Duration = Duration::from_secs(20);
 /// Ports of the layers below, on every host: ssh, DNS, discoverd, flynn-host, etcd.
@@ -53,19 +57,25 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let store = Routes::new(keyspace);
     let discoverd = Discoverd::new(&config.discoverd, None);
 
-    let http = bind_patiently(config.http_port).await?;
-    let https = bind_patiently(config.https_port).await?;
-    let mut apis = Vec::new();
-    for ip in config.api_listen.iter().chain(&config.gateway) {
-        apis.push(bind_api(*ip, config.port).await?);
-    }
+    let doors = Arc::new(Doors::new(live.clone()));
+    let name = handover::name(config.http_port, config.https_port);
+    let (inheritance, http) = first_door(config.http_port, name.as_deref(), lifetime).await?;
+    let https = match inheritance.take(Door::Https) {
+        Some(https) => Listener::of(https)?,
+        None => bind_patiently(config.https_port).await?,
+    };
+    doors.add(Door::Http, http.socket());
+    doors.add(Door::Https, https.socket());
+    let apis = bind_apis(&config, &inheritance, &doors).await?;
     let running = Running {
         http: http.addr(),
         https: https.addr(),
-        api: apis.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+        api: apis.iter().map(|api| api.local_addr()).collect::<Result<_, _>>()?,
     };
 
-    let tcp = TcpRoutes::new(live.clone(), lifetime.clone());
+    let inheritance = Arc::new(inheritance);
+    let (of_tcp, inherited) = (doors.clone(), inheritance.clone());
+    let tcp = TcpRoutes::new(live.clone(), lifetime.clone(), of_tcp, inherited);
     let (routes, shared) = (store.watch(), live.clone());
     lifetime.spawn("routes", |stop| watch::keep_routes(routes, shared, tcp, stop));
     let (services, shared) = (discoverd.watch_all(), live.clone());
@@ -76,21 +86,93 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     lifetime.spawn("probe", |stop| watch::keep_probed(shared, stop));
 
     let acceptor = tls::acceptor(live.clone())?;
-    serve(lifetime, live.clone(), http, None);
-    serve(lifetime, live.clone(), https, Some(acceptor));
+    serve(lifetime, live.clone(), http, doors.entrance(), None);
+    serve(lifetime, live.clone(), https, doors.entrance(), Some(acceptor));
+    let (known, open, inherited) = (live.clone(), doors.clone(), inheritance.clone());
+    lifetime.spawn("opening", |stop| async move {
+        stop.run_until_cancelled(open_when_known(&known, &open, &inherited)).await;
+    });
 
     let mut reserved = RESERVED.to_vec();
     reserved.extend([running.http.port(), running.https.port()]);
     reserved.extend(running.api.iter().map(SocketAddr::port));
     let (stop, known) = (lifetime.stop(), live.clone());
-    let api = Api { routes: store, live, reserved: reserved.into(), stop };
+    let predecessor = inheritance.predecessor.clone();
+    let reserved = reserved.into();
+    let api = Api { routes: store, live, reserved, predecessor: predecessor.clone(), stop };
+    let control = Control::new(doors.clone(), predecessor, api.clone());
     let router = routes::router(api, Keys::parse(&config.key.0));
     let status = daemon::status::status(move || ready(known.clone()));
-    for listener in apis {
-        lifetime.serve_with_status(listener, router.clone(), status.clone());
+    for api in apis {
+        lifetime.serve_while_open(api, doors.api_entrance(), router.clone(), status.clone());
+    }
+    if let Some(name) = name {
+        lifetime.spawn("successors", |stop| async move {
+            handover::keep_successors(&name, control, stop).await;
+        });
     }
     info!(http = %running.http, https = %running.https, api = ?running.api, "serving");
     Ok(running)
+}
+
+/// The port for HTTP, and with it all that a predecessor hands over; one that ends is waited for.
+async fn first_door(
+    port: u16,
+    name: Option<&Path>,
+    lifetime: &Lifetime,
+) -> anyhow::Result<(Inheritance, Listener)> {
+    let deadline = Instant::now() + BIND_LIMIT;
+    loop {
+        let inheritance = match name {
+            Some(name) => Inheritance::ask(name, lifetime).await,
+            None => Inheritance::default(),
+        };
+        if let Some(http) = inheritance.take(Door::Http) {
+            return Ok((inheritance, Listener::of(http)?));
+        }
+        let patience = deadline.saturating_duration_since(Instant::now()).min(ASK_INTERVAL);
+        match Listener::bind_patiently(port, patience).await {
+            Ok(http) => return Ok((inheritance, http)),
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {}
+            Err(err) => {
+                return Err(err).with_context(|| format!("port {port} cannot be bound"));
+            }
+        }
+    }
+}
+
+async fn bind_apis(
+    config: &Config,
+    inheritance: &Inheritance,
+    doors: &Doors,
+) -> anyhow::Result<Vec<Arc<TcpListener>>> {
+    let mut apis = Vec::new();
+    for ip in config.api_listen.iter().chain(&config.gateway) {
+        let door = Door::Api((*ip, config.port).into());
+        let api = match inheritance.take(door) {
+            Some(api) => api,
+            None => bind_api(*ip, config.port).await?,
+        };
+        let api = Arc::new(api);
+        doors.add(door, api.clone());
+        apis.push(api);
+    }
+    Ok(apis)
+}
+
+/// Accepts clients as soon as routes and backends are known. A predecessor knows them, so clients are left to it until then.
+async fn open_when_known(live: &Live, doors: &Doors, inheritance: &Inheritance) {
+    if let Some(predecessor) = &inheritance.predecessor {
+        tokio::select! {
+            () = live.until_known() => {}
+            () = predecessor.until_gone() => {}
+        }
+    }
+    if tokio::time::timeout(KNOWN_LIMIT, live.until_known()).await.is_err() {
+        warn!("routes or services are not known yet; serving what is known");
+    }
+    doors.open();
+    inheritance.accept().await;
 }
 
 /// Whether it has what it serves by. Once it had, it serves on from memory, whatever is away.
@@ -104,24 +186,16 @@ async fn ready(live: Arc<Live>) -> Result<(), String> {
     Ok(())
 }
 
-/// Accepts clients as soon as routes and backends are known.
+/// Serves the clients of a port while they are this router's.
 fn serve(
     lifetime: &Lifetime,
     live: Arc<Live>,
     listener: Listener,
+    entrance: Entrance,
     tls: Option<tokio_rustls::TlsAcceptor>,
 ) {
     let shared = lifetime.clone();
-    let accept = move |stop: CancellationToken| async move {
-        let known = tokio::time::timeout(KNOWN_LIMIT, live.until_known());
-        match stop.run_until_cancelled(known).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) => warn!("routes or services are not known yet; serving what is known"),
-            None => return,
-        }
-        accept_http(listener, tls, live, shared, stop).await;
-    };
-    lifetime.spawn("accept", accept);
+    lifetime.spawn("accept", |stop| accept_http(listener, entrance, tls, live, shared, stop));
 }
 
 async fn bind_patiently(port: u16) -> anyhow::Result<Listener> {

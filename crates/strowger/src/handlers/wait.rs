@@ -27,6 +27,9 @@ pub(crate) async fn sync(
     let deadline = deadline(sync.timeout_ms);
     until_seen("routes", api.live.revision(), sync.routes, deadline).await?;
     until_seen("services", api.live.services.revision(), sync.services, deadline).await?;
+    if let Some(predecessor) = &api.predecessor {
+        predecessor.sync(sync).await?;
+    }
     Ok(Json(serde_json::json!({})))
 }
 
@@ -38,8 +41,18 @@ pub(crate) async fn drain(
     let deadline = deadline(drain.timeout_ms);
     let addr: SocketAddr = drain.addr.parse().map_err(|_| Error::Addr(drain.addr.clone()))?;
     until_seen("services", api.live.services.revision(), drain.services, deadline).await?;
-    let drained = api.live.services.drain(addr, deadline, drain.keep_open).await;
-    Ok(Json(drained.map_err(Error::from)?))
+    let own = api.live.services.drain(addr, deadline, drain.keep_open);
+    let (own, before) = tokio::join!(own, drain_predecessor(&api, &drain));
+    let (own, before) = (own.map_err(Error::from)?, before?);
+    Ok(Json(Drained { closed: own.closed + before.closed, open: own.open + before.open }))
+}
+
+/// What is under way from the router before this one, which is still there for a while.
+async fn drain_predecessor(api: &Api, drain: &Drain) -> Result<Drained, Error> {
+    match &api.predecessor {
+        Some(predecessor) => predecessor.drain(drain).await,
+        None => Ok(Drained::default()),
+    }
 }
 
 async fn until_seen(

@@ -40,6 +40,7 @@ use super::{
 use crate::{
     backend::{is_exhaustion, tell_of_exhaustion},
     domain::headers::{HEAD_MAX, HEADERS_MAX},
+    handover::Entrance,
     live::Live,
 };
 
@@ -48,6 +49,9 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// One that is told to go, having been idle for that time, has this long to do so.
 const PARTING_DELAY: Duration = Duration::from_secs(10);
+/// HTTP/1: from when the router stops until a client that asks for nothing is let go: what it asks for in the very moment
+/// its connection is closed would be lost. An answer in between says that the connection ends with it.
+const STOP_DELAY: Duration = Duration::from_secs(2);
 /// A client has this long for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait to be accepted.
@@ -67,7 +71,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A bound port.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     addr: SocketAddr,
 }
 
@@ -91,9 +95,19 @@ impl Listener {
             }
             other => other?,
         };
+        Self::of(listener)
+    }
+
+    /// One that is bound.
+    pub(crate) fn of(listener: TcpListener) -> io::Result<Self> {
         let _ = detect_lost_peers(&listener);
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr })
+        Ok(Self { listener: Arc::new(listener), addr })
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> Arc<TcpListener> {
+        self.listener.clone()
     }
 
     /// Binds a port on all addresses, waiting for a predecessor to let go of it.
@@ -119,7 +133,7 @@ impl Listener {
     }
 
     /// The next connection. Never fails: what cannot be accepted now is accepted later.
-    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
@@ -142,6 +156,7 @@ impl Listener {
 /// Serves the clients of a port until the daemon stops.
 pub(crate) async fn accept_http(
     listener: Listener,
+    mut entrance: Entrance,
     tls: Option<TlsAcceptor>,
     live: Arc<Live>,
     lifetime: daemon::Lifetime,
@@ -151,7 +166,7 @@ pub(crate) async fn accept_http(
     loop {
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = entrance.accept(&listener) => accepted,
         };
         let client = Client::new(peer.ip(), tls.is_some(), port.clone());
         let (live, line) = (live.clone(), Line::of(&stream));
@@ -212,8 +227,9 @@ async fn serve_one<S, A, B>(
         .with_upgrades();
     // It has a clock of its own.
     let idle = pending();
-    let is_orderly =
-        until_stop(connection, live, idle, |connection| connection.graceful_shutdown()).await;
+    let finish =
+        |connection: Pin<&mut _>| http1::UpgradeableConnection::graceful_shutdown(connection);
+    let is_orderly = until_stop(connection, live, STOP_DELAY, idle, finish).await;
     owner.part(line, is_orderly).await;
 }
 
@@ -262,7 +278,8 @@ async fn serve_two<S, A, B>(
         .max_header_list_size(HEAD_MAX as u32)
         .serve_connection(TokioIo::new(stream), service);
     let idle = activity.until_idle(HEAD_TIMEOUT, line);
-    let served = until_stop(connection, live, idle, |connection| connection.graceful_shutdown());
+    let finish = |connection: Pin<&mut _>| http2::Connection::graceful_shutdown(connection);
+    let served = until_stop(connection, live, Duration::ZERO, idle, finish);
     let ignored = async {
         activity.until_idle(HEAD_TIMEOUT, line).await;
         activity.until_idle(PARTING_DELAY, line).await;
@@ -278,11 +295,12 @@ async fn serve_two<S, A, B>(
     owner.part(line, is_orderly).await;
 }
 
-/// Runs a connection; when the daemon stops, or the connection is idle for long, it ends after the requests it is in.
-/// Whether it ended in order.
+/// Runs a connection; this long after the daemon stops, or when the connection is idle for long, it ends after the requests
+/// it is in. Whether it ended in order.
 async fn until_stop<C>(
     connection: C,
     live: &Live,
+    delay: Duration,
     idle: impl Future<Output = ()>,
     finish: impl Fn(Pin<&mut C>),
 ) -> bool
@@ -290,14 +308,19 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let (mut connection, mut idle) = (pin!(connection), pin!(idle));
-    let mut stopped = pin!(live.stopped());
+    let stopped = live.stopped();
+    let mut leaving = pin!(async {
+        if !live.is_stopping() {
+            stopped.await;
+        }
+        sleep(delay).await;
+    });
     let (mut waiting, mut told) = (false, false);
     let ended = poll_fn(|cx| {
-        // Polled once, to be woken: it takes a lock that all connections share.
-        if !std::mem::replace(&mut waiting, true) {
-            let _ = stopped.as_mut().poll(cx);
-        }
-        if !told && (live.is_stopping() || idle.as_mut().poll(cx).is_ready()) {
+        // Before that it is polled once, to be woken: it takes a lock that all connections share.
+        let is_due = !std::mem::replace(&mut waiting, true) || live.is_stopping();
+        let leaves = !told && is_due && leaving.as_mut().poll(cx).is_ready();
+        if !told && (leaves || idle.as_mut().poll(cx).is_ready()) {
             told = true;
             finish(connection.as_mut());
         }

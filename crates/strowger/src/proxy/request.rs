@@ -4,7 +4,7 @@ use std::{borrow::Cow, convert::Infallible, fmt::Write, sync::Arc};
 
 use daemon::line::Line;
 use http::{
-    HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -80,6 +80,10 @@ pub(super) async fn serve(
         log(seen, target.as_deref(), &result, &context.client);
     }
     let mut response = result.unwrap_or_else(|failure| failure.to_response());
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if context.live.is_stopping() && version <= Version::HTTP_11 && !switches {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let body = response.body();
     if version == Version::HTTP_10 && !body.is_end_stream() && body.size_hint().exact().is_none() {
         // Where no length can be told, the end of the connection is the end of the body. To an answer of 1.1 hyper adds that

@@ -12,37 +12,55 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::{Listener, forward::Search, lent::Resettable};
-use crate::live::Live;
+use crate::{
+    handover::{Door, Doors, Entrance, Inheritance},
+    live::Live,
+};
 
 /// The ports of TCP routes that are bound.
 #[derive(Debug)]
 pub(crate) struct TcpRoutes {
     live: Arc<Live>,
     lifetime: daemon::Lifetime,
+    doors: Arc<Doors>,
+    inheritance: Arc<Inheritance>,
     bound: HashMap<u16, CancellationToken>,
     failed: HashSet<u16>,
 }
 
 impl TcpRoutes {
     /// None yet.
-    pub(crate) fn new(live: Arc<Live>, lifetime: daemon::Lifetime) -> Self {
-        Self { live, lifetime, bound: HashMap::new(), failed: HashSet::new() }
+    pub(crate) fn new(
+        live: Arc<Live>,
+        lifetime: daemon::Lifetime,
+        doors: Arc<Doors>,
+        inheritance: Arc<Inheritance>,
+    ) -> Self {
+        let (bound, failed) = (HashMap::new(), HashSet::new());
+        Self { live, lifetime, doors, inheritance, bound, failed }
     }
 
-    /// Binds the ports that have a route and closes those that have none any more. Connections that are open stay so.
+    /// Binds the ports that have a route and closes those that have none any more. Connections that are open stay so. While
+    /// clients are the next router's, so are the ports.
     pub(crate) fn reconcile(&mut self) {
         let wanted: HashSet<u16> = self.live.table().routes.ports().collect();
         self.bound.retain(|port, stop| {
             let keep = wanted.contains(port);
             if !keep {
                 stop.cancel();
+                self.doors.remove(Door::Tcp(*port));
                 info!(port, "port {port} has no route any more");
             }
             keep
         });
         self.failed.retain(|port| wanted.contains(port));
         for port in wanted {
-            if !self.bound.contains_key(&port) {
+            if self.bound.contains_key(&port) {
+                continue;
+            }
+            if self.doors.are_shut() {
+                self.failed.insert(port);
+            } else {
                 self.bind(port);
             }
         }
@@ -54,14 +72,18 @@ impl TcpRoutes {
     }
 
     fn bind(&mut self, port: u16) {
-        match Listener::bind(port) {
+        let inherited = self.inheritance.take(Door::Tcp(port));
+        match inherited.map_or_else(|| Listener::bind(port), Listener::of) {
             Ok(listener) => {
                 self.failed.remove(&port);
+                self.doors.add(Door::Tcp(port), listener.socket());
                 let stop = self.lifetime.stop().child_token();
                 self.bound.insert(port, stop.clone());
                 info!(port, "serving the tcp route of port {port}");
                 let (live, lifetime) = (self.live.clone(), self.lifetime.clone());
-                self.lifetime.spawn("tcp route", |_| accept(listener, port, live, lifetime, stop));
+                let entrance = self.doors.entrance();
+                let accept = accept(listener, entrance, port, live, lifetime, stop);
+                self.lifetime.spawn("tcp route", |_| accept);
             }
             Err(err) => {
                 if self.failed.insert(port) {
@@ -79,6 +101,7 @@ impl TcpRoutes {
 
 async fn accept(
     listener: Listener,
+    mut entrance: Entrance,
     port: u16,
     live: Arc<Live>,
     lifetime: daemon::Lifetime,
@@ -87,7 +110,7 @@ async fn accept(
     loop {
         let (stream, _) = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = entrance.accept(&listener) => accepted,
         };
         let live = live.clone();
         lifetime.spawn_drained(async move {

@@ -3,6 +3,7 @@
 
 mod api;
 mod backends;
+mod handover;
 mod harness;
 mod messages;
 mod routing;

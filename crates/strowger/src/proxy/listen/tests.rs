@@ -57,6 +57,33 @@ async fn a_client_that_is_idle_for_long_is_told_of_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_client_asks_for_just_after_the_stop_is_answered_and_is_the_last() {
+    const ASKED: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for asks_again in [true, false] {
+        let ((mut client, ours), context) = (duplex(HEAD_MAX), context());
+        let live = context.live.clone();
+        let asking = async {
+            let mut heads = Vec::new();
+            client.write_all(ASKED).await.unwrap();
+            client.read_buf(&mut heads).await.unwrap();
+            live.stop();
+            let begun = Instant::now();
+            if asks_again {
+                stand_still(STOP_DELAY / 2).await;
+                client.write_all(ASKED).await.unwrap();
+            }
+            client.read_to_end(&mut heads).await.unwrap();
+            (String::from_utf8(heads).unwrap(), begun.elapsed())
+        };
+        let ((heads, took), ()) = tokio::join!(asking, one(ours, context));
+        let closes = heads.matches("connection: close").count();
+        let answers = heads.matches("HTTP/1.1 503").count();
+        assert_eq!((answers, closes), if asks_again { (2, 1) } else { (1, 0) }, "{heads}");
+        assert_eq!(took, if asks_again { STOP_DELAY / 2 } else { STOP_DELAY });
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_of_http_2_that_says_nothing_is_closed() {
     let (mut client, served) = serving();
     let begun = Instant::now();

@@ -143,7 +143,7 @@ struct Services {
 
 impl Discoverd {
     #[expect(clippy::disallowed_methods, reason = "a test's server ends with its runtime")]
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let state: Arc<Mutex<Services>> = Arc::default();
         state.lock().unwrap().revision = 1;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
