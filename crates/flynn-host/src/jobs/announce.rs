@@ -39,13 +39,43 @@ struct Wanted {
     job: Option<JobId>,
     instance: Instance,
     registered: bool,
+    /// Whose it was before, and is again when that job is withdrawn: of two routers on the host's network, one takes the
+    /// sockets of the other over, which goes on if that fails.
+    beneath: Option<(JobId, Instance)>,
     /// Its registration and its withdrawal must not overtake each other.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Wanted {
     fn new(job: Option<JobId>, instance: Instance, registered: bool) -> Self {
-        Self { job, instance, registered, turn: Arc::default() }
+        Self { job, instance, registered, beneath: None, turn: Arc::default() }
+    }
+
+    /// The same instance as `job` is it from now on.
+    fn taken_over(self, job: JobId, instance: Instance) -> Self {
+        let beneath = match self.job {
+            Some(before) if before == job => self.beneath,
+            Some(before) if self.registered => Some((before, self.instance)),
+            _ => None,
+        };
+        Self { job: Some(job), instance, registered: true, beneath, turn: self.turn }
+    }
+
+    /// What is wanted when the job is withdrawn whose it is: that of the job before, if that is still there.
+    fn given_back(&self) -> Option<Self> {
+        let (job, instance) = self.beneath.clone()?;
+        let (job, registered, turn) = (Some(job), true, self.turn.clone());
+        Some(Self { job, instance, registered, beneath: None, turn })
+    }
+
+    /// A job is to be withdrawn, be it now or later.
+    fn leave(&mut self, job: JobId) {
+        if self.job == Some(job) {
+            self.registered = false;
+        }
+        if self.beneath.as_ref().is_some_and(|(before, _)| *before == job) {
+            self.beneath = None;
+        }
     }
 }
 
@@ -135,8 +165,15 @@ impl Announcer {
     pub(crate) fn adopt(&self, active: &ActiveJob, registered: bool) {
         for (service, instance) in self.instances_of(active) {
             let key = Key { service, instance: instance.id.clone() };
-            let wanted = Wanted::new(Some(active.job.id), instance, registered);
-            self.instances().entry(key).or_insert(wanted);
+            let (job, mut instances) = (active.job.id, self.instances());
+            match instances.remove(&key) {
+                // The daemon before ended while one took over from the other.
+                Some(other) if registered => {
+                    _ = instances.insert(key, other.taken_over(job, instance));
+                }
+                Some(other) => _ = instances.insert(key, other),
+                None => _ = instances.insert(key, Wanted::new(Some(job), instance, registered)),
+            }
         }
     }
 
@@ -152,7 +189,8 @@ impl Announcer {
                 self.instances().entry(key.clone()).or_insert_with(|| own.clone());
                 // What is known may be of the address's last owner, whose withdrawal was not done yet.
                 let Some((turn, before)) = self.turn(&key).await else { continue };
-                self.instances().insert(key.clone(), Wanted { turn: before.turn, ..own.clone() });
+                let wanted = before.taken_over(active.job.id, instance.clone());
+                self.instances().insert(key.clone(), wanted);
                 match self.discoverd.register_for_host(service, &instance).await {
                     Ok(registered) => {
                         revision = revision.max(registered.revision);
@@ -188,9 +226,9 @@ impl Announcer {
         let keys = keys.map(|(service, instance)| Key { service, instance: instance.id });
         let mut all_withdrawn = true;
         for key in keys {
-            if let Some(wanted) = self.instances().get_mut(&key).filter(|w| w.job == Some(job)) {
+            if let Some(wanted) = self.instances().get_mut(&key) {
                 // Before the wait: what is not withdrawn in time is not to be registered again.
-                wanted.registered = false;
+                wanted.leave(job);
             }
             let withdrawn = timeout(WITHDRAWAL, self.withdraw_one(job, &key)).await;
             all_withdrawn &= withdrawn == Ok(true);
@@ -220,14 +258,23 @@ impl Announcer {
 
     /// Call it in the instance's turn.
     async fn withdraw_wanted(&self, wanted: &Wanted, key: &Key) -> bool {
-        match self.discoverd.unregister(&key.service, &key.instance).await {
-            Ok(gone) => {
+        let next = wanted.given_back();
+        let told = match &next {
+            Some(next) => self.discoverd.register_for_host(&key.service, &next.instance).await,
+            None => self.discoverd.unregister(&key.service, &key.instance).await,
+        };
+        match told {
+            Ok(told) => {
                 if let Some(job) = wanted.job {
                     let mut all = self.withdrawn();
                     let last = all.entry(job).or_default();
-                    *last = (*last).max(gone.revision);
+                    *last = (*last).max(told.revision);
                 }
-                self.instances().remove(key);
+                let mut instances = self.instances();
+                match next {
+                    Some(next) => _ = instances.insert(key.clone(), next),
+                    None => _ = instances.remove(key),
+                }
                 true
             }
             Err(err) => {
@@ -325,5 +372,45 @@ impl Announcer {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(job: JobId) -> Wanted {
+        Wanted::new(Some(job), instance(job), true)
+    }
+
+    fn instance(job: JobId) -> Instance {
+        let meta = BTreeMap::from([(META_JOB.to_owned(), job.to_string())]);
+        Instance::new("http", "127.0.0.1:5000", meta)
+    }
+
+    #[test]
+    fn an_address_is_given_back_to_the_job_before_unless_that_has_left() {
+        let [old, new] = [(); 2].map(|()| JobId::random());
+        let taken = wanted(old).taken_over(new, instance(new));
+        // Tried again.
+        let mut taken = taken.taken_over(new, instance(new));
+        assert_eq!((taken.job, taken.registered), (Some(new), true));
+        taken.leave(new);
+        assert!(!taken.registered);
+        let back = taken.given_back().unwrap();
+        assert_eq!((back.job, back.instance.clone()), (Some(old), instance(old)));
+        assert!(back.registered && back.given_back().is_none());
+
+        let mut taken = wanted(old).taken_over(new, instance(new));
+        taken.leave(old);
+        assert!(taken.registered && taken.given_back().is_none());
+    }
+
+    #[test]
+    fn an_address_is_not_given_back_to_a_job_that_was_withdrawn_before() {
+        let [old, new] = [(); 2].map(|()| JobId::random());
+        let mut left = wanted(old);
+        left.leave(old);
+        assert!(left.taken_over(new, instance(new)).given_back().is_none());
     }
 }
