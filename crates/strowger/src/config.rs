@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use clap::Parser;
 
+use crate::LimitConfig;
+
 /// The HTTP and TCP router.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
@@ -32,6 +34,9 @@ pub struct Config {
     /// The API's key; several, separated by commas, while it is being changed.
     #[arg(long, env = "STROWGER_KEY", hide_env_values = true)]
     pub key: Key,
+    /// What is taken on at once.
+    #[command(flatten)]
+    pub limits: LimitConfig,
 }
 
 /// A key, which is never shown.

@@ -4,8 +4,10 @@ mod backend;
 pub mod config;
 mod domain;
 mod error;
+mod gate;
 mod handlers;
 mod handover;
+pub mod limits;
 mod live;
 mod proxy;
 mod routes;
@@ -15,4 +17,5 @@ mod tls;
 mod watch;
 
 pub use config::Config;
+pub use limits::LimitConfig;
 pub use server::{Running, start};

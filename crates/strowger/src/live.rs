@@ -12,7 +12,11 @@ use tokio::sync::{Notify, futures::Notified, watch};
 
 use crate::{
     backend::{Service, Services},
-    domain::table::{HostMap, RouteTable},
+    domain::{
+        limits::Limits,
+        table::{HostMap, RouteTable},
+    },
+    gate::Clients,
 };
 
 /// Where a route leads.
@@ -44,6 +48,8 @@ pub(crate) struct Live {
     revision: watch::Sender<Option<u64>>,
     /// The backends.
     pub(crate) services: Services,
+    /// Clients' connections.
+    pub(crate) clients: Arc<Clients>,
     stopping: AtomicBool,
     stopped: Notify,
 }
@@ -54,6 +60,7 @@ impl Default for Live {
             table: ArcSwap::default(),
             revision: watch::channel(None).0,
             services: Services::default(),
+            clients: Clients::new(Limits::NONE.connections, u32::MAX),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
         }
@@ -61,6 +68,11 @@ impl Default for Live {
 }
 
 impl Live {
+    /// Nothing known yet, with limits.
+    pub(crate) fn new(services: Services, clients: Arc<Clients>) -> Self {
+        Self { services, clients, ..Self::default() }
+    }
+
     /// The routes now.
     pub(crate) fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()

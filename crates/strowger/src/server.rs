@@ -23,6 +23,9 @@ use tracing::{info, warn};
 use crate::{
     Config,
     handover::{self, Control, Door, Doors, Entrance, Inheritance},
+    backend::Services,
+    domain::limits::Limits,
+    gate::Clients,
     live::Live,
     proxy::{Listener, TcpRoutes, accept_http},
     routes::{self, Api},
@@ -52,7 +55,10 @@ pub struct Running {
 
 /// Binds everything and starts serving.
 pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Running> {
-    let live = Arc::new(Live::default());
+    let limits = config.limits.limits();
+    let services = Services::new(limits.requests, config.limits.answer_timeout.get());
+    let clients = Clients::new(limits.connections, config.limits.of_client());
+    let live = Arc::new(Live::new(services, clients));
     let keyspace = Keyspace::connect(&config.etcd).await?;
     let store = Routes::new(keyspace);
     let discoverd = Discoverd::new(&config.discoverd, None);
@@ -111,7 +117,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
             handover::keep_successors(&name, control, stop).await;
         });
     }
-    info!(http = %running.http, https = %running.https, api = ?running.api, "serving");
+    let Limits { connections, requests } = limits;
+    info!(http = %running.http, https = %running.https, api = ?running.api, connections, requests, "serving");
     Ok(running)
 }
 

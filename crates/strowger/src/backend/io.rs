@@ -19,8 +19,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A request on which nothing moves for so long is over.
-const REQUEST_STILL_SECS: u32 = 600;
+/// A request on which nothing moves for so long is over, but for the time until its answer begins, which has a limit of its
+/// own.
+pub(super) const REQUEST_STILL_SECS: u32 = 600;
 /// A connection of another protocol on which nothing moves for so long is over.
 const TUNNEL_STILL_SECS: u32 = 3600;
 
@@ -38,6 +39,10 @@ pub(crate) struct Control {
     moved: AtomicBool,
     still_secs: AtomicU32,
     still_limit_secs: AtomicU32,
+    /// How long the first byte of an answer may take after the end of the request.
+    answer_secs: u32,
+    /// What is missing is the rest of the request, which its client does not send.
+    is_client_awaited: AtomicBool,
 }
 
 impl Control {
@@ -57,6 +62,39 @@ impl Control {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// A request is sent from now on.
+    pub(crate) fn begin_request(&self) {
+        self.take_received();
+        self.await_client(false);
+        self.limit_stillness(REQUEST_STILL_SECS);
+    }
+
+    /// The request was sent whole.
+    pub(crate) fn end_request(&self) {
+        self.await_client(false);
+        self.limit_stillness(self.answer_secs);
+    }
+
+    /// The head of its answer has come.
+    pub(crate) fn begin_answer(&self) {
+        self.limit_stillness(REQUEST_STILL_SECS);
+    }
+
+    /// Whether the client has to send more of its request.
+    pub(crate) fn await_client(&self, is_awaited: bool) {
+        self.is_client_awaited.store(is_awaited, Ordering::Relaxed);
+    }
+
+    /// Whether that is what was waited for at last.
+    pub(crate) fn is_client_awaited(&self) -> bool {
+        self.is_client_awaited.load(Ordering::Relaxed)
+    }
+
+    fn limit_stillness(&self, secs: u32) {
+        self.still_secs.store(0, Ordering::Relaxed);
+        self.still_limit_secs.store(secs, Ordering::Relaxed);
+    }
+
     /// Whether it was cut because nothing moved.
     pub(crate) fn stood_still(&self) -> bool {
         let limit = self.still_limit_secs.load(Ordering::Relaxed);
@@ -66,7 +104,7 @@ impl Control {
     /// It carries another protocol than requests from now on.
     pub(crate) fn becomes_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
-        self.still_limit_secs.store(TUNNEL_STILL_SECS, Ordering::Relaxed);
+        self.limit_stillness(TUNNEL_STILL_SECS);
     }
 
     /// Called `every` so often; cuts a connection that stood still for too long.
@@ -101,7 +139,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream, answer_secs: u32) -> Self {
         let control = Control {
             cut: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -111,6 +149,8 @@ impl Socket {
             moved: AtomicBool::new(true),
             still_secs: AtomicU32::new(0),
             still_limit_secs: AtomicU32::new(REQUEST_STILL_SECS),
+            answer_secs,
+            is_client_awaited: AtomicBool::new(false),
         };
         let (was_reset, is_reset_when_closed) = (false, false);
         Self {
@@ -264,7 +304,7 @@ mod tests {
     async fn refused() -> Socket {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(stream);
+        let mut socket = Socket::new(stream, REQUEST_STILL_SECS);
         socket.write_all(b"a large request").await.unwrap();
         let (mut backend, _) = listener.accept().await.unwrap();
         backend.readable().await.unwrap();
@@ -300,7 +340,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut backend, _) = listener.accept().await.unwrap();
-            let mut socket = Socket::new(stream);
+            let mut socket = Socket::new(stream, REQUEST_STILL_SECS);
             socket.control().becomes_tunnel();
             backend.write_all(b"hi").await.unwrap();
             socket.read_exact(&mut [0; 2]).await.unwrap();

@@ -15,6 +15,7 @@ use std::{
 };
 
 use daemon::sockets::detect_lost_peers;
+use io::REQUEST_STILL_SECS;
 pub(crate) use io::{Control, Socket};
 use rustix::io::Errno;
 pub(crate) use services::{Registered, Service, Services, Set};
@@ -22,7 +23,10 @@ use tokio::sync::Notify;
 use tracing::{debug, error};
 pub(crate) use upstream::{BodyError, RequestBody, SendError, Upstream, handshake};
 
-use crate::domain::pick::{Candidate, Standing};
+use crate::{
+    domain::pick::{Candidate, Standing},
+    gate::Place,
+};
 
 /// Longest time to connect to a backend: they are near.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +73,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Backend {
     addr: SocketAddr,
+    /// How long it may take for the first byte of an answer, in seconds.
+    answer_secs: u32,
     in_flight: AtomicU32,
     /// How much of that was upgraded to another protocol.
     upgraded: AtomicU32,
@@ -122,9 +128,10 @@ pub(crate) enum ConnectError {
 }
 
 impl Backend {
-    fn new(addr: SocketAddr) -> Self {
+    fn new(addr: SocketAddr, answer_secs: u32) -> Self {
         Self {
             addr,
+            answer_secs,
             in_flight: AtomicU32::new(0),
             upgraded: AtomicU32::new(0),
             gone: AtomicBool::new(false),
@@ -201,7 +208,7 @@ impl Backend {
         self.succeeded();
         let _ = stream.set_nodelay(true);
         let _ = detect_lost_peers(&stream);
-        let socket = Socket::new(stream);
+        let socket = Socket::new(stream, self.answer_secs);
         let mut open = lock(&self.open);
         if open.len() == open.capacity() {
             open.retain(|control| control.strong_count() > 0);
@@ -310,19 +317,26 @@ impl Backend {
 pub(crate) struct Busy {
     backend: Arc<Backend>,
     is_tunnel: bool,
+    /// It counts to its service until then, too.
+    place: Option<Place>,
 }
 
 impl Busy {
     /// Counts one more, unless the backend was withdrawn.
     pub(crate) fn begin(backend: &Arc<Backend>) -> Option<Self> {
         backend.in_flight.fetch_add(1, Ordering::SeqCst);
-        let busy = Self { backend: backend.clone(), is_tunnel: false };
+        let busy = Self { backend: backend.clone(), is_tunnel: false, place: None };
         (!backend.is_gone()).then_some(busy)
     }
 
     /// To whom.
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Keeps a place of its service as long as it lasts.
+    pub(crate) fn keep_place(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// It is no request any more, but a connection that its ends close when they like.
@@ -363,7 +377,8 @@ mod tests {
     #[tokio::test]
     async fn a_router_without_descriptors_holds_it_against_no_backend() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let backend = Arc::new(Backend::new(listener.local_addr().unwrap()));
+        let addr = listener.local_addr().unwrap();
+        let backend = Arc::new(Backend::new(addr, REQUEST_STILL_SECS));
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limit }).unwrap();
         let connected = backend.connect(CONNECT_TIMEOUT).await;

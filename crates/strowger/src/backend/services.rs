@@ -12,8 +12,11 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 use tracing::debug;
 
-use super::{Backend, lock};
-use crate::domain::discovery::ServiceView;
+use super::{Backend, REQUEST_STILL_SECS, lock};
+use crate::{
+    domain::{discovery::ServiceView, limits::Limits},
+    gate::{FullError, Place, Share, Whole},
+};
 
 /// The backends of a service at one moment.
 #[derive(Debug, Default)]
@@ -29,6 +32,7 @@ pub(crate) struct Set {
 pub(crate) struct Service {
     name: String,
     set: ArcSwap<Set>,
+    share: Arc<Share>,
 }
 
 impl Service {
@@ -40,6 +44,11 @@ impl Service {
     /// Its backends now.
     pub(crate) fn set(&self) -> Arc<Set> {
         self.set.load_full()
+    }
+
+    /// Counts one more that is under way to it, until the place is dropped.
+    pub(crate) fn admit(&self) -> Result<Place, FullError> {
+        self.share.take()
     }
 }
 
@@ -57,10 +66,14 @@ pub(crate) struct Services {
     inner: Mutex<Inner>,
     /// The revision of what is served; `None` before the first complete answer of discoverd.
     revision: watch::Sender<Option<u64>>,
+    /// What is under way to all of them.
+    requests: Arc<Whole>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// How long a backend may take for the first byte of an answer, in seconds.
+    answer_secs: u32,
     views: HashMap<String, ServiceView>,
     routed: HashMap<String, Arc<Service>>,
     /// Each address with the number of routed services that have it.
@@ -71,18 +84,25 @@ struct Inner {
 
 impl Default for Services {
     fn default() -> Self {
-        Self { inner: Mutex::default(), revision: watch::channel(None).0 }
+        Self::new(Limits::NONE.requests, REQUEST_STILL_SECS)
     }
 }
 
 impl Services {
+    /// None yet. To all together `requests_max` requests may be under way; an answer begins within `answer_secs` seconds.
+    pub(crate) fn new(requests_max: u32, answer_secs: u32) -> Self {
+        let inner = Mutex::new(Inner { answer_secs, ..Inner::default() });
+        Self { inner, revision: watch::channel(None).0, requests: Whole::new(requests_max) }
+    }
+
     /// The service of a name, for a route. It lives as long as somebody holds it.
     pub(crate) fn service(&self, name: &str) -> Arc<Service> {
         let mut inner = lock(&self.inner);
         if let Some(service) = inner.routed.get(name) {
             return service.clone();
         }
-        let service = Arc::new(Service { name: name.into(), set: ArcSwap::default() });
+        let share = self.requests.share();
+        let service = Arc::new(Service { name: name.into(), set: ArcSwap::default(), share });
         inner.routed.insert(name.into(), service.clone());
         let view = inner.views.get(name).cloned().unwrap_or_default();
         inner.update(&service, &view);
@@ -202,7 +222,8 @@ impl Inner {
 
     /// The backend of an address, for one more service.
     fn list(&mut self, addr: SocketAddr, suspect: bool) -> Arc<Backend> {
-        let new = || (Arc::new(Backend::new(addr)), 0);
+        let answer_secs = self.answer_secs;
+        let new = || (Arc::new(Backend::new(addr, answer_secs)), 0);
         let (backend, services) = self.listed.entry(addr).or_insert_with(new);
         *services += 1;
         // A suspect that was given up, and is registered again.

@@ -28,6 +28,8 @@ pub(crate) struct RequestBody {
     /// Whether it says itself that it has ended, as one of HTTP/2 does: where its client gives up with `NO_ERROR`, nothing
     /// more comes and there is no error either.
     says_end: bool,
+    /// Of the connection it goes to.
+    control: Option<Arc<Control>>,
 }
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
@@ -39,17 +41,39 @@ impl RequestBody {
     /// That of a request of this version.
     pub(crate) fn new(body: Incoming, version: Version) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
-        Self { body, says_end: version == Version::HTTP_2 }
+        Self { body, says_end: version == Version::HTTP_2, control: None }
     }
 
     /// None.
     pub(crate) fn none() -> Self {
-        Self { body: None, says_end: false }
+        Self { body: None, says_end: false, control: None }
     }
 
     /// Whether there is none.
     pub(crate) fn is_none(&self) -> bool {
         self.body.is_none()
+    }
+
+    /// It goes to this connection, which is told how far it is.
+    pub(crate) fn goes_to(&mut self, control: &Arc<Control>) {
+        control.begin_request();
+        match self.body {
+            Some(_) => self.control = Some(control.clone()),
+            None => control.end_request(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(mut frame)) => {
+                frame.trailers_mut().map(clean_trailers);
+                Some(Ok(frame))
+            }
+            Some(Err(err)) => Some(Err(BodyError(Some(err)))),
+            None if self.says_end && !body.is_end_stream() => Some(Err(BodyError(None))),
+            None => None,
+        })
     }
 }
 
@@ -68,17 +92,19 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let says_end = self.says_end;
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            Some(Ok(mut frame)) => {
-                frame.trailers_mut().map(clean_trailers);
-                Some(Ok(frame))
-            }
-            Some(Err(err)) => Some(Err(BodyError(Some(err)))),
-            None if says_end && !body.is_end_stream() => Some(Err(BodyError(None))),
-            None => None,
-        })
+        let polled = self.poll(cx);
+        let Some(control) = &self.control else { return polled };
+        let is_at_end = match &polled {
+            Poll::Ready(Some(Ok(_))) => self.is_end_stream(),
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        control.await_client(polled.is_pending());
+        if is_at_end {
+            control.end_request();
+            self.control = None;
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -95,9 +121,14 @@ impl Body for RequestBody {
 pub(crate) enum SendError {
     /// The connection was closed before anything of the request was taken: here it is again.
     Unsent(Box<Request<RequestBody>>),
+    /// Nothing came for too long: of the rest of the request, if its client `is_awaited`, or else of the answer.
+    Still {
+        /// See above.
+        is_awaited: bool,
+    },
     /// The connection was lost.
     Lost {
-        /// Whether another try is pointless: an answer had begun, the time for it was over, or the client broke off.
+        /// Whether another try is pointless: an answer had begun, or the client broke off.
         is_final: bool,
         /// Why, if it is known.
         error: Option<hyper::Error>,
@@ -107,7 +138,10 @@ pub(crate) enum SendError {
 impl SendError {
     fn lost(control: &Control, error: Option<hyper::Error>) -> Self {
         let by_client = error.as_ref().is_some_and(BodyError::is_cause_of);
-        let is_final = control.take_received() || control.stood_still() || by_client;
+        if control.stood_still() {
+            return Self::Still { is_awaited: control.is_client_awaited() };
+        }
+        let is_final = control.take_received() || by_client;
         Self::Lost { is_final, error }
     }
 }
@@ -170,9 +204,9 @@ impl Upstream {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        self.control.take_received();
+        request.body_mut().goes_to(&self.control);
         let mut answer = pin!(self.send.try_send_request(request));
         let mut error = None;
         poll_fn(|cx| {
@@ -183,7 +217,10 @@ impl Upstream {
                 error = ended.err();
             }
             match answer.as_mut().poll(cx) {
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                Poll::Ready(Ok(response)) => {
+                    self.control.begin_answer();
+                    Poll::Ready(Ok(response))
+                }
                 Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
                     Some(request) => SendError::Unsent(Box::new(request)),
                     None => SendError::lost(&self.control, Some(err.into_error())),

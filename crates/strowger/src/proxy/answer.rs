@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use crate::{
     backend::{BodyError, Busy, ConnectError, Upstream},
     domain::headers::clean_trailers,
+    gate::FullError,
 };
 
 /// When a client may try again what could not be served, in seconds.
@@ -145,6 +146,12 @@ pub(super) enum Failure {
     Unreadable(&'static str),
     #[error("the request could not be sent to its end")]
     Broken(#[source] hyper::Error),
+    #[error("the request is not taken on")]
+    Overloaded(#[source] FullError),
+    #[error("the backend did not begin to answer in time")]
+    Silent,
+    #[error("the client does not send the rest of its request")]
+    Stalled,
 }
 
 impl Failure {
@@ -157,10 +164,19 @@ impl Failure {
         }
     }
 
+    /// Nothing came for too long: of the rest of the request, if its client is awaited, or else of the answer.
+    pub(super) fn still(is_client_awaited: bool) -> Self {
+        if is_client_awaited { Self::Stalled } else { Self::Silent }
+    }
+
     /// Heroku's code for it.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Refused(_) | Self::NoRoute | Self::NotReady | Self::Broken(_) => "",
+            Self::Overloaded(FullError::Share) => "H11",
+            Self::Overloaded(FullError::Whole) => "H99",
+            Self::Silent => "H12",
+            Self::Stalled => "H28",
             Self::NoBackend => "H14",
             Self::Unreachable(ConnectError::Timeout(_)) => "H19",
             Self::Unreachable(ConnectError::Exhausted(_)) => "H99",
@@ -175,7 +191,10 @@ impl Failure {
         let (status, text) = match self {
             Self::Refused(refusal) => (refusal.0, refusal.1),
             Self::NoRoute => (404, "There is no app at this address."),
-            Self::Unreachable(ConnectError::Exhausted(_)) => {
+            Self::Overloaded(FullError::Share) => {
+                (503, "The app has too many requests under way. Try again in a little while.")
+            }
+            Self::Unreachable(ConnectError::Exhausted(_)) | Self::Overloaded(FullError::Whole) => {
                 (503, "This router is overloaded. Try again in a little while.")
             }
             Self::NoBackend | Self::Unreachable(_) => {
@@ -186,6 +205,8 @@ impl Failure {
             Self::Unreadable(_) => {
                 (502, "The app gave an answer that is not HTTP/1.1, or has too large a head.")
             }
+            Self::Silent => (504, "The app did not begin to answer in time."),
+            Self::Stalled => (408, "The rest of the request did not come in time."),
             Self::Broken(_) => (400, "The body of the request could not be read."),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);

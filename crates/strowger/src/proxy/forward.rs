@@ -20,6 +20,7 @@ use crate::{
         headers::clean_answer,
         pick::{TRIES, Tried, pick},
     },
+    gate::Place,
     live::Target,
 };
 
@@ -34,6 +35,8 @@ const STALE_LIMIT: u32 = 3;
 /// The backends of a service, one after the other, while a request looks for one that takes it.
 pub(super) struct Search<'a> {
     service: &'a Service,
+    /// Among the requests that are under way to the service, until a backend has it.
+    place: Option<Place>,
     leader_only: bool,
     set: Arc<Set>,
     tried: Tried,
@@ -58,12 +61,15 @@ enum Repeat {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(target: &'a Target) -> Self {
+    /// Begins, unless too much is under way.
+    pub(super) fn begin(target: &'a Target) -> Result<Self, Failure> {
         let service = &*target.service;
+        let place = Some(service.admit().map_err(Failure::Overloaded)?);
         let set = service.set();
         let leader_only = target.route.leader;
-        Self {
+        Ok(Self {
             service,
+            place,
             leader_only,
             set,
             tried: Tried::default(),
@@ -72,7 +78,7 @@ impl<'a> Search<'a> {
             begun: Instant::now(),
             is_waited_for: false,
             has_lost: false,
-        }
+        })
     }
 
     /// The next backend to try. It counts the request from then on.
@@ -140,9 +146,12 @@ impl<'a> Search<'a> {
     /// A connection to whichever backend takes one, for bytes.
     pub(super) async fn connect(&mut self) -> Result<(Socket, Busy), Failure> {
         loop {
-            let (index, busy) = self.next()?;
+            let (index, mut busy) = self.next()?;
             match busy.backend().connect(self.patience()).await {
-                Ok(socket) => return Ok((socket, busy)),
+                Ok(socket) => {
+                    busy.keep_place(self.place.take());
+                    return Ok((socket, busy));
+                }
                 Err(err) => self.failed(index, busy.backend(), err),
             }
         }
@@ -157,11 +166,11 @@ pub(super) async fn forward(
 ) -> Result<Response<Answer>, Failure> {
     let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
-    let mut search = Search::new(target);
+    let mut search = Search::begin(target)?;
     let mut request = Request::from_parts(parts, body);
     let (mut lost, mut unsent) = (None, 0);
     loop {
-        let (index, mut upstream, busy, reused) = match upstream(&mut search, max_idle).await {
+        let (index, mut upstream, mut busy, reused) = match upstream(&mut search, max_idle).await {
             Ok(found) => found,
             Err(failure) => return Err(lost.unwrap_or(failure)),
         };
@@ -169,6 +178,7 @@ pub(super) async fn forward(
         match upstream.send(request).await {
             Ok(response) => {
                 busy.backend().answered();
+                busy.keep_place(search.place.take());
                 return relay(response, upstream, busy);
             }
             Err(SendError::Unsent(again)) if unsent < STALE_LIMIT => {
@@ -176,6 +186,7 @@ pub(super) async fn forward(
                 request = *again;
             }
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
+            Err(SendError::Still { is_awaited }) => return Err(Failure::still(is_awaited)),
             Err(SendError::Lost { is_final: true, error }) => return Err(Failure::lost(error)),
             Err(SendError::Lost { is_final: false, error }) => {
                 if !reused {

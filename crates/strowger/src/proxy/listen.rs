@@ -35,6 +35,7 @@ use super::{
     activity::Activity,
     last::ErrorLast,
     lent::{Resettable, lend},
+    refuse::Refusals,
     request::{Context, serve},
 };
 use crate::{
@@ -163,14 +164,22 @@ pub(crate) async fn accept_http(
     stop: CancellationToken,
 ) {
     let port = HeaderValue::from(listener.addr().port());
+    let mut refusals = Refusals::new(lifetime.clone());
     loop {
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = entrance.accept(&listener) => accepted,
         };
+        let seat = match live.clients.enter(peer.ip()) {
+            Ok(seat) => Some(seat),
+            Err(err) => {
+                refusals.refuse(stream, peer, err, tls.is_none());
+                continue;
+            }
+        };
         let client = Client::new(peer.ip(), tls.is_some(), port.clone());
         let (live, line) = (live.clone(), Line::of(&stream));
-        let context = Context { live, client, line, lifetime: lifetime.clone() };
+        let context = Context { live, client, line, lifetime: lifetime.clone(), seat };
         let context = Arc::new(context);
         match tls.clone() {
             None => lifetime.spawn_drained(one(stream, context)),

@@ -6,6 +6,7 @@ mod forward;
 mod last;
 mod lent;
 mod listen;
+mod refuse;
 mod request;
 mod tcp;
 mod upgrade;

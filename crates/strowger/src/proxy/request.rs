@@ -29,6 +29,7 @@ use crate::{
         },
         host,
     },
+    gate::Seat,
     live::{Live, Target},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Context {
     /// That of the client's connection, if the kernel tells.
     pub(super) line: Option<Line>,
     pub(super) lifetime: daemon::Lifetime,
+    /// The connection's own among those of all clients.
+    pub(super) seat: Option<Arc<Seat>>,
 }
 
 /// What the access log says about a request before it is known how it ends.

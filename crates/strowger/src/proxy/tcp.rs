@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::{Listener, forward::Search, lent::Resettable};
+use super::{Listener, forward::Search, lent::Resettable, refuse::Refusals};
 use crate::{
     handover::{Door, Doors, Entrance, Inheritance},
     live::Live,
@@ -107,24 +107,33 @@ async fn accept(
     lifetime: daemon::Lifetime,
     stop: CancellationToken,
 ) {
+    let mut refusals = Refusals::new(lifetime.clone());
     loop {
-        let (stream, _) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => return,
             accepted = entrance.accept(&listener) => accepted,
+        };
+        let seat = match live.clients.enter(peer.ip()) {
+            Ok(seat) => seat,
+            Err(err) => {
+                refusals.refuse(stream, peer, err, false);
+                continue;
+            }
         };
         let live = live.clone();
         lifetime.spawn_drained(async move {
             if let Err(err) = connection(stream, port, &live).await {
                 debug!(port, error = %err, "a connection of a tcp route ended early");
             }
+            drop(seat);
         });
     }
 }
 
 async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
-    let connected = Search::new(&target).connect().await;
-    let (mut backend, mut busy) = connected.map_err(io::Error::other)?;
+    let mut search = Search::begin(&target).map_err(io::Error::other)?;
+    let (mut backend, mut busy) = search.connect().await.map_err(io::Error::other)?;
     client.reset_when_closed();
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();

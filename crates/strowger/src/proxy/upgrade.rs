@@ -28,14 +28,14 @@ use crate::{
 pub(super) async fn forward(
     context: &Context,
     mut parts: Parts,
-    body: RequestBody,
+    mut body: RequestBody,
     target: &Target,
     protocol: HeaderValue,
 ) -> Result<Response<Answer>, Failure> {
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let (socket, mut busy) = Search::new(target).connect().await?;
+    let (socket, mut busy) = Search::begin(target)?.connect().await?;
     let (control, line) = (socket.control().clone(), socket.line());
     let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
     context.lifetime.spawn_drained(async move {
@@ -43,10 +43,14 @@ pub(super) async fn forward(
             debug!(error = %err, "a connection to a backend ended early");
         }
     });
+    body.goes_to(&control);
     let answered = send.send_request(Request::from_parts(parts, body)).await;
     let mut response = match answered {
         Ok(response) => response,
         Err(err) => {
+            if control.stood_still() {
+                return Err(Failure::still(control.is_client_awaited()));
+            }
             let failure = Failure::lost(Some(err));
             if matches!(failure, Failure::Lost(_)) && !control.take_received() {
                 busy.backend().lost();
@@ -54,6 +58,7 @@ pub(super) async fn forward(
             return Err(failure);
         }
     };
+    control.begin_answer();
     busy.backend().answered();
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
@@ -67,7 +72,11 @@ pub(super) async fn forward(
         control.becomes_tunnel();
         busy.becomes_tunnel();
         let (of_client, of_backend) = ((of_client, context.line), (of_backend, line));
-        context.lifetime.spawn_drained(tunnel(of_client, of_backend, busy));
+        let (tunnel, seat) = (tunnel(of_client, of_backend, busy), context.seat.clone());
+        context.lifetime.spawn_drained(async move {
+            tunnel.await;
+            drop(seat);
+        });
     }
     let protocol = response.headers().get(UPGRADE).cloned();
     let (mut parts, _) = response.into_parts();

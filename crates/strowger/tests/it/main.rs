@@ -5,6 +5,7 @@ mod api;
 mod backends;
 mod handover;
 mod harness;
+mod limits;
 mod messages;
 mod routing;
 mod streams;

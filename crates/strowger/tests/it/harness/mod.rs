@@ -20,7 +20,7 @@ use axum::{
     routing::{any, get},
 };
 use daemon::Lifetime;
-use strowger::{Config, Running, config::Key, start};
+use strowger::{Config, LimitConfig, Running, config::Key, start};
 use strowger_client::Strowger;
 use testkit::Etcd;
 use tokio::{
@@ -43,8 +43,13 @@ pub struct Harness {
 
 impl Harness {
     pub async fn start() -> Self {
+        Self::limited(LimitConfig::default()).await
+    }
+
+    /// With limits that are soon reached.
+    pub async fn limited(limits: LimitConfig) -> Self {
         let (etcd, discoverd) = (Etcd::start().await, Discoverd::start().await);
-        let (router, lifetime) = router(&etcd.url(), &discoverd.url).await;
+        let (router, lifetime) = limited_router(&etcd.url(), &discoverd.url, limits).await;
         let client = Strowger::new(format!("http://{}", router.api[0]), Some(KEY.into()));
         Self { etcd, discoverd, router, client, lifetime }
     }
@@ -97,6 +102,10 @@ impl Harness {
 }
 
 pub async fn router(etcd: &str, discoverd: &str) -> (Running, Lifetime) {
+    limited_router(etcd, discoverd, LimitConfig::default()).await
+}
+
+async fn limited_router(etcd: &str, discoverd: &str, limits: LimitConfig) -> (Running, Lifetime) {
     let config = Config {
         http_port: 0,
         https_port: 0,
@@ -106,6 +115,7 @@ pub async fn router(etcd: &str, discoverd: &str) -> (Running, Lifetime) {
         etcd: vec![etcd.into()],
         discoverd: discoverd.into(),
         key: Key(KEY.into()),
+        limits,
     };
     let lifetime = Lifetime::default();
     (start(config, &lifetime).await.unwrap(), lifetime)
