@@ -17,13 +17,19 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
+    time::sleep,
 };
+
+use super::lease::Held;
 
 /// A request on which nothing moves for so long is over, but for the time until its answer begins, which has a limit of its
 /// own.
 pub(super) const REQUEST_STILL_SECS: u32 = 600;
 /// A connection of another protocol on which nothing moves for so long is over.
 const TUNNEL_STILL_SECS: u32 = 3600;
+/// A side that does not take what the other one said before it was cut has this long to do so.
+const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// What others may do to a connection, and see of it.
 #[derive(Debug)]
@@ -33,6 +39,10 @@ pub(crate) struct Control {
     broken: AtomicBool,
     tunnel: AtomicBool,
     waker: AtomicWaker,
+    /// Tells whoever relays between the connection and another one.
+    told: Notify,
+    /// What uses the connection, if that is not polled all the time.
+    held: Held,
     /// Something was received since it was last asked.
     received: AtomicBool,
     /// Something moved since the last sweep.
@@ -43,6 +53,7 @@ pub(crate) struct Control {
     answer_secs: u32,
     /// What is missing is the rest of the request, which its client does not send.
     is_client_awaited: AtomicBool,
+    is_request_sent: AtomicBool,
 }
 
 impl Control {
@@ -50,6 +61,21 @@ impl Control {
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         self.waker.wake();
+        self.told.notify_one();
+        self.held.give_up();
+    }
+
+    /// What uses it.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Waits until it was cut, and for a moment more, in which what was said before is passed on to whoever takes it.
+    pub(crate) async fn until_given_up(&self) {
+        while !self.is_cut() {
+            self.told.notified().await;
+        }
+        sleep(CUT_GRACE).await;
     }
 
     /// Whether something was received since the last call.
@@ -66,13 +92,20 @@ impl Control {
     pub(crate) fn begin_request(&self) {
         self.take_received();
         self.await_client(false);
+        self.is_request_sent.store(false, Ordering::Relaxed);
         self.limit_stillness(REQUEST_STILL_SECS);
     }
 
     /// The request was sent whole.
     pub(crate) fn end_request(&self) {
+        self.is_request_sent.store(true, Ordering::Relaxed);
         self.await_client(false);
         self.limit_stillness(self.answer_secs);
+    }
+
+    /// Whether it was.
+    pub(crate) fn is_request_sent(&self) -> bool {
+        self.is_request_sent.load(Ordering::Relaxed)
     }
 
     /// The head of its answer has come.
@@ -120,7 +153,8 @@ impl Control {
         }
     }
 
-    fn is_cut(&self) -> bool {
+    /// Whether it was.
+    pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)
     }
 }
@@ -145,12 +179,15 @@ impl Socket {
             broken: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            told: Notify::new(),
+            held: Held::default(),
             received: AtomicBool::new(false),
             moved: AtomicBool::new(true),
             still_secs: AtomicU32::new(0),
             still_limit_secs: AtomicU32::new(REQUEST_STILL_SECS),
             answer_secs,
             is_client_awaited: AtomicBool::new(false),
+            is_request_sent: AtomicBool::new(true),
         };
         let (was_reset, is_reset_when_closed) = (false, false);
         Self {

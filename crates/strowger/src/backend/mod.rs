@@ -1,6 +1,7 @@
 //! Where requests go to: addresses, their connections, and who is asked first.
 
 mod io;
+mod lease;
 mod services;
 mod upstream;
 
@@ -17,6 +18,7 @@ use std::{
 use daemon::sockets::detect_lost_peers;
 use io::REQUEST_STILL_SECS;
 pub(crate) use io::{Control, Socket};
+pub(crate) use lease::Lease;
 use rustix::io::Errno;
 pub(crate) use services::{Registered, Service, Services, Set};
 use tokio::sync::Notify;

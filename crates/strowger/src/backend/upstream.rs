@@ -17,8 +17,10 @@ use hyper::{
     client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::{Backend, ConnectError, Control, Socket};
+use super::{Backend, Busy, ConnectError, Control, Lease, Socket};
 use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
@@ -188,6 +190,30 @@ impl Upstream {
             }
             Poll::Pending => None,
         }
+    }
+
+    /// Its control.
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Whether its request is still being sent.
+    pub(crate) fn is_sending(&self) -> bool {
+        !self.control.is_request_sent()
+    }
+
+    /// Gives it a task of its own, so that it goes on whether the answer is read or not: a client may send all of its request
+    /// before it reads. The task ends with the lease.
+    pub(crate) fn into_driven(self, busy: Busy) -> (impl Future<Output = ()> + use<>, Lease) {
+        let Self { connection, control, .. } = self;
+        let ended = CancellationToken::new();
+        let lease = Lease::of_driven(control, Some(ended.clone().drop_guard()), busy);
+        let driven = async move {
+            if let Some(Err(err)) = ended.run_until_cancelled(connection).await {
+                debug!(error = %err, "a connection to a backend ended early");
+            }
+        };
+        (driven, lease)
     }
 
     /// Whether it was closed.

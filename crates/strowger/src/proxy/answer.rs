@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::{
-    backend::{BodyError, Busy, ConnectError, Upstream},
+    backend::{BodyError, ConnectError, Lease},
     domain::headers::clean_trailers,
     gate::FullError,
 };
@@ -35,44 +35,33 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) struct Relay {
     body: Incoming,
-    from: Option<(Box<Upstream>, Busy)>,
-    /// Counted where the connection has a task of its own.
-    _busy: Option<Busy>,
+    /// There until it has ended.
+    lease: Option<Lease>,
 }
 
 impl Answer {
-    /// The body of an answer on a connection that this request alone used.
-    pub(super) fn relay(body: Incoming, upstream: Box<Upstream>, busy: Busy) -> Self {
-        let mut relay = Relay { body, from: Some((upstream, busy)), _busy: None };
+    /// The body of an answer on a connection that this request alone uses.
+    pub(super) fn relay(body: Incoming, lease: Lease) -> Self {
+        let mut relay = Relay { body, lease: Some(lease) };
         if relay.body.is_end_stream() {
             relay.end();
             return Self::Own(None);
         }
         Self::Relayed(relay)
     }
-
-    /// The body of an answer on a connection that has a task of its own and is not used again.
-    pub(super) fn alone(body: Incoming, busy: Busy) -> Self {
-        Self::Relayed(Relay { body, from: None, _busy: Some(busy) })
-    }
 }
 
 impl Relay {
     /// Gives the connection back.
     fn end(&mut self) {
-        if let Some((upstream, busy)) = self.from.take() {
-            busy.end_with(upstream);
+        if let Some(lease) = self.lease.take() {
+            lease.end();
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending()
-            && let Some((upstream, _)) = &mut self.from
-            && !upstream.is_over()
-        {
-            // An error of the connection arrives in the body as well.
-            let _ = upstream.drive(cx);
+        if polled.is_pending() && self.lease.as_ref().is_some_and(|lease| lease.drive(cx)) {
             polled = Pin::new(&mut self.body).poll_frame(cx);
         }
         match polled {
@@ -86,8 +75,12 @@ impl Relay {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.from = None;
-                Poll::Ready(Some(Err(error)))
+                self.lease = None;
+                Poll::Ready(Some(Err(AnswerError::Broken(error))))
+            }
+            // A connection that is let go of looks like one that has ended.
+            Poll::Ready(None) if self.lease.take_if(|lease| lease.is_cut()).is_some() => {
+                Poll::Ready(Some(Err(AnswerError::Cut)))
             }
             Poll::Ready(None) => {
                 self.end();
@@ -100,12 +93,12 @@ impl Relay {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match &mut *self {
             Self::Relayed(relay) => relay.poll(cx),
             Self::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
@@ -114,7 +107,7 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relayed(relay) => relay.from.is_none() && relay.body.is_end_stream(),
+            Self::Relayed(relay) => relay.lease.is_none() && relay.body.is_end_stream(),
             Self::Own(text) => text.is_none(),
         }
     }
@@ -125,6 +118,15 @@ impl Body for Answer {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
+}
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AnswerError {
+    #[error("the backend's answer broke off")]
+    Broken(#[source] hyper::Error),
+    #[error("the router closed the connection to the backend")]
+    Cut,
 }
 
 /// Why a request is not answered by a backend.

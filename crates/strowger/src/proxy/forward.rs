@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon::Lifetime;
 use http::{Method, Request, Response, StatusCode, Version, request::Parts, response};
+use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
 use tracing::debug;
@@ -13,7 +15,7 @@ use tracing::debug;
 use super::answer::{Answer, Failure};
 use crate::{
     backend::{
-        Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, RequestBody, SendError,
+        Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, Lease, RequestBody, SendError,
         Service, Set, Socket, Upstream,
     },
     domain::{
@@ -160,6 +162,7 @@ impl<'a> Search<'a> {
 
 /// Sends a request to a backend of the target's service and passes on the answer.
 pub(super) async fn forward(
+    lifetime: &Lifetime,
     parts: Parts,
     body: RequestBody,
     target: &Target,
@@ -179,7 +182,7 @@ pub(super) async fn forward(
             Ok(response) => {
                 busy.backend().answered();
                 busy.keep_place(search.place.take());
-                return relay(response, upstream, busy);
+                return relay(lifetime, response, upstream, busy);
             }
             Err(SendError::Unsent(again)) if unsent < STALE_LIMIT => {
                 unsent += 1;
@@ -249,6 +252,7 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 fn relay(
+    lifetime: &Lifetime,
     response: Response<Incoming>,
     upstream: Box<Upstream>,
     busy: Busy,
@@ -258,7 +262,14 @@ fn relay(
     }
     let (parts, body) = response.into_parts();
     let parts = clean(parts)?;
-    Ok(Response::from_parts(parts, Answer::relay(body, upstream, busy)))
+    let lease = if upstream.is_sending() && !body.is_end_stream() {
+        let (driven, lease) = upstream.into_driven(busy);
+        lifetime.spawn_drained(driven);
+        lease
+    } else {
+        Lease::of(upstream, busy)
+    };
+    Ok(Response::from_parts(parts, Answer::relay(body, lease)))
 }
 
 /// The head of an answer, as clients get it.

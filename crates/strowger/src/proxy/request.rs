@@ -75,7 +75,7 @@ pub(super) async fn serve(
         let Some(target) = &target else { return Err(Failure::NoRoute) };
         match switch {
             Some(protocol) => upgrade::forward(&context, parts, body, target, protocol).await,
-            None => forward(parts, body, target).await,
+            None => forward(&context.lifetime, parts, body, target).await,
         }
     }
     .await;

@@ -138,7 +138,12 @@ async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result
     backend.control().becomes_tunnel();
     busy.becomes_tunnel();
     let (line, line_of_backend) = (Line::of(&client), backend.line());
-    let lingering = relay_lines((&mut client, line), (&mut backend, line_of_backend)).await;
+    let control = backend.control().clone();
+    let relayed = relay_lines((&mut client, line), (&mut backend, line_of_backend));
+    let lingering = tokio::select! {
+        lingering = relayed => lingering,
+        () = control.until_given_up() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
     drop(busy);
     let broken = lingering.await;
     if !broken.one {

@@ -1,5 +1,7 @@
 //! Requests that switch protocols: websockets and the like.
 
+use std::sync::Arc;
+
 use daemon::{line::Line, relay::relay_lines};
 use http::{
     HeaderValue, Request, Response, StatusCode,
@@ -10,6 +12,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     request::Context,
 };
 use crate::{
-    backend::{Busy, RequestBody, Socket, handshake},
+    backend::{Busy, Control, Lease, RequestBody, Socket, handshake},
     domain::headers::{is_among, strip_hop_by_hop},
     live::Target,
 };
@@ -38,8 +41,11 @@ pub(super) async fn forward(
     let (socket, mut busy) = Search::begin(target)?.connect().await?;
     let (control, line) = (socket.control().clone(), socket.line());
     let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
+    let ended = CancellationToken::new();
+    let task = ended.clone().drop_guard();
     context.lifetime.spawn_drained(async move {
-        if let Err(err) = connection.with_upgrades().await {
+        let driven = ended.run_until_cancelled(connection.with_upgrades());
+        if let Some(Err(err)) = driven.await {
             debug!(error = %err, "a connection to a backend ended early");
         }
     });
@@ -62,17 +68,21 @@ pub(super) async fn forward(
     busy.backend().answered();
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
-        return Ok(Response::from_parts(clean(parts)?, Answer::alone(body, busy)));
+        let lease = Lease::of_driven(control, Some(task), busy);
+        return Ok(Response::from_parts(clean(parts)?, Answer::relay(body, lease)));
     }
     if !is_among(&protocol, response.headers()) {
         return Err(Failure::Unreadable("it switches to a protocol that was not asked for"));
     }
     let of_backend = hyper::upgrade::on(&mut response);
+    // From now on it ends by itself.
+    task.disarm();
     if let Some(of_client) = of_client {
         control.becomes_tunnel();
         busy.becomes_tunnel();
         let (of_client, of_backend) = ((of_client, context.line), (of_backend, line));
-        let (tunnel, seat) = (tunnel(of_client, of_backend, busy), context.seat.clone());
+        let tunnel = tunnel(of_client, of_backend, control, busy);
+        let seat = context.seat.clone();
         context.lifetime.spawn_drained(async move {
             tunnel.await;
             drop(seat);
@@ -92,6 +102,7 @@ pub(super) async fn forward(
 async fn tunnel(
     (of_client, line_of_client): (OnUpgrade, Option<Line>),
     (of_backend, line_of_backend): (OnUpgrade, Option<Line>),
+    control: Arc<Control>,
     busy: Busy,
 ) {
     let (client, backend) = match tokio::try_join!(of_client, of_backend) {
@@ -103,7 +114,13 @@ async fn tunnel(
     };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
     let (of_client, of_backend) = ((&mut client, line_of_client), (&mut backend, line_of_backend));
-    let lingering = relay_lines(of_client, of_backend).await;
+    let lingering = tokio::select! {
+        lingering = relay_lines(of_client, of_backend) => lingering,
+        () = control.until_given_up() => {
+            debug!("a connection of another protocol was cut");
+            return;
+        }
+    };
     drop(busy);
     let broken = lingering.await;
     if !broken.one {

@@ -9,4 +9,5 @@ mod limits;
 mod messages;
 mod routing;
 mod streams;
+mod stuck;
 mod tls;
