@@ -3,6 +3,7 @@
 mod io;
 mod lease;
 mod services;
+mod slow;
 mod upstream;
 
 use std::{

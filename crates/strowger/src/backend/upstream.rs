@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Backend, Busy, ConnectError, Control, Lease, Socket};
+use super::{Backend, Busy, ConnectError, Control, Lease, Socket, slow::PaceWatch};
 use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
@@ -32,23 +32,34 @@ pub(crate) struct RequestBody {
     says_end: bool,
     /// Of the connection it goes to.
     control: Option<Arc<Control>>,
+    /// Whether it is a file that has to come at some pace. A body whose length is not told may be a stream of events.
+    is_paced: bool,
+    pace: Option<PaceWatch>,
 }
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
 #[derive(Debug, thiserror::Error)]
-#[error("the body of the request broke off or is not HTTP")]
-pub(crate) struct BodyError(#[source] Option<hyper::Error>);
+pub(crate) enum BodyError {
+    /// It cannot be read.
+    #[error("the body of the request broke off or is not HTTP")]
+    Broken(#[source] Option<hyper::Error>),
+    /// Nearly nothing of it comes.
+    #[error("the body of the request comes too slowly")]
+    Slow,
+}
 
 impl RequestBody {
     /// That of a request of this version.
     pub(crate) fn new(body: Incoming, version: Version) -> Self {
+        let is_paced = body.size_hint().exact().is_some();
         let body = (!body.is_end_stream()).then_some(body);
-        Self { body, says_end: version == Version::HTTP_2, control: None }
+        let says_end = version == Version::HTTP_2;
+        Self { body, says_end, control: None, is_paced, pace: None }
     }
 
     /// None.
     pub(crate) fn none() -> Self {
-        Self { body: None, says_end: false, control: None }
+        Self { body: None, says_end: false, control: None, is_paced: false, pace: None }
     }
 
     /// Whether there is none.
@@ -67,13 +78,23 @@ impl RequestBody {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+        let Poll::Ready(polled) = Pin::new(&mut *body).poll_frame(cx) else {
+            if self.is_paced {
+                let pace = self.pace.get_or_insert_with(PaceWatch::begin);
+                return pace.poll_slow(cx).map(|()| Some(Err(BodyError::Slow)));
+            }
+            return Poll::Pending;
+        };
+        Poll::Ready(match polled {
             Some(Ok(mut frame)) => {
+                if let (Some(pace), Some(data)) = (&mut self.pace, frame.data_ref()) {
+                    pace.add(data.len());
+                }
                 frame.trailers_mut().map(clean_trailers);
                 Some(Ok(frame))
             }
-            Some(Err(err)) => Some(Err(BodyError(Some(err)))),
-            None if self.says_end && !body.is_end_stream() => Some(Err(BodyError(None))),
+            Some(Err(err)) => Some(Err(BodyError::Broken(Some(err)))),
+            None if self.says_end && !body.is_end_stream() => Some(Err(BodyError::Broken(None))),
             None => None,
         })
     }
@@ -82,7 +103,12 @@ impl RequestBody {
 impl BodyError {
     /// Whether that is why a request could not be sent.
     pub(crate) fn is_cause_of(error: &hyper::Error) -> bool {
-        error.source().is_some_and(|source| source.is::<Self>())
+        Self::cause_of(error).is_some()
+    }
+
+    /// Why a request could not be sent, if it is that.
+    pub(crate) fn cause_of(error: &hyper::Error) -> Option<&Self> {
+        error.source().and_then(|source| source.downcast_ref())
     }
 }
 

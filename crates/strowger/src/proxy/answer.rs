@@ -160,6 +160,9 @@ impl Failure {
     /// No answer came.
     pub(super) fn lost(error: Option<hyper::Error>) -> Self {
         match error {
+            Some(error) if matches!(BodyError::cause_of(&error), Some(BodyError::Slow)) => {
+                Self::Stalled
+            }
             Some(error) if BodyError::is_cause_of(&error) => Self::Broken(error),
             Some(error) if error.is_parse() => Self::Unreadable("its head is none or too large"),
             error => Self::Lost(error),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::backend::RequestBody;
+use crate::backend::{BodyError, RequestBody};
 
 impl Resettable for DuplexStream {
     fn reset_when_closed(&self) {}
@@ -308,4 +308,39 @@ async fn a_client_that_is_slow_gets_all_of_its_answer_when_the_daemon_stops() {
         drop(client);
     };
     timeout(testkit::LIMIT, async { tokio::join!(served, asking) }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_which_nearly_nothing_comes_is_ended_and_a_stream_is_not() {
+    for (framing, piece, is_slow) in
+        [("Content-Length: 100000", "x", true), ("Transfer-Encoding: chunked", "1\r\nx\r\n", false)]
+    {
+        let (mut client, ours) = duplex(HEAD_MAX);
+        let (live, (tell, mut told)) = (Live::default(), mpsc::channel(1));
+        let served = serve_one(ours, &live, None, |request| {
+            let (parts, body) = request.into_parts();
+            let (body, tell) = (RequestBody::new(body, parts.version), tell.clone());
+            async move {
+                tell.send(body.collect().await.map(drop)).await.unwrap();
+                Ok(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        let sending = async {
+            let head = format!("POST / HTTP/1.1\r\nHost: a.example\r\n{framing}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            loop {
+                stand_still(Duration::from_secs(5)).await;
+                client.write_all(piece.as_bytes()).await.unwrap();
+            }
+        };
+        let ended = tokio::select! {
+            ended = timeout(3 * HEAD_TIMEOUT, told.recv()) => ended.ok().flatten(),
+            () = served => panic!("the connection ended"),
+            () = sending => unreachable!("it goes on and on"),
+        };
+        match is_slow {
+            true => assert!(matches!(ended, Some(Err(BodyError::Slow))), "{ended:?}"),
+            false => assert!(ended.is_none(), "{ended:?}"),
+        }
+    }
 }
