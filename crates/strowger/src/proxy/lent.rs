@@ -22,6 +22,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::last::Written;
 
+/// Most that is read at once, in bytes. hyper makes its buffer as large as what its reads bring, up to 64 KiB, and keeps it
+/// while a connection is idle. It takes a read of 16 KiB for a reason to make the next one larger.
+const READ_MAX: usize = (16 << 10) - 1;
+
 /// A stream that goes back to its owner when this is dropped.
 pub(super) struct Lent<S> {
     /// There until then.
@@ -144,7 +148,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lent<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(self.as_mut().pinned()?.poll_read(cx, buf));
+        let stream = self.as_mut().pinned()?;
+        let read = if buf.remaining() > READ_MAX {
+            let mut piece = ReadBuf::new(buf.initialize_unfilled_to(READ_MAX));
+            let read = ready!(stream.poll_read(cx, &mut piece));
+            let len = piece.filled().len();
+            buf.advance(len);
+            read
+        } else {
+            ready!(stream.poll_read(cx, buf))
+        };
         if read.is_err() || buf.filled().len() == before && buf.remaining() > 0 {
             self.has_ended = true;
         }
@@ -229,6 +242,24 @@ mod tests {
         };
         let (end, ()) = tokio::join!(reading, parted);
         end.err().map(|err| err.kind())
+    }
+
+    #[tokio::test]
+    async fn no_read_brings_so_much_that_a_large_buffer_is_kept() {
+        let (mut client, stream) = ends().await;
+        let (mut lent, _owner) = lend(stream);
+        let mut come = 0;
+        let sending = async { client.write_all(&[b'x'; 100_000]).await.unwrap() };
+        let reading = async {
+            let mut piece = vec![0; 64 << 10];
+            while come < 100_000 {
+                let len = lent.read(&mut piece).await.unwrap();
+                assert!((1..=READ_MAX).contains(&len), "{len}");
+                assert!(piece[..len].iter().all(|byte| *byte == b'x'));
+                come += len;
+            }
+        };
+        tokio::join!(sending, reading);
     }
 
     #[tokio::test]
