@@ -158,6 +158,8 @@ pub(crate) enum SendError {
     Lost {
         /// Whether another try is pointless: an answer had begun, or the client broke off.
         is_final: bool,
+        /// Whether the router closed the connection itself: the backend may be at work on it.
+        is_cut: bool,
         /// Why, if it is known.
         error: Option<hyper::Error>,
     },
@@ -170,7 +172,7 @@ impl SendError {
             return Self::Still { is_awaited: control.is_client_awaited() };
         }
         let is_final = control.take_received() || by_client;
-        Self::Lost { is_final, error }
+        Self::Lost { is_final, is_cut: control.is_cut(), error }
     }
 }
 

@@ -190,12 +190,14 @@ pub(super) async fn forward(
             }
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
             Err(SendError::Still { is_awaited }) => return Err(Failure::still(is_awaited)),
-            Err(SendError::Lost { is_final: true, error }) => return Err(Failure::lost(error)),
-            Err(SendError::Lost { is_final: false, error }) => {
-                if !reused {
+            Err(SendError::Lost { is_final: true, error, .. }) => return Err(Failure::lost(error)),
+            Err(SendError::Lost { is_final: false, is_cut, error }) => {
+                if !reused && !is_cut {
                     busy.backend().lost();
                 }
                 let failure = Failure::lost(error);
+                // One that the router cut had not been closed before.
+                let copy = copy.filter(|_| repeat.allows(reused && !is_cut));
                 let Some(copy) = copy else { return Err(failure) };
                 debug!(backend = %busy.backend().addr(), "a request is sent once more");
                 search.lost(index);

@@ -399,3 +399,33 @@ async fn a_router_that_restarts_takes_over_and_a_stopping_one_finishes_what_it_h
     assert_eq!(text, "late");
     harness.lifetime.clone().drain(Duration::from_secs(10)).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_the_router_cut_itself_is_not_done_again_elsewhere() {
+    let harness = Harness::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let backend = scripted(move |_, mut wire: Wire| {
+        let tell = tell.clone();
+        async move {
+            wire.head().await;
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            wire.head().await;
+            tell.send(()).await.unwrap();
+            wire.until_end().await;
+        }
+    });
+    let backend = backend.await;
+    harness.up("app", backend).await;
+    harness.route("a.example", "app").await;
+    let mut wire = harness.connect().await;
+    assert_eq!(wire.get("a.example", "/").await.1, "ok");
+    wire.send("DELETE / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    told.recv().await.unwrap();
+    harness.up("app", Backend::named("other").await.addr).await;
+    let services = harness.discoverd.down("app", backend);
+    let addr = backend.to_string();
+    let drain = Drain { addr, services, timeout_ms: 100, keep_open: false };
+    assert_eq!(harness.client.drain(&drain).await.unwrap().closed, 1);
+    let (head, _) = wire.answer().await;
+    assert!(head.starts_with("http/1.1 502 "), "{head}");
+}
