@@ -35,6 +35,9 @@ pub(crate) enum Error {
         /// The one asked for.
         asked: u64,
     },
+    /// This router has the route and not its port.
+    #[error("port {0} is used by something else on this router's host")]
+    Unbound(u16),
     /// Cannot be drained.
     #[error(transparent)]
     Registered(#[from] Registered),
@@ -54,7 +57,10 @@ impl From<Error> for ApiError {
             Error::Certificate(err) => Self::invalid("tls_cert", err),
             Error::Addr(_) => Self::new(ErrorCode::ValidationError, message),
             Error::PortInUse(_) | Error::NoPort(_) => Self::new(ErrorCode::Conflict, message),
-            Error::NotSeen { .. } | Error::Registered(_) | Error::Predecessor(_) => {
+            Error::NotSeen { .. }
+            | Error::Unbound(_)
+            | Error::Registered(_)
+            | Error::Predecessor(_) => {
                 Self::unavailable(message)
             }
             Error::Store(err) => match err {

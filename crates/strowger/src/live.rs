@@ -1,8 +1,11 @@
 //! What the router serves at this moment.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use api::route::Route;
@@ -24,6 +27,8 @@ use crate::{
 pub(crate) struct Target {
     /// The route, without the key of its certificate.
     pub(crate) route: Route,
+    /// That of its last change in etcd.
+    pub(crate) revision: u64,
     /// Its service.
     pub(crate) service: Arc<Service>,
     /// Its certificate.
@@ -50,6 +55,8 @@ pub(crate) struct Live {
     pub(crate) services: Services,
     /// Clients' connections.
     pub(crate) clients: Arc<Clients>,
+    /// Ports of tcp routes that could not be bound, by the revisions of the routes.
+    unbound: watch::Sender<BTreeMap<u64, u16>>,
     stopping: AtomicBool,
     stopped: Notify,
 }
@@ -61,6 +68,7 @@ impl Default for Live {
             revision: watch::channel(None).0,
             services: Services::default(),
             clients: Clients::new(Limits::NONE.connections, u32::MAX),
+            unbound: watch::channel(BTreeMap::new()).0,
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
         }
@@ -95,6 +103,20 @@ impl Live {
     /// The revision of the routes; `None` before they were read the first time.
     pub(crate) fn revision(&self) -> watch::Receiver<Option<u64>> {
         self.revision.subscribe()
+    }
+
+    /// The ports of tcp routes that cannot be served, by the revisions of the routes.
+    pub(crate) fn unbound(&self) -> watch::Receiver<BTreeMap<u64, u16>> {
+        self.unbound.subscribe()
+    }
+
+    /// Tells which those are.
+    pub(crate) fn set_unbound(&self, ports: BTreeMap<u64, u16>) {
+        self.unbound.send_if_modified(|known| {
+            let differs = *known != ports;
+            *known = ports;
+            differs
+        });
     }
 
     /// Whether the routes were read: without, that none leads somewhere means nothing.

@@ -106,7 +106,8 @@ fn apply(targets: &mut BTreeMap<String, Arc<Target>>, change: Change, live: &Liv
         return;
     };
     match target(id, &value, live) {
-        Ok(target) => {
+        Ok(mut target) => {
+            target.revision = change.mod_revision;
             let service = target.service.name();
             info!(route.id = id, service, "route {id} leads to {service}");
             targets.insert(id.to_owned(), Arc::new(target));
@@ -140,7 +141,7 @@ fn target(id: &str, value: &[u8], live: &Live) -> Result<Target, String> {
         _ => None,
     };
     let service = live.services.service(&route.service);
-    Ok(Target { route, service, certificate })
+    Ok(Target { route, revision: 0, service, certificate })
 }
 
 fn table(targets: &BTreeMap<String, Arc<Target>>) -> Table {

@@ -1,6 +1,6 @@
 //! `/sync` and `/drain`: waiting for this router.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use api::route::{Drain, Drained, Sync};
 use axum::{Json, extract::State};
@@ -26,6 +26,7 @@ pub(crate) async fn sync(
 ) -> Result<Json<serde_json::Value>, ApiError> {
     let deadline = deadline(sync.timeout_ms);
     until_seen("routes", api.live.revision(), sync.routes, deadline).await?;
+    until_bound(api.live.unbound(), sync.routes, deadline).await?;
     until_seen("services", api.live.services.revision(), sync.services, deadline).await?;
     if let Some(predecessor) = &api.predecessor {
         predecessor.sync(sync).await?;
@@ -53,6 +54,20 @@ async fn drain_predecessor(api: &Api, drain: &Drain) -> Result<Drained, Error> {
         Some(predecessor) => predecessor.drain(drain).await,
         None => Ok(Drained::default()),
     }
+}
+
+/// Waits until the route of that revision, if it is for a port, has it.
+async fn until_bound(
+    mut unbound: watch::Receiver<BTreeMap<u64, u16>>,
+    revision: u64,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let bound = unbound.wait_for(|unbound| !unbound.contains_key(&revision));
+    if let Ok(Ok(_)) = timeout_at(deadline, bound).await {
+        return Ok(());
+    }
+    let port = unbound.borrow().get(&revision).copied();
+    port.map_or(Ok(()), |port| Err(Error::Unbound(port)))
 }
 
 async fn until_seen(

@@ -64,6 +64,10 @@ impl TcpRoutes {
                 self.bind(port);
             }
         }
+        let table = self.live.table();
+        let revision_of = |port| table.routes.port(port).map(|target| target.revision);
+        let unbound = self.failed.iter().filter_map(|port| Some((revision_of(*port)?, *port)));
+        self.live.set_unbound(unbound.collect());
     }
 
     /// Whether a port could not be bound; [`TcpRoutes::reconcile`] tries again.

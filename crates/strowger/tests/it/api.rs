@@ -1,8 +1,12 @@
 //! The API, and etcd behind it.
 
-use api::{error::ErrorCode, route::RouterEventKind};
+use api::{
+    error::ErrorCode,
+    route::{Route, RouterEventKind, Sync},
+};
 use futures_util::StreamExt;
 use keyspace::Keyspace;
+use md5::{Digest, Md5};
 use strowger_client::{Error, Strowger};
 
 use crate::harness::{Backend, Harness, KEY, http_route, tcp_route};
@@ -196,4 +200,29 @@ async fn a_router_is_ready_when_it_knows_routes_and_backends_and_not_with_an_etc
         .await;
         lifetime.end();
     }
+}
+
+#[tokio::test]
+async fn a_tcp_route_is_confirmed_by_no_router_that_does_not_get_its_port() {
+    let harness = Harness::start().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    // As a router makes it on whose host the port is free.
+    let route = Route {
+        kind: "tcp".into(),
+        id: format!("tcp/{}", hex::encode(Md5::digest(port.to_string()))),
+        service: "app".into(),
+        port,
+        ..Route::default()
+    };
+    let etcd = Keyspace::connect(&[harness.etcd.url()]).await.unwrap();
+    let key = format!("/strowger/{}", route.id);
+    let routes = etcd.create(&key, serde_json::to_vec(&route).unwrap()).await.unwrap();
+    let sync = |timeout_ms| harness.client.sync(Sync { routes, services: 0, timeout_ms });
+    let (kind, sentence) = code(sync(300).await);
+    assert_eq!(kind, ErrorCode::ServiceUnavailable);
+    assert!(sentence.contains(&port.to_string()), "{sentence}");
+    harness.route("a.example", "app").await;
+    drop(taken);
+    sync(10_000).await.unwrap();
 }
