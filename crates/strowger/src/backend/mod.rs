@@ -1,5 +1,6 @@
 //! Where requests go to: addresses, their connections, and who is asked first.
 
+mod go_ahead;
 mod io;
 mod lease;
 mod services;
@@ -17,6 +18,7 @@ use std::{
 };
 
 use daemon::sockets::detect_lost_peers;
+pub(crate) use go_ahead::wait_to_be_asked;
 use io::REQUEST_STILL_SECS;
 pub(crate) use io::{Control, Socket};
 pub(crate) use lease::Lease;

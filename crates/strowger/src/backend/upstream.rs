@@ -20,7 +20,9 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Backend, Busy, ConnectError, Control, Lease, Socket, slow::PaceWatch};
+use super::{
+    Backend, Busy, ConnectError, Control, Lease, Socket, go_ahead::GoAhead, slow::PaceWatch,
+};
 use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
 /// The body of a request on its way to a backend; none if there is none, so that such a request can be built again.
@@ -35,6 +37,8 @@ pub(crate) struct RequestBody {
     /// Whether it is a file that has to come at some pace. A body whose length is not told may be a stream of events.
     is_paced: bool,
     pace: Option<PaceWatch>,
+    /// There until its backend has asked for it.
+    go_ahead: Option<GoAhead>,
 }
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
@@ -54,17 +58,29 @@ impl RequestBody {
         let is_paced = body.size_hint().exact().is_some();
         let body = (!body.is_end_stream()).then_some(body);
         let says_end = version == Version::HTTP_2;
-        Self { body, says_end, control: None, is_paced, pace: None }
+        Self { body, says_end, control: None, is_paced, pace: None, go_ahead: None }
     }
 
     /// None.
     pub(crate) fn none() -> Self {
-        Self { body: None, says_end: false, control: None, is_paced: false, pace: None }
+        Self {
+            body: None,
+            says_end: false,
+            control: None,
+            is_paced: false,
+            pace: None,
+            go_ahead: None,
+        }
     }
 
     /// Whether there is none.
     pub(crate) fn is_none(&self) -> bool {
         self.body.is_none()
+    }
+
+    /// Holds it back.
+    pub(super) fn wait_for(&mut self, go_ahead: GoAhead) {
+        self.go_ahead = Some(go_ahead);
     }
 
     /// It goes to this connection, which is told how far it is.
@@ -77,6 +93,10 @@ impl RequestBody {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.go_ahead.as_mut().is_some_and(|go_ahead| go_ahead.poll(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        self.go_ahead = None;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let Poll::Ready(polled) = Pin::new(&mut *body).poll_frame(cx) else {
             if self.is_paced {

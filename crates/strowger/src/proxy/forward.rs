@@ -6,7 +6,9 @@ use std::{
 };
 
 use daemon::Lifetime;
-use http::{Method, Request, Response, StatusCode, Version, request::Parts, response};
+use http::{
+    Method, Request, Response, StatusCode, Version, header::EXPECT, request::Parts, response,
+};
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
@@ -16,7 +18,7 @@ use super::answer::{Answer, Failure};
 use crate::{
     backend::{
         Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, Lease, RequestBody, SendError,
-        Service, Set, Socket, Upstream,
+        Service, Set, Socket, Upstream, wait_to_be_asked,
     },
     domain::{
         headers::clean_answer,
@@ -171,6 +173,9 @@ pub(super) async fn forward(
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
     let mut search = Search::begin(target)?;
     let mut request = Request::from_parts(parts, body);
+    if request.headers().contains_key(EXPECT) {
+        wait_to_be_asked(&mut request);
+    }
     let (mut lost, mut unsent) = (None, 0);
     loop {
         let (index, mut upstream, mut busy, reused) = match upstream(&mut search, max_idle).await {

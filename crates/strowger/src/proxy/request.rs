@@ -33,6 +33,9 @@ use crate::{
     live::{Live, Target},
 };
 
+/// What a client expects that sends a body only when it is told to.
+const CONTINUE: &str = "100-continue";
+
 /// What requests are served with.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -118,12 +121,20 @@ fn prepare(
         _ => None,
     };
     let headers = &mut parts.headers;
+    let is_continue =
+        |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(CONTINUE.as_bytes());
+    let asks_first = parts.version == Version::HTTP_11
+        && !body.is_none()
+        && headers.get(EXPECT).is_some_and(is_continue);
     strip_hop_by_hop(headers);
     if parts.version == Version::HTTP_2 {
         join_cookies(headers);
     }
-    // A body that is read is a body that is wanted: the client is told so when the backend takes the first of it.
-    headers.remove(EXPECT);
+    if asks_first {
+        headers.insert(EXPECT, HeaderValue::from_static(CONTINUE));
+    } else {
+        headers.remove(EXPECT);
+    }
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }

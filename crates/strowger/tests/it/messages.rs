@@ -293,3 +293,33 @@ async fn heads_have_as_many_lines_as_apps_and_browsers_make_them() {
     // Two are the router's own.
     assert_eq!(body, "402");
 }
+
+#[tokio::test]
+async fn an_app_is_asked_before_its_client_is_told_to_send() {
+    let harness = answering("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno").await;
+    let mut wire = harness.connect().await;
+    let ask = |length| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        )
+    };
+    wire.send(&ask(100_000)).await;
+    let (head, body) = wire.answer().await;
+    assert!(head.starts_with("http/1.1 401 "), "{head}");
+    assert_eq!(body, "no");
+
+    // One that knows nothing of it is not waited for.
+    let silent = scripted(|_, mut wire: Wire| async move {
+        wire.head().await;
+        assert_eq!(wire.exactly(5).await, "hello");
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    });
+    harness.up("silent", silent.await).await;
+    harness.route("b.example", "silent").await;
+    let mut wire = harness.connect().await;
+    wire.send(&ask(5).replace("a.example", "b.example")).await;
+    let head = timeout(testkit::LIMIT, wire.head()).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 100 "), "{head}");
+    wire.send("hello").await;
+    assert_eq!(wire.answer().await.1, "ok");
+}
