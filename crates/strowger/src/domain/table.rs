@@ -48,8 +48,43 @@ impl<V> HostMap<V> {
 /// All routes, as they are looked up. Immutable once it is built.
 #[derive(Debug)]
 pub(crate) struct RouteTable<T> {
-    http: HostMap<Vec<(Box<str>, T)>>,
+    http: HostMap<Paths<T>>,
     tcp: HashMap<u16, T>,
+}
+
+/// What a host's paths lead to.
+#[derive(Debug)]
+struct Paths<T> {
+    /// All that no prefix stands for.
+    whole: Option<T>,
+    /// By prefix.
+    prefixes: HashMap<Box<str>, T>,
+    /// Length of the longest prefix.
+    longest: usize,
+}
+
+impl<T> Default for Paths<T> {
+    fn default() -> Self {
+        Self { whole: None, prefixes: HashMap::new(), longest: 0 }
+    }
+}
+
+impl<T> Paths<T> {
+    fn add(&mut self, prefix: &str, target: T) {
+        if prefix.is_empty() {
+            self.whole = Some(target);
+        } else {
+            self.longest = self.longest.max(prefix.len());
+            self.prefixes.insert(prefix.into(), target);
+        }
+    }
+
+    /// That of the longest prefix. However many there are, only those are looked at that a path has.
+    fn find(&self, path: &str) -> Option<&T> {
+        let of_prefix = |prefix: &str| self.prefixes.get(prefix);
+        let longest = if self.prefixes.is_empty() { 0 } else { self.longest };
+        prefixes(path, longest).find_map(of_prefix).or(self.whole.as_ref())
+    }
 }
 
 impl<T> Default for RouteTable<T> {
@@ -62,11 +97,12 @@ impl<T> RouteTable<T> {
     /// Adds a route for a host pattern and a path prefix, `""` for all paths.
     pub(crate) fn add_http(&mut self, pattern: &str, path: &str, target: T) {
         match self.http.get_mut(pattern) {
-            Some(paths) => {
-                let at = paths.partition_point(|(other, _)| other.len() > path.len());
-                paths.insert(at, (path.into(), target));
+            Some(paths) => paths.add(path, target),
+            None => {
+                let mut paths = Paths::default();
+                paths.add(path, target);
+                self.http.insert(pattern, paths);
             }
-            None => drop(self.http.insert(pattern, vec![(path.into(), target)])),
         }
     }
 
@@ -78,10 +114,7 @@ impl<T> RouteTable<T> {
     /// The route for a canonical host and a path: that of the most specific host which has one for the path, and there
     /// the one with the longest prefix.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&T> {
-        self.http
-            .matches(host)
-            .find_map(|paths| paths.iter().find(|(prefix, _)| is_under(path, prefix)))
-            .map(|(_, target)| target)
+        self.http.matches(host).find_map(|paths| paths.find(path))
     }
 
     /// The route for a port.
@@ -95,11 +128,15 @@ impl<T> RouteTable<T> {
     }
 }
 
-/// Whether a path is a prefix itself or goes on below it; `/api` covers `/api/x` but not `/apis`.
-fn is_under(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| {
-        prefix.is_empty() || rest.is_empty() || rest.starts_with('/') || rest.starts_with('?')
-    })
+/// The prefixes of a path that a route may have, of at most this length, the longest first: the path itself, and what comes
+/// before each slash in it. `/api` covers `/api/x` but not `/apis`.
+fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
+    let whole = (path.len() <= longest).then_some(path);
+    // One more, for the slash after a prefix of that length.
+    let bytes = &path.as_bytes()[..path.len().min(longest + 1)];
+    let ends = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+    // A slash is never a part of another character.
+    whole.into_iter().chain(ends.map(|(at, _)| &path[..at]))
 }
 
 #[cfg(test)]
@@ -169,6 +206,21 @@ mod tests {
                 table.add_http(route, "", route.clone());
             }
             prop_assert_eq!(table.find(&host, "/"), Some(&host));
+        }
+
+        #[test]
+        fn the_route_of_a_path_is_the_one_with_the_longest_prefix(
+            prefixes in prop::collection::vec("(/[ab]{1,2}){1,3}", 0..12), path in "(/[ab]{0,2}){1,4}",
+        ) {
+            let mut table = RouteTable::default();
+            for prefix in &prefixes {
+                table.add_http("a.com", prefix, prefix.clone());
+            }
+            let is_under = |prefix: &&String| {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            let longest = prefixes.iter().filter(is_under).max_by_key(|prefix| prefix.len());
+            prop_assert_eq!(table.find("a.com", &path), longest);
         }
 
         #[test]
