@@ -93,11 +93,8 @@ impl Live {
 
     /// Tells that the routes served are those of a revision.
     pub(crate) fn reached(&self, revision: u64) {
-        self.revision.send_if_modified(|seen| {
-            let newer = *seen < Some(revision);
-            *seen = (*seen).max(Some(revision));
-            newer
-        });
+        // An etcd that lost its last changes begins again with lower ones.
+        self.revision.send_if_modified(|seen| seen.replace(revision) != Some(revision));
     }
 
     /// The revision of the routes; `None` before they were read the first time.
@@ -151,5 +148,18 @@ impl Live {
         // Both senders live as long as self.
         let _ = routes.wait_for(Option::is_some).await;
         let _ = services.wait_for(Option::is_some).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_served_is_told_also_where_etcd_lost_its_last_changes() {
+        let live = Live::default();
+        live.reached(9);
+        live.reached(5);
+        assert_eq!(*live.revision().borrow(), Some(5));
     }
 }

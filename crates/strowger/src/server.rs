@@ -39,8 +39,8 @@ const BIND_LIMIT: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// Clients wait in the queue so long for the first routes and backends; then they are told that there are none.
 const KNOWN_LIMIT: Duration = Duration::from_secs(20);
-/// Ports of the layers below, on every host: ssh, DNS, discoverd, flynn-host, etcd.
-const RESERVED: [u16; 6] = [22, 53, 1111, 1113, 2379, 2380];
+/// Ports of the layers below, on every host: ssh, DNS, discoverd, flynn-host and its tunnel, etcd.
+const RESERVED: [u16; 7] = [22, 53, 1111, 1113, 1114, 2379, 2380];
 
 /// A running router.
 #[derive(Debug, Clone)]

@@ -127,11 +127,7 @@ impl Services {
                 };
             }
         }
-        self.revision.send_if_modified(|seen| {
-            let newer = *seen < Some(revision);
-            *seen = (*seen).max(Some(revision));
-            newer
-        });
+        self.revision.send_if_modified(|seen| seen.replace(revision) != Some(revision));
     }
 
     /// The revision served.
@@ -281,6 +277,8 @@ mod tests {
         drop(busy);
         assert_eq!(services.drain(backend.addr(), soon(), false).await.unwrap().closed, 0);
         assert_eq!(*services.revision().borrow(), Some(6));
+        services.apply([], 4);
+        assert_eq!(*services.revision().borrow(), Some(4), "what was told is gone");
     }
 
     #[tokio::test]

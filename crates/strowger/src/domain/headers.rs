@@ -3,8 +3,9 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, MAX_FORWARDS,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE,
     },
 };
 
@@ -57,7 +58,7 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that `Connection` names, but for those whose removal would change the message.
+/// The headers that `Connection` names, but for those whose removal would change the message or whose it is.
 fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let options = values.flat_map(|value| value.split(',')).map(str::trim);
@@ -65,7 +66,40 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
         !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
     };
     let names = options.filter(usual).filter_map(|option| option.parse().ok());
-    names.filter(|name: &HeaderName| !matches!(*name, HOST | CONTENT_LENGTH | TE)).collect()
+    names.filter(|name: &HeaderName| !belongs_in_head(name)).collect()
+}
+
+/// Removes what a CGI-like server would take for a header that the router sets: it has underscores for dashes.
+pub(crate) fn remove_aliases(headers: &mut HeaderMap) {
+    let is_alias = |name: &&HeaderName| {
+        name.as_str().contains('_') && is_set_by_routers(&name.as_str().replace('_', "-"))
+    };
+    for name in headers.keys().filter(is_alias).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+fn is_set_by_routers(name: &str) -> bool {
+    let ours = [&X_REQUEST_ID, &X_REQUEST_START];
+    name.starts_with("x-forwarded-") || ours.iter().any(|our| our.as_str() == name)
+}
+
+/// Counts down how many proxies an `OPTIONS` or `TRACE` may still pass, or refuses one that may pass no more (RFC 9110
+/// §7.6.2).
+pub(crate) fn count_down(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let Some(left) = headers.get(MAX_FORWARDS) else { return Ok(()) };
+    // What is no number counts nothing.
+    let Some(left) = left.to_str().ok().and_then(|left| left.parse::<u32>().ok()) else {
+        return Ok(());
+    };
+    let Some(left) = left.checked_sub(1) else {
+        return Err(Refusal(
+            405,
+            "The request may not be passed on, and is none that a router answers.",
+        ));
+    };
+    headers.insert(MAX_FORWARDS, left.into());
+    Ok(())
 }
 
 /// Removes from trailers what would change how a message is framed, where it leads or for whom it is, were its receiver to
@@ -255,6 +289,48 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut all);
         assert_eq!(all, headers(&[("host", "a"), ("x-other", "2")]));
+    }
+
+    #[test]
+    fn a_connection_takes_nobodys_name_or_rights_away() {
+        let named = "authorization, Cookie, X-Forwarded-For, x-request-id, content-length, x-mine";
+        let kept = [
+            ("authorization", "a"),
+            ("cookie", "a=1"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-request-id", "a"),
+            ("content-length", "0"),
+        ];
+        let mut all = headers(&kept);
+        all.append("connection", HeaderValue::from_static(named));
+        all.append("x-mine", HeaderValue::from_static("1"));
+        strip_hop_by_hop(&mut all);
+        assert_eq!(all, headers(&kept));
+    }
+
+    #[test]
+    fn what_looks_like_a_header_of_the_router_to_some_servers_is_removed() {
+        let mut all = headers(&[
+            ("x_forwarded_proto", "https"),
+            ("x-forwarded_for", "1.1.1.1"),
+            ("X_Request_Id", "a"),
+            ("x_mine", "1"),
+            ("x-forwarded-for", "2.2.2.2"),
+        ]);
+        remove_aliases(&mut all);
+        assert_eq!(all, headers(&[("x_mine", "1"), ("x-forwarded-for", "2.2.2.2")]));
+    }
+
+    #[test]
+    fn a_request_passes_as_many_proxies_as_it_may() {
+        let counted = |left: &str| {
+            let mut all = headers(&[("max-forwards", left)]);
+            count_down(&mut all).map(|()| all["max-forwards"].to_str().unwrap().to_owned())
+        };
+        assert_eq!(counted("2").as_deref(), Ok("1"));
+        assert_eq!(counted("0").unwrap_err().0, 405);
+        assert_eq!(counted("x").as_deref(), Ok("x"));
+        assert_eq!(count_down(&mut headers(&[])), Ok(()));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -84,8 +85,11 @@ impl Listener {
             socket.bind(addr)?;
             socket.listen(BACKLOG)
         };
-        let six = TcpSocket::new_v6()
-            .and_then(|socket| everywhere(socket, (Ipv6Addr::UNSPECIFIED, port).into()));
+        let six = TcpSocket::new_v6().and_then(|socket| {
+            // Whatever the machine does by itself (net.ipv6.bindv6only).
+            set_ipv6_v6only(&socket, false)?;
+            everywhere(socket, (Ipv6Addr::UNSPECIFIED, port).into())
+        });
         let listener = match six {
             // Without IPv6 on this machine.
             Err(err)

@@ -24,8 +24,8 @@ use crate::{
     domain::{
         headers::{
             Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
-            append_forwarded_for, check_framing, is_request_id, is_too_large, join_cookies,
-            strip_hop_by_hop,
+            append_forwarded_for, check_framing, count_down, is_request_id, is_too_large,
+            join_cookies, remove_aliases, strip_hop_by_hop,
         },
         host,
     },
@@ -116,6 +116,9 @@ fn prepare(
     }
     check_framing(&parts.headers).map_err(Failure::Refused)?;
     one_host(parts)?;
+    if matches!(parts.method, Method::OPTIONS | Method::TRACE) {
+        count_down(&mut parts.headers).map_err(Failure::Refused)?;
+    }
     let switch = match parts.version {
         Version::HTTP_11 => crate::domain::headers::upgrade(&parts.headers),
         _ => None,
@@ -138,6 +141,7 @@ fn prepare(
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    remove_aliases(headers);
     append_forwarded_for(headers, &client.ip);
     headers.insert(X_FORWARDED_PROTO.clone(), client.proto.clone());
     headers.insert(X_FORWARDED_PORT.clone(), client.port.clone());
@@ -175,6 +179,10 @@ fn one_host(parts: &mut Parts) -> Result<(), Failure> {
         }
         None if host.is_none() && parts.version >= Version::HTTP_11 => {
             return Err(refused(400, "The request has no Host header."));
+        }
+        None if host.is_none() => {
+            // What is passed on is of HTTP/1.1, which wants one (RFC 9112 §3.2).
+            parts.headers.insert(HOST, HeaderValue::from_static(""));
         }
         None => {}
     }

@@ -139,3 +139,14 @@ async fn what_two_servers_might_read_differently_is_refused() {
     wire.send(&format!("{begin}{}", "x".repeat((64 << 10) - begin.len()))).await;
     assert!(wire.head().await.starts_with("HTTP/1.1 431"));
 }
+
+#[tokio::test]
+async fn a_backend_has_the_host_that_http_1_1_wants_from_a_client_that_told_none() {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::answering(told).await.addr).await;
+    harness.route("*", "app").await;
+    let mut wire = harness.connect().await;
+    wire.send("GET / HTTP/1.0\r\n\r\n").await;
+    let answer = wire.until_end().await;
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("\nhost: \n"), "{answer}");
+}
