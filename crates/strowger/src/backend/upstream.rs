@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Backend, Busy, ConnectError, Control, Lease, Socket, go_ahead::GoAhead, slow::PaceWatch,
+    Backend, Busy, ConnectError, Control, Lease, Socket, Stage, go_ahead::GoAhead, slow::PaceWatch,
 };
 use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
@@ -39,6 +39,8 @@ pub(crate) struct RequestBody {
     pace: Option<PaceWatch>,
     /// There until its backend has asked for it.
     go_ahead: Option<GoAhead>,
+    /// Of the client's connection, if that is to know of the end.
+    stage: Option<Arc<Stage>>,
 }
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
@@ -58,7 +60,7 @@ impl RequestBody {
         let is_paced = body.size_hint().exact().is_some();
         let body = (!body.is_end_stream()).then_some(body);
         let says_end = version == Version::HTTP_2;
-        Self { body, says_end, control: None, is_paced, pace: None, go_ahead: None }
+        Self { body, says_end, control: None, is_paced, pace: None, go_ahead: None, stage: None }
     }
 
     /// None.
@@ -70,12 +72,18 @@ impl RequestBody {
             is_paced: false,
             pace: None,
             go_ahead: None,
+            stage: None,
         }
     }
 
     /// Whether there is none.
     pub(crate) fn is_none(&self) -> bool {
         self.body.is_none()
+    }
+
+    /// Tells its client's connection of its end.
+    pub(crate) fn tell_end_to(&mut self, stage: Arc<Stage>) {
+        self.stage = Some(stage);
     }
 
     /// Holds it back.
@@ -150,6 +158,9 @@ impl Body for RequestBody {
         control.await_client(polled.is_pending());
         if is_at_end {
             control.end_request();
+            if let Some(stage) = &self.stage {
+                stage.end_request();
+            }
             self.control = None;
         }
         polled

@@ -65,7 +65,10 @@ pub(super) async fn serve(
     let now = Timestamp::now();
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
-    let body = RequestBody::new(body, version);
+    let mut body = RequestBody::new(body, version);
+    if let Some(stage) = parts.extensions.remove() {
+        body.tell_end_to(stage);
+    }
     let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG);
     let mut seen = None;
     let mut target = None;
