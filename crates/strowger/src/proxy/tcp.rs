@@ -66,7 +66,9 @@ impl TcpRoutes {
         }
         let table = self.live.table();
         let revision_of = |port| table.routes.port(port).map(|target| target.revision);
-        let unbound = self.failed.iter().filter_map(|port| Some((revision_of(*port)?, *port)));
+        // Of those that are left to the next router that one answers.
+        let failed = self.failed.iter().filter(|_| !self.doors.are_shut());
+        let unbound = failed.filter_map(|port| Some((revision_of(*port)?, *port)));
         self.live.set_unbound(unbound.collect());
     }
 
