@@ -1,6 +1,7 @@
 //! Where requests go to: addresses, their connections, and who is asked first.
 
 mod go_ahead;
+mod health;
 mod io;
 mod lease;
 mod services;
@@ -20,6 +21,8 @@ use std::{
 
 use daemon::sockets::detect_lost_peers;
 pub(crate) use go_ahead::wait_to_be_asked;
+use health::Health;
+use http::StatusCode;
 use io::REQUEST_STILL_SECS;
 pub(crate) use io::{Control, Socket};
 pub(crate) use lease::Lease;
@@ -31,7 +34,11 @@ use tracing::{debug, error};
 pub(crate) use upstream::{BodyError, RequestBody, SendError, Upstream, handshake};
 
 use crate::{
-    domain::pick::{Candidate, Standing},
+    domain::{
+        ewma::Latency,
+        outlier::{Fault, Peers, Success},
+        pick::{Candidate, Standing},
+    },
     gate::Place,
 };
 
@@ -43,17 +50,17 @@ pub(crate) const HASTY_TIMEOUT: Duration = Duration::from_millis(150);
 const IDLE_LIMIT_MS: u64 = 4_000;
 /// Most idle connections kept to one backend.
 const IDLE_COUNT: usize = 1024;
-/// How long a backend that refused a connection, or lost one without an answer, is used last; doubles with each further.
-const EJECTION_MS: u64 = 1_000;
 /// Pause between two lines that say that the router has run out of something.
 const TELL_INTERVAL_MS: u64 = 10_000;
-/// Longest ejection.
-const EJECTION_LIMIT_MS: u64 = 16_000;
 
 /// Milliseconds since the process began.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
+    ms_at(Instant::now())
+}
+
+fn ms_at(instant: Instant) -> u64 {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    BEGUN.elapsed().as_millis() as u64
+    instant.saturating_duration_since(*BEGUN).as_millis() as u64
 }
 
 /// Whether a connection could not be made for want of something of this machine's.
@@ -89,31 +96,33 @@ pub(crate) struct Backend {
     gone: AtomicBool,
     /// Vanished without being withdrawn: may be dead.
     suspect: AtomicBool,
-    ejected_until: AtomicU64,
-    failures: AtomicU32,
-    /// Connections lost without an answer, since the last answer.
-    losses: AtomicU32,
+    health: Health,
     idle: Mutex<VecDeque<(u64, Box<Upstream>)>>,
     open: Mutex<Vec<Weak<Control>>>,
     ended: Notify,
 }
 
 impl Candidate for Arc<Backend> {
+    fn standing(&self, now_ms: u64) -> Standing {
+        if self.gone.load(Ordering::Relaxed) {
+            return Standing::Gone;
+        }
+        if self.suspect.load(Ordering::Relaxed) {
+            return Standing::Last;
+        }
+        self.health.standing(now_ms)
+    }
+
     fn load(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn standing(&self) -> Standing {
-        if self.gone.load(Ordering::Relaxed) {
-            return Standing::Gone;
-        }
-        let ejected_until = self.ejected_until.load(Ordering::Relaxed);
-        let ejected = ejected_until != 0 && now_ms() < ejected_until;
-        if ejected || self.suspect.load(Ordering::Relaxed) {
-            Standing::Last
-        } else {
-            Standing::Good
-        }
+    fn latency(&self) -> Latency {
+        self.health.latency()
+    }
+
+    fn warmth(&self, now_ms: u64) -> f32 {
+        self.health.warmth(now_ms)
     }
 }
 
@@ -143,9 +152,7 @@ impl Backend {
             upgraded: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
-            ejected_until: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            losses: AtomicU32::new(0),
+            health: Health::new(now_ms()),
             idle: Mutex::default(),
             open: Mutex::default(),
             ended: Notify::new(),
@@ -211,8 +218,8 @@ impl Backend {
             Ok(Err(err)) => Err(ConnectError::Refused(err)),
             Err(_) => Err(ConnectError::Timeout(patience)),
         };
-        let stream = connected.inspect_err(|_| self.failed())?;
-        self.succeeded();
+        let stream = connected?;
+        self.health.succeed(Success::Connected, now_ms());
         let _ = stream.set_nodelay(true);
         let _ = detect_lost_peers(&stream);
         let socket = Socket::new(stream, self.answer_secs);
@@ -224,40 +231,54 @@ impl Backend {
         Ok(socket)
     }
 
-    fn failed(&self) {
-        self.eject(&self.failures);
-        if self.suspect.load(Ordering::Relaxed) {
+    /// Whether a request may go there now: one that tries an ejected backend goes alone.
+    pub(crate) fn admits(&self) -> bool {
+        self.health.admit(now_ms())
+    }
+
+    /// It could not be connected to; it is one of these.
+    pub(crate) fn failed(&self, err: &ConnectError, peers: Peers) {
+        let fault = match err {
+            ConnectError::Timeout(_) => Fault::TimedOut,
+            ConnectError::Refused(_) => Fault::Refused,
+            ConnectError::Lost(_) => Fault::Lost,
+            ConnectError::Exhausted(_) => return,
+        };
+        self.health.fail(fault, peers, now_ms());
+        if fault != Fault::Lost && self.suspect.load(Ordering::Relaxed) {
             self.withdraw();
         }
     }
 
-    fn succeeded(&self) {
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            // That it takes connections does not mean that it answers.
-            if self.losses.load(Ordering::Relaxed) == 0 {
-                self.ejected_until.store(0, Ordering::Relaxed);
-            }
-        }
-    }
-
     /// It lost a new connection without having answered.
-    pub(crate) fn lost(&self) {
-        self.eject(&self.losses);
+    pub(crate) fn lost(&self, peers: Peers) {
+        self.health.fail(Fault::Lost, peers, now_ms());
     }
 
-    /// It answered a request.
-    pub(crate) fn answered(&self) {
-        if self.losses.load(Ordering::Relaxed) != 0 {
-            self.losses.store(0, Ordering::Relaxed);
-            self.ejected_until.store(0, Ordering::Relaxed);
+    /// It answered what is not HTTP.
+    pub(crate) fn babbled(&self, peers: Peers) {
+        self.health.fail(Fault::BadAnswer, peers, now_ms());
+    }
+
+    /// It answered a request that was sent then, if how long that took says something about it.
+    pub(crate) fn answered(
+        &self,
+        status: StatusCode,
+        sent: Option<Instant>,
+        peers: impl FnOnce() -> Peers,
+    ) {
+        let answered = Instant::now();
+        let now = ms_at(answered);
+        if matches!(status.as_u16(), 502..=504) {
+            self.health.fail(Fault::BadAnswer, peers(), now);
+            return;
         }
-    }
-
-    fn eject(&self, count: &AtomicU32) {
-        let before = count.fetch_add(1, Ordering::Relaxed).min(8);
-        let ejection = (EJECTION_MS << before).min(EJECTION_LIMIT_MS);
-        self.ejected_until.store(now_ms() + ejection, Ordering::Relaxed);
+        self.health.succeed(Success::Answered, now);
+        // One that fails at once is not quick.
+        if let Some(sent) = sent.filter(|_| !status.is_server_error()) {
+            let waited = answered.saturating_duration_since(sent);
+            self.health.observe(u32::try_from(waited.as_micros()).unwrap_or(u32::MAX), now);
+        }
     }
 
     /// Waits until nothing, or nothing else, is under way to it; it must have been withdrawn.
@@ -292,6 +313,8 @@ impl Backend {
         match self.connect(CONNECT_TIMEOUT).await {
             Ok(_) | Err(ConnectError::Exhausted(_)) => {}
             Err(err) => {
+                // Whether others are ejected makes no difference to one that may be dead.
+                self.failed(&err, Peers::default());
                 let cut = self.cut();
                 debug!(backend = %self.addr, error = %err, cut, "{} is dead", self.addr);
             }
@@ -392,7 +415,7 @@ mod tests {
         backend.probe().await;
         setrlimit(Resource::Nofile, limit).unwrap();
         assert!(matches!(connected, Err(ConnectError::Exhausted(_))), "{connected:?}");
-        assert_eq!(backend.standing(), Standing::Good);
+        assert_eq!(backend.standing(now_ms()), Standing::Good);
         backend.connect(CONNECT_TIMEOUT).await.unwrap();
     }
 }

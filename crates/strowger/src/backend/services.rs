@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,9 +15,9 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 use tracing::debug;
 
-use super::{Backend, REQUEST_STILL_SECS, lock};
+use super::{Backend, REQUEST_STILL_SECS, lock, now_ms};
 use crate::{
-    domain::{discovery::ServiceView, limits::Limits},
+    domain::{budget::Budget, discovery::ServiceView, limits::Limits, outlier::Peers},
     gate::{FullError, Place, Share, Whole},
 };
 
@@ -27,15 +30,48 @@ pub(crate) struct Set {
     pub(crate) leader: Option<Arc<Backend>>,
 }
 
+impl Set {
+    /// How many of them are ejected.
+    pub(crate) fn peers(&self) -> Peers {
+        let ejected = self.backends.iter().filter(|backend| backend.health.is_ejected()).count();
+        Peers { ejected, all: self.backends.len() }
+    }
+}
+
 /// A service that routes lead to.
 #[derive(Debug)]
 pub(crate) struct Service {
     name: String,
     set: ArcSwap<Set>,
     share: Arc<Share>,
+    /// All that were ever sent there.
+    requests: AtomicU64,
+    budget: Mutex<Budget>,
 }
 
 impl Service {
+    fn new(name: &str, share: Arc<Share>) -> Self {
+        Self {
+            name: name.into(),
+            set: ArcSwap::default(),
+            share,
+            requests: AtomicU64::new(0),
+            budget: Mutex::default(),
+        }
+    }
+
+    /// Counts a request.
+    pub(crate) fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a request may be sent once more; it counts as sent then.
+    pub(crate) fn may_repeat(&self) -> bool {
+        let mut budget = lock(&self.budget);
+        let left = budget.spend(self.requests.load(Ordering::Relaxed), now_ms());
+        left.map(|left| *budget = left).is_some()
+    }
+
     /// Its name in discoverd.
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -101,8 +137,7 @@ impl Services {
         if let Some(service) = inner.routed.get(name) {
             return service.clone();
         }
-        let share = self.requests.share();
-        let service = Arc::new(Service { name: name.into(), set: ArcSwap::default(), share });
+        let service = Arc::new(Service::new(name, self.requests.share()));
         inner.routed.insert(name.into(), service.clone());
         let view = inner.views.get(name).cloned().unwrap_or_default();
         inner.update(&service, &view);

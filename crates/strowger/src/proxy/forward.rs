@@ -18,11 +18,12 @@ use super::answer::{Answer, Failure};
 use crate::{
     backend::{
         Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, Lease, RequestBody, SendError,
-        Service, Set, Socket, Upstream, wait_to_be_asked,
+        Service, Set, Socket, Upstream, now_ms, wait_to_be_asked,
     },
     domain::{
         headers::clean_answer,
-        pick::{TRIES, Tried, pick},
+        outlier::Peers,
+        pick::{Asker, TRIES, Tried, pick},
     },
     gate::Place,
     live::Target,
@@ -33,6 +34,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A request waits so long for a process that takes no connection because it is busy with others; where another process is
 /// free it goes there.
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
+/// The body of a request is on its way together with its head if it has no more bytes than these.
+const SMALL: u64 = 16 << 10;
 /// How often the same request is begun anew because a connection had been closed before anything of it was taken.
 const STALE_LIMIT: u32 = 3;
 
@@ -47,6 +50,8 @@ pub(super) struct Search<'a> {
     tries: usize,
     last: Option<ConnectError>,
     begun: Instant,
+    /// Whether it may be sent again, and so try a backend that failed.
+    is_repeatable: bool,
     /// Whether one of those that were tried did not answer: it may be busy.
     is_waited_for: bool,
     /// Whether one of those lost the request: it gets it again if there is no other.
@@ -80,9 +85,20 @@ impl<'a> Search<'a> {
             tries: 0,
             last: None,
             begun: Instant::now(),
+            is_repeatable: false,
             is_waited_for: false,
             has_lost: false,
         })
+    }
+
+    /// For a request that may be sent again, or not.
+    fn repeatable(self, is_repeatable: bool) -> Self {
+        Self { is_repeatable, ..self }
+    }
+
+    /// The backends of which one is looked for.
+    pub(super) fn peers(&self) -> Peers {
+        self.set.peers()
     }
 
     /// The next backend to try. It counts the request from then on.
@@ -117,10 +133,14 @@ impl<'a> Search<'a> {
             None if self.leader_only => &[],
             _ => &self.set.backends[..],
         };
+        let (tried, is_repeatable) = (&self.tried, self.is_repeatable);
         loop {
-            let index = pick(backends, &self.tried, |n| rand::rng().random_range(0..n))?;
-            // It may have been withdrawn this very moment; then it is not picked again.
-            if let Some(busy) = Busy::begin(&backends[index]) {
+            let asker = Asker { tried, is_repeatable, now_ms: now_ms() };
+            let index = pick(backends, &asker, |n| rand::rng().random_range(0..n))?;
+            // It may have been withdrawn this very moment, or be tried by another request; then it is not picked again.
+            if let Some(busy) = Busy::begin(&backends[index])
+                && busy.backend().admits()
+            {
                 return Some((index, busy));
             }
         }
@@ -135,6 +155,7 @@ impl<'a> Search<'a> {
     /// It could not be connected to.
     pub(super) fn failed(&mut self, index: usize, backend: &Backend, err: ConnectError) {
         debug!(backend = %backend.addr(), error = %err, "a backend could not be connected to");
+        backend.failed(&err, self.peers());
         self.tried.add(index);
         self.tries += 1;
         self.is_waited_for |= matches!(err, ConnectError::Timeout(_));
@@ -171,11 +192,14 @@ pub(super) async fn forward(
 ) -> Result<Response<Answer>, Failure> {
     let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
-    let mut search = Search::begin(target)?;
+    let mut search = Search::begin(target)?.repeatable(repeat == Repeat::Always);
+    // One with a large body waits for its client.
+    let is_telling = body.size_hint().upper().is_some_and(|length| length <= SMALL);
     let mut request = Request::from_parts(parts, body);
     if request.headers().contains_key(EXPECT) {
         wait_to_be_asked(&mut request);
     }
+    target.service.count();
     let (mut lost, mut unsent) = (None, 0);
     loop {
         let (index, mut upstream, mut busy, reused) = match upstream(&mut search, max_idle).await {
@@ -183,9 +207,10 @@ pub(super) async fn forward(
             Err(failure) => return Err(lost.unwrap_or(failure)),
         };
         let copy = (lost.is_none() && repeat.allows(reused)).then(|| copy(&request));
+        let sent = is_telling.then(Instant::now);
         match upstream.send(request).await {
             Ok(response) => {
-                busy.backend().answered();
+                busy.backend().answered(response.status(), sent, || search.peers());
                 busy.keep_place(search.place.take());
                 return relay(lifetime, response, upstream, busy);
             }
@@ -195,15 +220,23 @@ pub(super) async fn forward(
             }
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
             Err(SendError::Still { is_awaited }) => return Err(Failure::still(is_awaited)),
-            Err(SendError::Lost { is_final: true, error, .. }) => return Err(Failure::lost(error)),
+            Err(SendError::Lost { is_final: true, error, .. }) => {
+                let failure = Failure::lost(error);
+                if matches!(failure, Failure::Unreadable(_)) {
+                    busy.backend().babbled(search.peers());
+                }
+                return Err(failure);
+            }
             Err(SendError::Lost { is_final: false, is_cut, error }) => {
                 if !reused && !is_cut {
-                    busy.backend().lost();
+                    busy.backend().lost(search.peers());
                 }
                 let failure = Failure::lost(error);
                 // One that the router cut had not been closed before.
                 let copy = copy.filter(|_| repeat.allows(reused && !is_cut));
-                let Some(copy) = copy else { return Err(failure) };
+                let Some(copy) = copy.filter(|_| target.service.may_repeat()) else {
+                    return Err(failure);
+                };
                 debug!(backend = %busy.backend().addr(), "a request is sent once more");
                 search.lost(index);
                 (lost, request) = (Some(failure), copy);

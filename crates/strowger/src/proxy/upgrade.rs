@@ -38,7 +38,8 @@ pub(super) async fn forward(
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let (socket, mut busy) = Search::begin(target)?.connect().await?;
+    let mut search = Search::begin(target)?;
+    let (socket, mut busy) = search.connect().await?;
     let (control, line) = (socket.control().clone(), socket.line());
     let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
     let ended = CancellationToken::new();
@@ -59,13 +60,13 @@ pub(super) async fn forward(
             }
             let failure = Failure::lost(Some(err));
             if matches!(failure, Failure::Lost(_)) && !control.take_received() {
-                busy.backend().lost();
+                busy.backend().lost(search.peers());
             }
             return Err(failure);
         }
     };
     control.begin_answer();
-    busy.backend().answered();
+    busy.backend().answered(response.status(), None, || search.peers());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
         let lease = Lease::of_driven(control, Some(task), busy);

@@ -3,6 +3,7 @@
 
 mod api;
 mod backends;
+mod balance;
 mod handover;
 mod harness;
 mod limits;
