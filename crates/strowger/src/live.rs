@@ -17,6 +17,7 @@ use crate::{
     backend::{Service, Services},
     domain::{
         limits::Limits,
+        sticky::Keys,
         table::{HostMap, RouteTable},
     },
     gate::Clients,
@@ -33,6 +34,8 @@ pub(crate) struct Target {
     pub(crate) service: Arc<Service>,
     /// Its certificate.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
+    /// The keys of cookies, if it keeps each client at a backend.
+    pub(crate) sticky: Option<Arc<Keys>>,
 }
 
 /// All routes at one revision.
@@ -57,6 +60,8 @@ pub(crate) struct Live {
     pub(crate) clients: Arc<Clients>,
     /// Ports of tcp routes that could not be bound, by the revisions of the routes.
     unbound: watch::Sender<BTreeMap<u64, u16>>,
+    /// The keys of cookies that keep clients at a backend.
+    pub(crate) sticky: Arc<Keys>,
     stopping: AtomicBool,
     stopped: Notify,
 }
@@ -69,6 +74,7 @@ impl Default for Live {
             services: Services::default(),
             clients: Clients::new(Limits::NONE.connections, u32::MAX),
             unbound: watch::channel(BTreeMap::new()).0,
+            sticky: Arc::default(),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
         }
@@ -76,9 +82,10 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Nothing known yet, with limits.
-    pub(crate) fn new(services: Services, clients: Arc<Clients>) -> Self {
-        Self { services, clients, ..Self::default() }
+    /// Nothing known yet, with limits; clients will be kept at backends with the router's own keys.
+    pub(crate) fn new(services: Services, clients: Arc<Clients>, keys: &str) -> Self {
+        let sticky = Arc::new(Keys::derive(keys));
+        Self { services, clients, sticky, ..Self::default() }
     }
 
     /// The routes now.

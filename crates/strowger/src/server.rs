@@ -58,7 +58,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let limits = config.limits.limits();
     let services = Services::new(limits.requests, config.limits.answer_timeout.get());
     let clients = Clients::new(limits.connections, config.limits.of_client());
-    let live = Arc::new(Live::new(services, clients));
+    let live = Arc::new(Live::new(services, clients, &config.key.0));
     let keyspace = Keyspace::connect(&config.etcd).await?;
     let store = Routes::new(keyspace);
     let discoverd = Discoverd::new(&config.discoverd, None);

@@ -158,7 +158,8 @@ fn target(id: &str, value: &[u8], live: &Live) -> Result<Target, String> {
         _ => None,
     };
     let service = live.services.service(&route.service);
-    Ok(Target { route, revision: 0, service, certificate })
+    let sticky = route.sticky.then(|| live.sticky.clone());
+    Ok(Target { route, revision: 0, service, certificate, sticky })
 }
 
 fn table(targets: &BTreeMap<String, Arc<Target>>) -> Table {

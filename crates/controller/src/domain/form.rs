@@ -36,10 +36,8 @@ const OF_ARTIFACT: [Refusal; 3] = [
     ("layer_url_template", "is not supported: push the image to a registry, and give its URI"),
     ("hashes", "is not supported: a slug's sha256 belongs into its meta"),
 ];
-const OF_ROUTE: [Refusal; 2] = [
-    ("sticky", "is not supported by the router yet: leave it out"),
-    ("disable_keep_alives", "is not supported by the router: leave it out"),
-];
+const OF_ROUTE: [Refusal; 1] =
+    [("disable_keep_alives", "is not supported by the router: leave it out")];
 const OF_CHECK: [Refusal; 4] = [
     ("interval", "of a check cannot be chosen: leave it out"),
     ("threshold", "of a check cannot be chosen: leave it out"),
@@ -351,7 +349,8 @@ mod tests {
             refused(job, json!({ "meta": { "flynn-controller.app": "x" } })).starts_with("meta")
         );
         assert!(refused(app, json!({ "protected": true })).starts_with("protected"));
-        assert!(refused(route, json!({ "config": { "sticky": true } })).starts_with("sticky"));
+        let disabled = json!({ "config": { "disable_keep_alives": true } });
+        assert!(refused(route, disabled).starts_with("disable_keep_alives"));
         assert!(refused(artifact, json!({ "type": "flynn", "uri": "x" })).starts_with("type"));
     }
 

@@ -151,8 +151,11 @@ async fn a_route_is_told_flat_and_in_2014s_form_and_is_changed_at_its_place() {
     raw.refused(Method::PUT, &path, elsewhere).await;
     let same = raw.ok(Method::PUT, &path, json!({ "service": "one-web" })).await;
     assert_eq!(same["id"], route["id"]);
-    let sticky = json!({ "type": "http", "domain": "c.example", "sticky": true });
-    raw.refused(Method::POST, "/apps/one/routes", sticky).await;
+    let sticky = json!({ "type": "http", "config": { "domain": "c.example", "service": "one-web", "sticky": true } });
+    let route = raw.ok(Method::POST, "/apps/one/routes", sticky).await;
+    assert_eq!((&route["sticky"], &route["config"]["sticky"]), (&json!(true), &json!(true)));
+    let disabled = json!({ "type": "http", "domain": "d.example", "disable_keep_alives": true });
+    raw.refused(Method::POST, "/apps/one/routes", disabled).await;
 }
 
 #[tokio::test]

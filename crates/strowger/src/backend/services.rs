@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,7 +17,13 @@ use tracing::debug;
 
 use super::{Backend, REQUEST_STILL_SECS, lock, now_ms};
 use crate::{
-    domain::{budget::Budget, discovery::ServiceView, limits::Limits, outlier::Peers},
+    domain::{
+        budget::Budget,
+        discovery::ServiceView,
+        limits::Limits,
+        outlier::Peers,
+        sticky::{Keys, Tag},
+    },
     gate::{FullError, Place, Share, Whole},
 };
 
@@ -28,6 +34,8 @@ pub(crate) struct Set {
     pub(crate) backends: Vec<Arc<Backend>>,
     /// The one that leads, if it is known.
     pub(crate) leader: Option<Arc<Backend>>,
+    /// What stands for each of them, once it was asked for.
+    tags: OnceLock<HashMap<Tag, usize>>,
 }
 
 impl Set {
@@ -35,6 +43,17 @@ impl Set {
     pub(crate) fn peers(&self) -> Peers {
         let ejected = self.backends.iter().filter(|backend| backend.health.is_ejected()).count();
         Peers { ejected, all: self.backends.len() }
+    }
+
+    /// Which of them each tag stands for. The keys are always the same.
+    pub(crate) fn tags(&self, keys: &Keys, service: &str) -> &HashMap<Tag, usize> {
+        self.tags.get_or_init(|| {
+            let addrs = self.backends.iter().map(|backend| backend.addr().to_string());
+            let tags = addrs.enumerate().flat_map(|(index, addr)| {
+                keys.tags(service, &addr).map(move |tag| (tag, index)).collect::<Vec<_>>()
+            });
+            tags.collect()
+        })
     }
 }
 
@@ -245,7 +264,7 @@ impl Inner {
         let leader = view
             .leader
             .and_then(|addr| backends.iter().find(|backend| backend.addr() == addr).cloned());
-        service.set.store(Arc::new(Set { backends, leader }));
+        service.set.store(Arc::new(Set { backends, leader, tags: OnceLock::new() }));
         for backend in &before.backends {
             self.unlist(backend.addr());
         }

@@ -12,5 +12,6 @@ pub(crate) mod pick;
 pub(crate) mod route;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod sticky;
 pub(crate) mod table;
 pub(crate) mod warmth;

@@ -58,6 +58,9 @@ pub(crate) fn canonical(mut route: Route) -> Result<Route, Invalid> {
             }
         }
         "tcp" => {
+            if route.sticky {
+                return invalid("sticky", "is for http routes only: it needs cookies");
+            }
             if !route.domain.is_empty() || !route.path.is_empty() {
                 return invalid(
                     "domain",
@@ -205,6 +208,10 @@ mod tests {
         assert_eq!(wrong_field(Route { service: "A".into(), ..http("a", "") }), "service");
         assert_eq!(wrong_field(Route { tls_cert: Some("x".into()), ..http("a", "") }), "tls_cert");
         assert_eq!(wrong_field(Route { kind: "tcp".into(), ..http("a", "") }), "domain");
+        assert_eq!(
+            wrong_field(Route { kind: "tcp".into(), sticky: true, ..http("", "") }),
+            "sticky"
+        );
     }
 
     proptest! {

@@ -7,14 +7,18 @@ use std::{
 
 use daemon::Lifetime;
 use http::{
-    Method, Request, Response, StatusCode, Version, header::EXPECT, request::Parts, response,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::EXPECT,
+    request::Parts, response,
 };
 use http_body::Body;
 use hyper::body::Incoming;
 use rand::RngExt;
 use tracing::debug;
 
-use super::answer::{Answer, Failure};
+use super::{
+    answer::{Answer, Failure},
+    sticky::{Session, tell},
+};
 use crate::{
     backend::{
         Backend, Busy, CONNECT_TIMEOUT, ConnectError, HASTY_TIMEOUT, Lease, RequestBody, SendError,
@@ -23,7 +27,7 @@ use crate::{
     domain::{
         headers::clean_answer,
         outlier::Peers,
-        pick::{Asker, TRIES, Tried, pick},
+        pick::{Asker, Candidate, Standing, TRIES, Tried, pick},
     },
     gate::Place,
     live::Target,
@@ -50,6 +54,10 @@ pub(super) struct Search<'a> {
     tries: usize,
     last: Option<ConnectError>,
     begun: Instant,
+    /// Where its client is kept, if it is.
+    session: Option<Session<'a>>,
+    /// Whether the one that is tried now is that.
+    is_kept: bool,
     /// Whether it may be sent again, and so try a backend that failed.
     is_repeatable: bool,
     /// Whether one of those that were tried did not answer: it may be busy.
@@ -85,10 +93,22 @@ impl<'a> Search<'a> {
             tries: 0,
             last: None,
             begun: Instant::now(),
+            session: None,
+            is_kept: false,
             is_repeatable: false,
             is_waited_for: false,
             has_lost: false,
         })
+    }
+
+    /// For a request of a client that is kept at a backend, perhaps.
+    pub(super) fn keeping(self, session: Option<Session<'a>>) -> Self {
+        Self { session, ..self }
+    }
+
+    /// What the client is to be told of where it is kept.
+    pub(super) fn cookie(&self, backend: &Backend, answer: &HeaderMap) -> Option<HeaderValue> {
+        self.session.as_ref()?.cookie(backend, answer)
     }
 
     /// For a request that may be sent again, or not.
@@ -128,6 +148,11 @@ impl<'a> Search<'a> {
         if self.tries >= TRIES || self.tried.is_full() {
             return None;
         }
+        let kept = self.kept();
+        self.is_kept = kept.is_some();
+        if kept.is_some() {
+            return kept;
+        }
         let backends = match &self.set.leader {
             Some(leader) if self.leader_only => std::slice::from_ref(leader),
             None if self.leader_only => &[],
@@ -146,10 +171,23 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// The backend its client is kept at, while it is there and good.
+    fn kept(&self) -> Option<(usize, Busy)> {
+        let index = self.session.as_ref()?.backend(&self.set)?;
+        let backend = &self.set.backends[index];
+        let is_out = matches!(backend.standing(now_ms()), Standing::Last | Standing::Gone);
+        if is_out || self.leader_only || self.tried.has(index) {
+            return None;
+        }
+        let busy = Busy::begin(backend).filter(|busy| busy.backend().admits());
+        busy.map(|busy| (index, busy))
+    }
+
     /// How long to wait for the one that is tried now.
     pub(super) fn patience(&self) -> Duration {
         let others = self.set.backends.len().min(TRIES).saturating_sub(self.tries + 1);
-        if others > 0 && !self.leader_only { HASTY_TIMEOUT } else { CONNECT_TIMEOUT }
+        let is_hasty = others > 0 && !self.leader_only && !self.is_kept;
+        if is_hasty { HASTY_TIMEOUT } else { CONNECT_TIMEOUT }
     }
 
     /// It could not be connected to.
@@ -162,9 +200,12 @@ impl<'a> Search<'a> {
         self.last = Some(err);
     }
 
-    /// It lost the request, which goes to another one if there is any.
-    fn lost(&mut self, index: usize) {
-        self.tried.add(index);
+    /// It lost the request, which goes to another one if there is any; or to where its client is kept, if only a kept
+    /// connection was lost.
+    fn lost(&mut self, index: usize, reused: bool) {
+        if !(reused && self.is_kept) {
+            self.tried.add(index);
+        }
         self.has_lost = true;
     }
 
@@ -186,13 +227,15 @@ impl<'a> Search<'a> {
 /// Sends a request to a backend of the target's service and passes on the answer.
 pub(super) async fn forward(
     lifetime: &Lifetime,
-    parts: Parts,
+    mut parts: Parts,
     body: RequestBody,
     target: &Target,
 ) -> Result<Response<Answer>, Failure> {
+    let session = Session::take(&mut parts, target);
     let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
-    let mut search = Search::begin(target)?.repeatable(repeat == Repeat::Always);
+    let search = Search::begin(target)?.keeping(session);
+    let mut search = search.repeatable(repeat == Repeat::Always);
     // One with a large body waits for its client.
     let is_telling = body.size_hint().upper().is_some_and(|length| length <= SMALL);
     let mut request = Request::from_parts(parts, body);
@@ -212,7 +255,10 @@ pub(super) async fn forward(
             Ok(response) => {
                 busy.backend().answered(response.status(), sent, || search.peers());
                 busy.keep_place(search.place.take());
-                return relay(lifetime, response, upstream, busy);
+                let cookie = search.cookie(busy.backend(), response.headers());
+                let mut answer = relay(lifetime, response, upstream, busy)?;
+                tell(cookie, answer.headers_mut());
+                return Ok(answer);
             }
             Err(SendError::Unsent(again)) if unsent < STALE_LIMIT => {
                 unsent += 1;
@@ -238,7 +284,7 @@ pub(super) async fn forward(
                     return Err(failure);
                 };
                 debug!(backend = %busy.backend().addr(), "a request is sent once more");
-                search.lost(index);
+                search.lost(index, reused);
                 (lost, request) = (Some(failure), copy);
             }
         }

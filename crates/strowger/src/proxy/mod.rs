@@ -8,6 +8,7 @@ mod lent;
 mod listen;
 mod refuse;
 mod request;
+mod sticky;
 mod tcp;
 mod upgrade;
 

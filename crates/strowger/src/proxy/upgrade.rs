@@ -20,6 +20,7 @@ use super::{
     forward::{Search, clean},
     lent::{Lent, Resettable},
     request::Context,
+    sticky::{Session, tell},
 };
 use crate::{
     backend::{Busy, Control, Lease, RequestBody, Socket, handshake},
@@ -38,7 +39,8 @@ pub(super) async fn forward(
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let mut search = Search::begin(target)?;
+    let session = Session::take(&mut parts, target);
+    let mut search = Search::begin(target)?.keeping(session);
     let (socket, mut busy) = search.connect().await?;
     let (control, line) = (socket.control().clone(), socket.line());
     let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
@@ -67,10 +69,13 @@ pub(super) async fn forward(
     };
     control.begin_answer();
     busy.backend().answered(response.status(), None, || search.peers());
+    let cookie = search.cookie(busy.backend(), response.headers());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
         let lease = Lease::of_driven(control, Some(task), busy);
-        return Ok(Response::from_parts(clean(parts)?, Answer::relay(body, lease)));
+        let mut parts = clean(parts)?;
+        tell(cookie, &mut parts.headers);
+        return Ok(Response::from_parts(parts, Answer::relay(body, lease)));
     }
     if !is_among(&protocol, response.headers()) {
         return Err(Failure::Unreadable("it switches to a protocol that was not asked for"));
@@ -97,6 +102,7 @@ pub(super) async fn forward(
     if let Some(protocol) = protocol {
         parts.headers.insert(UPGRADE, protocol);
     }
+    tell(cookie, &mut parts.headers);
     Ok(Response::from_parts(parts, Answer::Own(None)))
 }
 

@@ -9,6 +9,7 @@ mod harness;
 mod limits;
 mod messages;
 mod routing;
+mod sticky;
 mod streams;
 mod stuck;
 mod tls;

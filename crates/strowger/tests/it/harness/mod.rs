@@ -102,11 +102,26 @@ impl Harness {
 }
 
 pub async fn router(etcd: &str, discoverd: &str) -> (Running, Lifetime) {
-    limited_router(etcd, discoverd, LimitConfig::default()).await
+    router_of(config(etcd, discoverd)).await
+}
+
+/// With a key of its own, or several.
+pub async fn router_with(etcd: &str, discoverd: &str, keys: &str) -> (Running, Lifetime) {
+    router_of(Config { key: Key(keys.into()), ..config(etcd, discoverd) }).await
 }
 
 async fn limited_router(etcd: &str, discoverd: &str, limits: LimitConfig) -> (Running, Lifetime) {
-    let config = Config {
+    router_of(Config { limits, ..config(etcd, discoverd) }).await
+}
+
+async fn router_of(config: Config) -> (Running, Lifetime) {
+    let lifetime = Lifetime::default();
+    (start(config, &lifetime).await.unwrap(), lifetime)
+}
+
+/// On ports that are free.
+fn config(etcd: &str, discoverd: &str) -> Config {
+    Config {
         http_port: 0,
         https_port: 0,
         port: 0,
@@ -115,10 +130,8 @@ async fn limited_router(etcd: &str, discoverd: &str, limits: LimitConfig) -> (Ru
         etcd: vec![etcd.into()],
         discoverd: discoverd.into(),
         key: Key(KEY.into()),
-        limits,
-    };
-    let lifetime = Lifetime::default();
-    (start(config, &lifetime).await.unwrap(), lifetime)
+        limits: LimitConfig::default(),
+    }
 }
 
 pub fn http_route(domain: &str, service: &str) -> NewRoute {
