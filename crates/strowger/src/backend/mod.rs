@@ -2,6 +2,7 @@
 
 mod go_ahead;
 mod health;
+mod hold;
 mod io;
 mod lease;
 mod services;

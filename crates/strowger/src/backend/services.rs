@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 use tracing::debug;
 
-use super::{Backend, REQUEST_STILL_SECS, lock, now_ms};
+use super::{Backend, REQUEST_STILL_SECS, hold::Hold, lock, now_ms};
 use crate::{
     domain::{
         budget::Budget,
@@ -66,6 +66,7 @@ pub(crate) struct Service {
     /// All that were ever sent there.
     requests: AtomicU64,
     budget: Mutex<Budget>,
+    hold: Hold,
 }
 
 impl Service {
@@ -76,6 +77,28 @@ impl Service {
             share,
             requests: AtomicU64::new(0),
             budget: Mutex::default(),
+            hold: Hold::default(),
+        }
+    }
+
+    /// Waits a little if it had a backend a moment ago, and has none.
+    pub(crate) async fn wait_for_backend(&self) {
+        let is_filled = || !self.set.load().backends.is_empty();
+        if !is_filled() {
+            // Rare, and large.
+            Box::pin(self.hold.wait(now_ms(), is_filled)).await;
+        }
+    }
+
+    fn replace(&self, set: Set) {
+        let (was_empty, is_empty) = (self.set.load().backends.is_empty(), set.backends.is_empty());
+        // First: whoever sees that it is empty shall see since when.
+        if is_empty && !was_empty {
+            self.hold.empty(now_ms());
+        }
+        self.set.store(Arc::new(set));
+        if was_empty && !is_empty {
+            self.hold.fill();
         }
     }
 
@@ -264,7 +287,7 @@ impl Inner {
         let leader = view
             .leader
             .and_then(|addr| backends.iter().find(|backend| backend.addr() == addr).cloned());
-        service.set.store(Arc::new(Set { backends, leader, tags: OnceLock::new() }));
+        service.replace(Set { backends, leader, tags: OnceLock::new() });
         for backend in &before.backends {
             self.unlist(backend.addr());
         }

@@ -234,6 +234,7 @@ pub(super) async fn forward(
     let session = Session::take(&mut parts, target);
     let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
+    target.service.wait_for_backend().await;
     let search = Search::begin(target)?.keeping(session);
     let mut search = search.repeatable(repeat == Repeat::Always);
     // One with a large body waits for its client.

@@ -40,6 +40,7 @@ pub(super) async fn forward(
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
     let session = Session::take(&mut parts, target);
+    target.service.wait_for_backend().await;
     let mut search = Search::begin(target)?.keeping(session);
     let (socket, mut busy) = search.connect().await?;
     let (control, line) = (socket.control().clone(), socket.line());

@@ -50,6 +50,26 @@ async fn without_a_backend_the_answer_is_503() {
 }
 
 #[tokio::test]
+async fn a_request_waits_a_little_for_the_successor_of_the_last_backend() {
+    let harness = Harness::start().await;
+    let (last, next) = (Backend::named("last").await, Backend::named("next").await);
+    harness.up("app", last.addr).await;
+    harness.route("a.example", "app").await;
+    harness.synced(0, harness.discoverd.down("app", last.addr)).await;
+    let mut wire = harness.connect().await;
+    let waits = wire.get("a.example", "/");
+    tokio::pin!(waits);
+    timeout(Duration::from_millis(300), &mut waits).await.expect_err("it is not given up");
+    harness.up("app", next.addr).await;
+    assert_eq!(waits.await.1, "next");
+    harness.synced(0, harness.discoverd.down("app", next.addr)).await;
+    let begun = Instant::now();
+    let (head, _) = harness.connect().await.get("a.example", "/").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert!((3..9).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_request_waits_for_a_process_that_is_busy_and_goes_elsewhere_where_one_is_free() {
     let harness = Harness::start().await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
