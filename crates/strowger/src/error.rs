@@ -60,9 +60,7 @@ impl From<Error> for ApiError {
             Error::NotSeen { .. }
             | Error::Unbound(_)
             | Error::Registered(_)
-            | Error::Predecessor(_) => {
-                Self::unavailable(message)
-            }
+            | Error::Predecessor(_) => Self::unavailable(message),
             Error::Store(err) => match err {
                 StoreError::Exists(_) | StoreError::Foreign(_) => {
                     Self::new(ErrorCode::ObjectExists, message)

@@ -22,10 +22,10 @@ use tracing::{info, warn};
 
 use crate::{
     Config,
-    handover::{self, Control, Door, Doors, Entrance, Inheritance},
     backend::Services,
     domain::limits::Limits,
     gate::Clients,
+    handover::{self, Control, Door, Doors, Entrance, Inheritance},
     live::Live,
     proxy::{Listener, TcpRoutes, accept_http},
     routes::{self, Api},

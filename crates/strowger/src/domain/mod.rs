@@ -6,8 +6,8 @@ pub(crate) mod ewma;
 pub(crate) mod headers;
 pub(crate) mod host;
 pub(crate) mod limits;
-pub(crate) mod pace;
 pub(crate) mod outlier;
+pub(crate) mod pace;
 pub(crate) mod pick;
 pub(crate) mod route;
 #[cfg(test)]
