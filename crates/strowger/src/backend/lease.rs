@@ -46,19 +46,19 @@ impl Lease {
         Self(Some(control))
     }
 
-    /// Does what there is to do on the connection. Whether anything was.
-    pub(crate) fn drive(&self, cx: &mut Context<'_>) -> bool {
-        let Some(control) = &self.0 else { return false };
-        let mut held = lock(&control.held().0);
-        let Some(upstream) = held.as_mut().and_then(|used| used.upstream.as_mut()) else {
-            return false;
-        };
+    /// Does what there is to do on the connection, if anybody has to, and says how that ended if it did.
+    pub(crate) fn drive(&self, cx: &mut Context<'_>) -> Option<Result<(), hyper::Error>> {
+        let mut held = lock(&self.0.as_ref()?.held().0);
+        let upstream = held.as_mut()?.upstream.as_mut()?;
         if upstream.is_over() {
-            return false;
+            return None;
         }
-        // An error of the connection arrives in the body as well.
-        let _ = upstream.drive(cx);
-        true
+        Some(upstream.drive(cx).map_or(Ok(()), Err))
+    }
+
+    /// Whether it was cut because nothing moved.
+    pub(crate) fn stood_still(&self) -> bool {
+        self.0.as_ref().is_some_and(|control| control.stood_still())
     }
 
     /// Whether it was cut.

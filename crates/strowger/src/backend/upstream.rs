@@ -3,8 +3,13 @@
 use std::{
     error::Error,
     future::{Future, poll_fn},
+    io::{self, ErrorKind},
+    iter::successors,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -29,6 +34,8 @@ use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     body: Option<Incoming>,
+    /// How much of it was read.
+    received: Option<Arc<AtomicU64>>,
     /// Whether it says itself that it has ended, as one of HTTP/2 does: where its client gives up with `NO_ERROR`, nothing
     /// more comes and there is no error either.
     says_end: bool,
@@ -60,13 +67,15 @@ impl RequestBody {
         let is_paced = body.size_hint().exact().is_some();
         let body = (!body.is_end_stream()).then_some(body);
         let says_end = version == Version::HTTP_2;
-        Self { body, says_end, control: None, is_paced, pace: None, go_ahead: None, stage: None }
+        let received = body.is_some().then(Arc::default);
+        Self { body, received, says_end, is_paced, ..Self::none() }
     }
 
     /// None.
     pub(crate) fn none() -> Self {
         Self {
             body: None,
+            received: None,
             says_end: false,
             control: None,
             is_paced: false,
@@ -74,6 +83,11 @@ impl RequestBody {
             go_ahead: None,
             stage: None,
         }
+    }
+
+    /// The bytes of it that were read, as they will be; none if there is none.
+    pub(crate) fn received(&self) -> Option<Arc<AtomicU64>> {
+        self.received.clone()
     }
 
     /// Whether there is none.
@@ -118,6 +132,9 @@ impl RequestBody {
                 if let (Some(pace), Some(data)) = (&mut self.pace, frame.data_ref()) {
                     pace.add(data.len());
                 }
+                if let (Some(data), Some(received)) = (frame.data_ref(), &self.received) {
+                    received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
                 frame.trailers_mut().map(clean_trailers);
                 Some(Ok(frame))
             }
@@ -137,6 +154,13 @@ impl BodyError {
     /// Why a request could not be sent, if it is that.
     pub(crate) fn cause_of(error: &hyper::Error) -> Option<&Self> {
         error.source().and_then(|source| source.downcast_ref())
+    }
+
+    /// Whether what came of the body is not HTTP, as opposed to what did not come.
+    pub(crate) fn is_malformed(error: &hyper::Error) -> bool {
+        let causes = successors(error.source(), |&cause| cause.source());
+        let mut kinds = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+        kinds.any(|err| matches!(err.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData))
     }
 }
 
@@ -278,6 +302,11 @@ impl Upstream {
     /// Whether it was closed.
     pub(crate) fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether it was cut because nothing moved.
+    pub(crate) fn stood_still(&self) -> bool {
+        self.control.stood_still()
     }
 
     /// Whether it is open and ready for a request.

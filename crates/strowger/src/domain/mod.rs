@@ -1,7 +1,9 @@
 //! Decisions, without IO, clock or chance.
 
 pub(crate) mod budget;
+pub(crate) mod code;
 pub(crate) mod discovery;
+pub(crate) mod entry;
 pub(crate) mod ewma;
 pub(crate) mod headers;
 pub(crate) mod host;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::{
     backend::{BodyError, ConnectError, Lease},
-    domain::headers::clean_trailers,
+    domain::{code::Code, headers::clean_trailers},
     gate::FullError,
 };
 
@@ -37,17 +37,43 @@ pub(super) struct Relay {
     body: Incoming,
     /// There until it has ended.
     lease: Option<Lease>,
+    /// Whose doing it is that the rest will not come.
+    fault: Fault,
+}
+
+/// Why an answer broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The backend lost the connection, or what it says is not HTTP.
+    Backend,
+    /// Nothing moved for too long.
+    Stillness,
+    /// The client broke its request off.
+    Client,
 }
 
 impl Answer {
     /// The body of an answer on a connection that this request alone uses.
     pub(super) fn relay(body: Incoming, lease: Lease) -> Self {
-        let mut relay = Relay { body, lease: Some(lease) };
+        let mut relay = Relay { body, lease: Some(lease), fault: Fault::Backend };
         if relay.body.is_end_stream() {
             relay.end();
             return Self::Own(None);
         }
         Self::Relayed(relay)
+    }
+
+    /// Why it broke off.
+    pub(super) fn fault(&self) -> (Code, &'static str) {
+        match self {
+            Self::Relayed(Relay { fault: Fault::Stillness, .. }) => {
+                (Code::H15, "nothing moved for too long before the answer ended")
+            }
+            Self::Relayed(Relay { fault: Fault::Client, .. }) => {
+                (Code::H27, "the client broke its request off before the answer ended")
+            }
+            _ => (Code::H18, "the backend broke its answer off"),
+        }
     }
 }
 
@@ -61,7 +87,13 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending() && self.lease.as_ref().is_some_and(|lease| lease.drive(cx)) {
+        if polled.is_pending()
+            && let Some(driven) = self.lease.as_ref().and_then(|lease| lease.drive(cx))
+        {
+            // An error of the connection arrives in the body as well, but for what caused it.
+            if driven.is_err_and(|error| BodyError::is_cause_of(&error)) {
+                self.fault = Fault::Client;
+            }
             polled = Pin::new(&mut self.body).poll_frame(cx);
         }
         match polled {
@@ -75,11 +107,16 @@ impl Relay {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.lease = None;
+                if self.lease.take().is_some_and(|lease| lease.stood_still()) {
+                    self.fault = Fault::Stillness;
+                }
                 Poll::Ready(Some(Err(AnswerError::Broken(error))))
             }
             // A connection that is let go of looks like one that has ended.
-            Poll::Ready(None) if self.lease.take_if(|lease| lease.is_cut()).is_some() => {
+            Poll::Ready(None) if self.lease.as_ref().is_some_and(Lease::is_cut) => {
+                if self.lease.take().is_some_and(|lease| lease.stood_still()) {
+                    self.fault = Fault::Stillness;
+                }
                 Poll::Ready(Some(Err(AnswerError::Cut)))
             }
             Poll::Ready(None) => {
@@ -174,21 +211,24 @@ impl Failure {
         if is_client_awaited { Self::Stalled } else { Self::Silent }
     }
 
-    /// Heroku's code for it.
-    pub(super) fn code(&self) -> &'static str {
-        match self {
-            Self::Refused(_) | Self::NoRoute | Self::NotReady | Self::Broken(_) => "",
-            Self::Overloaded(FullError::Share) => "H11",
-            Self::Overloaded(FullError::Whole) => "H99",
-            Self::Silent => "H12",
-            Self::Stalled => "H28",
-            Self::NoBackend => "H14",
-            Self::Unreachable(ConnectError::Timeout(_)) => "H19",
-            Self::Unreachable(ConnectError::Exhausted(_)) => "H99",
-            Self::Unreachable(_) => "H21",
-            Self::Lost(_) => "H13",
-            Self::Unreadable(_) => "H17",
-        }
+    /// Heroku's code for it, if it is of an app.
+    pub(super) fn code(&self) -> Option<Code> {
+        Some(match self {
+            Self::Refused(_) | Self::NoRoute | Self::NotReady => return None,
+            Self::Overloaded(FullError::Share) => Code::H11,
+            Self::Silent => Code::H12,
+            Self::NoBackend => Code::H14,
+            Self::Unreachable(ConnectError::Timeout(_)) => Code::H19,
+            Self::Unreachable(ConnectError::Exhausted(_)) | Self::Overloaded(FullError::Whole) => {
+                Code::H99
+            }
+            Self::Unreachable(_) => Code::H21,
+            Self::Lost(_) => Code::H13,
+            Self::Unreadable(_) => Code::H17,
+            Self::Stalled => Code::H28,
+            Self::Broken(error) if BodyError::is_malformed(error) => Code::H26,
+            Self::Broken(_) => Code::H27,
+        })
     }
 
     /// What the client is told.

@@ -1,6 +1,7 @@
 //! A request's way to a backend.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use tracing::debug;
 
 use super::{
     answer::{Answer, Failure},
+    record::Record,
     sticky::{Session, tell},
 };
 use crate::{
@@ -53,6 +55,8 @@ pub(super) struct Search<'a> {
     tried: Tried,
     tries: usize,
     last: Option<ConnectError>,
+    /// The one that did not take a connection.
+    failed: Option<SocketAddr>,
     begun: Instant,
     /// Where its client is kept, if it is.
     session: Option<Session<'a>>,
@@ -92,6 +96,7 @@ impl<'a> Search<'a> {
             tried: Tried::default(),
             tries: 0,
             last: None,
+            failed: None,
             begun: Instant::now(),
             session: None,
             is_kept: false,
@@ -198,6 +203,7 @@ impl<'a> Search<'a> {
         self.tries += 1;
         self.is_waited_for |= matches!(err, ConnectError::Timeout(_));
         self.last = Some(err);
+        self.failed = Some(backend.addr());
     }
 
     /// It lost the request, which goes to another one if there is any; or to where its client is kept, if only a kept
@@ -207,6 +213,11 @@ impl<'a> Search<'a> {
             self.tried.add(index);
         }
         self.has_lost = true;
+    }
+
+    /// The backend that was the last to take no connection, if one did not.
+    pub(super) fn failed_last(&self) -> Option<SocketAddr> {
+        self.failed
     }
 
     /// A connection to whichever backend takes one, for bytes.
@@ -230,6 +241,7 @@ pub(super) async fn forward(
     mut parts: Parts,
     body: RequestBody,
     target: &Target,
+    record: &mut Record,
 ) -> Result<Response<Answer>, Failure> {
     let session = Session::take(&mut parts, target);
     let repeat = Repeat::of(&parts.method, !body.is_none());
@@ -248,8 +260,12 @@ pub(super) async fn forward(
     loop {
         let (index, mut upstream, mut busy, reused) = match upstream(&mut search, max_idle).await {
             Ok(found) => found,
-            Err(failure) => return Err(lost.unwrap_or(failure)),
+            Err(failure) => {
+                record.unconnected(search.failed_last());
+                return Err(lost.unwrap_or(failure));
+            }
         };
+        record.connected(busy.backend().addr(), reused);
         let copy = (lost.is_none() && repeat.allows(reused)).then(|| copy(&request));
         let sent = is_telling.then(Instant::now);
         match upstream.send(request).await {

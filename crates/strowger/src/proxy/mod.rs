@@ -2,10 +2,12 @@
 
 mod activity;
 mod answer;
+mod counted;
 mod forward;
 mod last;
 mod lent;
 mod listen;
+mod record;
 mod refuse;
 mod request;
 mod sticky;

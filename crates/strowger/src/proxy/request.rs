@@ -11,12 +11,12 @@ use http::{
 use http_body::Body;
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tracing::debug;
 
 use super::{
     Client,
-    answer::{Answer, Failure},
+    answer::Failure,
     forward::forward,
+    record::{Record, Recorded},
     upgrade,
 };
 use crate::{
@@ -48,20 +48,11 @@ pub(super) struct Context {
     pub(super) seat: Option<Arc<Seat>>,
 }
 
-/// What the access log says about a request before it is known how it ends.
-struct Seen {
-    begun: Timestamp,
-    method: Method,
-    host: String,
-    path: String,
-    id: String,
-}
-
 /// Answers a request, whatever happens.
 pub(super) async fn serve(
     context: Arc<Context>,
     request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
+) -> Result<Response<Recorded>, Infallible> {
     let now = Timestamp::now();
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
@@ -69,26 +60,26 @@ pub(super) async fn serve(
     if let Some(stage) = parts.extensions.remove() {
         body.tell_end_to(stage);
     }
-    let logged = tracing::enabled!(target: "access", tracing::Level::DEBUG);
-    let mut seen = None;
-    let mut target = None;
+    let mut record = Record::begin(context.clone(), &parts, body.received(), now);
     let result = async {
-        let switch = prepare(&mut parts, &body, &context.client, now)?;
-        if logged {
-            seen = Some(Seen::of(&parts, now));
-        }
-        target = Some(route(&context.live, &parts)?);
-        let Some(target) = &target else { return Err(Failure::NoRoute) };
+        let prepared = prepare(&mut parts, &body, &context.client, now);
+        record.read(&parts);
+        let switch = prepared?;
+        let target = route(&context.live, &parts)?;
+        record.routed(&target);
         match switch {
-            Some(protocol) => upgrade::forward(&context, parts, body, target, protocol).await,
-            None => forward(&context.lifetime, parts, body, target).await,
+            Some(protocol) => {
+                upgrade::forward(&context, parts, body, &target, protocol, &mut record).await
+            }
+            None => forward(&context.lifetime, parts, body, &target, &mut record).await,
         }
     }
     .await;
-    if logged {
-        log(seen, target.as_deref(), &result, &context.client);
-    }
-    let mut response = result.unwrap_or_else(|failure| failure.to_response());
+    let (mut response, failure) = match result {
+        Ok(response) => (response, None),
+        Err(failure) => (failure.to_response(), Some(failure)),
+    };
+    record.answered(&response, failure.as_ref());
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if context.live.is_stopping() && version <= Version::HTTP_11 && !switches {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -100,7 +91,7 @@ pub(super) async fn serve(
         *response.version_mut() = Version::HTTP_10;
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    Ok(response.map(|answer| Recorded::new(answer, record)))
 }
 
 /// Checks a head and makes it the one a backend gets. Answers with the protocol the client wants to switch to.
@@ -206,51 +197,6 @@ fn route(live: &Live, parts: &Parts) -> Result<Arc<Target>, Failure> {
     let found = live.table().routes.find(&host, parts.uri.path()).cloned();
     let unknown = || if live.knows_routes() { Failure::NoRoute } else { Failure::NotReady };
     found.ok_or_else(unknown)
-}
-
-impl Seen {
-    fn of(parts: &Parts, begun: Timestamp) -> Self {
-        let header =
-            |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        Self {
-            begun,
-            method: parts.method.clone(),
-            host: header(HOST).unwrap_or_default().to_owned(),
-            path: parts.uri.path().to_owned(),
-            id: header(X_REQUEST_ID.clone()).unwrap_or_default().to_owned(),
-        }
-    }
-}
-
-/// The access log: a line of JSON as soon as an answer begins.
-fn log(
-    seen: Option<Seen>,
-    target: Option<&Target>,
-    result: &Result<Response<Answer>, Failure>,
-    client: &Client,
-) {
-    let Some(seen) = seen else { return };
-    let (status, code, error) = match result {
-        Ok(response) => (response.status().as_u16(), "", None),
-        Err(failure) => {
-            (failure.to_response().status().as_u16(), failure.code(), Some(failure.to_string()))
-        }
-    };
-    let line = serde_json::json!({
-        "at": seen.begun.to_string(),
-        "ms": seen.begun.duration_until(Timestamp::now()).as_millis() as i64,
-        "request_id": seen.id,
-        "method": seen.method.as_str(),
-        "host": seen.host,
-        "path": seen.path,
-        "status": status,
-        "code": code,
-        "error": error,
-        "service": target.map(|target| target.service.name()),
-        "client": client.ip.to_str().unwrap_or_default(),
-        "proto": client.proto.to_str().unwrap_or_default(),
-    });
-    debug!(target: "access", "{line}");
 }
 
 #[cfg(test)]

@@ -17,8 +17,10 @@ use tracing::debug;
 
 use super::{
     answer::{Answer, Failure},
+    counted::Counted,
     forward::{Search, clean},
     lent::{Lent, Resettable},
+    record::Record,
     request::Context,
     sticky::{Session, tell},
 };
@@ -35,6 +37,7 @@ pub(super) async fn forward(
     mut body: RequestBody,
     target: &Target,
     protocol: HeaderValue,
+    record: &mut Record,
 ) -> Result<Response<Answer>, Failure> {
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -42,7 +45,9 @@ pub(super) async fn forward(
     let session = Session::take(&mut parts, target);
     target.service.wait_for_backend().await;
     let mut search = Search::begin(target)?.keeping(session);
-    let (socket, mut busy) = search.connect().await?;
+    let connected = search.connect().await;
+    let (socket, mut busy) = connected.inspect_err(|_| record.unconnected(search.failed_last()))?;
+    record.connected(busy.backend().addr(), false);
     let (control, line) = (socket.control().clone(), socket.line());
     let (mut send, connection) = handshake(socket).await.map_err(Failure::Unreachable)?;
     let ended = CancellationToken::new();
@@ -85,10 +90,11 @@ pub(super) async fn forward(
     // From now on it ends by itself.
     task.disarm();
     if let Some(of_client) = of_client {
+        let record = record.hand_over(response.status());
         control.becomes_tunnel();
         busy.becomes_tunnel();
         let (of_client, of_backend) = ((of_client, context.line), (of_backend, line));
-        let tunnel = tunnel(of_client, of_backend, control, busy);
+        let tunnel = tunnel(of_client, of_backend, control, busy, record);
         let seat = context.seat.clone();
         context.lifetime.spawn_drained(async move {
             tunnel.await;
@@ -112,6 +118,7 @@ async fn tunnel(
     (of_backend, line_of_backend): (OnUpgrade, Option<Line>),
     control: Arc<Control>,
     busy: Busy,
+    record: Record,
 ) {
     let (client, backend) = match tokio::try_join!(of_client, of_backend) {
         Ok(switched) => switched,
@@ -121,7 +128,9 @@ async fn tunnel(
         }
     };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-    let (of_client, of_backend) = ((&mut client, line_of_client), (&mut backend, line_of_backend));
+    let counted = Counted::default();
+    let of_client = (counted.inspect(&mut client), line_of_client);
+    let of_backend = (&mut backend, line_of_backend);
     let lingering = tokio::select! {
         lingering = relay_lines(of_client, of_backend) => lingering,
         () = control.until_given_up() => {
@@ -130,6 +139,7 @@ async fn tunnel(
         }
     };
     drop(busy);
+    record.closed(counted.bytes());
     let broken = lingering.await;
     if !broken.one {
         end_client(client.into_inner());

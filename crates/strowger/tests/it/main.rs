@@ -1,6 +1,7 @@
 //! A router in this process, over real connections, with backends that are faked on the wire.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
+mod access;
 mod api;
 mod backends;
 mod balance;
