@@ -9,6 +9,8 @@ mod handlers;
 mod handover;
 pub mod limits;
 mod live;
+mod meters;
+mod metrics;
 mod proxy;
 mod routes;
 pub mod server;

@@ -21,6 +21,7 @@ use crate::{
         table::{HostMap, RouteTable},
     },
     gate::Clients,
+    meters::Meters,
 };
 
 /// Where a route leads.
@@ -62,6 +63,8 @@ pub(crate) struct Live {
     unbound: watch::Sender<BTreeMap<u64, u16>>,
     /// The keys of cookies that keep clients at a backend.
     pub(crate) sticky: Arc<Keys>,
+    /// What was counted.
+    pub(crate) meters: Meters,
     stopping: AtomicBool,
     stopped: Notify,
 }
@@ -75,6 +78,7 @@ impl Default for Live {
             clients: Clients::new(Limits::NONE.connections, u32::MAX),
             unbound: watch::channel(BTreeMap::new()).0,
             sticky: Arc::default(),
+            meters: Meters::default(),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
         }

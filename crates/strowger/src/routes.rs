@@ -12,7 +12,7 @@ use daemon::auth::{self, Keys};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    handlers::{events, routes, wait},
+    handlers::{events, metrics, routes, wait},
     handover::Predecessor,
     live::Live,
     store::Routes,
@@ -45,6 +45,7 @@ pub(crate) fn router(api: Api, keys: Keys) -> Router {
             get(routes::show).put(routes::replace_one).delete(routes::remove),
         )
         .route("/events", get(events::follow))
+        .route("/metrics", get(metrics::show))
         .route("/sync", get(wait::sync))
         .route("/drain", get(wait::drain))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

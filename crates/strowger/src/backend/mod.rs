@@ -28,7 +28,7 @@ use io::REQUEST_STILL_SECS;
 pub(crate) use io::{Control, Socket};
 pub(crate) use lease::Lease;
 use rustix::io::Errno;
-pub(crate) use services::{Registered, Service, Services, Set};
+pub(crate) use services::{Census, Registered, Service, Services, Set};
 pub(crate) use stage::Stage;
 use tokio::sync::Notify;
 use tracing::{debug, error};
@@ -174,6 +174,12 @@ impl Backend {
     /// Requests and upgraded connections under way.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Connections to it that are open, and those of them that are kept for the next request.
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        let open = lock(&self.open).iter().filter(|control| control.strong_count() > 0).count();
+        (open as u64, lock(&self.idle).len() as u64)
     }
 
     /// Nothing new is sent there from now on.

@@ -25,6 +25,7 @@ use crate::{
         sticky::{Keys, Tag},
     },
     gate::{FullError, Place, Share, Whole},
+    meters::Tally,
 };
 
 /// The backends of a service at one moment.
@@ -67,10 +68,29 @@ pub(crate) struct Service {
     requests: AtomicU64,
     budget: Mutex<Budget>,
     hold: Hold,
+    tally: Arc<Tally>,
+    /// Whether it is counted alone.
+    is_told_apart: bool,
+}
+
+/// Services that are counted alone. Those beyond are counted together: what is counted is kept, and told, for each.
+const TOLD_APART_MAX: usize = 2000;
+
+/// All there is at one moment.
+#[derive(Debug)]
+pub(crate) struct Census {
+    /// Services that routes lead to, by name.
+    pub(crate) services: Vec<Arc<Service>>,
+    /// What is counted of all that are not told apart.
+    pub(crate) others: Arc<Tally>,
+    /// The backends of all of them.
+    pub(crate) listed: Vec<Arc<Backend>>,
+    /// Withdrawn with requests under way.
+    pub(crate) leaving: Vec<Arc<Backend>>,
 }
 
 impl Service {
-    fn new(name: &str, share: Arc<Share>) -> Self {
+    fn new(name: &str, share: Arc<Share>, tally: Arc<Tally>, is_told_apart: bool) -> Self {
         Self {
             name: name.into(),
             set: ArcSwap::default(),
@@ -78,6 +98,8 @@ impl Service {
             requests: AtomicU64::new(0),
             budget: Mutex::default(),
             hold: Hold::default(),
+            tally,
+            is_told_apart,
         }
     }
 
@@ -119,6 +141,16 @@ impl Service {
         &self.name
     }
 
+    /// What is counted of its requests, and perhaps of those of others.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The same, unless it is of others, too.
+    pub(crate) fn own_tally(&self) -> Option<&Tally> {
+        self.is_told_apart.then_some(&*self.tally)
+    }
+
     /// Its backends now.
     pub(crate) fn set(&self) -> Arc<Set> {
         self.set.load_full()
@@ -158,6 +190,8 @@ struct Inner {
     listed: HashMap<SocketAddr, (Arc<Backend>, usize)>,
     /// Withdrawn with requests under way.
     leaving: Vec<Arc<Backend>>,
+    /// What is counted of services that are not told apart.
+    others: Arc<Tally>,
 }
 
 impl Default for Services {
@@ -179,7 +213,10 @@ impl Services {
         if let Some(service) = inner.routed.get(name) {
             return service.clone();
         }
-        let service = Arc::new(Service::new(name, self.requests.share()));
+        let is_told_apart = inner.routed.len() < TOLD_APART_MAX;
+        let tally = if is_told_apart { Arc::default() } else { inner.others.clone() };
+        let share = self.requests.share();
+        let service = Arc::new(Service::new(name, share, tally, is_told_apart));
         inner.routed.insert(name.into(), service.clone());
         let view = inner.views.get(name).cloned().unwrap_or_default();
         inner.update(&service, &view);
@@ -251,6 +288,15 @@ impl Services {
         let closed = leaving.iter().map(|backend| backend.cut()).sum();
         debug!(backend = %addr, closed, "cut what was still under way to {addr}");
         Ok(Drained { closed, open: 0 })
+    }
+
+    /// All there is now.
+    pub(crate) fn census(&self) -> Census {
+        let inner = lock(&self.inner);
+        let mut services: Vec<_> = inner.routed.values().cloned().collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        let listed = inner.listed.values().map(|(backend, _)| backend.clone()).collect();
+        Census { services, others: inner.others.clone(), listed, leaving: inner.leaving.clone() }
     }
 
     /// The backends that may be dead.

@@ -32,6 +32,23 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::H11,
+        Self::H12,
+        Self::H13,
+        Self::H14,
+        Self::H15,
+        Self::H17,
+        Self::H18,
+        Self::H19,
+        Self::H21,
+        Self::H26,
+        Self::H27,
+        Self::H28,
+        Self::H99,
+    ];
+
     /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {

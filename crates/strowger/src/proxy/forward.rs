@@ -204,6 +204,7 @@ impl<'a> Search<'a> {
         self.is_waited_for |= matches!(err, ConnectError::Timeout(_));
         self.last = Some(err);
         self.failed = Some(backend.addr());
+        self.service.tally().unconnected();
     }
 
     /// It lost the request, which goes to another one if there is any; or to where its client is kept, if only a kept

@@ -7,7 +7,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -175,7 +175,7 @@ pub(crate) async fn accept_http(
             accepted = entrance.accept(&listener) => accepted,
         };
         let seat = match live.clients.enter(peer.ip()) {
-            Ok(seat) => Some(seat),
+            Ok(seat) => seat,
             Err(err) => {
                 refusals.refuse(stream, peer, err, tls.is_none());
                 continue;
@@ -183,7 +183,7 @@ pub(crate) async fn accept_http(
         };
         let client = Client::new(peer.ip(), tls.is_some(), port.clone());
         let (live, line) = (live.clone(), Line::of(&stream));
-        let context = Context { live, client, line, lifetime: lifetime.clone(), seat };
+        let context = Context::new(live, client, line, lifetime.clone(), Some(seat));
         let context = Arc::new(context);
         match tls.clone() {
             None => lifetime.spawn_drained(one(stream, context)),
@@ -199,8 +199,13 @@ async fn secure(tls: TlsAcceptor, stream: TcpStream, context: Arc<Context>) {
             two(stream, context).await;
         }
         Ok(Ok(stream)) => one(stream, context).await,
-        Ok(Err(err)) => debug!(error = %err, "a TLS handshake failed"),
-        Err(_) => debug!("a TLS handshake took too long"),
+        failed => {
+            context.live.meters.unsecured.fetch_add(1, Relaxed);
+            match failed {
+                Ok(Err(err)) => debug!(error = %err, "a TLS handshake failed"),
+                _ => debug!("a TLS handshake took too long"),
+            }
+        }
     }
 }
 
@@ -351,6 +356,9 @@ where
     .await;
     let Err(err) = ended else { return true };
     debug!(error = %err, "a client's connection ended early");
+    if err.is_parse() {
+        live.meters.malformed.fetch_add(1, Relaxed);
+    }
     // One that sends what is not HTTP has had its answer, and one that asks for nothing more waits for none.
     err.is_parse() || err.is_timeout()
 }

@@ -29,6 +29,7 @@ struct Client {
     proto: HeaderValue,
     /// The port it came to.
     port: HeaderValue,
+    is_secure: bool,
 }
 
 impl Client {
@@ -38,6 +39,7 @@ impl Client {
             ip: ip.expect("an address is a header value"),
             proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
             port,
+            is_secure: tls,
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     domain::{code::Code, entry::Entry, headers::X_REQUEST_ID},
     live::Target,
+    meters::Ended,
 };
 
 /// The status told of a request whose client went before it had one.
@@ -92,6 +93,7 @@ impl Record {
             received,
             sent: 0,
         };
+        context.begin();
         Self { context, facts, is_over: false }
     }
 
@@ -105,6 +107,7 @@ impl Record {
 
     /// Where it leads.
     pub(super) fn routed(&mut self, target: &Arc<Target>) {
+        target.service.tally().begin();
         self.facts.target = Some(target.clone());
     }
 
@@ -157,9 +160,31 @@ impl Record {
         if facts.status == 0 {
             facts.status = CLIENT_GONE;
         }
+        self.context.end();
+        self.count();
         if tracing::enabled!(target: "access", Level::DEBUG) {
             let line = serde_json::to_string(&self.entry()).unwrap_or_default();
             debug!(target: "access", "{line}");
+        }
+    }
+
+    fn count(&self) {
+        let facts = &self.facts;
+        let ended = Ended {
+            status: facts.status,
+            answered: facts.answered,
+            received: facts.received(),
+            sent: facts.sent,
+            resent: facts.resent(),
+            code: facts.code,
+        };
+        match &facts.target {
+            Some(target) => target.service.tally().end(&ended),
+            None => {
+                let unrouted = &self.context.live.meters.unrouted;
+                unrouted.begin();
+                unrouted.end(&ended);
+            }
         }
     }
 
@@ -180,13 +205,23 @@ impl Record {
             route: facts.target.as_ref().map(|target| target.route.id.as_str()),
             service: facts.target.as_ref().map(|target| target.service.name()),
             backend: facts.backend,
-            resent: facts.sent_times.saturating_sub(1),
-            bytes_in: facts.received.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed)),
+            resent: facts.resent(),
+            bytes_in: facts.received(),
             bytes_out: facts.sent,
             status: facts.status,
             code: facts.code.map_or("", Code::name),
             error: facts.error.as_deref(),
         }
+    }
+}
+
+impl Facts {
+    fn resent(&self) -> u32 {
+        self.sent_times.saturating_sub(1)
+    }
+
+    fn received(&self) -> u64 {
+        self.received.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed))
     }
 }
 

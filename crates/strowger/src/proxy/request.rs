@@ -1,6 +1,14 @@
 //! One request of a client: which route it takes, and what is changed in its head.
 
-use std::{borrow::Cow, convert::Infallible, fmt::Write, sync::Arc};
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use daemon::line::Line;
 use http::{
@@ -31,6 +39,7 @@ use crate::{
     },
     gate::Seat,
     live::{Live, Target},
+    meters::Door,
 };
 
 /// What a client expects that sends a body only when it is told to.
@@ -46,6 +55,48 @@ pub(super) struct Context {
     pub(super) lifetime: daemon::Lifetime,
     /// The connection's own among those of all clients.
     pub(super) seat: Option<Arc<Seat>>,
+    /// Requests of the connection that have not ended.
+    under_way: AtomicU32,
+}
+
+impl Context {
+    /// What the requests of a connection that was just accepted are served with.
+    pub(super) fn new(
+        live: Arc<Live>,
+        client: Client,
+        line: Option<Line>,
+        lifetime: daemon::Lifetime,
+        seat: Option<Arc<Seat>>,
+    ) -> Self {
+        let context = Self { live, client, line, lifetime, seat, under_way: AtomicU32::new(0) };
+        context.door().enter();
+        context
+    }
+
+    /// One more request is under way.
+    pub(super) fn begin(&self) {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.live.meters.busy(1);
+        }
+    }
+
+    /// One less is.
+    pub(super) fn end(&self) {
+        if self.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.live.meters.busy(-1);
+        }
+    }
+
+    fn door(&self) -> &Door {
+        let meters = &self.live.meters;
+        if self.client.is_secure { &meters.https } else { &meters.http }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.door().leave();
+    }
 }
 
 /// Answers a request, whatever happens.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::{Listener, forward::Search, lent::Resettable, refuse::Refusals};
+use super::{Listener, counted::Counted, forward::Search, lent::Resettable, refuse::Refusals};
 use crate::{
     handover::{Door, Doors, Entrance, Inheritance},
     live::Live,
@@ -138,6 +138,7 @@ async fn accept(
 
 async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result<()> {
     let Some(target) = live.table().routes.port(port).cloned() else { return Ok(()) };
+    let _open = live.meters.tcp.open();
     let mut search = Search::begin(&target).map_err(io::Error::other)?;
     let (mut backend, mut busy) = search.connect().await.map_err(io::Error::other)?;
     client.reset_when_closed();
@@ -145,12 +146,16 @@ async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result
     busy.becomes_tunnel();
     let (line, line_of_backend) = (Line::of(&client), backend.line());
     let control = backend.control().clone();
-    let relayed = relay_lines((&mut client, line), (&mut backend, line_of_backend));
+    let counted = Counted::default();
+    let of_client = (counted.inspect(&mut client), line);
+    let relayed = relay_lines(of_client, (&mut backend, line_of_backend));
     let lingering = tokio::select! {
         lingering = relayed => lingering,
         () = control.until_given_up() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     drop(busy);
+    let (received, sent) = counted.bytes();
+    target.service.tally().carry(received, sent);
     let broken = lingering.await;
     if !broken.one {
         client.end_when_closed();

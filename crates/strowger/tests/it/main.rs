@@ -9,6 +9,7 @@ mod handover;
 mod harness;
 mod limits;
 mod messages;
+mod metrics;
 mod routing;
 mod sticky;
 mod streams;

@@ -29,7 +29,7 @@ impl Resettable for DuplexStream {
 fn context() -> Arc<Context> {
     let client = Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, HeaderValue::from(443));
     let (live, lifetime) = (Arc::default(), daemon::Lifetime::default());
-    Arc::new(Context { live, client, line: None, lifetime, seat: None })
+    Arc::new(Context::new(live, client, None, lifetime, None))
 }
 
 /// The end of an HTTP/2 connection; a duplex has no clock but the test's.
