@@ -13,6 +13,7 @@ mod meters;
 mod metrics;
 mod proxy;
 mod routes;
+mod seal;
 pub mod server;
 mod store;
 mod tls;

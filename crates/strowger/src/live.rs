@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -22,6 +22,7 @@ use crate::{
     },
     gate::Clients,
     meters::Meters,
+    seal::Seal,
 };
 
 /// Where a route leads.
@@ -65,12 +66,22 @@ pub(crate) struct Live {
     pub(crate) sticky: Arc<Keys>,
     /// What was counted.
     pub(crate) meters: Meters,
+    /// What opens the keys of certificates.
+    pub(crate) seal: Arc<Seal>,
+    unopened: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
 }
 
 impl Default for Live {
     fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl Live {
+    /// Nothing yet, with what opens the keys of certificates.
+    pub(crate) fn new(seal: Arc<Seal>) -> Self {
         Self {
             table: ArcSwap::default(),
             revision: watch::channel(None).0,
@@ -79,17 +90,22 @@ impl Default for Live {
             unbound: watch::channel(BTreeMap::new()).0,
             sticky: Arc::default(),
             meters: Meters::default(),
+            seal,
+            unopened: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
         }
     }
-}
 
-impl Live {
-    /// Nothing known yet, with limits; clients will be kept at backends with the router's own keys.
-    pub(crate) fn new(services: Services, clients: Arc<Clients>, keys: &str) -> Self {
+    /// The same with limits; clients will be kept at backends with the router's own keys.
+    pub(crate) fn limited(
+        services: Services,
+        clients: Arc<Clients>,
+        keys: &str,
+        seal: Arc<Seal>,
+    ) -> Self {
         let sticky = Arc::new(Keys::derive(keys));
-        Self { services, clients, sticky, ..Self::default() }
+        Self { services, clients, sticky, ..Self::new(seal) }
     }
 
     /// The routes now.
@@ -130,6 +146,16 @@ impl Live {
     /// Whether the routes were read: without, that none leads somewhere means nothing.
     pub(crate) fn knows_routes(&self) -> bool {
         self.revision.borrow().is_some()
+    }
+
+    /// Tells how many routes there are whose certificate's key could not be opened.
+    pub(crate) fn count_unopened(&self, count: usize) {
+        self.unopened.store(count, Ordering::Relaxed);
+    }
+
+    /// How many there are: a router with another key than the one before must not take its place.
+    pub(crate) fn unopened(&self) -> usize {
+        self.unopened.load(Ordering::Relaxed)
     }
 
     /// Clients' connections end after the request they are in.

@@ -29,6 +29,7 @@ use crate::{
     live::Live,
     proxy::{Listener, TcpRoutes, accept_http},
     routes::{self, Api},
+    seal::{Seal, SealError},
     store::Routes,
     tls, watch,
 };
@@ -58,9 +59,10 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let limits = config.limits.limits();
     let services = Services::new(limits.requests, config.limits.answer_timeout.get());
     let clients = Clients::new(limits.connections, config.limits.of_client());
-    let live = Arc::new(Live::new(services, clients, &config.key.0));
+    let seal = Arc::new(Seal::new(&config.key.0));
+    let live = Arc::new(Live::limited(services, clients, &config.key.0, seal.clone()));
     let keyspace = Keyspace::connect(&config.etcd).await?;
-    let store = Routes::new(keyspace);
+    let store = Routes::new(keyspace, seal);
     let discoverd = Discoverd::new(&config.discoverd, None);
 
     let doors = Arc::new(Doors::new(live.clone()));
@@ -88,6 +90,8 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     lifetime.spawn("services", |stop| watch::keep_services(services, shared, stop));
     let shared = live.clone();
     lifetime.spawn("sweep", |stop| watch::keep_swept(shared, stop));
+    let routes = store.clone();
+    lifetime.spawn("seal", |stop| watch::keep_sealed(routes, stop));
     let shared = live.clone();
     lifetime.spawn("probe", |stop| watch::keep_probed(shared, stop));
 
@@ -186,6 +190,10 @@ async fn open_when_known(live: &Live, doors: &Doors, inheritance: &Inheritance) 
 async fn ready(live: Arc<Live>) -> Result<(), String> {
     if live.revision().borrow().is_none() {
         return Err("the routes are not known yet: etcd does not tell them".into());
+    }
+    let sealed = live.unopened();
+    if sealed > 0 {
+        return Err(format!("the keys of {sealed} certificates {SealError}"));
     }
     if live.services.revision().borrow().is_none() {
         return Err("the backends are not known yet: discoverd does not tell them".into());

@@ -1,8 +1,12 @@
-//! The routes in etcd: `/strowger/<id>`, the whole route as JSON with the key of its certificate.
+//! The routes in etcd: `/strowger/<id>`, the whole route as JSON; the key of its certificate is sealed.
+
+use std::sync::Arc;
 
 use api::route::{Route, Stored};
 use jiff::Timestamp;
 use keyspace::{Entry, Keyspace, Watch};
+
+use crate::seal::Seal;
 
 /// Below this are all routes.
 const PREFIX: &str = "/strowger/";
@@ -13,6 +17,16 @@ const TRIES: u32 = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
     keyspace: Keyspace,
+    seal: Arc<Seal>,
+}
+
+/// What came of sealing the keys that are stored.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resealed {
+    /// Sealed now.
+    pub(crate) changed: usize,
+    /// Could not be opened.
+    pub(crate) unopened: usize,
 }
 
 /// Why a route was not changed.
@@ -62,9 +76,9 @@ pub(crate) fn key(id: &str) -> String {
 }
 
 impl Routes {
-    /// In this etcd.
-    pub(crate) fn new(keyspace: Keyspace) -> Self {
-        Self { keyspace }
+    /// In this etcd, with their keys under this seal.
+    pub(crate) fn new(keyspace: Keyspace, seal: Arc<Seal>) -> Self {
+        Self { keyspace, seal }
     }
 
     /// Every change of the routes.
@@ -79,7 +93,8 @@ impl Routes {
         now: Timestamp,
     ) -> Result<Stored, StoreError> {
         (route.created_at, route.updated_at) = (Some(now), Some(now));
-        match self.keyspace.create(&key(&route.id), encode(&route)).await {
+        drop_blank_certificate(&mut route);
+        match self.keyspace.create(&key(&route.id), self.encode(&route)).await {
             Ok(revision) => Ok(Stored { route, revision }),
             Err(err) if err.is_conflict() => match self.read(&route.id).await? {
                 Some((there, _)) => Err(StoreError::Exists(Box::new(there))),
@@ -89,12 +104,9 @@ impl Routes {
         }
     }
 
-    /// Stores a canonical route in place of what is there. One that belongs to somebody else is left alone.
-    pub(crate) async fn replace(
-        &self,
-        mut route: Route,
-        now: Timestamp,
-    ) -> Result<Stored, StoreError> {
+    /// Stores a canonical route in place of what is there. One that belongs to somebody else is left alone; one that brings no
+    /// certificate keeps the one there, and loses it if what it brings is blank.
+    pub(crate) async fn replace(&self, route: Route, now: Timestamp) -> Result<Stored, StoreError> {
         for _ in 0..TRIES {
             let there = self.read(&route.id).await?;
             let mod_revision = there.as_ref().map_or(0, |(_, entry)| entry.mod_revision);
@@ -105,11 +117,16 @@ impl Routes {
             {
                 return Err(StoreError::Foreign(Box::new(before.clone())));
             }
-            route.created_at = before.and_then(|before| before.created_at).or(Some(now));
-            route.updated_at = Some(now);
-            let key = key(&route.id);
-            match self.keyspace.put_if(&key, encode(&route), mod_revision).await {
-                Ok(revision) => return Ok(Stored { route, revision }),
+            let mut new = route.clone();
+            new.updated_at = Some(now);
+            new.created_at = before.as_ref().and_then(|before| before.created_at).or(Some(now));
+            if let Some(before) = before.filter(|_| new.tls_cert.is_none()) {
+                (new.tls_cert, new.tls_key) = (before.tls_cert, before.tls_key);
+            }
+            drop_blank_certificate(&mut new);
+            let key = key(&new.id);
+            match self.keyspace.put_if(&key, self.encode(&new), mod_revision).await {
+                Ok(revision) => return Ok(Stored { route: new, revision }),
                 Err(err) if err.is_conflict() => {}
                 Err(err) => return Err(err.into()),
             }
@@ -142,6 +159,35 @@ impl Routes {
         Ok(Stored { route, revision: entry.mod_revision })
     }
 
+    /// Seals the keys that are stored plain or sealed under a former key. What changes meanwhile is left to who changes it.
+    pub(crate) async fn reseal(&self) -> Result<Resealed, StoreError> {
+        let mut done = Resealed::default();
+        for entry in self.keyspace.list(PREFIX).await?.entries {
+            let id = id_of(&entry.key);
+            // What this version knows nothing of stays in it.
+            let Ok(mut route) = serde_json::from_slice::<serde_json::Value>(&entry.value) else {
+                continue;
+            };
+            let Some(stored) = route.get("tls_key").and_then(serde_json::Value::as_str) else {
+                continue;
+            };
+            if !self.seal.is_stale(id, stored) {
+                continue;
+            }
+            let Ok(opened) = self.seal.open(id, stored) else {
+                done.unopened += 1;
+                continue;
+            };
+            route["tls_key"] = self.seal.close(id, &opened).into();
+            match self.keyspace.put_if(&entry.key, route.to_string(), entry.mod_revision).await {
+                Ok(_) => done.changed += 1,
+                Err(err) if err.is_conflict() => {}
+                Err(err) => return Err(err.into()),
+            }
+        }
+        Ok(done)
+    }
+
     async fn read(&self, id: &str) -> Result<Option<(Route, Entry)>, StoreError> {
         let Some(entry) = self.keyspace.get(&key(id)).await? else { return Ok(None) };
         match serde_json::from_slice(&entry.value) {
@@ -149,8 +195,17 @@ impl Routes {
             Err(source) => Err(StoreError::Unreadable { id: id.into(), source }),
         }
     }
+
+    fn encode(&self, route: &Route) -> Vec<u8> {
+        let tls_key = route.tls_key.as_ref().map(|key| self.seal.close(&route.id, key));
+        let sealed = Route { tls_key, ..route.clone() };
+        serde_json::to_vec(&sealed).expect("a route is JSON")
+    }
 }
 
-fn encode(route: &Route) -> Vec<u8> {
-    serde_json::to_vec(route).expect("a route is JSON")
+/// A blank certificate is none: it takes the place of the one there.
+fn drop_blank_certificate(route: &mut Route) {
+    if route.tls_cert.as_deref() == Some("") {
+        (route.tls_cert, route.tls_key) = (None, None);
+    }
 }

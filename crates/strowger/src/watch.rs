@@ -1,8 +1,13 @@
 //! What the router serves follows etcd and discoverd, and stays as it is while they are away.
 
-use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    panic::resume_unwind,
+    sync::Arc,
+    time::Duration,
+};
 
-use api::route::Route;
 use discoverd_client::AllWatch;
 use futures_util::future::join_all;
 use keyspace::{Change, Update, Watch};
@@ -11,18 +16,21 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     domain::{discovery::Discovery, route},
     live::{Live, Table, Target},
     proxy::TcpRoutes,
-    store::id_of,
-    tls,
+    seal::{SealError, seal_all},
+    store::{Routes, id_of},
+    tls::{self, CertificateError},
 };
 
 /// How often connections are looked after, and ports that could not be bound are tried again.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Pause before keys that could not be sealed are sealed.
+const SEAL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps the table of routes the same as in etcd.
 pub(crate) async fn keep_routes(
@@ -32,6 +40,7 @@ pub(crate) async fn keep_routes(
     stop: CancellationToken,
 ) {
     let mut targets = BTreeMap::new();
+    let mut unopened = BTreeSet::new();
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -46,9 +55,10 @@ pub(crate) async fn keep_routes(
             }
         };
         match update {
-            Update::Change(change) => apply(&mut targets, change, &live),
+            Update::Change(change) => apply(&mut targets, &mut unopened, change, &live),
             Update::Synced { revision } => {
                 targets = serve(targets, &live).await;
+                live.count_unopened(unopened.len());
                 tcp.reconcile();
                 live.reached(revision);
             }
@@ -115,8 +125,45 @@ async fn serve(
     made.await.unwrap_or_else(|err| resume_unwind(err.into_panic()))
 }
 
-fn apply(targets: &mut BTreeMap<String, Arc<Target>>, change: Change, live: &Live) {
+/// Seals what is stored otherwise, once etcd lets it.
+pub(crate) async fn keep_sealed(routes: Routes, stop: CancellationToken) {
+    let mut tick = interval(SEAL_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match seal_all(&routes).await {
+            Ok(()) => return,
+            Err(err) => {
+                let error = &err as &dyn Error;
+                warn!(error, "the keys of certificates are not all sealed yet; trying again");
+            }
+        }
+    }
+}
+
+/// Why what is stored under the id of a route is not served.
+#[derive(Debug, thiserror::Error)]
+enum TargetError {
+    #[error("it is no route: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Invalid(#[from] route::Invalid),
+    #[error("it is stored under the id of another one; its own is {0}")]
+    OtherId(String),
+    #[error("tls_key {0}")]
+    Sealed(#[from] SealError),
+    #[error("tls_cert {0}")]
+    Certificate(#[from] CertificateError),
+}
+
+/// Takes a change over. The ids of routes that are not served because their keys cannot be opened are in `unopened`.
+fn apply(
+    targets: &mut BTreeMap<String, Arc<Target>>,
+    unopened: &mut BTreeSet<String>,
+    change: Change,
+    live: &Live,
+) {
     let id = id_of(&change.key);
+    unopened.remove(id);
     let Some(value) = change.value else {
         targets.remove(id);
         info!(route.id = id, "route {id} was removed");
@@ -130,31 +177,32 @@ fn apply(targets: &mut BTreeMap<String, Arc<Target>>, change: Change, live: &Liv
             targets.insert(id.to_owned(), Arc::new(target));
         }
         // As it was before it is better than not at all: a newer version may have written it, in the middle of an upgrade.
-        Err(reason) if targets.contains_key(id) => {
+        Err(err) if targets.contains_key(id) => {
+            let error = &err as &dyn Error;
             error!(
                 route.id = id,
-                reason, "a change of route {id} cannot be read; it stays as it was"
+                error, "a change of route {id} cannot be read; it stays as it was"
             );
         }
-        Err(reason) => {
-            error!(route.id = id, reason, "route {id} cannot be served; the others are");
+        Err(err) => {
+            if matches!(err, TargetError::Sealed(_)) {
+                unopened.insert(id.to_owned());
+            }
+            let error = &err as &dyn Error;
+            error!(route.id = id, error, "route {id} cannot be served; the others are");
         }
     }
 }
 
 /// A route out of etcd, checked as if it had just been given: whoever wrote it may have been another version.
-fn target(id: &str, value: &[u8], live: &Live) -> Result<Target, String> {
-    let stored: Route = serde_json::from_slice(value).map_err(|err| err.to_string())?;
-    let mut route = route::canonical(stored).map_err(|err| err.to_string())?;
+fn target(id: &str, value: &[u8], live: &Live) -> Result<Target, TargetError> {
+    let mut route = route::canonical(serde_json::from_slice(value)?)?;
     if route.id != id {
-        return Err(format!("it is stored under the id of another one; its own is {}", route.id));
+        return Err(TargetError::OtherId(route.id));
     }
     let key = route.tls_key.take();
     let certificate = match (&route.tls_cert, key) {
-        (Some(chain), Some(key)) => {
-            let pair = tls::certified(chain, &key);
-            Some(pair.map_err(|err| format!("tls_cert {err}"))?)
-        }
+        (Some(chain), Some(key)) => Some(tls::certified(chain, &live.seal.open(id, &key)?)?),
         _ => None,
     };
     let service = live.services.service(&route.service);
@@ -185,7 +233,10 @@ fn table(targets: &BTreeMap<String, Arc<Target>>) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use api::route::Route;
+
     use super::*;
+    use crate::seal::Seal;
 
     fn change(route: &Route, value: &str) -> Change {
         Change {
@@ -213,12 +264,33 @@ mod tests {
     #[test]
     fn a_change_that_cannot_be_read_leaves_the_route_as_it_was() {
         let (live, mut targets) = (Live::default(), BTreeMap::new());
+        let mut apply =
+            |targets: &mut _, change| apply(targets, &mut BTreeSet::new(), change, &live);
         let route = route("/", None);
-        apply(&mut targets, change(&route, "{}"), &live);
+        apply(&mut targets, change(&route, "{}"));
         assert!(targets.is_empty());
-        apply(&mut targets, change(&route, &serde_json::to_string(&route).unwrap()), &live);
-        apply(&mut targets, change(&route, "{}"), &live);
+        apply(&mut targets, change(&route, &serde_json::to_string(&route).unwrap()));
+        apply(&mut targets, change(&route, "{}"));
         assert_eq!(targets.values().next().unwrap().route.service, "app");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_opened_is_counted_until_the_route_is_served_or_gone() {
+        let pair = rcgen::generate_simple_self_signed(["a.example".into()]).unwrap();
+        let stored = |seal: &Seal| {
+            let mut route = route("/", Some(&pair));
+            route.tls_key = route.tls_key.map(|key| seal.close(&route.id, &key));
+            change(&route, &serde_json::to_string(&route).unwrap())
+        };
+        let (own, other) = (Arc::new(Seal::new("own")), Seal::new("other"));
+        let (live, mut targets, mut unopened) =
+            (Live::new(own.clone()), BTreeMap::new(), BTreeSet::new());
+        apply(&mut targets, &mut unopened, stored(&other), &live);
+        assert_eq!((targets.len(), unopened.len()), (0, 1));
+        apply(&mut targets, &mut unopened, stored(&own), &live);
+        assert_eq!((targets.len(), unopened.len()), (1, 0));
+        apply(&mut targets, &mut unopened, stored(&other), &live);
+        assert_eq!((targets.len(), unopened.len()), (1, 0), "it is served as it was");
     }
 
     #[test]
@@ -229,7 +301,8 @@ mod tests {
             let (live, mut targets) = (Live::default(), BTreeMap::new());
             for (path, pair) in paths.iter().zip(&pairs) {
                 let route = route(path, Some(pair));
-                apply(&mut targets, change(&route, &serde_json::to_string(&route).unwrap()), &live);
+                let change = change(&route, &serde_json::to_string(&route).unwrap());
+                apply(&mut targets, &mut BTreeSet::new(), change, &live);
             }
             let table = table(&targets);
             let certificate = table.certificates.matches("a.example").next().unwrap();

@@ -56,7 +56,7 @@ pub(crate) async fn replace(
     State(api): State<Api>,
     Body(route): Body<NewRoute>,
 ) -> Result<Json<Stored>, ApiError> {
-    let route = check(flattened(route)?)?;
+    let route = check(as_known(&api, flattened(route)?).await?)?;
     put(&api, route).await
 }
 
@@ -68,12 +68,27 @@ pub(crate) async fn replace_one(
 ) -> Result<Json<Stored>, ApiError> {
     let mut route = flattened(route)?;
     route.kind.clone_from(&kind);
-    let route = check(route)?;
+    let route = check(as_known(&api, route).await?)?;
     if route.id != format!("{kind}/{id}") {
         let problem = "does not belong to that id; a route for another address is another route";
         return Err(ApiError::invalid(if kind == "tcp" { "port" } else { "domain" }, problem));
     }
     put(&api, route).await
+}
+
+/// A route that was read, changed and is sent back has its certificate and not the key, which is never answered: that says
+/// nothing new of either.
+async fn as_known(api: &Api, mut route: Route) -> Result<Route, Error> {
+    if route.tls_cert.is_none() || route.tls_key.is_some() {
+        return Ok(route);
+    }
+    let id = route::canonical(Route { tls_cert: None, ..route.clone() })?.id;
+    match api.routes.get(&id).await {
+        Ok(there) if there.route.tls_cert == route.tls_cert => route.tls_cert = None,
+        Ok(_) | Err(StoreError::Missing(_)) => {}
+        Err(err) => return Err(err.into()),
+    }
+    Ok(route)
 }
 
 async fn put(api: &Api, route: Route) -> Result<Json<Stored>, ApiError> {
@@ -121,7 +136,9 @@ pub(crate) async fn remove(
 
 fn check(route: Route) -> Result<Route, Error> {
     let route = route::canonical(route)?;
-    if let (Some(chain), Some(key)) = (&route.tls_cert, &route.tls_key) {
+    if let (Some(chain), Some(key)) = (&route.tls_cert, &route.tls_key)
+        && !(chain.is_empty() && key.is_empty())
+    {
         // There is one certificate a name: clients choose by it before they name a path.
         if !route.path.is_empty() {
             return Err(Invalid {

@@ -1,18 +1,23 @@
 //! HTTPS.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use keyspace::Keyspace;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
+use strowger::config::Key;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{Backend, Harness, Wire, http_route};
+use crate::harness::{Backend, Harness, KEY, Wire, config, http_route, router};
 
 fn pair(name: &str) -> (String, String) {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
@@ -31,6 +36,11 @@ async fn tls_route(harness: &Harness, domain: &str, service: &str) -> String {
 
 /// Asks for `host` over a connection made for `name`, trusting `chain` alone.
 async fn get(harness: &Harness, chain: &str, name: &str, host: &str) -> Result<String, String> {
+    get_at(harness.router.https, chain, name, host).await
+}
+
+/// The same of any router.
+async fn get_at(https: SocketAddr, chain: &str, name: &str, host: &str) -> Result<String, String> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();
     let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -39,7 +49,7 @@ async fn get(harness: &Harness, chain: &str, name: &str, host: &str) -> Result<S
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, harness.router.https.port())).await;
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, https.port())).await;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream.unwrap());
     let mut stream = connecting.await.map_err(|err| err.to_string())?;
@@ -124,4 +134,100 @@ async fn what_is_no_tls_harms_nobody_else() {
     wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
     let _ = wire.0.read_to_end(&mut Vec::new()).await;
     assert!(get(&harness, &chain, "a.example", "a.example").await.unwrap().ends_with("fine"));
+}
+
+#[tokio::test]
+async fn private_keys_are_sealed_in_etcd_also_those_that_were_stored_plain() {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::named("fine").await.addr).await;
+    let one = tls_route(&harness, "one.example", "app").await;
+    tls_route(&harness, "two.example", "app").await;
+    let etcd = Keyspace::connect(&[harness.etcd.url()]).await.unwrap();
+    let stored = async |domain: &str| {
+        let listing = etcd.list("/strowger/").await.unwrap();
+        let found = listing.entries.into_iter().map(|entry| {
+            let route: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+            (entry, route)
+        });
+        found.into_iter().find(|(_, route)| route["domain"] == domain).unwrap()
+    };
+    for domain in ["one.example", "two.example"] {
+        let (entry, _) = stored(domain).await;
+        let text = String::from_utf8_lossy(&entry.value).into_owned();
+        assert!(text.contains("sealed:") && !text.contains("PRIVATE KEY"), "{text}");
+    }
+
+    // As an earlier version stored it, and with something in it that a later one knows.
+    let (entry, mut route) = stored("two.example").await;
+    let (made, key) = pair("two.example");
+    (route["tls_cert"], route["tls_key"]) = (made.clone().into(), key.into());
+    route["later"] = true.into();
+    etcd.put(&entry.key, route.to_string()).await.unwrap();
+    let (again, _lifetime) = router(&harness.etcd.url(), &harness.discoverd.url).await;
+    testkit::wait_until("the key is sealed", async || {
+        let (_, route) = stored("two.example").await;
+        let key = route["tls_key"].as_str().unwrap().to_owned();
+        if key.starts_with("sealed:") && route["later"] == true { Ok(()) } else { Err(route) }
+    })
+    .await;
+    for (chain, name) in [(&one, "one.example"), (&made, "two.example")] {
+        testkit::wait_until("both certificates are served", async || {
+            get_at(again.https, chain, name, name).await.map(|answer| answer.ends_with("fine"))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_router_that_cannot_open_the_keys_is_not_ready_and_one_that_has_the_former_key_is() {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::named("fine").await.addr).await;
+    let chain = tls_route(&harness, "a.example", "app").await;
+    let with_key = async |key: &str| {
+        let config = config(&harness.etcd.url(), &harness.discoverd.url);
+        let lifetime = daemon::Lifetime::default();
+        let running =
+            strowger::start(strowger::Config { key: Key(key.into()), ..config }, &lifetime);
+        (running.await.unwrap(), lifetime)
+    };
+    let until = async |running: &strowger::Running, wanted: u16, said: &str| {
+        let url = format!("http://{}/.well-known/status", running.api[0]);
+        testkit::wait_until("the router tells how it is", async || {
+            let answer = reqwest::get(&url).await.unwrap();
+            let told = (answer.status().as_u16(), answer.text().await.unwrap());
+            if told.0 == wanted && told.1.contains(said) { Ok(()) } else { Err(told) }
+        })
+        .await;
+    };
+    let (stranger, _one) = with_key("another").await;
+    until(&stranger, 500, "STROWGER_KEY").await;
+    let (heir, _two) = with_key(&format!("another,{KEY}")).await;
+    until(&heir, 200, "").await;
+    let answer = get_at(heir.https, &chain, "a.example", "a.example").await.unwrap();
+    assert!(answer.ends_with("fine"), "{answer}");
+    // It is sealed under the new key now, so the former one is not needed any more.
+    until(&stranger, 200, "").await;
+}
+
+#[tokio::test]
+async fn a_route_that_is_changed_keeps_its_certificate_unless_told_otherwise() {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::named("one").await.addr).await;
+    harness.up("other", Backend::named("two").await.addr).await;
+    let chain = tls_route(&harness, "a.example", "app").await;
+    let client = &harness.client;
+    let changed = client.set_route(&http_route("a.example", "other")).await.unwrap();
+    assert_eq!(changed.route.tls_cert.as_ref(), Some(&chain));
+    let answer = get(&harness, &chain, "a.example", "a.example").await.unwrap();
+    assert!(answer.ends_with("two"), "{answer}");
+    // As it was read, with another service.
+    let mut read = client.route(&changed.route.id).await.unwrap().route;
+    read.service = "app".into();
+    client.set_route(&read.into()).await.unwrap();
+    let answer = get(&harness, &chain, "a.example", "a.example").await.unwrap();
+    assert!(answer.ends_with("one"), "{answer}");
+    let mut without = http_route("a.example", "app");
+    (without.route.tls_cert, without.route.tls_key) = (Some(String::new()), Some(String::new()));
+    assert_eq!(client.set_route(&without).await.unwrap().route.tls_cert, None);
+    get(&harness, &chain, "a.example", "a.example").await.unwrap_err();
 }

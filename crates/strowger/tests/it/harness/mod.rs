@@ -120,7 +120,7 @@ async fn router_of(config: Config) -> (Running, Lifetime) {
 }
 
 /// On ports that are free.
-fn config(etcd: &str, discoverd: &str) -> Config {
+pub fn config(etcd: &str, discoverd: &str) -> Config {
     Config {
         http_port: 0,
         https_port: 0,

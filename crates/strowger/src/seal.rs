@@ -1,0 +1,136 @@
+//! Private keys as they lie in etcd: sealed, so that neither a member's disk nor a backup gives them away.
+//!
+//! They are sealed with AES-256-GCM under a key that is derived from the router's own, which is not in etcd. What is sealed
+//! is bound to where it is stored: it cannot be opened in another place.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tracing::info;
+
+use crate::store::{Resealed, Routes, StoreError};
+
+/// What sealed text begins with; no PEM does.
+const MARK: &str = "sealed:1:";
+/// The name under which the key is derived.
+const PURPOSE: &str = "strowger seal";
+
+/// Seals under one key and opens under several, so that the router's key can be changed.
+#[derive(Default)]
+pub(crate) struct Seal {
+    /// The first one seals.
+    keys: Vec<RandomizedNonceKey>,
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seal({})", self.keys.len())
+    }
+}
+
+/// It cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "was sealed under a STROWGER_KEY that this router does not have, or for another place: add the former key to \
+     STROWGER_KEY, after a comma"
+)]
+pub(crate) struct SealError;
+
+impl Seal {
+    /// Under the router's keys, separated by commas: what is sealed under the first can be opened under any.
+    pub(crate) fn new(keys: &str) -> Self {
+        let keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty());
+        let derive = |key| {
+            let hex = api::key::derive(key, PURPOSE, 1);
+            let bytes = hex::decode(hex).expect("a derived key is hex digits");
+            RandomizedNonceKey::new(&AES_256_GCM, &bytes).expect("a derived key has 32 bytes")
+        };
+        Self { keys: keys.map(derive).collect() }
+    }
+
+    /// Seals a text for a place. What is sealed already stays as it is.
+    pub(crate) fn close(&self, place: &str, text: &str) -> String {
+        let Some(key) = self.keys.first().filter(|_| !text.starts_with(MARK)) else {
+            return text.to_owned();
+        };
+        let mut bytes = text.as_bytes().to_vec();
+        let nonce = key.seal_in_place_append_tag(Aad::from(place), &mut bytes);
+        let mut sealed = nonce.expect("a private key is shorter than 64 GiB").as_ref().to_vec();
+        sealed.append(&mut bytes);
+        format!("{MARK}{}", STANDARD.encode(sealed))
+    }
+
+    /// The text that was sealed for a place; one that was stored before anything was sealed is taken as it is.
+    pub(crate) fn open(&self, place: &str, stored: &str) -> Result<String, SealError> {
+        let Some(sealed) = stored.strip_prefix(MARK) else { return Ok(stored.to_owned()) };
+        let sealed = STANDARD.decode(sealed).map_err(|_| SealError)?;
+        let opened = self.keys.iter().find_map(|key| open(key, place, &sealed));
+        opened.ok_or(SealError)
+    }
+
+    /// Whether a text would be stored otherwise today: it is plain, or sealed under a former key.
+    pub(crate) fn is_stale(&self, place: &str, stored: &str) -> bool {
+        let Some(current) = self.keys.first() else { return false };
+        let sealed = stored.strip_prefix(MARK).and_then(|sealed| STANDARD.decode(sealed).ok());
+        sealed.is_none_or(|sealed| open(current, place, &sealed).is_none())
+    }
+}
+
+fn open(key: &RandomizedNonceKey, place: &str, sealed: &[u8]) -> Option<String> {
+    let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut text = text.to_vec();
+    let opened = key.open_in_place(Nonce::from(nonce), Aad::from(place), &mut text).ok()?;
+    String::from_utf8(opened.to_vec()).ok()
+}
+
+/// Seals what earlier versions stored plain, and what is sealed under a former key. Several routers may do so at once.
+pub(crate) async fn seal_all(routes: &Routes) -> Result<(), StoreError> {
+    let Resealed { changed, unopened } = routes.reseal().await?;
+    if changed > 0 {
+        info!(changed, "the private keys of {changed} certificates are sealed now");
+    }
+    if unopened > 0 {
+        tracing::warn!(
+            unopened,
+            "the private keys of {unopened} certificates were sealed under a STROWGER_KEY that this router does not have"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_one_key_sealed_any_list_with_it_opens_and_none_without() {
+        let sealed = Seal::new("old").close("http/a", "secret");
+        assert!(!sealed.contains("secret"), "{sealed}");
+        assert_eq!(Seal::new("new, old").open("http/a", &sealed).as_deref(), Ok("secret"));
+        assert_eq!(Seal::new("new").open("http/a", &sealed), Err(SealError));
+        assert_eq!(Seal::new("old").open("http/b", &sealed), Err(SealError), "another place");
+        let cut = &sealed[..sealed.len() - 4];
+        assert_eq!(Seal::new("old").open("http/a", cut), Err(SealError));
+        assert_eq!(Seal::new("old").open("http/a", "plain").as_deref(), Ok("plain"));
+    }
+
+    #[test]
+    fn plain_text_and_what_a_former_key_sealed_are_stale() {
+        let (old, both) = (Seal::new("old"), Seal::new("new,old"));
+        let sealed = old.close("http/a", "secret");
+        assert!(old.is_stale("http/a", "secret") && !old.is_stale("http/a", &sealed));
+        assert!(both.is_stale("http/a", &sealed));
+        assert!(!both.is_stale("http/a", &both.close("http/a", "secret")));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back_and_nothing_panics(text: String, place: String, other: String) {
+            let seal = Seal::new("key");
+            let sealed = seal.close(&place, &text);
+            prop_assert_eq!(seal.open(&place, &sealed).unwrap(), text);
+            let _ = seal.open(&place, &format!("{MARK}{other}"));
+        }
+    }
+}
