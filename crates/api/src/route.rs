@@ -41,6 +41,12 @@ pub struct Route {
     /// Send to the service's leader only.
     #[serde(default)]
     pub leader: bool,
+    /// Whether plain HTTP is answered by a redirect to HTTPS; if absent, where a certificate for the domain is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<bool>,
+    /// `Strict-Transport-Security` over HTTPS: for so many seconds browsers take HTTPS only. None is sent if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<u32>,
     /// Stored first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
@@ -164,6 +170,10 @@ pub struct PartialRoute {
     pub sticky: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<u32>,
 }
 
 /// The flat form and `config` say different things of a field.
@@ -192,10 +202,6 @@ impl NewRoute {
                 }
             };
         }
-        let secret = |flat: Option<String>, nested: Option<String>, field| match (flat, nested) {
-            (Some(flat), Some(nested)) if flat != nested => Err(TwoRoutesError(field)),
-            (flat, nested) => Ok(nested.or(flat)),
-        };
         Ok(Route {
             kind: one!(kind, "type"),
             parent_ref: one!(parent_ref, "parent_ref"),
@@ -203,12 +209,26 @@ impl NewRoute {
             domain: one!(domain, "domain"),
             port: one!(port, "port"),
             path: one!(path, "path"),
-            tls_cert: secret(flat.tls_cert, config.tls_cert, "tls_cert")?,
-            tls_key: secret(flat.tls_key, config.tls_key, "tls_key")?,
+            tls_cert: agreed(flat.tls_cert, config.tls_cert, "tls_cert")?,
+            tls_key: agreed(flat.tls_key, config.tls_key, "tls_key")?,
             sticky: one!(sticky, "sticky"),
             leader: one!(leader, "leader"),
+            redirect: agreed(flat.redirect, config.redirect, "redirect")?,
+            hsts: agreed(flat.hsts, config.hsts, "hsts")?,
             ..Route::default()
         })
+    }
+}
+
+/// What either form says of a field that may be left out.
+fn agreed<T: PartialEq>(
+    flat: Option<T>,
+    nested: Option<T>,
+    field: &'static str,
+) -> Result<Option<T>, TwoRoutesError> {
+    match (flat, nested) {
+        (Some(flat), Some(nested)) if flat != nested => Err(TwoRoutesError(field)),
+        (flat, nested) => Ok(nested.or(flat)),
     }
 }
 
@@ -227,6 +247,8 @@ impl From<Route> for NewRoute {
                 tls_key: r.tls_key,
                 sticky: Some(r.sticky),
                 leader: Some(r.leader),
+                redirect: r.redirect,
+                hsts: r.hsts,
             },
             config: None,
         }

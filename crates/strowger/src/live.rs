@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
 };
 
 use api::route::Route;
 use arc_swap::{ArcSwap, Guard};
+use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, futures::Notified, watch};
 
@@ -38,6 +39,31 @@ pub(crate) struct Target {
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
     /// The keys of cookies, if it keeps each client at a backend.
     pub(crate) sticky: Option<Arc<Keys>>,
+    /// Whether a certificate of its domain is served, its own or that of the domain's other routes.
+    is_secure: AtomicBool,
+    /// What is told to browsers over HTTPS.
+    pub(crate) hsts: Option<HeaderValue>,
+}
+
+impl Target {
+    /// Where a canonical route leads. `sticky` are the keys of cookies, for a route that wants any.
+    pub(crate) fn new(
+        route: Route,
+        service: Arc<Service>,
+        certificate: Option<Arc<CertifiedKey>>,
+        sticky: &Arc<Keys>,
+    ) -> Self {
+        let hsts = route.hsts.map(|seconds| format!("max-age={seconds}"));
+        let hsts = hsts.and_then(|text| HeaderValue::try_from(text).ok());
+        let sticky = route.sticky.then(|| sticky.clone());
+        let is_secure = AtomicBool::new(false);
+        Self { route, revision: 0, service, certificate, sticky, is_secure, hsts }
+    }
+
+    /// Whether plain HTTP is answered by a redirect to HTTPS.
+    pub(crate) fn redirects(&self) -> bool {
+        self.route.redirect != Some(false) && self.is_secure.load(Ordering::Relaxed)
+    }
 }
 
 /// All routes at one revision.
@@ -68,6 +94,7 @@ pub(crate) struct Live {
     pub(crate) meters: Meters,
     /// What opens the keys of certificates.
     pub(crate) seal: Arc<Seal>,
+    https_port: AtomicU16,
     unopened: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
@@ -80,7 +107,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Nothing yet, with what opens the keys of certificates.
+    /// Nothing yet, with what opens the keys of certificates, and the port of HTTPS.
     pub(crate) fn new(seal: Arc<Seal>) -> Self {
         Self {
             table: ArcSwap::default(),
@@ -91,6 +118,7 @@ impl Live {
             sticky: Arc::default(),
             meters: Meters::default(),
             seal,
+            https_port: AtomicU16::new(443),
             unopened: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -115,6 +143,10 @@ impl Live {
 
     /// Serves other routes from now on.
     pub(crate) fn replace(&self, table: Table) {
+        for target in &table.all {
+            let is_secure = table.certificates.get(&target.route.domain).is_some();
+            target.is_secure.store(is_secure, Ordering::Relaxed);
+        }
         self.table.store(Arc::new(table));
     }
 
@@ -156,6 +188,16 @@ impl Live {
     /// How many there are: a router with another key than the one before must not take its place.
     pub(crate) fn unopened(&self) -> usize {
         self.unopened.load(Ordering::Relaxed)
+    }
+
+    /// The port of HTTPS, as clients know it.
+    pub(crate) fn https_port(&self) -> u16 {
+        self.https_port.load(Ordering::Relaxed)
+    }
+
+    /// HTTPS is served at this port.
+    pub(crate) fn set_https_port(&self, port: u16) {
+        self.https_port.store(port, Ordering::Relaxed);
     }
 
     /// Clients' connections end after the request they are in.

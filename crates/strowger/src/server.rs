@@ -62,7 +62,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let seal = Arc::new(Seal::new(&config.key.0));
     let live = Arc::new(Live::limited(services, clients, &config.key.0, seal.clone()));
     let keyspace = Keyspace::connect(&config.etcd).await?;
-    let store = Routes::new(keyspace, seal);
+    let store = Routes::new(keyspace, seal.clone());
     let discoverd = Discoverd::new(&config.discoverd, None);
 
     let doors = Arc::new(Doors::new(live.clone()));
@@ -81,6 +81,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         api: apis.iter().map(|api| api.local_addr()).collect::<Result<_, _>>()?,
     };
 
+    live.set_https_port(running.https.port());
     let inheritance = Arc::new(inheritance);
     let (of_tcp, inherited) = (doors.clone(), inheritance.clone());
     let tcp = TcpRoutes::new(live.clone(), lifetime.clone(), of_tcp, inherited);

@@ -104,8 +104,8 @@ impl Routes {
         }
     }
 
-    /// Stores a canonical route in place of what is there. One that belongs to somebody else is left alone; one that brings no
-    /// certificate keeps the one there, and loses it if what it brings is blank.
+    /// Stores a canonical route in place of what is there. One that belongs to somebody else is left alone; what a client
+    /// may not know of (certificate, redirect, HSTS) stays if it says nothing of it. A blank certificate removes the one there.
     pub(crate) async fn replace(&self, route: Route, now: Timestamp) -> Result<Stored, StoreError> {
         for _ in 0..TRIES {
             let there = self.read(&route.id).await?;
@@ -120,8 +120,12 @@ impl Routes {
             let mut new = route.clone();
             new.updated_at = Some(now);
             new.created_at = before.as_ref().and_then(|before| before.created_at).or(Some(now));
-            if let Some(before) = before.filter(|_| new.tls_cert.is_none()) {
-                (new.tls_cert, new.tls_key) = (before.tls_cert, before.tls_key);
+            if let Some(before) = before {
+                new.redirect = new.redirect.or(before.redirect);
+                new.hsts = new.hsts.or(before.hsts);
+                if new.tls_cert.is_none() {
+                    (new.tls_cert, new.tls_key) = (before.tls_cert, before.tls_key);
+                }
             }
             drop_blank_certificate(&mut new);
             let key = key(&new.id);

@@ -206,8 +206,7 @@ fn target(id: &str, value: &[u8], live: &Live) -> Result<Target, TargetError> {
         _ => None,
     };
     let service = live.services.service(&route.service);
-    let sticky = route.sticky.then(|| live.sticky.clone());
-    Ok(Target { route, revision: 0, service, certificate, sticky })
+    Ok(Target::new(route, service, certificate, &live.sticky))
 }
 
 fn table(targets: &BTreeMap<String, Arc<Target>>) -> Table {
@@ -284,7 +283,7 @@ mod tests {
         };
         let (own, other) = (Arc::new(Seal::new("own")), Seal::new("other"));
         let (live, mut targets, mut unopened) =
-            (Live::new(own.clone()), BTreeMap::new(), BTreeSet::new());
+            (Live::new(own.clone(), 443), BTreeMap::new(), BTreeSet::new());
         apply(&mut targets, &mut unopened, stored(&other), &live);
         assert_eq!((targets.len(), unopened.len()), (0, 1));
         apply(&mut targets, &mut unopened, stored(&own), &live);

@@ -3,7 +3,7 @@
 use std::{fs, io::Read};
 
 use anyhow::{Context, bail};
-use api::route::{NewRoute, PartialRoute};
+use api::route::{NewRoute, PartialRoute, Route};
 use clap::Args;
 
 use super::Usage;
@@ -11,7 +11,7 @@ use crate::{
     args::Listing,
     domain::{
         pem,
-        routes::{domain_and_path, id_of, label},
+        routes::{domain_and_path, https, id_of, label},
         table,
     },
     output,
@@ -36,6 +36,12 @@ pub(crate) struct AddHttpArgs {
     /// Send to the service's leader only
     #[arg(long)]
     leader: bool,
+    /// Serve plain HTTP also where there is a certificate
+    #[arg(long)]
+    no_redirect: bool,
+    /// For so long browsers that came over HTTPS take nothing else
+    #[arg(long, value_name = "SECONDS")]
+    hsts: Option<u32>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -84,6 +90,18 @@ pub(crate) struct UpdateArgs {
     /// Send to all of the service
     #[arg(long)]
     no_leader: bool,
+    /// Answer plain HTTP by a redirect to HTTPS where there is a certificate
+    #[arg(long, conflicts_with = "no_redirect")]
+    redirect: bool,
+    /// Serve plain HTTP also where there is a certificate
+    #[arg(long)]
+    no_redirect: bool,
+    /// For so long browsers that came over HTTPS take nothing else; 0 makes them forget it
+    #[arg(long, value_name = "SECONDS")]
+    hsts: Option<u32>,
+    /// Remove the route's own certificate
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
+    no_tls: bool,
     #[command(flatten)]
     listing: Listing,
 }
@@ -102,9 +120,13 @@ pub(crate) async fn list(session: &Session, args: Listing) -> anyhow::Result<()>
     if args.json {
         return output::json(&routes);
     }
-    let rows: Vec<_> =
-        routes.iter().map(|r| vec![label(r), r.service.clone(), r.id.clone()]).collect();
-    Ok(output::text(&table::render(&["ROUTE", "SERVICE", "ID"], &rows))?)
+    let mut header = vec!["ROUTE", "SERVICE", "ID"];
+    if routes.iter().any(|route| !https(route).is_empty()) {
+        header.push("HTTPS");
+    }
+    let row = |r: &Route| vec![label(r), r.service.clone(), r.id.clone(), https(r)];
+    let rows: Vec<_> = routes.iter().map(row).collect();
+    Ok(output::text(&table::render(&header, &rows))?)
 }
 
 pub(crate) async fn add_http(session: &Session, args: &AddHttpArgs) -> anyhow::Result<()> {
@@ -126,6 +148,8 @@ pub(crate) async fn add_http(session: &Session, args: &AddHttpArgs) -> anyhow::R
         tls_key,
         sticky: args.sticky.then_some(true),
         leader: args.leader.then_some(true),
+        redirect: args.no_redirect.then_some(false),
+        hsts: args.hsts,
         ..PartialRoute::default()
     };
     let new = NewRoute { route, config: None };
@@ -169,12 +193,14 @@ pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> anyhow::Resu
     fields.service = args.service.clone().or(fields.service.take());
     fields.sticky = either(args.sticky, args.no_sticky).or(fields.sticky);
     fields.leader = either(args.leader, args.no_leader).or(fields.leader);
-    if let Some((cert, key)) = tls {
-        (fields.tls_cert, fields.tls_key) = (Some(cert), Some(key));
-    } else {
+    fields.redirect = either(args.redirect, args.no_redirect).or(fields.redirect);
+    fields.hsts = args.hsts.or(fields.hsts);
+    (fields.tls_cert, fields.tls_key) = match tls {
+        Some((cert, key)) => (Some(cert), Some(key)),
+        None if args.no_tls => (Some(String::new()), Some(String::new())),
         // The key is never answered; a route that is sent without both keeps what it has.
-        (fields.tls_cert, fields.tls_key) = (None, None);
-    }
+        None => (None, None),
+    };
     let stored = target.controller.update_route(&target.name, id, &route).await?;
     if args.listing.json { output::json(&stored) } else { Ok(output::data(&stored.id)?) }
 }

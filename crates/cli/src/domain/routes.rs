@@ -16,6 +16,18 @@ fn path(route: &Route) -> &str {
     if route.path == "/" { "" } else { &route.path }
 }
 
+/// What there is to say of a route's HTTPS; nothing of most.
+pub(crate) fn https(route: &Route) -> String {
+    let has_certificate = route.tls_cert.as_ref().is_some_and(|cert| !cert.is_empty());
+    let redirect = match (has_certificate, route.redirect) {
+        (_, Some(false)) => Some("HTTP stays".to_owned()),
+        (true, _) => Some("HTTP redirects".to_owned()),
+        (false, _) => None,
+    };
+    let hsts = route.hsts.map(|seconds| format!("HSTS {seconds} s"));
+    redirect.into_iter().chain(hsts).collect::<Vec<_>>().join(", ")
+}
+
 /// The address a browser takes for a route. Who reaches the controller over a port other than the usual one reaches the
 /// apps, which are behind the same router, over the same.
 pub(crate) fn web_url(route: &Route, controller: &Url) -> Option<String> {
@@ -73,6 +85,14 @@ mod tests {
         assert_eq!(label(&http("a.b", Some("PEM"))), "https:a.b");
         let tcp = Route { kind: "tcp".into(), port: 2222, ..Route::default() };
         assert_eq!(label(&tcp), "tcp:2222");
+    }
+
+    #[test]
+    fn what_is_said_of_https_is_what_differs_from_a_plain_route() {
+        assert_eq!(https(&http("a.b", None)), "");
+        assert_eq!(https(&http("a.b", Some("PEM"))), "HTTP redirects");
+        let told = Route { redirect: Some(false), hsts: Some(60), ..http("a.b", Some("PEM")) };
+        assert_eq!(https(&told), "HTTP stays, HSTS 60 s");
     }
 
     #[test]

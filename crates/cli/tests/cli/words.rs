@@ -203,6 +203,8 @@ fn words_that_contradict_each_other_are_refused() {
     for words in [
         &["route-update", "x", "--leader", "--no-leader"][..],
         &["route-update", "x", "--sticky", "--no-sticky"],
+        &["route-update", "x", "--redirect", "--no-redirect"],
+        &["route-add-http", "a.com", "--hsts", "a year"],
         &["route-add-tcp", "-p", "0"],
         &["docker-push", "-p", "0", "x"],
         &["release-add-docker", "-p", "0", "x"],
@@ -224,6 +226,16 @@ fn a_route_is_changed_and_keeps_its_certificate() {
     assert_eq!(route.tls_key.as_deref(), Some("KEY"));
     scene.flynn(&["route", "update", "a.com", "--no-leader"]).ok();
     assert!(!scene.fake.world().routes[0].leader);
+    scene.flynn(&["route-update", "a.com", "--no-redirect", "--hsts", "60"]).ok();
+    scene.flynn(&["route-update", "a.com", "--leader"]).ok();
+    let route = scene.fake.world().routes[0].clone();
+    assert_eq!((route.redirect, route.hsts), (Some(false), Some(60)));
+    assert_eq!(route.tls_key.as_deref(), Some("KEY"));
+    let listed = scene.flynn(&["routes"]).ok().stdout;
+    assert!(listed.contains("HTTP stays, HSTS 60 s"), "{listed}");
+    scene.flynn(&["route-update", "a.com", "--redirect", "--no-tls"]).ok();
+    let route = scene.fake.world().routes[0].clone();
+    assert_eq!((route.redirect, route.tls_cert.as_deref()), (Some(true), Some("")));
     let err = scene.flynn(&["route-update", "b.com", "--leader"]).failed();
     assert!(err.contains("`flynn routes` lists them"), "{err}");
 }

@@ -73,6 +73,12 @@ pub(crate) fn canonical(mut route: Route) -> Result<Route, Invalid> {
                     "is for http routes only; a tcp route passes on what it gets",
                 );
             }
+            if route.redirect.is_some() {
+                return invalid("redirect", "is for http routes only");
+            }
+            if route.hsts.is_some() {
+                return invalid("hsts", "is for http routes only");
+            }
         }
         _ => return invalid("type", "must be http or tcp"),
     }
@@ -212,6 +218,9 @@ mod tests {
             wrong_field(Route { kind: "tcp".into(), sticky: true, ..http("", "") }),
             "sticky"
         );
+        let tcp = Route { kind: "tcp".into(), port: 3000, domain: String::new(), ..http("", "") };
+        assert_eq!(wrong_field(Route { redirect: Some(false), ..tcp.clone() }), "redirect");
+        assert_eq!(wrong_field(Route { hsts: Some(1), ..tcp }), "hsts");
     }
 
     proptest! {

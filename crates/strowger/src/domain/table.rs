@@ -27,6 +27,15 @@ impl<V> HostMap<V> {
         }
     }
 
+    /// What a pattern itself stands for.
+    pub(crate) fn get(&self, pattern: &str) -> Option<&V> {
+        match pattern.strip_prefix('*') {
+            Some("") => self.any.as_ref(),
+            Some(suffix) => self.wildcard.get(suffix),
+            None => self.exact.get(pattern),
+        }
+    }
+
     fn get_mut(&mut self, pattern: &str) -> Option<&mut V> {
         match pattern.strip_prefix('*') {
             Some("") => self.any.as_mut(),

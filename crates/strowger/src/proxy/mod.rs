@@ -10,6 +10,7 @@ mod listen;
 mod record;
 mod refuse;
 mod request;
+mod secure;
 mod sticky;
 mod tcp;
 mod upgrade;

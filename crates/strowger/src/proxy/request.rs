@@ -25,7 +25,7 @@ use super::{
     answer::Failure,
     forward::forward,
     record::{Record, Recorded},
-    upgrade,
+    secure, upgrade,
 };
 use crate::{
     backend::RequestBody,
@@ -112,17 +112,21 @@ pub(super) async fn serve(
         body.tell_end_to(stage);
     }
     let mut record = Record::begin(context.clone(), &parts, body.received(), now);
+    let mut routed: Option<Arc<Target>> = None;
     let result = async {
         let prepared = prepare(&mut parts, &body, &context.client, now);
         record.read(&parts);
         let switch = prepared?;
-        let target = route(&context.live, &parts)?;
-        record.routed(&target);
+        let target = routed.insert(route(&context.live, &parts)?);
+        record.routed(target);
+        if let Some(elsewhere) = secure::redirect(&context, &parts, target) {
+            return Ok(elsewhere);
+        }
         match switch {
             Some(protocol) => {
-                upgrade::forward(&context, parts, body, &target, protocol, &mut record).await
+                upgrade::forward(&context, parts, body, target, protocol, &mut record).await
             }
-            None => forward(&context.lifetime, parts, body, &target, &mut record).await,
+            None => forward(&context.lifetime, parts, body, target, &mut record).await,
         }
     }
     .await;
@@ -134,6 +138,9 @@ pub(super) async fn serve(
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if context.live.is_stopping() && version <= Version::HTTP_11 && !switches {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(target) = &routed {
+        secure::announce(&context.client, target, response.headers_mut());
     }
     let body = response.body();
     if version == Version::HTTP_10 && !body.is_end_stream() && body.size_hint().exact().is_none() {

@@ -231,3 +231,63 @@ async fn a_route_that_is_changed_keeps_its_certificate_unless_told_otherwise() {
     assert_eq!(client.set_route(&without).await.unwrap().route.tls_cert, None);
     get(&harness, &chain, "a.example", "a.example").await.unwrap_err();
 }
+
+#[tokio::test]
+async fn plain_http_is_redirected_where_a_certificate_is_and_the_route_does_not_say_otherwise() {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::named("fine").await.addr).await;
+    tls_route(&harness, "a.example", "app").await;
+    harness.route("plain.example", "app").await;
+    let mut below = http_route("a.example", "app");
+    below.route.path = Some("/plain".into());
+    below.route.redirect = Some(false);
+    harness.client.create_route(&below).await.unwrap();
+    let mut wire = harness.connect().await;
+    let port = harness.router.https.port();
+    for (request, status, location) in [
+        ("GET /x?y=1", "301", "/x?y=1"),
+        ("HEAD /", "301", "/"),
+        ("POST /x", "308", "/x"),
+        ("DELETE /", "308", "/"),
+    ] {
+        wire.send(&format!("{request} HTTP/1.1\r\nHost: A.example:80\r\n\r\n")).await;
+        let head = wire.head().await.to_ascii_lowercase();
+        if !request.starts_with("HEAD") {
+            wire.exactly(length(&head)).await;
+        }
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request}: {head}");
+        let location = format!("\r\nlocation: https://a.example:{port}{location}\r\n");
+        assert!(head.contains(&location), "{request}: {head}");
+    }
+    for (host, path) in [
+        ("plain.example", "/"),
+        ("a.example", "/plain/x"),
+        ("a.example", "/.well-known/acme-challenge/token"),
+    ] {
+        assert_eq!(wire.get(host, path).await.1, "fine", "{host}{path}");
+    }
+}
+
+fn length(head: &str) -> usize {
+    let length = head.split("content-length: ").nth(1).unwrap();
+    length.split("\r\n").next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn browsers_are_told_to_stay_with_https_over_https_alone_and_changes_by_old_clients_keep_that()
+ {
+    let harness = Harness::start().await;
+    harness.up("app", Backend::named("fine").await.addr).await;
+    let chain = tls_route(&harness, "a.example", "app").await;
+    let mut route = http_route("a.example", "app");
+    (route.route.redirect, route.route.hsts) = (Some(false), Some(60));
+    harness.client.set_route(&route).await.unwrap();
+    // It knows of neither.
+    let changed = harness.client.set_route(&http_route("a.example", "app")).await.unwrap();
+    assert_eq!((changed.route.redirect, changed.route.hsts), (Some(false), Some(60)));
+    let answer = get(&harness, &chain, "a.example", "a.example").await.unwrap();
+    assert!(answer.contains("strict-transport-security: max-age=60\r\n"), "{answer}");
+    let (head, body) = harness.connect().await.get("a.example", "/").await;
+    assert_eq!(body, "fine");
+    assert!(!head.contains("strict-transport"), "{head}");
+}
