@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod blob;
+pub mod certificate;
 pub mod cluster;
 pub mod controller;
 pub mod discoverd;

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::CertificateStatus;
+
 /// Sends what arrives for a domain or a port to a service.
 ///
 /// Input may also have the 2014 form, with `domain`, `service`, `port`, `tls_cert` and `tls_key` inside `config`; see
@@ -53,6 +55,9 @@ pub struct Route {
     /// Stored last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<Timestamp>,
+    /// How an http route stands with its certificate; told by routers, never stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_status: Option<CertificateStatus>,
 }
 
 fn is_zero(port: &u16) -> bool {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Parser;
 
-use crate::LimitConfig;
+use crate::{LimitConfig, acme::AcmeSettings};
 
 /// The HTTP and TCP router.
 #[derive(Debug, Clone, Parser)]
@@ -37,6 +37,9 @@ pub struct Config {
     /// What is taken on at once.
     #[command(flatten)]
     pub limits: LimitConfig,
+    /// Automatic certificates.
+    #[command(flatten)]
+    pub acme: AcmeSettings,
 }
 
 /// A key, which is never shown.

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod acme;
 mod backend;
 pub mod config;
 mod domain;
@@ -17,8 +18,10 @@ mod seal;
 pub mod server;
 mod store;
 mod tls;
+mod validity;
 mod watch;
 
+pub use acme::AcmeSettings;
 pub use config::Config;
 pub use limits::LimitConfig;
 pub use server::{Running, start};

@@ -3,18 +3,22 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
 };
 
-use api::route::Route;
+use api::{
+    certificate::{CertificateIssuer, CertificateState, CertificateStatus},
+    route::Route,
+};
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, futures::Notified, watch};
 
 use crate::{
+    acme::{Acme, Served},
     backend::{Service, Services},
     domain::{
         limits::Limits,
@@ -24,6 +28,7 @@ use crate::{
     gate::Clients,
     meters::Meters,
     seal::Seal,
+    validity::validity,
 };
 
 /// Where a route leads.
@@ -39,7 +44,7 @@ pub(crate) struct Target {
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
     /// The keys of cookies, if it keeps each client at a backend.
     pub(crate) sticky: Option<Arc<Keys>>,
-    /// Whether a certificate of its domain is served, its own or that of the domain's other routes.
+    /// Whether a certificate of its domain is served, be it a route's or one that was ordered.
     is_secure: AtomicBool,
     /// What is told to browsers over HTTPS.
     pub(crate) hsts: Option<HeaderValue>,
@@ -95,6 +100,10 @@ pub(crate) struct Live {
     /// What opens the keys of certificates.
     pub(crate) seal: Arc<Seal>,
     https_port: AtomicU16,
+    /// Certificates by themselves.
+    pub(crate) acme: Acme,
+    /// Held while it is written to the routes whether their domains have a certificate.
+    securing: Mutex<()>,
     unopened: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
@@ -102,13 +111,13 @@ pub(crate) struct Live {
 
 impl Default for Live {
     fn default() -> Self {
-        Self::new(Arc::default())
+        Self::new(Arc::default(), Acme::default())
     }
 }
 
 impl Live {
-    /// Nothing yet, with what opens the keys of certificates, and the port of HTTPS.
-    pub(crate) fn new(seal: Arc<Seal>) -> Self {
+    /// Nothing yet, with what opens the keys of certificates and certificates by themselves.
+    pub(crate) fn new(seal: Arc<Seal>, acme: Acme) -> Self {
         Self {
             table: ArcSwap::default(),
             revision: watch::channel(None).0,
@@ -119,6 +128,8 @@ impl Live {
             meters: Meters::default(),
             seal,
             https_port: AtomicU16::new(443),
+            acme,
+            securing: Mutex::default(),
             unopened: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -131,9 +142,10 @@ impl Live {
         clients: Arc<Clients>,
         keys: &str,
         seal: Arc<Seal>,
+        acme: Acme,
     ) -> Self {
         let sticky = Arc::new(Keys::derive(keys));
-        Self { services, clients, sticky, ..Self::new(seal) }
+        Self { services, clients, sticky, ..Self::new(seal, acme) }
     }
 
     /// The routes now.
@@ -143,11 +155,40 @@ impl Live {
 
     /// Serves other routes from now on.
     pub(crate) fn replace(&self, table: Table) {
+        let _alone = self.securing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.secure(&table);
+        self.table.store(Arc::new(table));
+    }
+
+    /// Serves other certificates that were ordered from now on.
+    pub(crate) fn serve_automatic(&self, served: Served) {
+        let _alone = self.securing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.acme.replace(served);
+        self.secure(&self.table());
+    }
+
+    fn secure(&self, table: &Table) {
+        let served = self.acme.served();
         for target in &table.all {
-            let is_secure = table.certificates.get(&target.route.domain).is_some();
+            let domain = &target.route.domain;
+            let is_secure = table.certificates.get(domain).is_some()
+                || served.certificates.contains_key(domain);
             target.is_secure.store(is_secure, Ordering::Relaxed);
         }
-        self.table.store(Arc::new(table));
+    }
+
+    /// How a domain stands with its certificate; `None` if there is none and none is ordered here.
+    pub(crate) fn certificate_status(&self, domain: &str) -> Option<CertificateStatus> {
+        let table = self.table();
+        let Some(own) = table.certificates.get(domain) else { return self.acme.status(domain) };
+        Some(CertificateStatus {
+            issuer: CertificateIssuer::Own,
+            state: CertificateState::Served,
+            not_after: validity(own).ok().map(|validity| validity.not_after),
+            problem: None,
+            detail: None,
+            next_try: None,
+        })
     }
 
     /// Tells that the routes served are those of a revision.

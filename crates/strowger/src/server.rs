@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     Config,
+    acme::{self, Acme, Records},
     backend::Services,
     domain::limits::Limits,
     gate::Clients,
@@ -60,8 +61,11 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let services = Services::new(limits.requests, config.limits.answer_timeout.get());
     let clients = Clients::new(limits.connections, config.limits.of_client());
     let seal = Arc::new(Seal::new(&config.key.0));
-    let live = Arc::new(Live::limited(services, clients, &config.key.0, seal.clone()));
     let keyspace = Keyspace::connect(&config.etcd).await?;
+    let records = Records::new(keyspace.clone(), seal.clone());
+    let orders = config.acme.directory()?.is_some().then(|| records.clone());
+    let acme = Acme::new(orders);
+    let live = Arc::new(Live::limited(services, clients, &config.key.0, seal.clone(), acme));
     let store = Routes::new(keyspace, seal.clone());
     let discoverd = Discoverd::new(&config.discoverd, None);
 
@@ -82,6 +86,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     };
 
     live.set_https_port(running.https.port());
+    acme::start(&config.acme, records, &live, lifetime)?;
     let inheritance = Arc::new(inheritance);
     let (of_tcp, inherited) = (doors.clone(), inheritance.clone());
     let tcp = TcpRoutes::new(live.clone(), lifetime.clone(), of_tcp, inherited);

@@ -11,7 +11,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{domain::host, live::Live};
+use crate::{acme::TLS_CHALLENGE, domain::host, live::Live};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,8 @@ pub(crate) fn acceptor(live: Arc<Live>) -> Result<TlsAcceptor, TlsError> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver { live, fallback }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The last one is for authorities, who name no other; the resolver has nothing for them but while they are expected.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), TLS_CHALLENGE.to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -80,9 +81,18 @@ struct Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().and_then(|name| host::canonical(name.as_bytes()));
+        let name = name.as_deref();
+        let mut offered = hello.alpn().into_iter().flatten();
+        if offered.next() == Some(TLS_CHALLENGE) && offered.next().is_none() {
+            return self.live.acme.challenge(name?);
+        }
         let table = self.live.table();
-        let found = name.as_deref().and_then(|name| table.certificates.matches(name).next());
-        Some(found.unwrap_or(&self.fallback).clone())
+        let found = name.and_then(|name| {
+            let own = || table.certificates.get(name).cloned();
+            let automatic = || self.live.acme.certificate(name);
+            own().or_else(automatic).or_else(|| table.certificates.matches(name).next().cloned())
+        });
+        Some(found.unwrap_or_else(|| self.fallback.clone()))
     }
 }
 

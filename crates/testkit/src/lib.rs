@@ -6,6 +6,7 @@
 
 mod etcd;
 mod folder;
+mod pebble;
 mod port;
 mod postgres;
 mod process;
@@ -13,6 +14,7 @@ mod sockets;
 mod wait;
 
 pub use etcd::Etcd;
+pub use pebble::{Pebble, PebbleOptions};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use sockets::sockets_to;

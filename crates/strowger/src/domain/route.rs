@@ -83,6 +83,8 @@ pub(crate) fn canonical(mut route: Route) -> Result<Route, Invalid> {
         _ => return invalid("type", "must be http or tcp"),
     }
     route.id = id(&route);
+    // It is told, not stored.
+    route.certificate_status = None;
     Ok(route)
 }
 

@@ -107,11 +107,10 @@ pub(crate) async fn list(State(api): State<Api>, Query(filter): Query<Filter>) -
     let known = tokio::time::timeout(SERVED_LIMIT, api.live.until_known());
     let _ = known.await;
     let table = api.live.table();
-    let routes = table.all.iter().map(|target| &target.route);
-    let mut routes: Vec<_> = match filter.parent_ref {
-        Some(owner) => routes.filter(|route| route.parent_ref == owner).cloned().collect(),
-        None => routes.cloned().collect(),
-    };
+    let of = filter.parent_ref.as_deref();
+    let wanted =
+        table.all.iter().filter(|target| of.is_none_or(|of| target.route.parent_ref == of));
+    let mut routes: Vec<_> = wanted.map(|target| told(&api, target.route.clone())).collect();
     routes.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
     Json(routes)
 }
@@ -122,7 +121,7 @@ pub(crate) async fn show(
     Path((kind, id)): Path<(String, String)>,
 ) -> Result<Json<Stored>, ApiError> {
     let stored = api.routes.get(&format!("{kind}/{id}")).await.map_err(Error::from)?;
-    Ok(Json(without_key(stored)))
+    Ok(Json(Stored { route: told(&api, stored.route), ..stored }))
 }
 
 /// `DELETE /routes/:type/:id`
@@ -189,10 +188,14 @@ async fn served(api: &Api, stored: Stored) -> Json<Stored> {
     let served = revision.wait_for(|seen| *seen >= Some(stored.revision));
     // Whoever must know asks every router by `/sync`.
     let _ = tokio::time::timeout(SERVED_LIMIT, served).await;
-    Json(without_key(stored))
+    Json(Stored { route: told(api, stored.route), ..stored })
 }
 
-fn without_key(mut stored: Stored) -> Stored {
-    stored.route.tls_key = None;
-    stored
+/// A route as it is answered: without the key, with how it stands with its certificate.
+fn told(api: &Api, mut route: Route) -> Route {
+    route.tls_key = None;
+    if route.kind == "http" {
+        route.certificate_status = api.live.certificate_status(&route.domain);
+    }
+    route
 }

@@ -117,6 +117,9 @@ pub(super) async fn serve(
         let prepared = prepare(&mut parts, &body, &context.client, now);
         record.read(&parts);
         let switch = prepared?;
+        if let Some(told) = secure::well_known(&context, &parts).await {
+            return Ok(told);
+        }
         let target = routed.insert(route(&context.live, &parts)?);
         record.routed(target);
         if let Some(elsewhere) = secure::redirect(&context, &parts, target) {

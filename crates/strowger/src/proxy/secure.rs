@@ -1,4 +1,5 @@
-//! From HTTP to HTTPS: the redirect, and what browsers are told to remember.
+//! From HTTP to HTTPS: the redirect, what browsers are told to remember, and what authorities are told before there is a
+//! certificate.
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
@@ -7,12 +8,33 @@ use http::{
 };
 
 use super::{Client, answer::Answer, request::Context};
-use crate::{domain::host, live::Target};
+use crate::{
+    acme::{CHALLENGES, NONCES},
+    domain::host,
+    live::Target,
+};
 
-/// Below this, authorities ask over plain HTTP whether a name is its owner's.
-const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// The port that an address needs not name.
 const HTTPS_PORT: u16 = 443;
+
+/// The answer to an authority, or to a router that finds out where a name leads. What is not theirs is the apps'.
+pub(super) async fn well_known(context: &Context, parts: &Parts) -> Option<Response<Answer>> {
+    let path = parts.uri.path();
+    if !path.starts_with("/.well-known/") || !matches!(parts.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let acme = &context.live.acme;
+    let text = if let Some(token) = path.strip_prefix(CHALLENGES) {
+        let host = host::canonical(parts.headers.get(HOST)?.as_bytes())?;
+        acme.authorization(&host, token).await?
+    } else {
+        acme.answer(path.strip_prefix(NONCES)?).await?
+    };
+    let mut response = Response::new(Answer::Own(Some(text.into())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
+}
 
 /// The answer to a request that came over plain HTTP and shall come over HTTPS.
 pub(super) fn redirect(

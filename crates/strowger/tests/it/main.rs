@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
 mod access;
+mod acme;
 mod api;
 mod backends;
 mod balance;

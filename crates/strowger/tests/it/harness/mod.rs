@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "a test has no callers outside")]
 
+pub mod front;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -20,7 +22,7 @@ use axum::{
     routing::{any, get},
 };
 use daemon::Lifetime;
-use strowger::{Config, LimitConfig, Running, config::Key, start};
+use strowger::{AcmeSettings, Config, LimitConfig, Running, config::Key, start};
 use strowger_client::Strowger;
 use testkit::Etcd;
 use tokio::{
@@ -131,6 +133,7 @@ pub fn config(etcd: &str, discoverd: &str) -> Config {
         discoverd: discoverd.into(),
         key: Key(KEY.into()),
         limits: LimitConfig::default(),
+        acme: AcmeSettings::default(),
     }
 }
 
