@@ -1,15 +1,25 @@
 //! Routes as people see and type them.
 
-use api::route::Route;
+use api::{
+    certificate::{CertificateIssuer, CertificateState, CertificateStatus},
+    route::Route,
+};
 use url::Url;
 
-/// `http:<domain>`, `https:<domain>` if it has a certificate of its own, `tcp:<port>`.
+/// `http:<domain>`, `https:<domain>` if it has a certificate, `tcp:<port>`.
 pub(crate) fn label(route: &Route) -> String {
-    match (route.kind.as_str(), &route.tls_cert) {
-        ("tcp", _) => format!("tcp:{}", route.port),
-        (_, Some(cert)) if !cert.is_empty() => format!("https:{}{}", route.domain, path(route)),
+    match route.kind.as_str() {
+        "tcp" => format!("tcp:{}", route.port),
+        _ if has_certificate(route) => format!("https:{}{}", route.domain, path(route)),
         _ => format!("http:{}{}", route.domain, path(route)),
     }
+}
+
+/// Whether it has one of its own, or one is served for its domain.
+fn has_certificate(route: &Route) -> bool {
+    let is_served = |status: &CertificateStatus| status.state == CertificateState::Served;
+    route.tls_cert.as_ref().is_some_and(|cert| !cert.is_empty())
+        || route.certificate_status.as_ref().is_some_and(is_served)
 }
 
 fn path(route: &Route) -> &str {
@@ -18,14 +28,36 @@ fn path(route: &Route) -> &str {
 
 /// What there is to say of a route's HTTPS; nothing of most.
 pub(crate) fn https(route: &Route) -> String {
-    let has_certificate = route.tls_cert.as_ref().is_some_and(|cert| !cert.is_empty());
-    let redirect = match (has_certificate, route.redirect) {
+    let status = route.certificate_status.as_ref().map(certificate);
+    let redirect = match (has_certificate(route), route.redirect) {
         (_, Some(false)) => Some("HTTP stays".to_owned()),
         (true, _) => Some("HTTP redirects".to_owned()),
         (false, _) => None,
     };
     let hsts = route.hsts.map(|seconds| format!("HSTS {seconds} s"));
-    redirect.into_iter().chain(hsts).collect::<Vec<_>>().join(", ")
+    status.into_iter().chain(redirect).chain(hsts).collect::<Vec<_>>().join(", ")
+}
+
+/// How a domain stands with its certificate.
+fn certificate(status: &CertificateStatus) -> String {
+    let issuer = match status.issuer {
+        CertificateIssuer::Own => "own",
+        CertificateIssuer::Automatic => "automatic",
+    };
+    let until = status.not_after.map(|end| format!(" until {}", end.strftime("%Y-%m-%d")));
+    let why = status.problem.map(|problem| match &status.detail {
+        Some(detail) => format!(": {problem} ({detail})"),
+        None => format!(": {problem}"),
+    });
+    let next = status.next_try.map(|next| format!(", next try {}", next.strftime("%F %T UTC")));
+    let (until, why, next) =
+        (until.unwrap_or_default(), why.unwrap_or_default(), next.unwrap_or_default());
+    match status.state {
+        CertificateState::Served if why.is_empty() => format!("{issuer}{until}"),
+        CertificateState::Served => format!("{issuer}{until}, not renewed{why}{next}"),
+        CertificateState::Ordered => "ordered".to_owned(),
+        CertificateState::Failing | CertificateState::Impossible => format!("none{why}{next}"),
+    }
 }
 
 /// The address a browser takes for a route. Who reaches the controller over a port other than the usual one reaches the
@@ -93,6 +125,22 @@ mod tests {
         assert_eq!(https(&http("a.b", Some("PEM"))), "HTTP redirects");
         let told = Route { redirect: Some(false), hsts: Some(60), ..http("a.b", Some("PEM")) };
         assert_eq!(https(&told), "HTTP stays, HSTS 60 s");
+    }
+
+    #[test]
+    fn how_a_certificate_stands_is_told_with_the_reason() {
+        let told = |json: &str| {
+            let status = Some(serde_json::from_str(json).unwrap());
+            https(&Route { certificate_status: status, ..http("a.b", None) })
+        };
+        let automatic =
+            r#"{"issuer":"automatic","state":"served","not_after":"2027-03-01T00:00:00Z"}"#;
+        assert_eq!(told(automatic), "automatic until 2027-03-01, HTTP redirects");
+        assert_eq!(told(r#"{"issuer":"automatic","state":"ordered"}"#), "ordered");
+        let failing = r#"{"issuer":"automatic","state":"failing","problem":"points-elsewhere",
+            "detail":"at 1.2.3.4","next_try":"2026-12-01T04:05:06Z"}"#;
+        let said = "none: DNS points elsewhere (at 1.2.3.4), next try 2026-12-01 04:05:06 UTC";
+        assert_eq!(told(failing), said);
     }
 
     #[test]
