@@ -15,6 +15,8 @@ use tokio::{
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
+pub(crate) use session::is_passing;
+
 use crate::{
     config::ApiConfig,
     domain::{
@@ -61,6 +63,17 @@ pub enum StoreError {
         #[source]
         source: Option<tokio_postgres::Error>,
     },
+    /// The server is there, and lets us not in.
+    #[error("PostgreSQL at {at} refuses the connection: {said}")]
+    TurnedAway {
+        /// Host and port.
+        at: String,
+        /// What the server said.
+        said: String,
+        /// The same.
+        #[source]
+        source: tokio_postgres::Error,
+    },
     /// Too slow.
     #[error("{doing} took too long; try again")]
     TimedOut {
@@ -98,6 +111,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Nothing was begun, as there was no connection.
+    fn is_before_all(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TurnedAway { .. })
+    }
+
     /// The server did not do it.
     fn refused(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> Self {
         move |source| Self::Refused { doing, source }
@@ -169,7 +187,7 @@ impl Databases {
         match made.await {
             Ok(()) if !is_lost() => {}
             made => {
-                if is_unnamed && !matches!(made, Err(StoreError::Unreachable { .. })) {
+                if is_unnamed && !made.as_ref().is_err_and(StoreError::is_before_all) {
                     self.undo(id).await;
                 }
                 return Err(made.err().unwrap_or(StoreError::AskerGone));

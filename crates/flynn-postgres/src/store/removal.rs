@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, error::SqlState, types::ToSql};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Databases, StoreError, session::BEGIN};
 use crate::domain::names::{DatabaseId, Name};
@@ -27,16 +27,19 @@ pub(super) const DOING: &str = "removing a database";
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Another app may name the role again while it is being forgotten.
 const ROUNDS: u32 = 8;
-/// How a session in an app's database begins. What the app set for its sessions is as in any other database of ours: it
-/// could have them be a role of its own, read only, load what is not there, or find its functions for the system's. Event
-/// triggers are off, where there is such a setting. What is no setting of the server's has no value and does nothing.
-const OVERRULED: &str = r"SELECT coalesce(string_agg(format('-c %s=%s', name, regexp_replace(value, '([\\\s])', '\\\1', 'g')), ' '), '')
+/// What an app set for its database's sessions, with the values that it has elsewhere, and these as startup options: the app
+/// could have our session be a role of its own, read only, end at once, load what is not there, or find its functions for the
+/// system's. Event triggers are off, where there is such a setting. What is no setting of the server's has no value and does
+/// nothing.
+const SETTINGS: &str = r"SELECT name, value, format('-c %s=%s', name, regexp_replace(value, '([\\\s])', '\\\1', 'g'))
      FROM (SELECT name, current_setting(name, true) AS value
            FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
                 unnest(s.setconfig) AS setting, split_part(setting, '=', 1) AS name
            WHERE d.datname = $1 AND s.setrole = 0
            UNION ALL SELECT name, 'off' FROM pg_settings WHERE name = 'event_triggers') AS overruled
      WHERE value IS NOT NULL";
+/// Fails if a setting does not take a value. It lasts for this statement.
+const TRY_SETTING: &str = "SELECT set_config($1, $2, true)";
 /// Whatever the app set.
 const PATH: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
 /// Where a role is named, but for what all databases share. The removal of one (-2) may have begun and not ended.
@@ -181,9 +184,8 @@ impl Removal<'_> {
             return say(format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
         }
         let mut there = here.clone();
-        let overruled = self.watch.query_one(OVERRULED, &[name]).await.map_err(refused)?;
-        let overruled: &str = overruled.get(0);
-        there.dbname(name).options(format!("{BEGIN} {overruled} {PATH}"));
+        let overruling = self.overruling(name).await.map_err(refused)?;
+        there.dbname(name).options(format!("{BEGIN}{overruling} {PATH}"));
         let left = async {
             self.work(&there, async |worker| {
                 worker.batch_execute(&leave(self.role)).await.map_err(refused)
@@ -198,6 +200,23 @@ impl Removal<'_> {
         let left = left.await;
         say(format!("ALTER DATABASE {quoted} ALLOW_CONNECTIONS false")).await?;
         left
+    }
+
+    /// The startup options by which what an app set for its database's sessions does not count.
+    async fn overruling(&self, database: &str) -> Result<String, tokio_postgres::Error> {
+        let mut options = String::new();
+        for row in self.watch.query(SETTINGS, &[&database]).await? {
+            let [name, value, option]: [&str; 3] = [row.get(0), row.get(1), row.get(2)];
+            match self.watch.query_one(TRY_SETTING, &[&name, &value]).await {
+                Ok(_) => options.extend([" ", option]),
+                // It shows no value that it takes, as `seed`. The server would not let us in with that.
+                Err(err) if err.as_db_error().is_some() => {
+                    debug!(database, "what database {database} sets for {name} counts: {err}");
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(options)
     }
 
     /// Does something in a session of its own. Whoever keeps it waiting for long is put out.

@@ -1,9 +1,9 @@
 //! Connections to the server, each bounded in time here and there.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{error::Error as _, future::Future, pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, error::SqlState};
 
 use super::{Databases, StoreError};
 
@@ -48,7 +48,8 @@ impl Databases {
         }
     }
 
-    /// Connects, retrying for the time `within`. Once the daemon stops there is no further attempt.
+    /// Connects, retrying for the time `within` unless the server says that it will not have us. Once the daemon stops there
+    /// is no further attempt.
     pub(super) async fn connect(
         &self,
         session: &tokio_postgres::Config,
@@ -63,10 +64,17 @@ impl Databases {
                 Ok(Err(source)) => Some(source),
                 Err(_) => None,
             };
+            let says_no =
+                source.as_ref().and_then(|err| Some((err.as_db_error()?, is_passing(err))));
+            let is_final = says_no.is_some_and(|(_, is_passing)| !is_passing);
             let pause = stop.run_until_cancelled(tokio::time::sleep(PAUSE));
-            if Instant::now() >= deadline || pause.await.is_none() {
+            if is_final || Instant::now() >= deadline || pause.await.is_none() {
                 let at = format!("{}:{}", self.host, self.port);
-                return Err(StoreError::Unreachable { at, source });
+                let said = says_no.map(|(said, _)| said.message().to_owned());
+                return Err(match (source, said) {
+                    (Some(source), Some(said)) => StoreError::TurnedAway { at, said, source },
+                    (source, _) => StoreError::Unreachable { at, source },
+                });
             }
         }
     }
@@ -80,4 +88,15 @@ pub(super) async fn driven(
         Err(err) => err,
         Ok(()) => std::future::pending().await,
     }
+}
+
+/// Whether the server may do later what it does not do now.
+pub(crate) fn is_passing(err: &tokio_postgres::Error) -> bool {
+    let Some(code) = err.code() else {
+        return err.is_closed() || err.source().is_some_and(|cause| cause.is::<std::io::Error>());
+    };
+    // Classes: connection; out of room, connections, memory; an operator's doing, as a start or stop; rolled back for
+    // others' sake; a lock not had. 25006: the server is read-only.
+    ["08", "53", "57", "40", "55"].iter().any(|class| code.code().starts_with(class))
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
 }

@@ -63,6 +63,19 @@ async fn no_key_no_database_and_ping_tells_the_truth() {
 }
 
 #[tokio::test]
+async fn a_server_that_turns_the_api_away_is_not_one_that_is_away() {
+    let postgres = testkit::Postgres::start().await;
+    let api = api(postgres.port(), "guess").await;
+    for err in [
+        api.client.get::<()>("/ping").await.unwrap_err(),
+        api.client.post::<Provisioned>("/databases", &()).await.unwrap_err(),
+    ] {
+        let said = err.to_string();
+        assert!(said.contains("password authentication failed") && !err.is_retryable(), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_accepted_is_done_although_its_asker_hangs_up() {
     let postgres = testkit::Postgres::start().await;
     let api = api(postgres.port(), postgres.password()).await;

@@ -54,7 +54,6 @@ async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
     .await;
     let grants = format!(r#"GRANT CONNECT ON DATABASE "{}" TO "{role}""#, other.env["PGDATABASE"]);
     says(&other.env, &other.env, &grants).await;
-    // These are all the settings by which its owner can hinder a session in this database.
     for hindrance in [
         format!(r#"SET role = "{}""#, one.env["PGUSER"]),
         "SET default_transaction_read_only = on".into(),
@@ -89,6 +88,44 @@ async fn a_role_that_another_app_names_is_removed_and_that_app_loses_nothing() {
     client.batch_execute(use_it).await.expect("what the role made is the app's own");
     remove(&api, &one.id).await.unwrap();
     remove(&api, &two.id).await.unwrap();
+}
+
+/// What an app might set each setting to that it may set, worst first.
+const WORST: &str = "SELECT name, ARRAY[CASE \
+         WHEN vartype = 'bool' THEN (NOT setting::bool)::text \
+         WHEN vartype = 'enum' THEN enumvals[array_upper(enumvals, 1)] \
+         WHEN vartype = 'string' THEN 'nothing' \
+         WHEN unit IN ('ms', 's', 'min') THEN '1' ELSE min_val END, current_setting(name)] \
+     FROM pg_settings WHERE context IN ('user', 'superuser', 'backend', 'superuser-backend') \
+     UNION ALL VALUES ('seed', ARRAY['0.5']), ('role', ARRAY[$1::text]), ('session_authorization', ARRAY[$1]), \
+         ('is_superuser', ARRAY['off']), ('transaction_isolation', ARRAY['serializable']), \
+         ('transaction_read_only', ARRAY['on']), ('transaction_deferrable', ARRAY['on'])";
+
+#[tokio::test]
+async fn no_setting_of_a_database_keeps_a_role_from_leaving_it() {
+    let (_postgres, api, superuser) = served().await;
+    let (one, two) = (make(&api).await, make(&api).await);
+    let role = &two.env["PGUSER"];
+    let grants = format!(r#"CREATE TABLE t (n int); GRANT SELECT ON t TO "{role}""#);
+    let owner = says(&one.env, &one.env, &grants).await;
+    let mut set = Vec::new();
+    for row in superuser.query(WORST, &[&one.env["PGUSER"]]).await.unwrap() {
+        let (name, values): (String, Vec<Option<String>>) = (row.get(0), row.get(1));
+        for value in values.into_iter().flatten() {
+            let own = &one.env["PGDATABASE"];
+            let sql = format!(r#"ALTER DATABASE "{own}" SET {name} = '{value}'"#);
+            if owner.batch_execute(&sql).await.is_ok() {
+                set.push(name);
+                break;
+            }
+        }
+    }
+    for name in ["seed", "role", "statement_timeout", "idle_session_timeout"] {
+        assert!(set.iter().any(|set| set == name), "{name} is not among {set:?}");
+    }
+    assert!(set.len() > 100, "{set:?}");
+    remove(&api, &two.id).await.unwrap();
+    assert!(!exists(&superuser, role).await);
 }
 
 #[tokio::test]
