@@ -36,7 +36,9 @@ impl From<&StoreError> for ApiError {
                 tracing::error!(error = err as &dyn std::error::Error, "{err}");
                 Self::new(ErrorCode::UnknownError, err.to_string())
             }
-            StoreError::OwnsAnother { .. } => Self::new(ErrorCode::Conflict, err.to_string()),
+            StoreError::OwnsAnother { .. } | StoreError::BeingRemoved(_) => {
+                Self::new(ErrorCode::Conflict, err.to_string())
+            }
             StoreError::Panicked(panicked) => Self::internal("working on a database", panicked),
         }
     }

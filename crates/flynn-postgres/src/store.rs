@@ -89,6 +89,9 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// Its removal has begun and not ended: what is left of it is nobody's.
+    #[error("database {0} is being removed: remove it to the end first")]
+    BeingRemoved(Name),
     /// The role is not this database's alone.
     #[error(
         "role {role} owns database {owned} as well: give that to another owner, or remove it first"
@@ -182,7 +185,12 @@ impl Databases {
         }
         let (doing, limits) = ("making a database", (CONNECT_WITHIN, STATEMENT));
         let made = self.with(&self.superuser, limits, doing, async |client| {
-            make(client, &id, &password).await.map_err(StoreError::refused(doing))
+            let refused = StoreError::refused(doing);
+            hold(client, &id).await.map_err(&refused)?;
+            if removal::has_begun(client, &id.user).await.map_err(&refused)? {
+                return Err(StoreError::BeingRemoved(id.database.clone()));
+            }
+            make(client, &id, &password).await.map_err(&refused)
         });
         match made.await {
             Ok(()) if !is_lost() => {}
@@ -278,7 +286,6 @@ async fn make(
     id: &DatabaseId,
     password: &Name,
 ) -> Result<(), tokio_postgres::Error> {
-    hold(client, id).await?;
     let (user, database) = (id.user.quoted(), id.database.quoted());
     let secret = password.literal();
     // The password must not reach the server's log, not even by an error.

@@ -7,7 +7,9 @@ use tokio_postgres::{Client, Row, types::ToSql};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{CONNECT_WITHIN, Databases, STATEMENT, StoreError, session::driven};
+use super::{
+    CONNECT_WITHIN, Databases, STATEMENT, StoreError, removal::has_begun, session::driven,
+};
 use crate::domain::{
     names::Name,
     quota::{Access, access},
@@ -16,10 +18,10 @@ use crate::domain::{
 /// What all of this is, in an error.
 const DOING: &str = "measuring the databases";
 /// Apps' databases, whose names are those of their roles; what the cluster made for itself is not limited. One whose removal
-/// was begun (-2) has no size any more.
+/// was begun has no size any more (-2), or its role is not to be let in again.
 const APPS: &str = "SELECT d.datname::text \
      FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba AND r.rolname = d.datname \
-     WHERE NOT r.rolsuper AND d.datconnlimit <> -2";
+     WHERE NOT r.rolsuper AND d.datconnlimit <> -2 AND r.rolvaliduntil IS DISTINCT FROM '-infinity'";
 /// What one of them takes; nothing if its files are gone. It costs a look at each of them.
 const SIZE: &str = "SELECT pg_database_size(d.oid) AS size, r.rolcanlogin, \
          coalesce('default_transaction_read_only=on' = ANY(s.setconfig), false) AS reads \
@@ -79,6 +81,9 @@ impl Databases {
         let then = access(size, most, now);
         if then != now {
             let _one = self.one_at_a_time.lock().await;
+            if bounded(has_begun(client, role)).await? {
+                return Ok(());
+            }
             bounded(set_access(client, role, then)).await?;
             tell(role, size, most, then);
         }

@@ -42,6 +42,11 @@ const SETTINGS: &str = r"SELECT name, value, format('-c %s=%s', name, regexp_rep
 const TRY_SETTING: &str = "SELECT set_config($1, $2, true)";
 /// Whatever the app set.
 const PATH: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
+/// Has a role be let in nowhere. That it is being removed is in its term, which nobody but a superuser sets, not in its being
+/// let in, which others look after too.
+const SHUT: &str = "NOLOGIN VALID UNTIL '-infinity'";
+/// Whether a role's removal has begun.
+const BEGUN: &str = "SELECT FROM pg_roles WHERE rolname = $1 AND rolvaliduntil = '-infinity'";
 /// Where a role is named, but for what all databases share. The removal of one (-2) may have begun and not ended.
 const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname), d.datallowconn, d.datconnlimit = -2 \
      FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.refobjid \
@@ -99,6 +104,11 @@ pub(super) async fn remove(
     Err(StoreError::TimedOut { doing: DOING })
 }
 
+/// Whether the removal of a role has begun, and not ended.
+pub(super) async fn has_begun(client: &Client, role: &Name) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_opt(BEGUN, &[&role.to_string()]).await?.is_some())
+}
+
 /// Keeps the role out, from everywhere, and removes the database.
 async fn drop_database(worker: &Client, id: &DatabaseId) -> Result<(), StoreError> {
     let (role, name, database) = (id.user.quoted(), id.user.literal(), id.database.quoted());
@@ -107,7 +117,7 @@ async fn drop_database(worker: &Client, id: &DatabaseId) -> Result<(), StoreErro
         let end = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {name}"
         );
-        for step in [&end, &format!("ALTER ROLE {role} NOLOGIN"), &end] {
+        for step in [&end, &format!("ALTER ROLE {role} {SHUT}"), &end] {
             worker.batch_execute(step).await.map_err(refused)?;
         }
     }

@@ -9,7 +9,7 @@ use flynn_postgres::{
     store::{Databases, StoreError},
 };
 
-use crate::support::{create, served, superuser};
+use crate::support::{api_with, connect, create, served, superuser};
 
 /// Databases and roles that were made here.
 const MADE: &str = "SELECT datname FROM pg_database WHERE length(datname) = 32 \
@@ -132,6 +132,46 @@ async fn what_a_killed_daemon_had_under_way_ends_with_it() {
     locking.batch_execute("COMMIT").await.unwrap();
     until(&superuser, "nothing goes on", WAITS, 0).await;
     until(&superuser, "nothing is left", MADE, 0).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_began_to_remove_is_not_given_back() {
+    let postgres = testkit::Postgres::start().await;
+    let superuser = superuser(&postgres).await;
+    let api = api_with(postgres.port(), postgres.password(), &["--measure-seconds=1"]).await;
+    let (id, other) =
+        ("0fb1a2c3-0000-4000-8000-0123456789ab", "0fb1a2c3-0000-4000-8000-0123456789ac");
+    let made = create(&api, id).await.unwrap();
+    let other = create(&api, other).await.unwrap().env["PGUSER"].clone();
+    let locking = self::superuser(&postgres).await;
+    let lock = format!(r#"BEGIN; COMMENT ON DATABASE "{}" IS 'locked'"#, made.env["PGDATABASE"]);
+    locking.batch_execute(&lock).await.unwrap();
+    let databases = databases(&postgres, &daemon::Lifetime::default());
+    let removed = made.id.parse().unwrap();
+    {
+        let mut killed = pin!(databases.delete(&removed));
+        let drops = WAITS.replace("CREATE", "DROP");
+        tokio::select! {
+            done = &mut killed => panic!("it waits: {done:?}"),
+            () = until(&superuser, "it waits", &drops, 1) => {}
+        }
+    }
+    // The quota lets roles in again that are small enough. When it has done so twice it has looked at all of them.
+    for _ in 0..2 {
+        superuser.batch_execute(&format!(r#"ALTER ROLE "{other}" NOLOGIN"#)).await.unwrap();
+        let let_in = format!("SELECT FROM pg_roles WHERE rolcanlogin AND rolname = '{other}'");
+        until(&superuser, "the other role is let in", &let_in, 1).await;
+    }
+    let role = &made.env["PGUSER"];
+    let let_in = format!("SELECT FROM pg_roles WHERE rolcanlogin AND rolname = '{role}'");
+    assert_eq!(superuser.query(&let_in, &[]).await.unwrap().len(), 0, "its role is let in again");
+    let err = create(&api, id).await.unwrap_err();
+    assert!(err.to_string().contains("is being removed"), "{err}");
+    locking.batch_execute("COMMIT").await.unwrap();
+    let delete = format!("/databases?id={}", made.id);
+    api.client.delete::<()>(&delete).await.unwrap();
+    let again = create(&api, id).await.unwrap();
+    connect(&again.env["DATABASE_URL"]).await.unwrap();
 }
 
 #[tokio::test]
