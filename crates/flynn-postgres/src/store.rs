@@ -3,6 +3,7 @@
 mod quota;
 mod removal;
 mod session;
+mod stragglers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{
     CONNECT_WITHIN, Databases, STATEMENT, StoreError, removal::has_begun, session::driven,
+    stragglers,
 };
 use crate::domain::{
     names::Name,
@@ -52,6 +53,10 @@ impl Databases {
         let (client, connection) = self.connect(&self.superuser, CONNECT_WITHIN).await?;
         let work = async {
             bounded(client.batch_execute(LIMIT)).await?;
+            // Nobody makes a role meanwhile, so that a new one's sessions are not taken for those of one that is gone.
+            if let Ok(_one) = self.one_at_a_time.try_lock() {
+                bounded(stragglers::end_shown(&client)).await?;
+            }
             for row in bounded(client.query(APPS, &[])).await? {
                 let Ok(name) = row.get::<_, &str>(0).parse::<Name>() else { continue };
                 match self.enforce_on(&client, &name, most).await {

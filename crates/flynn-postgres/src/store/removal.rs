@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, error::SqlState, types::ToSql};
 use tracing::{debug, warn};
 
-use super::{Databases, StoreError, session::BEGIN};
+use super::{Databases, StoreError, session::BEGIN, stragglers};
 use crate::domain::names::{DatabaseId, Name};
 
 /// What all of this is, in an error.
@@ -47,6 +47,9 @@ const PATH: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=err
 const SHUT: &str = "NOLOGIN VALID UNTIL '-infinity'";
 /// Whether a role's removal has begun.
 const BEGUN: &str = "SELECT FROM pg_roles WHERE rolname = $1 AND rolvaliduntil = '-infinity'";
+/// Ends a role's sessions.
+const END_SESSIONS: &str =
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
 /// Where a role is named, but for what all databases share. The removal of one (-2) may have begun and not ended.
 const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname), d.datallowconn, d.datconnlimit = -2 \
      FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.refobjid \
@@ -98,7 +101,10 @@ pub(super) async fn remove(
             // It was named again meanwhile.
             Err(StoreError::Refused { source, .. })
                 if source.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {}
-            dropped => return dropped,
+            dropped => {
+                dropped?;
+                return removal.work(here, end_stragglers).await;
+            }
         }
     }
     Err(StoreError::TimedOut { doing: DOING })
@@ -111,15 +117,13 @@ pub(super) async fn has_begun(client: &Client, role: &Name) -> Result<bool, toki
 
 /// Keeps the role out, from everywhere, and removes the database.
 async fn drop_database(worker: &Client, id: &DatabaseId) -> Result<(), StoreError> {
-    let (role, name, database) = (id.user.quoted(), id.user.literal(), id.database.quoted());
+    let (role, database) = (id.user.quoted(), id.database.quoted());
     if exists(worker, "SELECT FROM pg_roles WHERE rolname = $1", &id.user).await? {
         // A session of its own may hold what the change waits for, and another may have begun before it.
-        let end = format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {name}"
-        );
-        for step in [&end, &format!("ALTER ROLE {role} {SHUT}"), &end] {
-            worker.batch_execute(step).await.map_err(refused)?;
-        }
+        let name = id.user.to_string();
+        worker.execute(END_SESSIONS, &[&name]).await.map_err(refused)?;
+        worker.batch_execute(&format!("ALTER ROLE {role} {SHUT}")).await.map_err(refused)?;
+        worker.execute(END_SESSIONS, &[&name]).await.map_err(refused)?;
     }
     // Its owner may have said so, and the server drops no template.
     let template = "SELECT FROM pg_database WHERE datname = $1 AND datistemplate";
@@ -142,6 +146,11 @@ async fn drop_role(worker: &Client, role: &Name) -> Result<(), StoreError> {
         .map_err(refused)
 }
 
+/// There is none of the role's sessions when this has ended.
+async fn end_stragglers(worker: &Client) -> Result<(), StoreError> {
+    stragglers::end_all(worker).await.map_err(refused)
+}
+
 /// The statements that remove a role from the database in which they are executed. Its objects go to `pg_database_owner`, a
 /// role of which the owner of the database is a member. Where a superuser owns the database they do not become a superuser's:
 /// a function that runs with its owner's rights, or an index that calls one, gives nobody more rights.
@@ -162,6 +171,8 @@ impl Removal<'_> {
     /// Has the role leave every database. One in which that fails holds up no other.
     async fn leave_databases(&self) -> Result<(), StoreError> {
         let role = self.role.to_string();
+        // One that was beginning was not shown before.
+        self.watch.execute(END_SESSIONS, &[&role]).await.map_err(refused)?;
         let named = self.watch.query(NAMED_IN, &[&role]).await.map_err(refused)?;
         let mut failed = Ok(());
         for row in named {

@@ -1,6 +1,6 @@
 //! A database is removed with its role, whatever other apps have done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, pin::pin};
 
 use api::controller::Provisioned;
 
@@ -184,6 +184,30 @@ async fn a_role_that_is_named_again_and_again_is_removed() {
         () = naming => {}
     }
     assert!(!exists(&superuser, role).await);
+}
+
+#[tokio::test]
+async fn a_session_that_was_beginning_does_not_outlive_its_role() {
+    let (postgres, api, superuser) = served().await;
+    let made = make(&api).await;
+    let public = postgres.fresh_database().await;
+    // It has passed the look at its role, and waits for its database.
+    let lock = format!("BEGIN; ALTER DATABASE {public} RENAME TO renamed");
+    superuser.batch_execute(&lock).await.unwrap();
+    let url = made.env["DATABASE_URL"]
+        .replace(&format!("/{}", made.env["PGDATABASE"]), &format!("/{public}"));
+    let mut begins = pin!(connect(&url));
+    let waits = "SELECT FROM pg_locks WHERE NOT granted AND classid = 'pg_database'::regclass";
+    tokio::select! {
+        _ = &mut begins => panic!("it waits"),
+        () = testkit::wait_until("it waits", async || {
+            superuser.query_opt(waits, &[]).await.unwrap().ok_or("nothing waits")?;
+            Ok::<_, &str>(())
+        }) => {}
+    }
+    remove(&api, &made.id).await.unwrap();
+    superuser.batch_execute("ROLLBACK").await.unwrap();
+    assert!(begins.await.is_err(), "it goes on without its role");
 }
 
 #[tokio::test]

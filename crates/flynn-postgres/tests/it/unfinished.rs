@@ -175,6 +175,22 @@ async fn what_a_killed_daemon_began_to_remove_is_not_given_back() {
 }
 
 #[tokio::test]
+async fn a_session_that_outlived_its_role_is_ended_by_and_by() {
+    let postgres = testkit::Postgres::start().await;
+    let superuser = superuser(&postgres).await;
+    let api = api_with(postgres.port(), postgres.password(), &["--measure-seconds=1"]).await;
+    let made = create(&api, "0fb1a2c3-0000-4000-8000-0123456789ab").await.unwrap();
+    let client = connect(&made.env["DATABASE_URL"]).await.unwrap();
+    // As after a removal that was killed at its end.
+    let gone = format!("DELETE FROM pg_authid WHERE rolname = '{}'", made.env["PGUSER"]);
+    superuser.batch_execute(&gone).await.unwrap();
+    testkit::wait_until("its session is ended", async || {
+        if client.is_closed() { Ok(()) } else { Err("it goes on") }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_read_only_is_so_for_now() {
     let (_postgres, api, superuser) = served().await;
     let id = "0fb1a2c3-0000-4000-8000-0123456789ab";
