@@ -1,5 +1,6 @@
 //! The only place with SQL.
 
+mod leaving;
 mod quota;
 mod removal;
 mod session;

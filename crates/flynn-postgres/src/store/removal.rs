@@ -8,23 +8,30 @@
 //! The order is such that whatever interrupts it, the next removal does the rest: the role is dropped last, and until then
 //! it lets nobody in.
 //!
-//! An app's database is entered as superuser, so nothing of that app's is run there. Only utility statements are sent;
-//! what the app set for its database's sessions is overruled as the session begins; and event triggers, which only a
-//! superuser can make, are off where the server can turn them off.
+//! An app's database is entered as superuser, so nothing of that app's is run there. Only utility statements and questions to
+//! the system's own tables are sent; what the app set for its database's sessions is overruled as the session begins; and event
+//! triggers, which only a superuser can make, are off where the server can turn them off.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::{Client, error::SqlState, types::ToSql};
 use tracing::{debug, warn};
 
-use super::{Databases, StoreError, session::BEGIN, stragglers};
+use super::{
+    Databases, StoreError,
+    leaving::{leave, leave_here},
+    session::BEGIN,
+    stragglers,
+};
 use crate::domain::names::{DatabaseId, Name};
 
 /// What all of this is, in an error.
 pub(super) const DOING: &str = "removing a database";
-/// A session of another app that keeps the removal waiting for this time is ended.
+/// So long a removal waits for sessions of other apps. Then those that keep it waiting are ended.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Pause between two looks for them.
+const BLOCKED_INTERVAL: Duration = Duration::from_millis(100);
 /// Another app may name the role again while it is being forgotten.
 const ROUNDS: u32 = 8;
 /// What an app set for its database's sessions, with the values that it has elsewhere, and these as startup options: the app
@@ -57,10 +64,17 @@ const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname),
 /// A database that a role owns besides its own.
 const ANOTHER: &str = "SELECT d.datname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE r.rolname = $1 AND d.datname <> $2 LIMIT 1";
-/// Ends what keeps a session waiting, but for the system's own.
-const END_BLOCKERS: &str = "SELECT pg_terminate_backend(a.pid) \
-     FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
-     WHERE a.pid = ANY(pg_blocking_pids($1)) AND NOT r.rolsuper";
+/// Ends what keeps a session waiting, but for the system's own, and with it whatever else has locked what the role owns in
+/// that session's database: it would be next, and who comes back with another lock could keep the removal waiting at each.
+const END_BLOCKERS: &str = "WITH blocked AS MATERIALIZED (\
+         SELECT pg_blocking_pids(pid) AS pids, datid FROM pg_stat_activity WHERE pid = $1) \
+     SELECT pg_terminate_backend(a.pid) \
+     FROM blocked, pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+     WHERE NOT r.rolsuper AND blocked.pids <> '{}' AND (a.pid = ANY (blocked.pids) OR a.pid IN ( \
+         SELECT l.pid FROM pg_locks l JOIN pg_shdepend d ON d.dbid = l.database AND d.objid = l.relation \
+             JOIN pg_roles o ON o.oid = d.refobjid \
+         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' \
+             AND o.rolname = $2 AND l.database = blocked.datid))";
 
 /// A database that names the role.
 #[derive(Debug)]
@@ -77,6 +91,7 @@ struct Removal<'a> {
     databases: &'a Databases,
     watch: &'a Client,
     role: &'a Name,
+    patient_until: Instant,
     deadline: Instant,
 }
 
@@ -92,7 +107,8 @@ pub(super) async fn remove(
     if let Some(another) = another {
         return Err(StoreError::OwnsAnother { role: id.user.to_string(), owned: another.get(0) });
     }
-    let removal = Removal { databases, watch, role: &id.user, deadline };
+    let patient_until = Instant::now() + PATIENCE;
+    let removal = Removal { databases, watch, role: &id.user, patient_until, deadline };
     let here = &databases.superuser;
     removal.work(here, async |worker| drop_database(worker, id).await).await?;
     for _ in 0..ROUNDS {
@@ -141,7 +157,7 @@ async fn drop_role(worker: &Client, role: &Name) -> Result<(), StoreError> {
         return Ok(());
     }
     worker
-        .batch_execute(&format!("{}; DROP ROLE {}", leave(role), role.quoted()))
+        .batch_execute(&format!("{}; DROP ROLE {}", leave(role).join(";"), role.quoted()))
         .await
         .map_err(refused)
 }
@@ -151,19 +167,11 @@ async fn end_stragglers(worker: &Client) -> Result<(), StoreError> {
     stragglers::end_all(worker).await.map_err(refused)
 }
 
-/// The statements that remove a role from the database in which they are executed. Its objects go to `pg_database_owner`, a
-/// role of which the owner of the database is a member. Where a superuser owns the database they do not become a superuser's:
-/// a function that runs with its owner's rights, or an index that calls one, gives nobody more rights.
-fn leave(role: &Name) -> String {
-    let role = role.quoted();
-    format!("REASSIGN OWNED BY {role} TO pg_database_owner; DROP OWNED BY {role}")
-}
-
 async fn exists(client: &Client, sql: &str, name: &Name) -> Result<bool, StoreError> {
     Ok(client.query_opt(sql, &[&name.to_string()]).await.map_err(refused)?.is_some())
 }
 
-fn refused(source: tokio_postgres::Error) -> StoreError {
+pub(super) fn refused(source: tokio_postgres::Error) -> StoreError {
     StoreError::Refused { doing: DOING, source }
 }
 
@@ -207,12 +215,8 @@ impl Removal<'_> {
         let mut there = here.clone();
         let overruling = self.overruling(name).await.map_err(refused)?;
         there.dbname(name).options(format!("{BEGIN}{overruling} {PATH}"));
-        let left = async {
-            self.work(&there, async |worker| {
-                worker.batch_execute(&leave(self.role)).await.map_err(refused)
-            })
-            .await
-        };
+        let left =
+            async { self.work(&there, async |worker| leave_here(worker, self.role).await).await };
         if named.lets_in {
             return left.await;
         }
@@ -240,7 +244,7 @@ impl Removal<'_> {
         Ok(options)
     }
 
-    /// Does something in a session of its own. Whoever keeps it waiting for long is put out.
+    /// Does something in a session of its own. Whoever keeps it waiting when the removal is not patient any more is put out.
     async fn work(
         &self,
         session: &tokio_postgres::Config,
@@ -262,11 +266,13 @@ impl Removal<'_> {
     }
 
     async fn end_blockers(&self, pid: i32) -> tokio_postgres::Error {
+        let role = self.role.to_string();
+        sleep_until(self.patient_until).await;
         loop {
-            sleep(PATIENCE).await;
-            if let Err(err) = self.watch.execute(END_BLOCKERS, &[&pid]).await {
+            if let Err(err) = self.watch.execute(END_BLOCKERS, &[&pid, &role]).await {
                 return err;
             }
+            sleep(BLOCKED_INTERVAL).await;
         }
     }
 }

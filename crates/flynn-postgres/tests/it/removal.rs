@@ -165,6 +165,56 @@ async fn whoever_keeps_a_removal_waiting_is_put_out() {
     assert!(!exists(&superuser, role).await);
 }
 
+/// Two apps, of which the second made this in the first's database.
+async fn guest(api: &Api, makes: &str) -> (Provisioned, Provisioned) {
+    let (one, two) = (make(api).await, make(api).await);
+    let (own, role) = (&one.env["PGDATABASE"], &two.env["PGUSER"]);
+    let open = format!(
+        r#"GRANT CONNECT ON DATABASE "{own}" TO "{role}"; GRANT CREATE ON SCHEMA public TO "{role}""#
+    );
+    says(&one.env, &one.env, &open).await;
+    says(&two.env, &one.env, makes).await;
+    (one, two)
+}
+
+#[tokio::test]
+async fn however_many_keep_a_removal_waiting_they_are_put_out_together() {
+    let (_postgres, api, superuser) = served().await;
+    let tables = ["a", "b", "c", "d", "e", "f"];
+    let made: String = tables.map(|t| format!("CREATE TABLE {t} (n int);")).concat();
+    let (one, two) = guest(&api, &made).await;
+    let share = format!(r#"GRANT ALL ON ALL TABLES IN SCHEMA public TO "{}""#, one.env["PGUSER"]);
+    says(&two.env, &one.env, &share).await;
+    let mut locking = Vec::new();
+    for table in tables {
+        let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        locking.push(says(&one.env, &one.env, &lock).await);
+    }
+    remove(&api, &two.id).await.unwrap();
+    assert!(!exists(&superuser, &two.env["PGUSER"]).await);
+}
+
+#[tokio::test]
+async fn a_role_leaves_more_tables_than_the_server_has_locks_for() {
+    let (_postgres, api, superuser) = served().await;
+    let tables = "DO $$ BEGIN FOR i IN 1..8000 LOOP EXECUTE format('CREATE TABLE t%s ()', i); \
+                  IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$";
+    let (one, two) = guest(&api, tables).await;
+    let policies = format!(
+        r#"DO $$ BEGIN FOR i IN 1..600 LOOP EXECUTE format('CREATE TABLE p%1$s ();
+        CREATE POLICY his ON p%1$s TO "{1}"; CREATE POLICY ours ON p%1$s TO "{0}", "{1}"', i); END LOOP; END $$"#,
+        one.env["PGUSER"], two.env["PGUSER"]
+    );
+    let owner = says(&one.env, &one.env, &policies).await;
+    testkit::wait_until("it is removed", || remove(&api, &two.id)).await;
+    assert!(!exists(&superuser, &two.env["PGUSER"]).await);
+    let left = "SELECT count(*), every(policyname = 'ours' AND roles = ARRAY[current_user]) FROM pg_policies";
+    let left = owner.query_one(left, &[]).await.unwrap();
+    assert_eq!((left.get(0), left.get(1)), (600_i64, Some(true)));
+    let taken = "SELECT count(*) FROM pg_tables WHERE tableowner = 'pg_database_owner'";
+    assert_eq!(owner.query_one(taken, &[]).await.unwrap().get::<_, i64>(0), 8000);
+}
+
 #[tokio::test]
 async fn a_role_that_is_named_again_and_again_is_removed() {
     let (_postgres, api, superuser) = served().await;
