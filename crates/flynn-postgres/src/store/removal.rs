@@ -32,6 +32,8 @@ pub(super) const DOING: &str = "removing a database";
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Pause between two looks for them.
 const BLOCKED_INTERVAL: Duration = Duration::from_millis(100);
+/// A server that is full or starts anew may be back within this time.
+const CONNECT_AGAIN: Duration = Duration::from_secs(3);
 /// Another app may name the role again while it is being forgotten.
 const ROUNDS: u32 = 8;
 /// What an app set for its database's sessions, with the values that it has elsewhere, and these as startup options: the app
@@ -251,7 +253,8 @@ impl Removal<'_> {
         work: impl AsyncFnOnce(&Client) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let limits = (Duration::ZERO, left);
+        let within = CONNECT_AGAIN.min(left / 2);
+        let limits = (within, left - within);
         self.databases
             .with(session, limits, DOING, async |worker| {
                 let pid = worker.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;

@@ -216,6 +216,32 @@ async fn a_role_leaves_more_tables_than_the_server_has_locks_for() {
 }
 
 #[tokio::test]
+async fn a_database_that_lets_nobody_in_for_a_moment_is_entered_again() {
+    let (_postgres, api, superuser) = served().await;
+    let (one, two) = guest(&api, "CREATE TABLE t (n int)").await;
+    let lock = format!(r#"BEGIN; ALTER DATABASE "{}" RENAME TO renamed"#, one.env["PGDATABASE"]);
+    testkit::wait_until("it is locked", async || {
+        let locked = superuser.batch_execute(&lock).await;
+        if locked.is_err() {
+            superuser.batch_execute("ROLLBACK").await.unwrap();
+        }
+        locked
+    })
+    .await;
+    let waits = "SELECT FROM pg_locks WHERE NOT granted AND classid = 'pg_database'::regclass";
+    let mut removed = pin!(remove(&api, &two.id));
+    tokio::select! {
+        done = &mut removed => panic!("it waits: {done:?}"),
+        () = testkit::wait_until("it has come again", async || {
+            let waiting = superuser.query(waits, &[]).await.unwrap().len();
+            if waiting > 1 { Ok(()) } else { Err(waiting) }
+        }) => {}
+    }
+    superuser.batch_execute("ROLLBACK").await.unwrap();
+    removed.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_role_that_is_named_again_and_again_is_removed() {
     let (_postgres, api, superuser) = served().await;
     let (one, two) = (make(&api).await, make(&api).await);
