@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const BLOCKED_INTERVAL: Duration = Duration::from_millis(100);
 /// A server that is full or starts anew may be back within this time.
 const CONNECT_AGAIN: Duration = Duration::from_secs(3);
+/// Closing a database that was opened for the removal, when that has no time left.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Another app may name the role again while it is being forgotten.
 const ROUNDS: u32 = 8;
 /// What an app set for its database's sessions, with the values that it has elsewhere, and these as startup options: the app
@@ -59,8 +61,14 @@ const BEGUN: &str = "SELECT FROM pg_roles WHERE rolname = $1 AND rolvaliduntil =
 /// Ends a role's sessions.
 const END_SESSIONS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+/// What a comment on a role says of a database that is open only until the role has left it, before that database's number.
+/// No app comments on roles.
+const OPENED: &str = "is being removed; opened for that: database ";
+/// The database that is so open.
+const OPENED_FOR: &str = "SELECT quote_ident(d.datname) FROM pg_roles r JOIN pg_shdescription s ON s.objoid = r.oid, pg_database d \
+     WHERE r.rolname = $1 AND s.classoid = 'pg_authid'::regclass AND s.description = $2::text || d.oid::text";
 /// Where a role is named, but for what all databases share. The removal of one (-2) may have begun and not ended.
-const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname), d.datallowconn, d.datconnlimit = -2 \
+const NAMED_IN: &str = "SELECT DISTINCT d.datname::text, quote_ident(d.datname), d.oid, d.datallowconn, d.datconnlimit = -2 \
      FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.refobjid \
      WHERE s.refclassid = 'pg_authid'::regclass AND r.rolname = $1";
 /// A database that a role owns besides its own.
@@ -83,12 +91,13 @@ const END_BLOCKERS: &str = "WITH blocked AS MATERIALIZED (\
 struct Named {
     name: String,
     quoted: String,
+    oid: u32,
     lets_in: bool,
     is_half_removed: bool,
 }
 
 /// The removal of one role, watched by a session that has nothing else to do.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Removal<'a> {
     databases: &'a Databases,
     watch: &'a Client,
@@ -112,6 +121,8 @@ pub(super) async fn remove(
     let patient_until = Instant::now() + PATIENCE;
     let removal = Removal { databases, watch, role: &id.user, patient_until, deadline };
     let here = &databases.superuser;
+    // As the one before may have been killed.
+    removal.close_again().await?;
     removal.work(here, async |worker| drop_database(worker, id).await).await?;
     for _ in 0..ROUNDS {
         removal.leave_databases().await?;
@@ -192,8 +203,9 @@ impl Removal<'_> {
             let named = Named {
                 name: row.get(0),
                 quoted: row.get(1),
-                lets_in: row.get(2),
-                is_half_removed: row.get(3),
+                oid: row.get(2),
+                lets_in: row.get(3),
+                is_half_removed: row.get(4),
             };
             if let Err(err) = self.leave_database(&named).await {
                 let error = &err as &dyn std::error::Error;
@@ -205,28 +217,57 @@ impl Removal<'_> {
     }
 
     async fn leave_database(&self, named: &Named) -> Result<(), StoreError> {
-        let Named { name, quoted, .. } = named;
-        let here = &self.databases.superuser;
-        let say = async |sql: String| {
-            self.work(here, async |worker| worker.batch_execute(&sql).await.map_err(refused)).await
-        };
+        let Named { name, quoted, oid, .. } = named;
         if named.is_half_removed {
             // Its files are gone, or half of them. Nothing but its removal can be done with it.
-            return say(format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
+            return self.say(format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
         }
-        let mut there = here.clone();
-        let overruling = self.overruling(name).await.map_err(refused)?;
-        there.dbname(name).options(format!("{BEGIN}{overruling} {PATH}"));
-        let left =
-            async { self.work(&there, async |worker| leave_here(worker, self.role).await).await };
         if named.lets_in {
-            return left.await;
+            return self.leave_open_database(name).await;
         }
         // Its owner can close it even to the superuser.
-        say(format!("ALTER DATABASE {quoted} ALLOW_CONNECTIONS true")).await?;
-        let left = left.await;
-        say(format!("ALTER DATABASE {quoted} ALLOW_CONNECTIONS false")).await?;
-        left
+        let role = self.role.quoted();
+        let opened = self
+            .say(format!(
+                "COMMENT ON ROLE {role} IS '{OPENED}{oid}'; \
+                 ALTER DATABASE {quoted} ALLOW_CONNECTIONS true"
+            ))
+            .await;
+        let left = match opened {
+            Ok(()) => self.leave_open_database(name).await,
+            // It may be open nevertheless.
+            Err(err) => Err(err),
+        };
+        let closed = self.close_again().await;
+        left.and(closed)
+    }
+
+    async fn leave_open_database(&self, name: &str) -> Result<(), StoreError> {
+        let mut there = self.databases.superuser.clone();
+        let overruling = self.overruling(name).await.map_err(refused)?;
+        there.dbname(name).options(format!("{BEGIN}{overruling} {PATH}"));
+        self.work(&there, async |worker| leave_here(worker, self.role).await).await
+    }
+
+    /// Closes the database that was opened for the role's removal, if there is one. Until that is done the role is not dropped.
+    async fn close_again(&self) -> Result<(), StoreError> {
+        let pair: [&(dyn ToSql + Sync); 2] = [&self.role.to_string(), &OPENED];
+        let opened = self.watch.query_opt(OPENED_FOR, &pair).await.map_err(refused)?;
+        let Some(opened) = opened else { return Ok(()) };
+        let (role, opened): (_, &str) = (self.role.quoted(), opened.get(0));
+        // The removal's time may be over.
+        let closing = Self { deadline: self.deadline.max(Instant::now() + CLOSING), ..*self };
+        closing
+            .say(format!(
+                "ALTER DATABASE {opened} ALLOW_CONNECTIONS false; COMMENT ON ROLE {role} IS NULL"
+            ))
+            .await
+    }
+
+    /// Does something outside of apps' databases.
+    async fn say(&self, sql: String) -> Result<(), StoreError> {
+        let here = &self.databases.superuser;
+        self.work(here, async |worker| worker.batch_execute(&sql).await.map_err(refused)).await
     }
 
     /// The startup options by which what an app set for its database's sessions does not count.

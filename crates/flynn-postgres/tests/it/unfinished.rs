@@ -6,6 +6,7 @@ use api::controller::Provisioned;
 use clap::Parser;
 use flynn_postgres::{
     config::ApiConfig,
+    domain::names::DatabaseId,
     store::{Databases, StoreError},
 };
 
@@ -172,6 +173,67 @@ async fn what_a_killed_daemon_began_to_remove_is_not_given_back() {
     api.client.delete::<()>(&delete).await.unwrap();
     let again = create(&api, id).await.unwrap();
     connect(&again.env["DATABASE_URL"]).await.unwrap();
+}
+
+/// A database that another's role is to leave, which is closed, and in which the superuser keeps that role from leaving.
+struct Closed {
+    postgres: testkit::Postgres,
+    superuser: tokio_postgres::Client,
+    locking: tokio_postgres::Client,
+    named: String,
+    id: DatabaseId,
+}
+
+impl Closed {
+    async fn make() -> Self {
+        let (postgres, api, superuser) = served().await;
+        let one: Provisioned = api.client.post("/databases", &()).await.unwrap();
+        let two: Provisioned = api.client.post("/databases", &()).await.unwrap();
+        let named = one.env["PGDATABASE"].clone();
+        let (user, password) = (postgres.user(), postgres.password());
+        let at = format!("{}:{}", postgres.host(), postgres.port());
+        let url = format!("postgres://{user}:{password}@{at}/{named}");
+        let locking = connect(&url).await.unwrap();
+        let own =
+            format!(r#"CREATE TABLE t (n int); ALTER TABLE t OWNER TO "{}""#, two.env["PGUSER"]);
+        locking.batch_execute(&own).await.unwrap();
+        locking.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+        let close = format!(r#"ALTER DATABASE "{named}" ALLOW_CONNECTIONS false"#);
+        superuser.batch_execute(&close).await.unwrap();
+        Self { postgres, superuser, locking, named, id: two.id.parse().unwrap() }
+    }
+
+    async fn until_it_lets_in(&self, whether: bool) {
+        let sql =
+            format!("SELECT FROM pg_database WHERE datname = '{}' AND datallowconn", self.named);
+        until(&self.superuser, "it is open, or closed", &sql, usize::from(whether)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_closed_database_is_closed_again_when_the_time_for_leaving_it_is_over() {
+    let closed = Closed::make().await;
+    let databases = databases(&closed.postgres, &daemon::Lifetime::default());
+    let err = databases.delete(&closed.id).await.unwrap_err();
+    assert!(matches!(err, StoreError::TimedOut { .. }), "{err}");
+    closed.until_it_lets_in(false).await;
+}
+
+#[tokio::test]
+async fn a_closed_database_that_a_killed_daemon_opened_is_closed_again() {
+    let closed = Closed::make().await;
+    let databases = databases(&closed.postgres, &daemon::Lifetime::default());
+    {
+        let mut killed = pin!(databases.delete(&closed.id));
+        tokio::select! {
+            done = &mut killed => panic!("it waits: {done:?}"),
+            () = closed.until_it_lets_in(true) => {}
+        }
+    }
+    closed.locking.batch_execute("ROLLBACK").await.unwrap();
+    let next = self::databases(&closed.postgres, &daemon::Lifetime::default());
+    next.delete(&closed.id).await.unwrap();
+    closed.until_it_lets_in(false).await;
 }
 
 #[tokio::test]
