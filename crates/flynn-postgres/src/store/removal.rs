@@ -246,7 +246,15 @@ impl Removal<'_> {
         let mut there = self.databases.superuser.clone();
         let overruling = self.overruling(name).await.map_err(refused)?;
         there.dbname(name).options(format!("{BEGIN}{overruling} {PATH}"));
-        self.work(&there, async |worker| leave_here(worker, self.role).await).await
+        match self.work(&there, async |worker| leave_here(worker, self.role).await).await {
+            // It was removed meanwhile.
+            Err(StoreError::TurnedAway { source, .. })
+                if source.code() == Some(&SqlState::INVALID_CATALOG_NAME) =>
+            {
+                Ok(())
+            }
+            left => left,
+        }
     }
 
     /// Closes the database that was opened for the role's removal, if there is one. Until that is done the role is not dropped.
