@@ -15,7 +15,7 @@ use prometheus_client::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
-    backend::Census,
+    backend::{Census, now_ms},
     domain::{
         code::Code,
         pick::{Candidate, Standing},
@@ -184,14 +184,14 @@ impl Families<'_> {
     fn backends(&mut self, census: &Census) -> fmt::Result {
         let sets: Vec<_> =
             census.services.iter().map(|service| (service.name(), service.set())).collect();
+        let now = now_ms();
         let by_standing = sets.iter().flat_map(|(service, set)| {
-            let count = |wanted: Standing| {
-                let standings = set.backends.iter().map(Candidate::standing);
-                standings.filter(|standing| *standing == wanted).count() as u64
-            };
-            [("good", Standing::Good), ("last", Standing::Last)].map(|(name, standing)| {
-                ([("service", *service), ("standing", name)], count(standing))
-            })
+            let standings = || set.backends.iter().map(|backend| backend.standing(now));
+            let good = standings().filter(|standing| *standing == Standing::Good).count() as u64;
+            let gone = standings().filter(|standing| *standing == Standing::Gone).count() as u64;
+            let last = set.backends.len() as u64 - good - gone;
+            [("good", good), ("last", last)]
+                .map(|(name, count)| ([("service", *service), ("standing", name)], count))
         });
         let help = "Backends that are registered: good ones, and those that are used last.";
         self.gauges("strowger_backends", help, by_standing)?;

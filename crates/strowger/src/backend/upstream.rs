@@ -304,11 +304,6 @@ impl Upstream {
         self.over
     }
 
-    /// Whether it was cut because nothing moved.
-    pub(crate) fn stood_still(&self) -> bool {
-        self.control.stood_still()
-    }
-
     /// Whether it is open and ready for a request.
     pub(super) fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use tracing::{Level, debug};
 
 use super::{
-    answer::{Answer, Failure},
+    answer::{Answer, AnswerError, Failure},
     request::Context,
 };
 use crate::{
@@ -262,12 +262,12 @@ impl Recorded {
 
 impl Body for Recorded {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let Self { answer, record } = &mut *self;
         let frame = ready!(Pin::new(&mut *answer).poll_frame(cx));
         match &frame {
