@@ -9,6 +9,8 @@ use http::{
     },
 };
 
+use super::strict::{drop_aliases, plain_length};
+
 /// Most lines of a head, from either side: apps set more cookies than the hundred lines that hyper takes.
 pub(crate) const HEADERS_MAX: usize = 512;
 /// Most bytes of a head, from either side.
@@ -69,21 +71,6 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name: &HeaderName| !belongs_in_head(name)).collect()
 }
 
-/// Removes what a CGI-like server would take for a header that the router sets: it has underscores for dashes.
-pub(crate) fn remove_aliases(headers: &mut HeaderMap) {
-    let is_alias = |name: &&HeaderName| {
-        name.as_str().contains('_') && is_set_by_routers(&name.as_str().replace('_', "-"))
-    };
-    for name in headers.keys().filter(is_alias).cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
-}
-
-fn is_set_by_routers(name: &str) -> bool {
-    let ours = [&X_REQUEST_ID, &X_REQUEST_START];
-    name.starts_with("x-forwarded-") || ours.iter().any(|our| our.as_str() == name)
-}
-
 /// Counts down how many proxies an `OPTIONS` or `TRACE` may still pass, or refuses one that may pass no more (RFC 9110
 /// §7.6.2).
 pub(crate) fn count_down(headers: &mut HeaderMap) -> Result<(), Refusal> {
@@ -109,6 +96,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     for name in of_head.collect::<Vec<_>>() {
         trailers.remove(name);
     }
+    drop_aliases(trailers);
 }
 
 fn belongs_in_head(name: &HeaderName) -> bool {
@@ -170,6 +158,7 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let Some(first) = lines.next() else { return Ok(()) };
     let is_number = |bytes: &[u8]| !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
     if lines.next().is_none() && is_number(first.as_bytes()) {
+        plain_length(headers);
         return Ok(());
     }
     let lines = headers.get_all(CONTENT_LENGTH).iter();
@@ -180,6 +169,7 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     }
     let length = HeaderValue::from_bytes(length).map_err(|_| "its Content-Length is no number")?;
     headers.insert(CONTENT_LENGTH, length);
+    plain_length(headers);
     Ok(())
 }
 
@@ -317,7 +307,7 @@ mod tests {
             ("x_mine", "1"),
             ("x-forwarded-for", "2.2.2.2"),
         ]);
-        remove_aliases(&mut all);
+        drop_aliases(&mut all);
         assert_eq!(all, headers(&[("x_mine", "1"), ("x-forwarded-for", "2.2.2.2")]));
     }
 

@@ -15,5 +15,6 @@ pub(crate) mod route;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod sticky;
+pub(crate) mod strict;
 pub(crate) mod table;
 pub(crate) mod warmth;

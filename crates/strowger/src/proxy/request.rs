@@ -33,9 +33,10 @@ use crate::{
         headers::{
             Refusal, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID, X_REQUEST_START,
             append_forwarded_for, check_framing, count_down, is_request_id, is_too_large,
-            join_cookies, remove_aliases, strip_hop_by_hop,
+            join_cookies, strip_hop_by_hop,
         },
         host,
+        strict::{check_absolute, check_expectation, check_target, drop_aliases, plain_length},
     },
     gate::Seat,
     live::{Live, Target},
@@ -145,6 +146,11 @@ pub(super) async fn serve(
     if let Some(target) = &routed {
         secure::announce(&context.client, target, response.headers_mut());
     }
+    // What comes after a request that two could read differently is not read.
+    let ends = version < Version::HTTP_2 && matches!(failure, Some(Failure::Refused(_)));
+    if ends {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let body = response.body();
     if version == Version::HTTP_10 && !body.is_end_stream() && body.size_hint().exact().is_none() {
         // Where no length can be told, the end of the connection is the end of the body. To an answer of 1.1 hyper adds that
@@ -166,11 +172,15 @@ fn prepare(
         return Err(refused(405, "CONNECT is not served."));
     }
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if is_too_large(&parts.headers, target) {
+    if is_too_large(&parts.headers, parts.method.as_str().len() + target) {
         return Err(refused(431, "The head of the request is too large."));
     }
     check_framing(&parts.headers).map_err(Failure::Refused)?;
-    one_host(parts)?;
+    check_target(&parts.method, &parts.uri).map_err(Failure::Refused)?;
+    if parts.version >= Version::HTTP_11 {
+        check_expectation(&parts.headers).map_err(Failure::Refused)?;
+    }
+    one_host(parts, client.is_secure)?;
     if matches!(parts.method, Method::OPTIONS | Method::TRACE) {
         count_down(&mut parts.headers).map_err(Failure::Refused)?;
     }
@@ -185,6 +195,8 @@ fn prepare(
         && !body.is_none()
         && headers.get(EXPECT).is_some_and(is_continue);
     strip_hop_by_hop(headers);
+    drop_aliases(headers);
+    plain_length(headers);
     if parts.version == Version::HTTP_2 {
         join_cookies(headers);
     }
@@ -196,12 +208,12 @@ fn prepare(
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    remove_aliases(headers);
     append_forwarded_for(headers, &client.ip);
     headers.insert(X_FORWARDED_PROTO.clone(), client.proto.clone());
     headers.insert(X_FORWARDED_PORT.clone(), client.port.clone());
     headers.insert(X_REQUEST_START.clone(), HeaderValue::from(now.as_millisecond()));
-    if !headers.get(&X_REQUEST_ID).is_some_and(|id| is_request_id(id.as_bytes())) {
+    let mut ids = headers.get_all(&X_REQUEST_ID).iter();
+    if !ids.next().is_some_and(|id| is_request_id(id.as_bytes())) || ids.next().is_some() {
         headers.insert(X_REQUEST_ID.clone(), random_id());
     }
     parts.version = Version::HTTP_11;
@@ -213,7 +225,7 @@ fn refused(status: u16, sentence: &'static str) -> Failure {
 }
 
 /// Sees to it that the head names one host, in `Host`, and that the target is a path.
-fn one_host(parts: &mut Parts) -> Result<(), Failure> {
+fn one_host(parts: &mut Parts, is_secure: bool) -> Result<(), Failure> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -226,6 +238,10 @@ fn one_host(parts: &mut Parts) -> Result<(), Failure> {
         }
         // HTTP/2, or the absolute form: what the target says counts.
         Some(authority) => {
+            if parts.version < Version::HTTP_2 {
+                let checked = check_absolute(&parts.uri, &parts.headers, is_secure);
+                checked.map_err(Failure::Refused)?;
+            }
             let host = HeaderValue::from_str(authority.as_str())
                 .map_err(|_| refused(400, "The request's host is not one."))?;
             let path = parts.uri.path_and_query().cloned();

@@ -6,6 +6,7 @@ mod acme;
 mod api;
 mod backends;
 mod balance;
+mod corpus;
 mod handover;
 mod harness;
 mod limits;
