@@ -283,7 +283,7 @@ mod tests {
         };
         let (own, other) = (Arc::new(Seal::new("own")), Seal::new("other"));
         let (live, mut targets, mut unopened) =
-            (Live::new(own.clone(), 443, Acme::default()), BTreeMap::new(), BTreeSet::new());
+            (Live::new(own.clone(), Acme::default()), BTreeMap::new(), BTreeSet::new());
         apply(&mut targets, &mut unopened, stored(&other), &live);
         assert_eq!((targets.len(), unopened.len()), (0, 1));
         apply(&mut targets, &mut unopened, stored(&own), &live);

@@ -63,7 +63,7 @@ mod tests {
             if let Some(certificate) = &certificate {
                 table.certificates.insert(domain, certificate.clone());
             }
-            let target = Target::new(route, live.services.service("app"), certificate);
+            let target = Target::new(route, live.services.service("app"), certificate, &live.sticky);
             table.all.push(Arc::new(target));
         }
         table
