@@ -7,7 +7,6 @@ mod io;
 mod lease;
 mod services;
 mod slow;
-mod stage;
 mod upstream;
 
 use std::{
@@ -29,7 +28,6 @@ pub(crate) use io::{Control, Socket};
 pub(crate) use lease::Lease;
 use rustix::io::Errno;
 pub(crate) use services::{Census, Registered, Service, Services, Set};
-pub(crate) use stage::Stage;
 use tokio::sync::Notify;
 use tracing::{debug, error};
 pub(crate) use upstream::{BodyError, RequestBody, SendError, Upstream, handshake};

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Backend, Busy, ConnectError, Control, Lease, Socket, Stage, go_ahead::GoAhead, slow::PaceWatch,
+    Backend, Busy, ConnectError, Control, Lease, Socket, go_ahead::GoAhead, slow::PaceWatch,
 };
 use crate::domain::headers::{HEAD_MAX, HEADERS_MAX, clean_trailers};
 
@@ -46,8 +46,6 @@ pub(crate) struct RequestBody {
     pace: Option<PaceWatch>,
     /// There until its backend has asked for it.
     go_ahead: Option<GoAhead>,
-    /// Of the client's connection, if that is to know of the end.
-    stage: Option<Arc<Stage>>,
 }
 
 /// The body of a request cannot be read, which is the client's doing and not the backend's.
@@ -81,7 +79,6 @@ impl RequestBody {
             is_paced: false,
             pace: None,
             go_ahead: None,
-            stage: None,
         }
     }
 
@@ -93,11 +90,6 @@ impl RequestBody {
     /// Whether there is none.
     pub(crate) fn is_none(&self) -> bool {
         self.body.is_none()
-    }
-
-    /// Tells its client's connection of its end.
-    pub(crate) fn tell_end_to(&mut self, stage: Arc<Stage>) {
-        self.stage = Some(stage);
     }
 
     /// Holds it back.
@@ -182,9 +174,6 @@ impl Body for RequestBody {
         control.await_client(polled.is_pending());
         if is_at_end {
             control.end_request();
-            if let Some(stage) = &self.stage {
-                stage.end_request();
-            }
             self.control = None;
         }
         polled

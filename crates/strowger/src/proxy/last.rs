@@ -16,8 +16,6 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use crate::backend::Stage;
-
 /// A client has this long to take what came of an answer that broke off.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -26,8 +24,6 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) struct Written {
     is_pending: AtomicBool,
     waker: AtomicWaker,
-    /// How far it is with the request.
-    stage: Arc<Stage>,
 }
 
 impl Written {
@@ -40,11 +36,6 @@ impl Written {
     pub(super) fn finish(&self) {
         self.is_pending.store(false, Ordering::Relaxed);
         self.waker.wake();
-    }
-
-    /// How far the connection is with the request.
-    pub(super) fn stage(&self) -> &Arc<Stage> {
-        &self.stage
     }
 
     fn poll_finished(&self, cx: &Context<'_>) -> Poll<()> {
@@ -67,14 +58,6 @@ impl<B: Body> ErrorLast<B> {
     /// A body that goes to this stream.
     pub(super) fn new(body: B, written: Option<Arc<Written>>) -> Self {
         Self { body, error: None, written }
-    }
-}
-
-impl<B: Body> Drop for ErrorLast<B> {
-    fn drop(&mut self) {
-        if let Some(written) = &self.written {
-            written.stage.end_answer();
-        }
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::{
     fmt,
-    future::Future,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use daemon::{
@@ -19,7 +17,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::oneshot,
-    time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -29,10 +26,6 @@ use super::last::Written;
 /// while a connection is idle. It takes a read of 16 KiB for a reason to make the next one larger.
 const READ_MAX: usize = (16 << 10) - 1;
 
-/// A client that has closed its side before its answer began is taken for gone after this time. Most that do are gone, and
-/// some listen (RFC 9112 §9.6).
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A stream that goes back to its owner when this is dropped.
 pub(super) struct Lent<S> {
     /// There until then.
@@ -40,16 +33,10 @@ pub(super) struct Lent<S> {
     owner: Option<oneshot::Sender<Returned<S>>>,
     has_ended: bool,
     written: Arc<Written>,
-    /// The client has closed its side and waits for an answer.
-    is_half_closed: bool,
-    late: Option<Pin<Box<Sleep>>>,
 }
 
 /// A stream whose other end can be told of an error instead of an end.
 pub(super) trait Resettable {
-    /// Whether the other end may close its side and listen on.
-    const MAY_HALF_CLOSE: bool = false;
-
     /// Sees to it that it is told of an error when this is closed, by whomever: the kernel does it for a router that is
     /// killed.
     fn reset_when_closed(&self);
@@ -59,8 +46,6 @@ pub(super) trait Resettable {
 }
 
 impl Resettable for TcpStream {
-    const MAY_HALF_CLOSE: bool = true;
-
     fn reset_when_closed(&self) {
         // It may be gone.
         let _ = self.set_zero_linger();
@@ -96,15 +81,7 @@ pub(super) fn lend<S: Resettable>(stream: S) -> (Lent<S>, Owner<S>) {
     stream.reset_when_closed();
     let (owner, returned) = oneshot::channel();
     let (stream, owner) = (Some(stream), Some(owner));
-    let lent = Lent {
-        stream,
-        owner,
-        has_ended: false,
-        written: Arc::default(),
-        is_half_closed: false,
-        late: None,
-    };
-    (lent, Owner(returned))
+    (Lent { stream, owner, has_ended: false, written: Arc::default() }, Owner(returned))
 }
 
 impl<S> Owner<S>
@@ -138,17 +115,6 @@ impl<S> Lent<S> {
         &self.written
     }
 
-    /// Ready when a client that has closed its side, and may wait for its answer, is to be taken for one that is gone.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let stage = self.written.stage();
-        if stage.is_asked() {
-            let late = self.late.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_TIMEOUT)));
-            return late.as_mut().poll(cx);
-        }
-        // What is written tells whether it is there.
-        if stage.is_quiet() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
     fn stream(&mut self) -> io::Result<&mut S> {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -175,17 +141,12 @@ impl<S> Drop for Lent<S> {
     }
 }
 
-impl<S: AsyncRead + Resettable + Unpin> AsyncRead for Lent<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Lent<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_half_closed {
-            ready!(self.poll_gone(cx));
-            self.has_ended = true;
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
         let stream = self.as_mut().pinned()?;
         let read = if buf.remaining() > READ_MAX {
@@ -198,10 +159,6 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for Lent<S> {
             ready!(stream.poll_read(cx, buf))
         };
         if read.is_err() || buf.filled().len() == before && buf.remaining() > 0 {
-            if S::MAY_HALF_CLOSE && read.is_ok() && self.written.stage().is_asked() {
-                self.is_half_closed = true;
-                ready!(self.poll_gone(cx));
-            }
             self.has_ended = true;
         }
         Poll::Ready(read)

@@ -232,18 +232,9 @@ async fn serve_one<S, A, B>(
 {
     let (stream, owner) = lend(stream);
     let written = stream.written().clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let written = written.clone();
-        match request.body().is_end_stream() {
-            true => written.stage().end_request(),
-            false => _ = request.extensions_mut().insert(written.stage().clone()),
-        }
-        let answer = answer(request);
-        async move {
-            let answer = answer.await?;
-            written.stage().begin_answer();
-            Ok::<_, Infallible>(answer.map(|body| ErrorLast::new(body, Some(written))))
-        }
+    let service = service_fn(move |request| {
+        let (answer, written) = (answer(request), written.clone());
+        async { answer.await.map(|answer| answer.map(|body| ErrorLast::new(body, Some(written)))) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

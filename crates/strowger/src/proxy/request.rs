@@ -108,10 +108,7 @@ pub(super) async fn serve(
     let now = Timestamp::now();
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
-    let mut body = RequestBody::new(body, version);
-    if let Some(stage) = parts.extensions.remove() {
-        body.tell_end_to(stage);
-    }
+    let body = RequestBody::new(body, version);
     let mut record = Record::begin(context.clone(), &parts, body.received(), now);
     let mut routed: Option<Arc<Target>> = None;
     let result = async {

@@ -392,29 +392,3 @@ async fn what_a_client_said_before_it_broke_off_arrives() {
     let heard = timeout(testkit::LIMIT, told.recv()).await.unwrap();
     assert_eq!(heard, Some((LEN, Some(ErrorKind::ConnectionReset))));
 }
-
-#[tokio::test]
-async fn a_client_that_closes_its_side_after_a_request_has_its_answer() {
-    let harness = Harness::start().await;
-    let backend = scripted(|_, mut wire: Wire| async move {
-        if wire.head().await.starts_with("POST") {
-            wire.exactly(5).await;
-        }
-        let given_up = timeout(Duration::from_millis(400), wire.head()).await;
-        given_up.expect_err("it is not given up");
-        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-        wire.until_end().await;
-    });
-    harness.up("app", backend.await).await;
-    harness.route("a.example", "app").await;
-    for request in [
-        "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello",
-    ] {
-        let mut wire = harness.connect().await;
-        wire.send(request).await;
-        wire.0.shutdown().await.unwrap();
-        let answer = timeout(testkit::LIMIT, wire.until_end()).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer:?}");
-    }
-}
