@@ -62,3 +62,15 @@ impl std::str::FromStr for Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_two_settings_have_one_name() {
+        Config::command().debug_assert();
+    }
+}

@@ -156,7 +156,14 @@ async fn connection(mut client: TcpStream, port: u16, live: &Live) -> io::Result
     drop(busy);
     let (received, sent) = counted.bytes();
     target.service.tally().carry(received, sent);
-    let broken = lingering.await;
+    let broken = match control.is_cut() {
+        // The other side has this long to take what this one said, and no more.
+        true => tokio::select! {
+            broken = lingering => broken,
+            () = control.until_given_up() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        },
+        false => lingering.await,
+    };
     if !broken.one {
         client.end_when_closed();
     }

@@ -140,7 +140,14 @@ async fn tunnel(
     };
     drop(busy);
     record.closed(counted.bytes());
-    let broken = lingering.await;
+    let broken = match control.is_cut() {
+        // The other side has this long to take what this one said, and no more.
+        true => tokio::select! {
+            broken = lingering => broken,
+            () = control.until_given_up() => return,
+        },
+        false => lingering.await,
+    };
     if !broken.one {
         end_client(client.into_inner());
     }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,8 @@ use keyspace::Keyspace;
 use strowger::{AcmeSettings, Config, Running};
 use strowger_client::Strowger;
 use testkit::{Etcd, Pebble, PebbleOptions, wait_until, wait_until_for};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::harness::{Backend, Discoverd, KEY, config, front::Front, http_route, spawn};
 
@@ -189,8 +191,9 @@ async fn why_there_is_no_certificate_is_told_and_when_it_is_tried_again() {
     let stranger = Router::new().fallback(any(async || "hello"));
     spawn(async move { axum::serve(listener, stranger).await.unwrap() });
     scene.pebble.point("elsewhere.example", "127.0.0.2").await;
-    scene.pebble.point("closed.invalid.example", "192.0.2.1").await;
-    for domain in ["elsewhere.example", "*.wild.example", "a.localhost"] {
+    // An address for documents, where nobody is.
+    scene.pebble.point("closed.example", "192.0.2.1").await;
+    for domain in ["elsewhere.example", "closed.example", "*.wild.example", "a.localhost"] {
         router.route(domain).await;
     }
     let status =
@@ -198,6 +201,7 @@ async fn why_there_is_no_certificate_is_told_and_when_it_is_tried_again() {
     assert_eq!(status.state, CertificateState::Failing);
     assert!(status.detail.unwrap().contains("127.0.0.2"));
     assert!(status.next_try.unwrap() > jiff::Timestamp::now());
+    router.until_failing("closed.example", CertificateProblem::PortClosed).await;
     for (domain, problem) in [
         ("*.wild.example", CertificateProblem::Wildcard),
         ("a.localhost", CertificateProblem::NotPublic),
@@ -217,8 +221,23 @@ async fn where_port_80_is_closed_the_authority_is_convinced_over_tls() {
     scene.pebble.point("tls.example", "127.0.0.3").await;
     router.route("tls.example").await;
     until_served(SOON, &router, "tls.example").await;
-    // Whoever asks like the authority when nothing is pending gets nothing.
-    scene.pebble.point("tls.example", "127.0.0.1").await;
+    let refused = ask_as_authority(router.running.https, "tls.example").await;
+    assert!(refused.contains("alert"), "nothing is pending any more: {refused}");
+}
+
+/// What comes of a handshake like an authority's.
+async fn ask_as_authority(https: SocketAddr, name: &str) -> String {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, https.port())).await.unwrap();
+    let name = name.to_owned().try_into().unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    connecting.unwrap_err().to_string()
 }
 
 #[tokio::test]
