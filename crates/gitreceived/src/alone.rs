@@ -22,6 +22,7 @@ use crate::{
     disk,
     domain::command::RepoName,
     git::{self, Git, GitError},
+    place,
     repos::{self, Copy, Uses},
 };
 
@@ -95,15 +96,20 @@ impl Alone {
     /// The repository of a name, which its first push makes; the inner error is a sentence that says why it takes none.
     pub(crate) async fn prepare(&self, name: &RepoName) -> Result<Result<Copy, String>, GitError> {
         // It may be a link, or in a folder that is one; git tells where it is.
-        let path = resolved(&self.dir.join(format!("{name}.git")));
-        if let Some(why) = why_unfit(&path) {
-            return Ok(Err(format!(
+        let refused = |why| {
+            format!(
                 "The repository of {name} takes no push: {why} Nothing was changed; tell the person who runs this server."
-            )));
+            )
+        };
+        let path = match place::resolve(&self.dir.join(format!("{name}.git"))) {
+            Ok(path) => path,
+            Err(why) => return Ok(Err(refused(why))),
+        };
+        if let Some(why) = why_unfit(&path) {
+            return Ok(Err(refused(why)));
         }
         let copy = self.uses.begin(&path);
-        copy.begin(&self.git).await?;
-        Ok(Ok(copy))
+        Ok(copy.begin(&self.git).await?.map(|()| copy).map_err(refused))
     }
 
     /// The right to push to a repository, or who waits for it.
@@ -123,15 +129,6 @@ impl Alone {
         let refs = repos::refs(&self.git, &copy.path).await?;
         let head = branch.and_then(|branch| refs.get(branch).cloned());
         Ok(Repository { head, packs: Vec::new(), refs })
-    }
-}
-
-/// Where a path leads, of which the last parts may not be there yet.
-fn resolved(path: &Path) -> PathBuf {
-    match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Ok(resolved), _, _) => resolved,
-        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
-        _ => path.into(),
     }
 }
 

@@ -16,6 +16,7 @@ mod keyring;
 mod lease;
 mod moving;
 mod pack;
+mod place;
 mod push;
 mod ready;
 mod receiver;

@@ -23,6 +23,7 @@ use crate::{
         update::{DeployBranches, is_object_id},
     },
     git::{self, Git, GitError},
+    place::{self, Place},
 };
 
 /// File in a copy that lists the packs of shelf it has.
@@ -111,16 +112,20 @@ impl Copy {
         git::output("update-ref", update_ref, Some(orders)).await.map(drop)
     }
 
-    /// Makes sure that it is a repository. One may have been begun and not finished.
-    pub(crate) async fn begin(&self, git: &Git) -> Result<(), GitError> {
+    /// Makes sure that it is a repository: one may have been begun and not finished. The inner error is a sentence that says what
+    /// it is instead, and then it stays as it is.
+    pub(crate) async fn begin(&self, git: &Git) -> Result<Result<(), String>, GitError> {
         let _changing = self.changing.lock().await;
-        if !["HEAD", "objects", "refs"].iter().all(|part| self.path.join(part).exists()) {
-            // No push gets further than this before it is one.
-            disk::remove_leftovers(&self.path).await;
-            disk::remove_locks(&self.path, Duration::ZERO).await;
-            git.init(&self.path).await?;
+        match place::look(&self.path) {
+            Err(why) => return Ok(Err(why)),
+            Ok(Place::Repository) => {}
+            Ok(Place::Unmade) => {
+                // No push gets further than this before it is one.
+                disk::remove_locks(&self.path, Duration::ZERO).await;
+                git.init(&self.path).await?;
+            }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
 

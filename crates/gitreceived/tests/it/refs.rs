@@ -1,12 +1,14 @@
 //! Refs of an operator's own repository that are not plain, and repositories that are not where they seem.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     os::unix::{
         ffi::OsStrExt,
         fs::{chown, symlink},
     },
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -189,4 +191,63 @@ async fn a_repository_of_another_user_is_told_from_one_that_takes_pushes() {
     let (ok, said) = lone.push("key", "main").await;
     assert!(!ok && said.contains("belongs to user 12345 and must belong to user"), "{said}");
     assert!(!said.contains("safe.directory"), "{said}");
+}
+
+/// Every file and folder below one, and what the files hold.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![dir.to_path_buf()]);
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path.clone());
+            }
+            let text = fs::read(&path).unwrap_or_default();
+            found.insert(path, text);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_is_no_bare_repository_stays_as_it_is_and_it_is_said_what_to_do() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    let repos = lone.path("repos");
+    let tree = lone.path("tree-of-somebody");
+    assert!(lone.git("key", &["clone", "-q", ".", tree.to_str().unwrap()]).await.0);
+    fs::create_dir(repos.join("stuff.git")).unwrap();
+    for file in ["HEAD", "config", "a.lock"] {
+        fs::write(repos.join("stuff.git").join(file), "precious").unwrap();
+    }
+    fs::create_dir(repos.join("pointer.git")).unwrap();
+    let pointer = format!("gitdir: {}/.git\n", tree.display());
+    fs::write(repos.join("pointer.git/.git"), &pointer).unwrap();
+    fs::write(repos.join("file.git"), &pointer).unwrap();
+    for (to, name) in
+        [("../tree-of-somebody", "tree.git"), ("nowhere", "lost.git"), ("loop.git", "loop.git")]
+    {
+        symlink(to, repos.join(name)).unwrap();
+    }
+    let before = (contents(&repos), contents(&tree));
+    for (name, why) in [
+        ("tree", "is a work tree: it has a .git"),
+        ("pointer", "is a work tree: it has a .git"),
+        ("stuff", "is neither empty nor a bare repository"),
+        ("file", "is a file that names a repository elsewhere"),
+        ("lost", "nowhere, and there is nothing. Remove the link"),
+        ("loop", "is a link that leads back to itself"),
+    ] {
+        let url = format!("ssh://git@127.0.0.1/{name}.git");
+        let (ok, said) = lone.git("key", &["push", "-f", &url, "main"]).await;
+        assert!(!ok && said.contains(why) && said.contains("Nothing was changed"), "{said}");
+        assert!(!said.contains("push again in a minute"), "{said}");
+    }
+    assert!(before == (contents(&repos), contents(&tree)), "something was written");
+    assert!(!lone.path("runs").exists(), "the receiver is not asked");
+    // The repository of a work tree is one.
+    symlink(tree.join(".git"), repos.join("inner.git")).unwrap();
+    let (ok, said) =
+        lone.git("key", &["push", "ssh://git@127.0.0.1/inner.git", "main:other"]).await;
+    assert!(ok, "{said}");
 }
