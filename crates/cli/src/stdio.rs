@@ -8,7 +8,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// A stream that waits where its descriptor does not.
 #[derive(Debug)]
@@ -54,6 +54,17 @@ impl<T: AsFd> Waiting<T> {
                 done => return done,
             }
         }
+    }
+}
+
+impl<T: AsFd> Waiting<T> {
+    /// Whether nobody is at the other end any more. A terminal may refuse what is written for another reason with the same error:
+    /// `stty tostop` does, to a process in the background that nobody can bring back.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        let mut asked = [PollFd::new(&self.0, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&at_once)).is_ok()
+            && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 }
 

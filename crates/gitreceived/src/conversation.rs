@@ -1,7 +1,6 @@
 //! The daemon's side of the hook: judges the push, keeps its objects, has it deployed.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -30,7 +29,7 @@ use crate::{
     pack::{self, PACKS_MAX, PackError, Quarantine},
     push::{Pushes, Request},
     receiver::{self, Ended},
-    repos::Copy,
+    repos::{Copy, Refs},
     survey,
 };
 
@@ -57,6 +56,10 @@ pub(crate) struct Conversation<'a> {
     pub(crate) shallow: &'a AtomicBool,
     /// Where git keeps its objects until it is taken.
     pub(crate) incoming: &'a OnceLock<PathBuf>,
+    /// Where its refs were when it was judged, if somebody else may move them.
+    pub(crate) seen: OnceLock<Refs>,
+    /// What it has deployed.
+    pub(crate) deployed: OnceLock<String>,
 }
 
 /// Why the objects of a push could not be kept.
@@ -89,18 +92,6 @@ impl Conversation<'_> {
             }
         }
         held
-    }
-
-    /// Tells the hook that moves the refs whether it may: git may have found it and not the one that asks first.
-    async fn let_move(&self, listener: &UnixListener) -> io::Result<()> {
-        let (stream, question) = question(listener.accept().await?.0).await?;
-        let (mut from_hook, to_hook) = stream.into_split();
-        let may = question.is_moving && self.taken.load(Ordering::SeqCst);
-        let mut out = Frames(to_hook);
-        out.end(u8::from(!may)).await?;
-        // It sees that we have ended by our having hung up, so we do not before it has.
-        let _ = from_hook.read_u8().await;
-        Ok(())
     }
 
     async fn hold_undecided(
@@ -271,6 +262,7 @@ impl Conversation<'_> {
                     out.say(&format!(" !     {remark}")).await;
                 }
                 self.deploy(&deploy, out).await?;
+                let _ = self.deployed.set(deploy.commit);
                 self.keep_refs(plan, out).await;
                 Ok(())
             }
@@ -289,6 +281,7 @@ impl Conversation<'_> {
         if let Err(refusal) = self.check(plan, &repository) {
             return Ok(Err(refusal));
         }
+        self.note_seen(plan, &repository);
         // First, for the others read it.
         if let Err(refusal) = self.check_history(plan, quarantine).await {
             return Ok(Err(refusal));

@@ -52,6 +52,18 @@ pub(crate) struct Question {
     pub(crate) updates: String,
     /// Those of [`QUARANTINE`] that are set.
     pub(crate) quarantine: BTreeMap<String, String>,
+    /// Whether it reads [`Terms`]. One of the version before would show them to the pusher.
+    #[serde(default)]
+    pub(crate) reads_terms: bool,
+}
+
+/// What the daemon says to the hook that may move refs, in a frame. One of the version before says nothing.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Terms {
+    /// Where those refs of the push were that were there, when it was judged. Nothing where nobody else moves any.
+    pub(crate) seen: Option<BTreeMap<String, String>>,
+    /// What the pusher is told if not all can be moved.
+    pub(crate) unmoved: String,
 }
 
 /// What a pusher is told whose list of branches is not read.
@@ -100,19 +112,8 @@ pub fn run(program: &OsStr) -> ExitCode {
     let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_default();
     let socket = Path::new(&socket);
     let ran = if Path::new(program).ends_with(MOVING) {
-        let question = Question { is_moving: true, ..Question::default() };
-        let answers = std::env::var_os(ANSWERS_VARIABLE);
-        let leave = || {
-            let daemon = match &answers {
-                None => None,
-                Some(how) => match converse(socket, &question) {
-                    Ok((daemon, 0)) => Some(daemon).filter(|_| how == STAYS),
-                    _ => return None,
-                },
-            };
-            Some(move || daemon.as_ref().is_none_or(is_on_the_line))
-        };
-        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock(), leave)
+        let leave = || ask_to_move(socket, std::env::var_os(ANSWERS_VARIABLE).as_deref());
+        moving::run(&mut io::stdin().lock(), &mut io::stdout().lock(), &mut io::stderr(), leave)
     } else {
         ask(socket)
     };
@@ -123,6 +124,23 @@ pub fn run(program: &OsStr) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks the daemon, if it answers, whether refs may be moved; the terms, and what tells whether that is still so.
+fn ask_to_move(
+    socket: &Path,
+    answers: Option<&OsStr>,
+) -> Option<(Terms, impl Fn() -> bool + use<>)> {
+    let question = Question { is_moving: true, reads_terms: true, ..Question::default() };
+    let (mut daemon, mut terms) = (None, Vec::new());
+    if let Some(how) = answers {
+        match converse(socket, &question, &mut terms) {
+            Ok((there, 0)) => daemon = Some(there).filter(|_| how == STAYS),
+            _ => return None,
+        }
+    }
+    let terms = serde_json::from_slice(&terms).unwrap_or_default();
+    Some((terms, move || daemon.as_ref().is_none_or(is_on_the_line)))
 }
 
 /// Whether the daemon has not hung up. It says nothing more.
@@ -164,16 +182,20 @@ fn ask(socket: &Path) -> io::Result<u8> {
         |name: &str| std::env::var_os(name).and_then(|value| OsString::into_string(value).ok());
     let quarantine =
         QUARANTINE.iter().filter_map(|name| Some((String::from(*name), set(name)?))).collect();
-    converse(socket, &Question { is_moving: false, updates, quarantine }).map(|(_, status)| status)
+    let question = Question { updates, quarantine, ..Question::default() };
+    converse(socket, &question, &mut io::stderr()).map(|(_, status)| status)
 }
 
-/// Asks the daemon and shows what it says; the connection to it, and the status it decides on.
-fn converse(socket: &Path, question: &Question) -> io::Result<(UnixStream, u8)> {
+/// Asks the daemon and passes on what it says; the connection to it, and the status it decides on.
+fn converse(
+    socket: &Path,
+    question: &Question,
+    to: &mut impl Write,
+) -> io::Result<(UnixStream, u8)> {
     let mut stream = UnixStream::connect(socket)?;
     let question = serde_json::to_vec(question)?;
     let len = u32::try_from(question.len()).map_err(io::Error::other)?;
     stream.write_all(&[&len.to_be_bytes(), &question[..]].concat())?;
-    let mut stderr = io::stderr();
     loop {
         let mut len = [0; 4];
         stream.read_exact(&mut len)?;
@@ -183,8 +205,8 @@ fn converse(socket: &Path, question: &Question) -> io::Result<(UnixStream, u8)> 
             stream.read_exact(&mut status)?;
             return Ok((stream, status[0]));
         }
-        io::copy(&mut (&stream).take(len.into()), &mut stderr)?;
-        stderr.flush()?;
+        io::copy(&mut (&stream).take(len.into()), to)?;
+        to.flush()?;
     }
 }
 

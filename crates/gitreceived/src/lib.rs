@@ -14,6 +14,7 @@ pub mod hook;
 mod hosting;
 mod keyring;
 mod lease;
+mod leave;
 mod moving;
 mod pack;
 mod place;

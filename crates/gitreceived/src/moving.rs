@@ -1,28 +1,42 @@
 //! The proc-receive hook: moves refs where a push wants them, branches peeled to commits. git speaks to it in pkt-lines: four
 //! hex digits of length (themselves counted) and the text; `0000` ends a section.
 //!
-//! Each ref is moved from where it was when the daemon held the right to push. So a hook that outlives its daemon undoes no
-//! later push: git compares.
+//! Each ref is moved from where the daemon saw it when it judged the push, with the right to it. So what somebody else moved while
+//! the receiver ran is not overwritten, and a hook that outlives its daemon undoes no later push: git compares.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read, Write},
     process::{Command, Stdio},
 };
 
-use crate::git::Complaint;
+use crate::{
+    domain::{
+        names::clash,
+        update::{short, shown},
+    },
+    git::Complaint,
+    hook::Terms,
+};
 
 /// What a pusher is told of a ref if the daemon has not taken the push.
 const NOT_TAKEN: &str = "the server has not taken this push; push again";
 /// What would be told of a ref if the daemon ended meanwhile.
 const LEFT: &str = "the server has ended meanwhile; push again";
+/// What is told of a ref that is not where the daemon saw it.
+const MOVED: &str = "somebody else moved it while this push was under way; fetch it and push again";
+/// What is told of a ref that was to go with others that did not come.
+const STAYS: &str = "it stays, for not all else of this push could be stored";
+/// Most names that are told of refs that could not be moved.
+const TOLD_MAX: usize = 5;
 
-/// Takes git's commands and answers each. `leave` is asked whether something may be moved, and its answer whether that is still
-/// so.
+/// Takes git's commands and answers each. `leave` is asked whether something may be moved, and its answer has the terms, and
+/// whether it may still be. What the pusher is to be told beside the answers is `said`.
 pub(crate) fn run<L: Fn() -> bool>(
     input: &mut impl Read,
     output: &mut impl Write,
-    leave: impl FnOnce() -> Option<L>,
+    said: &mut impl Write,
+    leave: impl FnOnce() -> Option<(Terms, L)>,
 ) -> io::Result<u8> {
     // The versions git speaks, with what else it can do; this one has been there from the beginning.
     while read_line(input)?.is_some() {}
@@ -32,18 +46,37 @@ pub(crate) fn run<L: Fn() -> bool>(
     while let Some(line) = read_line(input)? {
         commands.extend(RefCommand::read(&line));
     }
-    // Before the daemon answers: by then nobody else has moved anything.
+    // Before the daemon answers: in a copy, nobody else has moved anything by then.
     let moves = Moves::prepare(&mut commands);
-    let answers: Vec<String> = match (leave(), moves) {
-        (Some(lasts), Ok(moves)) => moves.carry_out(&commands, &lasts),
-        (Some(_), Err(err)) => commands.iter().map(|it| it.refuse(&err.to_string())).collect(),
-        (None, _) => commands.iter().map(|it| it.refuse(NOT_TAKEN)).collect(),
+    let (answers, unmoved): (Vec<String>, String) = match leave() {
+        None => (commands.iter().map(|it| it.refuse(NOT_TAKEN)).collect(), String::new()),
+        Some((terms, lasts)) => {
+            let answers = match moves {
+                Ok(moves) => moves.with_seen(terms.seen).carry_out(&commands, &lasts),
+                Err(err) => commands.iter().map(|it| it.refuse(&err.to_string())).collect(),
+            };
+            (answers, terms.unmoved)
+        }
     };
+    if let Some(names) = refused(&answers).filter(|_| !unmoved.is_empty()) {
+        // Whether anybody hears it changes nothing of what git is told.
+        let _ = writeln!(said, "Not moved here: {names}. {unmoved}");
+    }
     for line in answers {
         write_line(output, &line)?;
     }
     end_section(output)?;
     Ok(0)
+}
+
+/// The names of those that git is told are refused, if there are any.
+fn refused(answers: &[String]) -> Option<String> {
+    let names = answers.iter().filter_map(|line| line.strip_prefix("ng ")?.split(' ').next());
+    let mut names: Vec<String> = names.map(|name| shown(short(name))).collect();
+    let more = names.len().saturating_sub(TOLD_MAX);
+    names.truncate(TOLD_MAX);
+    let told = (!names.is_empty()).then(|| names.join(", "))?;
+    Some(if more == 0 { told } else { format!("{told} and {more} more") })
 }
 
 /// What one ref shall be at.
@@ -66,6 +99,15 @@ impl RefCommand {
         self.new.bytes().all(|b| b == b'0')
     }
 
+    /// When it is moved, beside these that come.
+    fn step(&self, come: &BTreeSet<String>) -> Step {
+        match self.is_deletion() {
+            false => Step::Move,
+            true if clash(come, &self.name).is_some() => Step::MakeRoom,
+            true => Step::Go,
+        }
+    }
+
     fn is_peeled(&self) -> bool {
         !self.is_deletion() && self.name.starts_with("refs/heads/")
     }
@@ -84,17 +126,28 @@ impl RefCommand {
     }
 }
 
-/// Where the refs of the repository are before anything is moved.
+/// Where the refs of the repository have to be before anything is moved.
 struct Moves {
     there: BTreeMap<String, String>,
+}
+
+/// When a ref is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// It makes room for one that comes: `a` cannot be beside `a/b`, and in one transaction git does not let it follow that.
+    MakeRoom,
+    Move,
+    /// It goes when all that comes is there, or what was only renamed would be lost.
+    Go,
 }
 
 impl Moves {
     /// Looks where all refs are, and what branches are to be at. Whether they may be moved has been decided by the daemon, with
     /// the right to push.
     fn prepare(commands: &mut [RefCommand]) -> io::Result<Self> {
-        // What goes makes room for what comes: `a` cannot be beside `a/b`.
-        commands.sort_by_key(|command| !command.is_deletion());
+        let come = commands.iter().filter(|command| !command.is_deletion());
+        let come: BTreeSet<String> = come.map(|command| command.name.clone()).collect();
+        commands.sort_by_key(|command| command.step(&come));
         let refs = git(&["for-each-ref", "--format=%(refname) %(objectname)"], "")?;
         let refs = refs.lines().filter_map(|line| line.split_once(' '));
         let there = refs.map(|(name, id)| (name.to_owned(), id.to_owned())).collect();
@@ -110,12 +163,23 @@ impl Moves {
         Ok(Self { there })
     }
 
-    /// Moves all; what git is told of each. In two steps, for in one transaction git does not let `a` follow `a/b`.
+    /// The same, from where the daemon saw the refs, if it says so.
+    fn with_seen(self, seen: Option<BTreeMap<String, String>>) -> Self {
+        Self { there: seen.unwrap_or(self.there) }
+    }
+
+    /// Moves all; what git is told of each.
     fn carry_out(&self, commands: &[RefCommand], lasts: &impl Fn() -> bool) -> Vec<String> {
-        let (gone, moved) = commands.split_at(commands.partition_point(RefCommand::is_deletion));
+        let come = commands.iter().filter(|command| !command.is_deletion());
+        let come: BTreeSet<String> = come.map(|command| command.name.clone()).collect();
         let mut said = Vec::new();
-        for step in [gone, moved] {
-            self.step(step, lasts, &mut said);
+        for commands in commands.chunk_by(|one, two| one.step(&come) == two.step(&come)) {
+            let is_going = commands.iter().any(|command| command.step(&come) == Step::Go);
+            if is_going && refused(&said).is_some() {
+                said.extend(commands.iter().map(|command| command.refuse(STAYS)));
+            } else {
+                self.step(commands, lasts, &mut said);
+            }
         }
         said
     }
@@ -137,9 +201,14 @@ impl Moves {
                 Some(at) => command.accept(at),
                 None => vec![command.refuse("it is no commit, and a branch is at nothing else")],
             })),
-            (Err(err), [command]) => match &command.at {
+            (Err(err), [command]) => match (&command.at, is_now_at(&command.name)) {
                 // By a transaction that failed later.
-                Some(at) if is_at(command, at) => said.extend(command.accept(at)),
+                (Some(at), now) if now.as_ref() == Some(at).filter(|_| !command.is_deletion()) => {
+                    said.extend(command.accept(at));
+                }
+                (_, now) if now.as_ref() != self.there.get(&command.name) => {
+                    said.push(command.refuse(MOVED));
+                }
                 _ => said.push(command.refuse(&err.to_string())),
             },
             (Err(_), _) => {
@@ -166,13 +235,10 @@ impl Moves {
     }
 }
 
-/// Whether a ref is where it shall be, or gone if it shall go.
-fn is_at(command: &RefCommand, at: &str) -> bool {
-    let there = git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &command.name], "");
-    match there {
-        Ok(there) => there.trim() == at,
-        Err(_) => command.is_deletion(),
-    }
+/// Where a ref is now, if it is there.
+fn is_now_at(name: &str) -> Option<String> {
+    let there = git(&["rev-parse", "--verify", "--quiet", "--end-of-options", name], "");
+    there.ok().map(|there| there.trim().to_owned())
 }
 
 /// Runs git with something on its stdin, which may be as much as it reads before it says anything; its output.
@@ -251,8 +317,13 @@ mod tests {
         }
         end_section(&mut input).unwrap();
         let refused = |leave: Option<bool>, why: &str| {
-            let mut output = Vec::new();
-            run(&mut &input[..], &mut output, || leave.map(|lasts| move || lasts)).unwrap();
+            let (mut output, mut told) = (Vec::new(), Vec::new());
+            let terms = Terms { seen: None, unmoved: "It is deployed.".into() };
+            let may = || leave.map(|lasts| (terms, move || lasts));
+            run(&mut &input[..], &mut output, &mut told, may).unwrap();
+            let told = String::from_utf8(told).unwrap();
+            let words = leave.map_or("", |_| "Not moved here: v1, v2. It is deployed.\n");
+            assert_eq!(told, words);
             let said = String::from_utf8(output).unwrap();
             for name in ["refs/tags/v1", "refs/tags/v2"] {
                 assert!(said.contains(&format!("ng {name} {why}\n")), "{said}");

@@ -213,6 +213,8 @@ impl Pushes {
             abort,
             shallow: &shallow,
             incoming: &incoming,
+            seen: OnceLock::new(),
+            deployed: OnceLock::new(),
         };
         let answering = conversation.hold(listener, &over);
         let idle_timeout = self.idle_timeout;

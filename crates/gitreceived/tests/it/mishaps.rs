@@ -241,3 +241,61 @@ async fn a_second_gitreceived_takes_the_folder_only_when_the_first_has_ended() {
     started.unwrap();
     second.end();
 }
+
+/// Pushes something, and does something else while the receiver runs.
+async fn push_while(lone: &Lone, what: &[&str], other: impl AsyncFnOnce()) -> (bool, String) {
+    let runs = lone.path("runs");
+    let _ = fs::remove_file(&runs);
+    fs::write(lone.path("hold"), "").unwrap();
+    let args = [&["push", URL], what].concat();
+    let during = async {
+        wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet"))
+            .await;
+        other().await;
+        fs::remove_file(lone.path("hold")).unwrap();
+    };
+    tokio::join!(lone.git("key", &args), during).0
+}
+
+#[tokio::test]
+async fn what_somebody_moves_while_the_receiver_runs_is_not_overwritten() {
+    let lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:x", "main:gone"]).await;
+    assert!(ok, "{said}");
+    let second = lone.commit("two").await;
+    let repo = format!("--git-dir={}", lone.path("repos/anything.git").display());
+    let theirs = ["commit-tree", "-m", "theirs", "-p", &first, &format!("{first}^{{tree}}")];
+    let theirs = lone.git("key", &[&[&*repo][..], &theirs].concat()).await.1.trim().to_owned();
+    let what = ["main", "main:x", "main:free", ":gone"];
+    let (ok, said) = push_while(&lone, &what, async || {
+        for name in ["main", "x", "gone"] {
+            let set = [&*repo, "update-ref", &format!("refs/heads/{name}"), &theirs];
+            assert!(lone.git("key", &set).await.0);
+        }
+    })
+    .await;
+    assert!(!ok && said.matches("somebody else moved it").count() == 2, "{said}");
+    let deployed = format!("{second} is deployed all the same");
+    assert!(said.contains("Not moved here: ") && said.contains(&deployed), "{said}");
+    for (name, at) in [("main", &theirs), ("x", &theirs), ("gone", &theirs), ("free", &second)] {
+        assert_eq!(&lone.kept(name).await, at, "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_is_deployed_and_cannot_be_stored_says_so_and_deletes_nothing() {
+    let lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    let (ok, said) = lone.git("key", &["push", URL, "main", "main:old"]).await;
+    assert!(ok, "{said}");
+    let second = lone.commit("two").await;
+    let lock = lone.path("repos/anything.git/refs/heads/main.lock");
+    let what = ["main", ":old"];
+    let (ok, said) = push_while(&lone, &what, async || fs::write(&lock, "").unwrap()).await;
+    let deployed = format!("Not moved here: main, old. {second} is deployed all the same");
+    assert!(!ok && said.contains(&deployed) && said.contains("push again"), "{said}");
+    assert_eq!((lone.kept("main").await, lone.kept("old").await), (first.clone(), first));
+    let (ok, said) = lone.git("key", &["push", URL, "main", ":old"]).await;
+    assert!(ok && lone.kept("main").await == second, "{said}");
+}

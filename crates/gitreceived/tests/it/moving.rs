@@ -62,6 +62,17 @@ impl Bench {
 
     /// Has the hook move refs; something happens between its question and the answer. What it says of each.
     fn moved(&self, commands: &[(&str, &str, &str)], meanwhile: impl FnOnce()) -> String {
+        // As by the version before.
+        self.moved_under("", commands, meanwhile)
+    }
+
+    /// The same, with terms that the daemon sets.
+    fn moved_under(
+        &self,
+        terms: &str,
+        commands: &[(&str, &str, &str)],
+        meanwhile: impl FnOnce(),
+    ) -> String {
         let listener = UnixListener::bind(self.path("socket")).unwrap();
         let mut hook = self
             .command(&self.path("proc-receive"))
@@ -70,6 +81,7 @@ impl Bench {
             .env("GITRECEIVED_ANSWERS", "stays")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut input = pkt_line("version=1\n") + "0000";
@@ -82,11 +94,15 @@ impl Bench {
         daemon.read_exact(&mut len).unwrap();
         daemon.read_exact(&mut vec![0; u32::from_be_bytes(len) as usize]).unwrap();
         meanwhile();
+        if !terms.is_empty() {
+            let len = u32::try_from(terms.len()).unwrap();
+            daemon.write_all(&[&len.to_be_bytes(), terms.as_bytes()].concat()).unwrap();
+        }
         daemon.write_all(&[255, 255, 255, 255, 0]).unwrap();
         let output = hook.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         fs::remove_file(self.path("socket")).unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8([output.stderr, output.stdout].concat()).unwrap()
     }
 
     /// How many gits were run since this was asked last.
@@ -120,7 +136,8 @@ fn a_hook_that_outlives_its_daemon_undoes_no_later_push() {
         names.iter().for_each(|name| drop(bench.git(&["update-ref", name, &theirs])));
     });
     for name in &names {
-        assert!(said.contains(&format!("ng {name} git update-ref failed")), "{said}");
+        let why = if name.ends_with("gone") { "it stays" } else { "somebody else moved it" };
+        assert!(said.contains(&format!("ng {name} {why}")), "{said}");
         assert_eq!(bench.git(&["rev-parse", name]), theirs);
     }
     assert!(said.contains("ok refs/heads/free\n"), "{said}");
@@ -142,7 +159,7 @@ fn many_refs_are_moved_by_few_gits_and_one_that_cannot_be_takes_no_others_with_i
     let said = bench.moved(&gone, || drop(bench.git(&["update-ref", "refs/heads/b77", &other])));
     assert_eq!(said.matches("ok refs/heads/b").count(), 199, "{said}");
     assert!(
-        said.contains("ng refs/heads/b77 git update-ref failed") && bench.gits() < 20,
+        said.contains("ng refs/heads/b77 somebody else moved it") && bench.gits() < 20,
         "{said}"
     );
     assert_eq!(bench.git(&["for-each-ref", "--format=%(refname)"]), "refs/heads/b77");
@@ -167,4 +184,38 @@ fn a_branch_follows_another_in_its_place_and_is_set_to_the_commit_of_a_tag() {
     assert!(said.contains("ng refs/heads/t it is no commit"), "{said}");
     assert_eq!(bench.git(&["rev-parse", "refs/heads/a/b"]), commit);
     assert_eq!(bench.git(&["rev-parse", "refs/tags/v2"]), tag);
+}
+
+#[test]
+fn refs_are_moved_from_where_the_daemon_saw_them_and_none_goes_before_the_others_are_there() {
+    let bench = Bench::new();
+    let [first, ours, theirs] = ["first", "ours", "theirs"].map(|message| bench.commit(message));
+    for name in ["old", "moved", "gone", "renamed"] {
+        bench.git(&["update-ref", &format!("refs/heads/{name}"), &first]);
+    }
+    // Somebody else, before git ran the hook.
+    bench.git(&["update-ref", "refs/heads/moved", &theirs]);
+    bench.git(&["update-ref", "refs/heads/new", &theirs]);
+    let seen: String = ["old", "moved", "renamed"]
+        .map(|name| format!("\"refs/heads/{name}\":\"{first}\""))
+        .join(",");
+    let terms = format!("{{\"seen\":{{{seen}}},\"unmoved\":\"It is deployed.\"}}");
+    let commands = [
+        // As the pusher saw it, which is not what counts.
+        (&*theirs, &*ours, "refs/heads/old"),
+        (&first, &ours, "refs/heads/moved"),
+        (ZERO, &ours, "refs/heads/new"),
+        (&first, ZERO, "refs/heads/renamed"),
+    ];
+    let said = bench.moved_under(&terms, &commands, || {});
+    assert!(said.starts_with("Not moved here: moved, new, renamed. It is deployed.\n"), "{said}");
+    assert!(said.contains("ok refs/heads/old\n"), "{said}");
+    for (name, why) in
+        [("moved", "somebody else"), ("new", "somebody else"), ("renamed", "it stays")]
+    {
+        assert!(said.contains(&format!("ng refs/heads/{name} {why}")), "{said}");
+    }
+    for (name, at) in [("old", &ours), ("moved", &theirs), ("new", &theirs), ("renamed", &first)] {
+        assert_eq!(&bench.git(&["rev-parse", &format!("refs/heads/{name}")]), at, "{name}");
+    }
 }
