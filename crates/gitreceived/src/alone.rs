@@ -12,10 +12,7 @@ use std::{
 
 use api::controller::Repository;
 use rustix::process::geteuid;
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
@@ -33,7 +30,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two attempts to lock it.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Takes a folder for this process alone, for the right to push is in its memory. Nothing if another has it.
+/// Takes a folder for this process alone. Nothing if another has it.
 pub(crate) async fn lock(dir: &Path) -> io::Result<Option<File>> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -108,11 +105,11 @@ impl Alone {
         if let Some(why) = why_unfit(&path) {
             return Ok(Err(refused(why)));
         }
-        let copy = self.uses.begin(&path);
+        let mut copy = self.uses.begin(&path);
         Ok(copy.begin(&self.git).await?.map(|()| copy).map_err(refused))
     }
 
-    /// The right to push to a repository, or who waits for it.
+    /// The right to push to a repository among the pushes of this process.
     pub(crate) fn turn(&self, copy: &Copy) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that are with nobody are forgotten.
@@ -147,6 +144,3 @@ fn why_unfit(path: &Path) -> Option<String> {
         )
     })
 }
-
-/// The right to push, held.
-pub(crate) type Turn = OwnedMutexGuard<()>;

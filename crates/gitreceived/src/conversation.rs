@@ -24,6 +24,7 @@ use crate::{
     domain::update::{Plan, judge},
     frames::{Frames, question},
     git::{GitError, with_causes},
+    guard,
     hook::{QUARANTINE, QUARANTINE_PATH, Question},
     hosting::{Held, KeepError, Target},
     pack::{self, PACKS_MAX, PackError, Quarantine},
@@ -437,7 +438,7 @@ impl Conversation<'_> {
             unreachable!("the configuration has at least one word")
         };
         let Request { repo, pusher, .. } = self.request;
-        let mut command = Command::new(program);
+        let mut command = guard::command(&self.pushes.hook, &self.copy.path, program);
         command
             .args(args)
             .args([repo.as_str(), &deploy.commit])

@@ -27,7 +27,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{domain::update::UPDATES_LEN_MAX, moving};
+use crate::{domain::update::UPDATES_LEN_MAX, moving, right};
 
 /// The names git runs us under.
 pub(crate) const NAMES: [&str; 2] = [ASKING, MOVING];
@@ -140,7 +140,14 @@ fn ask_to_move(
         }
     }
     let terms = serde_json::from_slice(&terms).unwrap_or_default();
-    Some((terms, move || daemon.as_ref().is_none_or(is_on_the_line)))
+    // First, and then whether the daemon is on the line. A copy that cannot be locked is nobody else's.
+    let repo = std::env::var_os("GIT_DIR").unwrap_or_else(|| ".".into());
+    let acting = right::act(Path::new(&repo)).ok();
+    let lasts = move || {
+        let _acting = &acting;
+        daemon.as_ref().is_none_or(is_on_the_line)
+    };
+    Some((terms, lasts))
 }
 
 /// Whether the daemon has not hung up. It says nothing more.

@@ -8,11 +8,10 @@ use api::{
 };
 use controller_client::Controller;
 use shelf_client::Shelf;
-use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    alone::{Alone, Turn},
+    alone::Alone,
     domain::{
         command::{Names, RepoName},
         reach::Reach,
@@ -21,6 +20,7 @@ use crate::{
     lease::Lease,
     pack::Pack,
     repos::{Copy, Repos},
+    right::{self, Right},
 };
 
 /// Longest wait for somebody else's push.
@@ -49,7 +49,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) enum Held {
     Lease(Lease),
-    Turn(Turn),
+    Right(Right),
 }
 
 /// Why something about a repository could not be done.
@@ -70,14 +70,14 @@ impl Held {
     pub(crate) async fn keep(&self) {
         match self {
             Self::Lease(lease) => lease.keep().await,
-            Self::Turn(_) => std::future::pending().await,
+            Self::Right(_) => std::future::pending().await,
         }
     }
 
     pub(crate) async fn end(self) {
         match self {
             Self::Lease(lease) => lease.end().await,
-            Self::Turn(turn) => drop(turn),
+            Self::Right(right) => drop(right),
         }
     }
 }
@@ -152,22 +152,10 @@ impl Hosting {
                 lease.map(Held::Lease).map_err(|err| err.to_string())
             }
             Self::Alone(alone) => {
-                let turn = alone.turn(copy);
-                let turn = match turn.clone().try_lock_owned() {
-                    Ok(turn) => turn,
-                    Err(_) => {
-                        busy().await;
-                        let waited = timeout(TURN_TIMEOUT, turn.lock_owned()).await;
-                        waited.map_err(|_| {
-                            format!(
-                                "Another push to {name} is still under way. Try again when it has ended."
-                            )
-                        })?
-                    }
-                };
-                // It is worth nothing if another gitreceived gives it too.
+                let right = right::take(alone.turn(copy), &copy.path, name, busy).await?;
+                // Another gitreceived may have the folder by now.
                 alone.check()?;
-                Ok(Held::Turn(turn))
+                Ok(Held::Right(right))
             }
         }
     }

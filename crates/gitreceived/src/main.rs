@@ -1,11 +1,11 @@
-//! gitreceived, the daemon; and the hook it has git run.
+//! gitreceived, the daemon; the hook it has git run; and the guard it runs receivers under.
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
 use daemon::{Lifetime, lifetime::signalled, telemetry};
-use gitreceived::{Args, Config, hook};
+use gitreceived::{Args, Config, guard, hook};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
@@ -15,6 +15,9 @@ const GRACE: Duration = Duration::from_secs(20);
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(program) = std::env::args_os().next().filter(|program| hook::is_me(program)) {
         return Ok(hook::run(&program));
+    }
+    if std::env::args_os().next().is_some_and(|program| guard::is_me(&program)) {
+        return Ok(guard::run(std::env::args_os()));
     }
     serve(Args::parse())
 }

@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{frames::Frames, git::Group};
+use crate::{frames::Frames, git::Group, guard::Line};
 
 /// A receiver that is told to stop cancels its build; then it is killed.
-const STOP_GRACE: Duration = Duration::from_secs(15);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// What a receiver that has ended leaves in its pipe is there at once; a process it left behind may hold the pipe open.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -28,7 +28,7 @@ pub(crate) enum Ended {
     Stopped,
 }
 
-/// Runs `command` with `tree` on its stdin and passes on what it says, both streams in the order in which it says it.
+/// Runs a receiver under guard with `tree` on its stdin and passes on what it says, both streams in the order in which it says it.
 pub(crate) async fn run(
     mut command: Command,
     tree: File,
@@ -36,11 +36,12 @@ pub(crate) async fn run(
     abort: &CancellationToken,
 ) -> io::Result<Ended> {
     let (reader, writer) = io::pipe()?;
+    let (line, theirs) = Line::new()?;
     let mut said = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
     command
         .stdin(Stdio::from(tree))
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
+        .stdout(writer)
+        .stderr(theirs)
         .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn()?;
@@ -64,7 +65,7 @@ pub(crate) async fn run(
         if !forward.is_terminated() {
             let _ = timeout(LAST_WORDS, forward).await;
         }
-        status
+        status.map(|status| line.status().unwrap_or(status))
     };
     tokio::pin!(work);
     tokio::select! {

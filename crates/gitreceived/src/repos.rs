@@ -24,6 +24,7 @@ use crate::{
     },
     git::{self, Git, GitError},
     place::{self, Place},
+    right::Use,
 };
 
 /// File in a copy that lists the packs of shelf it has.
@@ -56,7 +57,7 @@ impl Uses {
     pub(crate) fn begin(&self, path: &Path) -> Copy {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let changing = uses.entry(path.into()).or_default().clone();
-        Copy { path: path.into(), left_out: Refs::new(), changing, uses: self.clone() }
+        Copy { path: path.into(), left_out: Refs::new(), used: None, changing, uses: self.clone() }
     }
 
     /// Moves a copy that no push uses out of the way; where to.
@@ -75,6 +76,8 @@ pub(crate) struct Copy {
     pub(crate) path: PathBuf,
     /// Refs the repository should have and cannot: nobody is shown them.
     pub(crate) left_out: Refs,
+    /// Says to other processes that it is in use, if they may have it too.
+    used: Option<Use>,
     /// Held by whoever brings it up to date.
     changing: Arc<tokio::sync::Mutex<()>>,
     uses: Uses,
@@ -91,8 +94,17 @@ impl Copy {
     /// Removes what pushes that were broken off left in it, unless one goes on; locks excepted.
     pub(crate) async fn tidy(&self) {
         let _changing = self.changing.lock().await;
-        if self.is_ours_alone() {
-            disk::remove_leftovers(&self.path).await;
+        if !self.is_ours_alone() {
+            return;
+        }
+        match &self.used {
+            None => disk::remove_leftovers(&self.path).await,
+            Some(used) => {
+                if used.take_alone() {
+                    disk::remove_leftovers(&self.path).await;
+                }
+                used.share().await;
+            }
         }
     }
 
@@ -114,7 +126,7 @@ impl Copy {
 
     /// Makes sure that it is a repository: one may have been begun and not finished. The inner error is a sentence that says what
     /// it is instead, and then it stays as it is.
-    pub(crate) async fn begin(&self, git: &Git) -> Result<Result<(), String>, GitError> {
+    pub(crate) async fn begin(&mut self, git: &Git) -> Result<Result<(), String>, GitError> {
         let _changing = self.changing.lock().await;
         match place::look(&self.path) {
             Err(why) => return Ok(Err(why)),
@@ -125,6 +137,7 @@ impl Copy {
                 git.init(&self.path).await?;
             }
         }
+        self.used = Use::begin(&self.path).await;
         Ok(Ok(()))
     }
 }

@@ -1,7 +1,12 @@
 //! What goes wrong around a push, and what then becomes of it.
 
 use std::{
-    collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, process::Stdio,
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    path::Path,
+    process::Stdio,
     time::Duration,
 };
 
@@ -9,7 +14,10 @@ use daemon::Lifetime;
 use gitreceived::{Config, StartError};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use testkit::wait_until;
-use tokio::process::Child;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Child,
+};
 
 use crate::lone::{Lone, URL, script};
 
@@ -298,4 +306,74 @@ async fn a_push_that_is_deployed_and_cannot_be_stored_says_so_and_deletes_nothin
     assert_eq!((lone.kept("main").await, lone.kept("old").await), (first.clone(), first));
     let (ok, said) = lone.git("key", &["push", URL, "main", ":old"]).await;
     assert!(ok && lone.kept("main").await == second, "{said}");
+}
+
+#[tokio::test]
+async fn a_receiver_whose_gitreceived_was_killed_ends_before_the_next_one_runs() {
+    let mut lone = Lone::new().await;
+    lone.commit("one").await;
+    let receiver = fs::read_to_string(lone.path("receiver")).unwrap();
+    // One that takes its time when it is told to stop, and notes when it has.
+    let slow = "#!/bin/sh\ncd $(dirname $0)\ntrap 'touch told; while [ -e hold ]; do sleep 0.05; done; touch ended; exit 1' TERM\n\
+                touch runs\nwhile :; do sleep 0.05; done\n";
+    script(&lone.path("receiver"), slow);
+    fs::write(lone.path("hold"), "").unwrap();
+    let appears = async |name: &str| {
+        let file = lone.dir.path().join(name);
+        wait_until(name, async || file.exists().then_some(()).ok_or("not yet")).await;
+    };
+    let mut first = lone.git_command("key", &["push", URL, "main"]);
+    let mut first = first.spawn().unwrap();
+    appears("runs").await;
+    kill_process(pid(&lone.server), Signal::KILL).unwrap();
+    appears("told").await;
+    assert!(!first.wait().await.unwrap().success());
+    (lone.server, lone.port) = lone.beside("repos").await;
+    let says = "[ -e $(dirname $0)/ended ] && echo alone\n";
+    script(&lone.path("receiver"), &receiver.replacen('\n', &format!("\n{says}"), 1));
+    let mut second = lone.git_command("key", &["push", URL, "main"]);
+    let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(second.stderr.take().unwrap());
+    while !said.contains("Another push to anything is under way") {
+        assert!(stderr.read_line(&mut said).await.unwrap() > 0, "{said}");
+    }
+    fs::remove_file(lone.path("hold")).unwrap();
+    stderr.read_to_string(&mut said).await.unwrap();
+    assert!(second.wait().await.unwrap().success() && said.contains("alone"), "{said}");
+}
+
+#[tokio::test]
+async fn two_gitreceiveds_with_one_repository_behind_links_take_turns() {
+    let mut lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    let real = lone.path("real.git").display().to_string();
+    assert!(lone.git("key", &["init", "-q", "--bare", &real]).await.0);
+    fs::create_dir(lone.path("others")).unwrap();
+    for folder in ["repos", "others"] {
+        symlink("../real.git", lone.path(folder).join("anything.git")).unwrap();
+    }
+    let (other, port) = lone.beside("others").await;
+    let runs = lone.path("runs");
+    fs::write(lone.path("hold"), "").unwrap();
+    let mut pushing = lone.git_command("key", &["push", URL, "main"]);
+    let mut pushing = pushing.stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the receiver runs", async || runs.exists().then_some(()).ok_or("not yet")).await;
+    lone.git("key", &["checkout", "-q", "--orphan", "unrelated"]).await;
+    lone.commit("two").await;
+    lone.port = port;
+    let mut second = lone.git_command("key", &["push", URL, "unrelated:main"]);
+    let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(second.stderr.take().unwrap());
+    while !said.contains("Another push to anything is under way") {
+        assert!(stderr.read_line(&mut said).await.unwrap() > 0, "{said}");
+    }
+    fs::remove_file(lone.path("hold")).unwrap();
+    assert!(pushing.wait().await.unwrap().success());
+    stderr.read_to_string(&mut said).await.unwrap();
+    assert!(!second.wait().await.unwrap().success(), "{said}");
+    assert!(said.contains("Another push moved refs/heads/main meanwhile"), "{said}");
+    assert_eq!(lone.kept("main").await, first);
+    drop(other);
 }

@@ -6,6 +6,7 @@ use std::{
     os::unix::{fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use crate::lone::script;
@@ -14,6 +15,7 @@ const ZERO: &str = "0000000000000000000000000000000000000000";
 /// Notes each git that is run, and runs it.
 const COUNTED: &str = r#"#!/bin/sh
 echo "$@" >>"$0.log"
+while [ "$1" = update-ref ] && [ -e "$0.hold" ]; do sleep 0.05; done
 PATH=${PATH#*:} exec git "$@"
 "#;
 
@@ -218,4 +220,28 @@ fn refs_are_moved_from_where_the_daemon_saw_them_and_none_goes_before_the_others
     for (name, at) in [("old", &ours), ("moved", &theirs), ("new", &theirs), ("renamed", &first)] {
         assert_eq!(&bench.git(&["rev-parse", &format!("refs/heads/{name}")]), at, "{name}");
     }
+}
+
+#[test]
+fn who_has_the_right_next_sees_that_refs_are_still_moved() {
+    let bench = Bench::new();
+    let commit = bench.commit("one");
+    let (refs, hold) = (bench.path("refs"), bench.path("bin/git.hold"));
+    fs::write(&hold, "").unwrap();
+    let watching = std::thread::spawn(move || {
+        let refs = fs::File::open(refs).unwrap();
+        for _ in 0..1200 {
+            if refs.try_lock().is_err() {
+                return fs::remove_file(hold).is_ok();
+            }
+            refs.unlock().unwrap();
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        fs::remove_file(hold).unwrap();
+        false
+    });
+    let said = bench.moved(&[(ZERO, &commit, "refs/heads/main")], || {});
+    assert!(watching.join().unwrap(), "nothing is locked: {said}");
+    assert!(said.contains("ok refs/heads/main\n"), "{said}");
+    assert!(fs::File::open(bench.path("refs")).unwrap().try_lock().is_ok());
 }

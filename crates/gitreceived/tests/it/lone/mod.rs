@@ -50,29 +50,19 @@ impl Lone {
         }
         let port = free_port();
         fs::create_dir(dir.path().join("tmp")).unwrap();
-        let mut server = Command::new(env!("CARGO_BIN_EXE_gitreceived"));
-        server
-            .args(["-p", &port.to_string(), "-k", "hostkey", "-r", "repos"])
-            .args(["--drain-seconds", "3600"])
-            .args(["./checker", "./receiver"])
-            .current_dir(dir.path())
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("GREETING", "a word of the operator's")
-            .env("TMPDIR", dir.path().join("tmp"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
+        let mut server = command(dir.path(), port, "repos");
         change(&mut server);
-        let server = server.spawn().unwrap();
-        wait_until("it listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
-        })
-        .await;
+        let server = started(server, port).await;
         let lone = Self { dir, port, server };
         fs::create_dir(lone.path("work")).unwrap();
         lone.git("key", &["init", "-q", "-b", "main"]).await;
         lone
+    }
+
+    /// Another one beside it, for a folder of its own; and where it listens.
+    pub(crate) async fn beside(&self, folder: &str) -> (Child, u16) {
+        let port = free_port();
+        (started(command(self.dir.path(), port, folder), port).await, port)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -126,6 +116,32 @@ impl Lone {
     pub(crate) fn run_dir(&self) -> PathBuf {
         fs::read_dir(self.path("tmp")).unwrap().next().unwrap().unwrap().path()
     }
+}
+
+fn command(dir: &Path, port: u16, folder: &str) -> Command {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_gitreceived"));
+    server
+        .args(["-p", &port.to_string(), "-k", "hostkey", "-r", folder])
+        .args(["--drain-seconds", "3600"])
+        .args(["./checker", "./receiver"])
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("GREETING", "a word of the operator's")
+        .env("TMPDIR", dir.join("tmp"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    server
+}
+
+async fn started(mut server: Command, port: u16) -> Child {
+    let server = server.spawn().unwrap();
+    wait_until("it listens", async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
+    })
+    .await;
+    server
 }
 
 /// Writes something that can be executed.
