@@ -8,6 +8,9 @@ use crate::{
     git::GitError,
 };
 
+/// git follows no more steps.
+const STEPS_MAX: usize = 5;
+
 impl Conversation<'_> {
     /// The refs that stand for others, also for such as are not there yet; or the sentence that names one of the push that git
     /// cannot read.
@@ -46,7 +49,29 @@ impl Conversation<'_> {
                 Err(err) => return Err(unreadable(&err)),
             }
         }
+        for name in self.target.branches.names() {
+            self.note_ways(name, &mut aliases).await;
+        }
         Ok(aliases)
+    }
+
+    /// Notes by way of which refs a branch that is deployed stands for another.
+    async fn note_ways(&self, deployed: &str, aliases: &mut Aliases) {
+        let last = aliases.of(deployed).to_owned();
+        let mut at = deployed.to_owned();
+        // A git that cannot tell the steps apart leaves the last one.
+        for _ in 0..STEPS_MAX {
+            if at == last {
+                break;
+            }
+            let args = ["symbolic-ref", "--quiet", "--no-recurse", &at];
+            let Ok(of) = self.pushes.git.run(&self.copy.path, &args).await else { break };
+            at = String::from_utf8_lossy(&of).trim().to_owned();
+            aliases.insert_way(at.clone(), deployed);
+        }
+        if last != deployed {
+            aliases.insert_way(last, deployed);
+        }
     }
 
     /// Whether a ref that git does not list may be there all the same. git has such a one in a file, as long as it has no tables

@@ -9,23 +9,33 @@ use super::{
 
 /// Refs that stand for others, and those others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Aliases(BTreeMap<String, String>);
+pub struct Aliases {
+    /// What each stands for at last.
+    of: BTreeMap<String, String>,
+    /// The refs by way of which a branch that is deployed stands for another, the last one included; and that branch.
+    ways: BTreeMap<String, String>,
+}
 
 impl FromIterator<(String, String)> for Aliases {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().collect())
+        Self { of: pairs.into_iter().collect(), ways: BTreeMap::new() }
     }
 }
 
 impl Aliases {
     /// Notes that a ref stands for another.
     pub fn insert(&mut self, name: String, of: String) {
-        self.0.insert(name, of);
+        self.of.insert(name, of);
+    }
+
+    /// Notes that a branch that is deployed stands for another by way of this ref, or for this one.
+    pub fn insert_way(&mut self, name: String, deployed: &str) {
+        self.ways.insert(name, deployed.to_owned());
     }
 
     /// What a ref stands for at last: itself, if for nothing else.
     pub fn of<'a>(&'a self, name: &'a str) -> &'a str {
-        self.0.get(name).map_or(name, String::as_str)
+        self.of.get(name).map_or(name, String::as_str)
     }
 }
 
@@ -36,6 +46,14 @@ impl Plan {
         aliases: &Aliases,
         branches: &DeployBranches,
     ) -> Result<(), Refusal> {
+        let way = |name: &str| {
+            let deployed = aliases.ways.get(name).filter(|_| !branches.contains(name))?;
+            Some((shown(short(name)), shown(short(deployed))))
+        };
+        let gone = self.changes().filter(|change| change.new.is_none());
+        if let Some((name, of)) = gone.filter_map(|change| way(&change.name)).next() {
+            return Err(Refusal::WayGone { name, of });
+        }
         let mut moved = BTreeMap::new();
         for Change { name, .. } in self.changes().filter(|change| change.new.is_some()) {
             let of = aliases.of(name);
@@ -51,6 +69,10 @@ impl Plan {
             if branches.contains(of) && !branches.contains(name) {
                 let remote = branches.remote();
                 return Err(Refusal::Alias { name: told(), of: told_of(), remote });
+            }
+            if let Some((_, deployed)) = way(of).filter(|_| !branches.contains(name)) {
+                let remote = branches.remote();
+                return Err(Refusal::Way { name: told(), of: deployed, remote });
             }
             if let Some(other) = moved.insert(of, name) {
                 return Err(Refusal::SameRef(shown(short(other)), told()));
@@ -124,6 +146,36 @@ mod tests {
         ] {
             let said = said(&pairs, &lines);
             assert!(said.starts_with(names) && said.contains("one after the other"), "{said}");
+        }
+    }
+
+    #[test]
+    fn nothing_moves_or_cuts_what_is_deployed_past_the_receiver() {
+        // main stands for a tag by way of another branch.
+        let pairs = [("heads/main", "tags/v1"), ("heads/mid", "tags/v1"), ("tags/now", "tags/v1")];
+        let mut aliases: Aliases =
+            pairs.map(|(a, b)| (format!("refs/{a}"), format!("refs/{b}"))).into_iter().collect();
+        for way in ["refs/heads/mid", "refs/tags/v1"] {
+            aliases.insert_way(way.into(), "refs/heads/main");
+        }
+        let branches = DeployBranches::alone().with(&aliases);
+        let said = |line: String| {
+            let checked = judge(&line, &branches).unwrap().check_aliases(&aliases, &branches);
+            checked.err().map_or(String::new(), |refusal| refusal.to_string())
+        };
+        for name in ["heads/mid", "tags/v1", "tags/now"] {
+            let said = said(line(ONE, name));
+            assert!(
+                said.contains("would move main here") && said.contains("<commit>:main"),
+                "{said}"
+            );
+        }
+        for name in ["heads/mid", "tags/v1"] {
+            let said = said(gone(name));
+            assert!(said.contains("cannot be deleted, for main stands for it here"), "{said}");
+        }
+        for line in [line(ONE, "heads/main"), gone("tags/now"), line(ONE, "tags/v2")] {
+            assert_eq!(said(line), "");
         }
     }
 

@@ -83,6 +83,29 @@ pub enum Refusal {
         /// How a server is called.
         remote: &'static str,
     },
+    /// What the branch that is deployed stands for, and is no branch by itself that could be deployed.
+    #[error(
+        "{name} would move {of} here, which is deployed and stands for the same. Nothing was changed; push that: git push {remote} \
+         <commit>:{of}"
+    )]
+    Way {
+        /// What was pushed.
+        name: String,
+        /// The branch that is deployed.
+        of: String,
+        /// How a server is called.
+        remote: &'static str,
+    },
+    /// The deletion of what the branch that is deployed stands for.
+    #[error(
+        "{name} cannot be deleted, for {of} stands for it here, which is deployed. Nothing was changed."
+    )]
+    WayGone {
+        /// What was to go.
+        name: String,
+        /// The branch that is deployed.
+        of: String,
+    },
     /// The deletion of what is deployed.
     #[error("{0} cannot be deleted, for it is what {1}")]
     Deletion(String, &'static str),

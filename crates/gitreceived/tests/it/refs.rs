@@ -75,6 +75,32 @@ async fn a_branch_that_main_stands_for_is_deployed_and_no_tag_moves_a_branch() {
 }
 
 #[tokio::test]
+async fn what_main_stands_for_by_several_steps_is_neither_moved_nor_cut_off() {
+    let lone = Lone::new().await;
+    let first = lone.commit("one").await;
+    assert!(lone.push("key", "main:other").await.0);
+    for (name, of) in [("heads/main", "heads/mid"), ("heads/mid", "tags/v1")] {
+        there(&lone, &["symbolic-ref", &format!("refs/{name}"), &format!("refs/{of}")]).await;
+    }
+    // Before they are there, and then.
+    for next in ["two", "three"] {
+        let (ok, said) = lone.push("key", "+main:refs/tags/v1").await;
+        assert!(!ok && said.contains("v1 would move main here"), "{said}");
+        assert!(!lone.path("runs").exists(), "the receiver is not asked");
+        let (ok, said) = lone.push("key", "main").await;
+        assert!(ok && said.contains("anything at"), "{said}");
+        fs::remove_file(lone.path("runs")).unwrap();
+        lone.commit(next).await;
+    }
+    for name in ["refs/heads/mid", "refs/tags/v1"] {
+        let (ok, said) = lone.push("key", &format!(":{name}")).await;
+        assert!(!ok && said.contains("cannot be deleted, for main stands for it"), "{said}");
+    }
+    assert_ne!(lone.kept("main").await, "");
+    assert_eq!(lone.kept("other").await, first);
+}
+
+#[tokio::test]
 async fn a_ref_that_leads_back_to_itself_is_named_with_who_must_mend_it() {
     let (lone, _) = deployed().await;
     lone.commit("two").await;
