@@ -183,31 +183,38 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Writes what the job says, until it ends. If our stdout is a terminal that goes away, this is `gone`, and what the job still
-/// says is dropped.
+/// Writes what the job says, until it ends. If what is written to is a terminal that goes away, this is `gone`, and what the job
+/// still says there is dropped.
 async fn receive(
     from_job: impl AsyncRead + Unpin,
     to: Stdout,
     gone: &CancellationToken,
 ) -> anyhow::Result<u32> {
     // Asked now, for one that has gone away is none.
-    let is_terminal = stdio::stdout().is_terminal();
+    let is_terminal = (stdio::stdout().is_terminal(), stdio::stderr().is_terminal());
+    // The one may be gone, and the other a file.
+    let (mut no_stdout, mut no_stderr) = (false, false);
     let mut frames = FramedRead::new(from_job, FrameCodec);
     while let Some(frame) = frames.next().await {
         match frame.context(LOST)? {
             Frame::Data { stream, bytes } => match (stream, to) {
+                (Stream::Stderr, _) | (_, Stdout::WithStderr) if no_stderr => {}
                 (Stream::Stderr, _) | (_, Stdout::WithStderr) => {
                     // Nobody there is no reason to stop.
-                    let _ = write(stdio::stderr(), bytes).await;
+                    let written = write(stdio::stderr(), bytes).await;
+                    no_stderr = written.is_err() && is_terminal.1 && stdio::stderr().has_hung_up();
                 }
-                (_, Stdout::Apart) if gone.is_cancelled() => {}
+                (_, Stdout::Apart) if no_stdout => {}
                 (_, Stdout::Apart) => match write(stdio::stdout(), bytes).await {
-                    Err(err) if is_terminal && is_hangup(&err) => gone.cancel(),
+                    Err(_) if is_terminal.0 && stdio::stdout().has_hung_up() => no_stdout = true,
                     written => written?,
                 },
             },
             Frame::Exit(status) => return Ok(status),
             Frame::Signal(_) | Frame::Resize { .. } => {}
+        }
+        if no_stdout || no_stderr {
+            gone.cancel();
         }
     }
     bail!(LOST)
@@ -216,11 +223,6 @@ async fn receive(
 async fn write(to: impl Write + Send + 'static, bytes: Bytes) -> io::Result<()> {
     let mut to = to;
     blocking(move || to.write_all(&bytes).and_then(|()| to.flush())).await
-}
-
-/// Whether a terminal that is written to has gone away.
-fn is_hangup(err: &io::Error) -> bool {
-    err.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Waits until our terminal goes away: the kernel tells only those of whom it is the controlling one, and the others see it

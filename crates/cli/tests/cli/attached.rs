@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use api::controller::{JobState, NewJob};
@@ -85,8 +86,9 @@ async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::Fra
             job.send(data(Stream::Stdout, "y\n".repeat(8192))).await?;
         },
         // Talks until it is told to end, and ends with a status that says by which signal.
-        "talker" => loop {
-            job.send(data(Stream::Stdout, "y\n")).await?;
+        "talker" | "complainer" => loop {
+            let stream = if command == "talker" { Stream::Stdout } else { Stream::Stderr };
+            job.send(data(stream, "y\n")).await?;
             match job.next().now_or_never() {
                 Some(Some(Ok(Frame::Signal(number)))) => {
                     return job.send(Frame::Exit(40 + number)).await;
@@ -95,6 +97,16 @@ async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::Fra
                 _ => tokio::task::yield_now().await,
             }
         },
+        // Complains, and ends, if it is not told to.
+        "grumbler" => {
+            for _ in 0..10 {
+                job.send(data(Stream::Stderr, "y\n")).await?;
+            }
+            match tokio::time::timeout(Duration::from_secs(1), job.next()).await {
+                Ok(Some(Ok(Frame::Signal(number)))) => job.send(Frame::Exit(40 + number)).await,
+                _ => job.send(Frame::Exit(6)).await,
+            }
+        }
         // Says more than a terminal holds, and ends.
         "brief" => {
             for _ in 0..100 {
@@ -190,13 +202,15 @@ fn a_terminal_that_goes_away_has_ended() {
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]), "{said}");
 }
 
-/// Runs a command on a terminal that is not its controlling one, and goes away when the command has written to it.
+/// Runs a command on a terminal that is not its controlling one, and goes away when the command has written to it. It is what the
+/// second word names.
 const VANISHING: &str = "
 import os, pty, signal, subprocess, sys
 screen, terminal = pty.openpty()
 if sys.argv[1] == 'nohup':
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=terminal, restore_signals=False)
+streams = dict.fromkeys(sys.argv[2].split(','), terminal)
+child = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL, restore_signals=False, **streams)
 os.close(terminal)
 os.read(screen, 1)
 os.close(screen)
@@ -207,15 +221,55 @@ sys.exit(child.wait())
 fn a_job_that_writes_to_a_terminal_that_goes_away_is_told() {
     let (_fake, person) = started();
     // The one ends when it hears of it, the other not at all; under nohup nobody is told.
-    for (job, how, status) in
-        [("talker", "plain", 41), ("endless", "plain", 129), ("brief", "nohup", 5)]
-    {
+    for (job, how, terminal, status) in [
+        ("talker", "plain", "stdout", 41),
+        ("endless", "plain", "stdout", 129),
+        ("brief", "nohup", "stdout", 5),
+        ("complainer", "plain", "stderr", 41),
+        ("complainer", "plain", "stdout,stderr", 41),
+    ] {
         let mut command = person.command("python3");
-        command.args(["-c", VANISHING, how, bin(), "-a", "myapp", "run", job]);
+        command.args(["-c", VANISHING, how, terminal, bin(), "-a", "myapp", "run", job]);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), &*said), (Some(status), ""), "{job}");
     }
+}
+
+/// Runs a command in the background of a terminal that stops who writes to it from there, when nobody is left who could bring it
+/// to the foreground: what it writes is refused, and the terminal is there.
+const ORPHANED: &str = "
+import os, pty, subprocess, sys, termios
+pid, screen = pty.fork()
+if pid == 0:
+    mode = termios.tcgetattr(1)
+    mode[3] |= termios.TOSTOP
+    termios.tcsetattr(1, termios.TCSANOW, mode)
+    ours, theirs = os.pipe()
+    ended, ending = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            os.read(ours, 1)
+            done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=1)
+            open('status', 'w').write(str(done.returncode))
+            os._exit(0)
+        os._exit(0)
+    os.wait()
+    os.close(ending)
+    os.write(theirs, b'x')
+    os.read(ended, 1)
+    os._exit(0)
+os.waitpid(pid, 0)
+";
+
+#[test]
+fn a_terminal_that_refuses_what_is_written_has_not_gone_away() {
+    let (_fake, person) = started();
+    let mut command = person.command("python3");
+    command.args(["-c", ORPHANED, bin(), "-a", "myapp", "run", "grumbler"]);
+    assert!(command.status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(person.path().join("status")).unwrap(), "6");
 }
 
 #[test]
