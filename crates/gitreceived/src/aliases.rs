@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     conversation::Conversation,
-    domain::{aliases::Aliases, names::is_ref_name},
+    domain::{aliases::Aliases, names::is_ref_name, told::shown},
     git::GitError,
 };
 
@@ -89,6 +89,7 @@ fn unreadable(err: &GitError) -> String {
 
 /// What is said of a ref that git cannot read.
 pub(crate) fn damaged(name: &str) -> String {
+    let name = shown(name);
     format!(
         "{name} is damaged here: it leads back to itself or holds nothing that git can read. Nothing was changed, and pushing again \
          does not help: whoever runs this server must mend {name} in the repository first."

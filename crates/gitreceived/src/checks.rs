@@ -9,6 +9,7 @@ use crate::{
     conversation::{Conversation, meanwhile},
     domain::{
         rules::{Forbidden, InUse, Rules},
+        told::shown,
         update::{Change, Plan},
     },
     git::{self, Complaint, GitError},
@@ -27,15 +28,19 @@ impl Conversation<'_> {
         mut plan: Plan,
         quarantine: &Quarantine,
     ) -> Result<Plan, String> {
-        let Plan { deploy, deploy_too, kept } = &mut plan;
+        let Plan { deploy, deploy_too, kept, no_commits } = &mut plan;
+        let is_tag = |change: &&Change| change.name.starts_with("refs/tags/");
+        let tags: Vec<Change> = kept.iter().filter(is_tag).cloned().collect();
+        let tags = tags.iter().filter_map(|change| Some((&change.name, change.new.as_ref()?)));
         let changes = deploy.iter_mut().chain(deploy_too).chain(kept);
         let branches = changes.filter(|change| change.name.starts_with("refs/heads/"));
         let mut pushed: Vec<(&str, &mut String)> = branches
             .filter_map(|Change { name, new, .. }| Some((&**name, new.as_mut()?)))
             .collect();
         // The object itself, for the other answer is the same if it is not there.
-        let asked: String =
+        let mut asked: String =
             pushed.iter().map(|(_, id)| format!("{id}\n{id}^{{commit}}\n")).collect();
+        asked.extend(tags.clone().map(|(_, id)| format!("{id}^{{commit}}\n")));
         if asked.is_empty() {
             return Ok(plan);
         }
@@ -56,17 +61,21 @@ impl Conversation<'_> {
                 Some(commit) => **id = commit.to_owned(),
                 None if object.is_none_or(|line| line.ends_with(" missing")) => {
                     return Err(format!(
-                        "Cannot update '{name}': git does not find {id} here, though it was pushed. Nothing was changed; push again, and \
-                         if that does not help, tell the person who runs this server."
+                        "Cannot update '{}': git does not find {id} here, though it was pushed. Nothing was changed; push again, and \
+                         if that does not help, tell the person who runs this server.",
+                        shown(name)
                     ));
                 }
                 None => {
                     return Err(format!(
-                        "Cannot update '{name}': {id} is no commit, and a branch is at nothing else. Nothing was changed."
+                        "Cannot update '{}': {id} is no commit, and a branch is at nothing else. Nothing was changed.",
+                        shown(name)
                     ));
                 }
             }
         }
+        let is_none = |line: Option<&str>| !line.is_some_and(|line| line.ends_with(" commit"));
+        no_commits.extend(tags.filter(|_| is_none(lines.next())).map(|(name, _)| name.clone()));
         Ok(plan)
     }
 
@@ -141,7 +150,7 @@ impl Conversation<'_> {
         let (Some(at), Some(new)) = (at, &change.new) else { return Ok(Ok(())) };
         match self.git(&["merge-base", "--is-ancestor", at, new], quarantine).await {
             Ok(_) => Ok(Ok(())),
-            Err(err) if err.is_no() => Ok(Err(Forbidden::NonFastForward(change.name.clone()))),
+            Err(err) if err.is_no() => Ok(Err(Forbidden::NonFastForward(shown(&change.name)))),
             Err(err) => Err(err),
         }
     }

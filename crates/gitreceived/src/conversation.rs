@@ -21,7 +21,10 @@ use tracing::{info, warn};
 
 use crate::{
     disk::{self, NoRoom},
-    domain::update::{Plan, judge},
+    domain::{
+        told::shown,
+        update::{Plan, judge},
+    },
     frames::{Frames, question},
     git::{GitError, with_causes},
     guard,
@@ -479,7 +482,8 @@ fn nothing_changed(why: &str) -> String {
 
 pub(crate) fn meanwhile(name: &str) -> String {
     format!(
-        "Another push moved {name} meanwhile, and what it brought is not in yours. Nothing was changed; take it in, or push \
-         again with --force."
+        "Another push moved {} meanwhile, and what it brought is not in yours. Nothing was changed; take it in, or push \
+         again with --force.",
+        shown(name)
     )
 }

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     domain::{
         names::clash,
-        update::{short, shown},
+        told::{short, shown},
     },
     git::Complaint,
     hook::Terms,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     refusal::Refusal,
-    update::{Change, DeployBranches, Plan, short, shown},
+    told::{short, shown},
+    update::{Change, DeployBranches, Plan},
 };
 
 /// Refs that stand for others, and those others.

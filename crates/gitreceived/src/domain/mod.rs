@@ -7,6 +7,7 @@ pub mod names;
 pub(crate) mod reach;
 pub mod refusal;
 pub mod rules;
+pub(crate) mod told;
 pub mod tree;
 pub mod update;
 pub mod user;

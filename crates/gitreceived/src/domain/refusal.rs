@@ -1,6 +1,6 @@
 //! Why a push is not taken.
 
-use super::{names::NAME_LEN_MAX, update::CHANGES_MAX};
+use super::{names::NAME_LEN_MAX, told::quoted, update::CHANGES_MAX};
 
 /// Why a push is not taken, as a sentence for the pusher.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +73,8 @@ pub enum Refusal {
     /// A tag that is another name of a branch.
     #[error(
         "The tag {name} stands for the branch {of} here, which would move with it. Nothing was changed; push {of}, or delete the tag \
-         first: git push {remote} :refs/tags/{name}"
+         first: git push {remote} {}",
+        quoted(&format!(":refs/tags/{name}"))
     )]
     TagAlias {
         /// What was pushed.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::update::Change;
+use super::{told::shown, update::Change};
 
 /// The settings that forbid something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Rules {
 
     /// Why a ref may not be changed, whatever it is to be at.
     pub fn check(&self, change: &Change, in_use: &InUse) -> Result<(), Forbidden> {
-        let name = || change.name.clone();
+        let name = || shown(&change.name);
         let is_checked_out = in_use.checked_out.contains(&change.name);
         match &change.new {
             _ if self.hides(&change.name) => Err(Forbidden::Hidden(name())),

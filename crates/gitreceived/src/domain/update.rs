@@ -6,6 +6,7 @@ use super::{
     aliases::Aliases,
     names::{can_be_kept, clash, is_ref_name},
     refusal::Refusal,
+    told::{quoted, refspec, short, shown},
 };
 
 /// Most text a hook may send about its refs.
@@ -101,6 +102,8 @@ pub struct Plan {
     pub deploy_too: Vec<Change>,
     /// What is kept only.
     pub kept: Vec<Change>,
+    /// Those tags of it that lead to no commit, but to a tree or a file.
+    pub no_commits: BTreeSet<String>,
 }
 
 /// Decides about the lines a pre-receive hook gets: `<old> <new> <ref>`.
@@ -201,7 +204,12 @@ impl Plan {
         const TOLD_MAX: usize = 5;
         let (told, remote) = (branches.told(), branches.remote());
         let for_good = |branch: &str| match branches.in_cluster {
-            true => format!(", or for good: flynn config deploy-branch={branch}"),
+            true => {
+                format!(
+                    ", or for good: flynn config {}",
+                    quoted(&format!("deploy-branch={branch}"))
+                )
+            }
             false => String::new(),
         };
         let line = |change: &Change| match (&change.new, change.name.strip_prefix("refs/tags/")) {
@@ -209,15 +217,22 @@ impl Plan {
             (Some(_), Some(tag)) if self.deploy.is_some() => {
                 format!("The tag {} is kept.", shown(tag))
             }
+            // What is no commit cannot be deployed.
+            (Some(_), Some(tag)) if self.no_commits.contains(&change.name) => {
+                format!(
+                    "The tag {} is kept. It is of no commit, so it cannot be deployed.",
+                    shown(tag)
+                )
+            }
             (Some(_), Some(tag)) => format!(
-                "The tag {0} is kept and not deployed. To deploy it: git push {remote} {0}^{{commit}}:refs/heads/{1}",
+                "The tag {} is kept and not deployed. To deploy it: git push {remote} {}",
                 shown(tag),
-                branches.typed()
+                refspec(&change.name, "^{commit}", &format!("refs/heads/{}", branches.typed()))
             ),
             (Some(_), None) => format!(
-                "{0} is kept and not deployed: {told}. To deploy it: git push {remote} {0}:{1}{2}",
+                "{} is kept and not deployed: {told}. To deploy it: git push {remote} {}{}",
                 shown(short(&change.name)),
-                branches.typed(),
+                refspec(&change.name, "", branches.typed()),
                 for_good(&shown(short(&change.name)))
             ),
         };
@@ -227,15 +242,6 @@ impl Plan {
         }
         lines
     }
-}
-
-pub(crate) fn short(name: &str) -> &str {
-    let name = name.strip_prefix("refs/heads/").unwrap_or(name);
-    name.strip_prefix("refs/tags/").unwrap_or(name)
-}
-
-pub(crate) fn shown(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// 40 hex digits, or 64 in a SHA-256 repository.
@@ -300,6 +306,25 @@ mod tests {
         assert_eq!(judged(&twice, None), Err(Refusal::Twice("refs/heads/x".into())));
         assert_eq!(judged("", None), Err(Refusal::Unreadable));
         assert_eq!(judged("x y refs/heads/master", None), Err(Refusal::Unreadable));
+    }
+
+    #[test]
+    fn what_is_to_be_typed_is_whole_and_works() {
+        let long = "b".repeat(200);
+        let names =
+            [&*format!("refs/heads/{long}"), "refs/heads/-x", "refs/heads/$(x)", "refs/tags/t"];
+        let lines: String = names.iter().map(|name| format!("{ZERO} {ONE} {name}\n")).collect();
+        let mut plan = judge(&lines, &DeployBranches::alone()).unwrap();
+        plan.no_commits.insert("refs/tags/t".into());
+        let said = plan.remarks(&DeployBranches::alone());
+        for (line, end) in said.iter().zip([
+            &*format!(" {long}:master"),
+            " refs/heads/-x:master",
+            " '$(x):master'",
+            "It is of no commit, so it cannot be deployed.",
+        ]) {
+            assert!(line.ends_with(end), "{line}");
+        }
     }
 
     #[test]

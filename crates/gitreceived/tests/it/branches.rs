@@ -36,7 +36,7 @@ async fn other_branches_and_tags_are_kept_in_the_cluster_and_not_deployed() {
     let (ok, said) = world.git_as("me", "app", &["push", "flynn", "feature", "v1"]).await;
     assert!(ok, "{said}");
     assert!(said.contains("feature is kept and not deployed: only main and master are"), "{said}");
-    assert!(said.contains("git push flynn v1^{commit}:refs/heads/master"), "{said}");
+    assert!(said.contains("git push flynn 'v1^{commit}:refs/heads/master'"), "{said}");
     assert_eq!((deployments(&world).await, world.packs().len()), (1, 2));
     let feature = world.git("app", &["rev-parse", "feature"]).await;
     assert_eq!(world.fake().refs.lock().unwrap()["refs/heads/feature"], feature.trim());
