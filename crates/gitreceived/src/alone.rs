@@ -11,7 +11,11 @@ use std::{
 };
 
 use api::controller::Repository;
-use rustix::process::geteuid;
+use rustix::{
+    fs::{Access, access},
+    io::Errno,
+    process::geteuid,
+};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -106,7 +110,15 @@ impl Alone {
             return Ok(Err(refused(why)));
         }
         let mut copy = self.uses.begin(&path);
-        Ok(copy.begin(&self.git).await?.map(|()| copy).map_err(refused))
+        if let Err(why) = copy.begin(&self.git).await? {
+            return Ok(Err(refused(why)));
+        }
+        // git would say no more than that it cannot make a folder.
+        if access(&path, Access::WRITE_OK) == Err(Errno::ROFS) {
+            let why = format!("the file system of {} is read-only.", path.display());
+            return Ok(Err(refused(why)));
+        }
+        Ok(Ok(copy))
     }
 
     /// The right to push to a repository among the pushes of this process.

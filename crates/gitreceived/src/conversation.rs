@@ -20,17 +20,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    disk::{self, NoRoom},
+    disk,
     domain::{
         told::shown,
         update::{Plan, judge},
     },
+    failure::{StepError, nothing_changed},
     frames::{Frames, question},
-    git::{GitError, with_causes},
+    git::GitError,
     guard,
     hook::{QUARANTINE, QUARANTINE_PATH, Question},
-    hosting::{Held, KeepError, Target},
-    pack::{self, PACKS_MAX, PackError, Quarantine},
+    hosting::{Held, Target},
+    pack::{self, PACKS_MAX, Quarantine},
     push::{Pushes, Request},
     receiver::{self, Ended},
     repos::{Copy, Refs},
@@ -64,19 +65,6 @@ pub(crate) struct Conversation<'a> {
     pub(crate) seen: OnceLock<Refs>,
     /// What it has deployed.
     pub(crate) deployed: OnceLock<String>,
-}
-
-/// Why the objects of a push could not be kept.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    #[error(transparent)]
-    Git(#[from] GitError),
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-    #[error(transparent)]
-    NoRoom(#[from] NoRoom),
 }
 
 impl Conversation<'_> {
@@ -248,7 +236,7 @@ impl Conversation<'_> {
             prepared = preparing => prepared.map_err(|err| {
                 let name = &self.request.repo;
                 warn!(error = &err as &dyn std::error::Error, "a push to {name} could not be kept");
-                nothing_changed(&format!("The push could not be stored: {}.", with_causes(&err)))
+                err.told()
             })??,
             () = self.abort.cancelled() => return Err(String::new()),
         };
@@ -474,10 +462,6 @@ struct Deploy {
     packs: Vec<String>,
     tree: tempfile::NamedTempFile,
     remarks: Vec<String>,
-}
-
-fn nothing_changed(why: &str) -> String {
-    format!("{why} Nothing was changed; push again.")
 }
 
 pub(crate) fn meanwhile(name: &str) -> String {

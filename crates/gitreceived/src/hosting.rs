@@ -17,6 +17,8 @@ use crate::{
         reach::Reach,
         update::{Change, DeployBranches},
     },
+    failure::nothing_changed,
+    git::with_causes,
     lease::Lease,
     pack::Pack,
     repos::{Copy, Repos},
@@ -132,7 +134,17 @@ impl Hosting {
             }
             (Self::Alone(alone), _) => {
                 alone.check()?;
-                alone.prepare(&target.name).await.map_err(|err| failed(&err))?
+                alone.prepare(&target.name).await.map_err(|err| {
+                    let name = &target.name;
+                    warn!(
+                        error = &err as &dyn std::error::Error,
+                        "the repository of {name} could not be made"
+                    );
+                    nothing_changed(&format!(
+                        "The repository of {name} could not be made: {}.",
+                        with_causes(&err)
+                    ))
+                })?
             }
             (Self::Cluster { .. }, None) => Err("This is no app.".into()),
         }

@@ -8,6 +8,7 @@ mod conversation;
 mod disk;
 pub mod domain;
 mod door;
+mod failure;
 mod frames;
 mod git;
 pub mod guard;

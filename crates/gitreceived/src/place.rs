@@ -119,7 +119,7 @@ fn is_head(path: &Path) -> bool {
 }
 
 /// Whether a folder has nothing in it that git does not make of an empty one, and may so be made a repository.
-fn is_unmade(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_unmade(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -48,6 +48,9 @@ const SAY_TIMEOUT: Duration = Duration::from_secs(2);
 const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a pusher is told while the server stops.
 pub(crate) const RESTARTING: &str = "This server is restarting. Push again in a moment.";
+/// What a pusher is told whose git or ours ended before the push was there, and has said why in its own words.
+const UNASKED: &str = "git ended before this push could be judged, for the reason above. Nothing was changed; if it is none of your own \
+     git's, tell the person who runs this server.";
 /// Exit status of a push that did not get as far as git.
 const FAILED: u32 = 1;
 
@@ -166,6 +169,7 @@ impl Pushes {
         if let Some(held) = held {
             held.end().await;
         }
+        copy.take_back().await;
         status
     }
 
@@ -247,6 +251,9 @@ impl Pushes {
         if let Some(incoming) = incoming.get() {
             // git that was killed has left it.
             let _ = tokio::fs::remove_dir_all(incoming).await;
+        }
+        if !asked.is_cancelled() && !abort.is_cancelled() && matches!(status, Ok(1..)) {
+            client.say(UNASKED).await;
         }
         if taken.load(Ordering::SeqCst) && !matches!(status, Ok(0)) {
             client.say("The push was taken, but git ended before it had moved the branches. Push again.").await;

@@ -24,7 +24,7 @@ use crate::{
     },
     git::{self, Git, GitError},
     place::{self, Place},
-    right::Use,
+    right::{self, Use},
 };
 
 /// File in a copy that lists the packs of shelf it has.
@@ -57,7 +57,14 @@ impl Uses {
     pub(crate) fn begin(&self, path: &Path) -> Copy {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let changing = uses.entry(path.into()).or_default().clone();
-        Copy { path: path.into(), left_out: Refs::new(), used: None, changing, uses: self.clone() }
+        Copy {
+            path: path.into(),
+            left_out: Refs::new(),
+            is_made: false,
+            used: None,
+            changing,
+            uses: self.clone(),
+        }
     }
 
     /// Moves a copy that no push uses out of the way; where to.
@@ -76,6 +83,8 @@ pub(crate) struct Copy {
     pub(crate) path: PathBuf,
     /// Refs the repository should have and cannot: nobody is shown them.
     pub(crate) left_out: Refs,
+    /// Whether the push that has it has made it.
+    is_made: bool,
     /// Says to other processes that it is in use, if they may have it too.
     used: Option<Use>,
     /// Held by whoever brings it up to date.
@@ -134,11 +143,30 @@ impl Copy {
             Ok(Place::Unmade) => {
                 // No push gets further than this before it is one.
                 disk::remove_locks(&self.path, Duration::ZERO).await;
+                self.is_made = !self.path.exists();
                 git.init(&self.path).await?;
             }
         }
         self.used = Use::begin(&self.path).await;
         Ok(Ok(()))
+    }
+
+    /// Removes it again if the push made it and nothing came of that: no push that was refused decides what its ids are of.
+    pub(crate) async fn take_back(&self) {
+        if !self.is_made {
+            return;
+        }
+        let _changing = self.changing.lock().await;
+        // No push here can begin to use it meanwhile, and none elsewhere has the right to.
+        let _uses = self.uses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&self.changing) == 2
+            && self.used.as_ref().is_none_or(Use::take_alone)
+            && let Ok(_lock) = right::try_lock(&self.path)
+            && place::is_unmade(&self.path).unwrap_or(false)
+            && let Err(err) = std::fs::remove_dir_all(&self.path)
+        {
+            warn!(error = %err, "{} could not be removed", self.path.display());
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl Use {
 
 /// Who has what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Other {
+pub(crate) enum Other {
     /// Another push.
     Push,
     /// What another push left that was broken off.
@@ -120,7 +120,7 @@ pub(crate) async fn take(
 }
 
 /// The lock of a repository, or who has it; nothing where there are no locks.
-fn try_lock(repo: &Path) -> Result<Option<File>, Other> {
+pub(crate) fn try_lock(repo: &Path) -> Result<Option<File>, Other> {
     let lock = |dir: &Path, other| {
         let file = File::open(dir).map_err(TryLockError::Error);
         match file.and_then(|file| file.try_lock().map(|()| file)) {

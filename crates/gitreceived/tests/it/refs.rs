@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use testkit::wait_until;
 use tokio::{process::Command, time::timeout};
 
 use crate::lone::{Lone, URL, script};
@@ -204,6 +205,47 @@ async fn what_git_hides_is_refused_before_the_receiver_runs() {
     assert!(!ok && said.contains("'refs/heads/h/x': it is hidden here"), "{said}");
     assert!(!said.contains("is kept") && !lone.path("runs").exists(), "{said}");
     assert_eq!(lone.kept("main").await, first);
+}
+
+#[tokio::test]
+async fn a_first_push_that_is_refused_leaves_no_repository() {
+    let lone = Lone::new().await;
+    let format = ["init", "-q", "-b", "main", "--object-format=sha256"];
+    fs::remove_dir_all(lone.path("work/.git")).unwrap();
+    assert!(lone.git("key", &format).await.0);
+    lone.commit("one").await;
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("hash algorithm"), "{said}");
+    let repo = lone.path("repos/anything.git");
+    wait_until("it is gone", async || (!repo.exists()).then_some(()).ok_or("it is there")).await;
+    fs::remove_dir_all(lone.path("work/.git")).unwrap();
+    assert!(lone.git("key", &format[..4]).await.0);
+    lone.commit("refused").await;
+    assert!(!lone.push("key", "main").await.0);
+    wait_until("it is gone", async || (!repo.exists()).then_some(()).ok_or("it is there")).await;
+    // An operator's own stays.
+    assert!(lone.git("key", &["init", "-q", "--bare", repo.to_str().unwrap()]).await.0);
+    assert!(!lone.push("key", "main").await.0);
+    assert!(lone.push("key", "main:refs/tags/v1").await.0 && repo.exists());
+}
+
+#[tokio::test]
+async fn a_repository_that_git_cannot_read_is_told_with_who_must_mend_it() {
+    let (lone, _) = deployed().await;
+    lone.commit("two").await;
+    fs::write(lone.path("repos/anything.git/config"), "[core\n").unwrap();
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(!ok && said.contains("bad config line"), "{said}");
+    assert!(said.contains("tell the person who runs this server"), "{said}");
+}
+
+#[tokio::test]
+async fn a_tag_of_a_tree_is_kept_and_no_way_to_deploy_it_is_told() {
+    let (lone, _) = deployed().await;
+    for (what, is_commit) in [("main^{tree}:refs/tags/tree", false), ("main:refs/tags/v1", true)] {
+        let (ok, said) = lone.push("key", what).await;
+        assert!(ok && said.contains("To deploy it") == is_commit, "{said}");
+    }
 }
 
 #[tokio::test]

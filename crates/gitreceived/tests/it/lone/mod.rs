@@ -104,7 +104,8 @@ impl Lone {
     pub(crate) async fn kept(&self, name: &str) -> String {
         let repo = self.path("repos/anything.git");
         let repo = format!("--git-dir={}", repo.display());
-        self.git("key", &[&repo, "rev-parse", "--verify", "-q", name]).await.1.trim().to_owned()
+        let (ok, said) = self.git("key", &[&repo, "rev-parse", "--verify", "-q", name]).await;
+        if ok { said.trim().to_owned() } else { String::new() }
     }
 
     /// Has the pusher's git run something when it has heard where the branches are.
