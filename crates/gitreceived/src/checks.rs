@@ -1,6 +1,6 @@
 //! Whether git can set the refs of a push: asked before anything of it is stored or deployed.
 
-use std::sync::atomic::Ordering;
+use std::{fs, path::Path, sync::atomic::Ordering};
 
 use api::controller::Repository;
 
@@ -123,7 +123,8 @@ impl Conversation<'_> {
             Err(GitError::Failed { .. }) => return Ok(Err(damaged("HEAD"))),
             head => head?,
         };
-        let in_use = InUse::read(&worktrees, &head, &rules);
+        let mut in_use = InUse::read(&worktrees, &head, &rules);
+        in_use.checked_out.extend(rewritten(&self.copy.path));
         for change in plan.changes() {
             let checked = match rules.check(change, &in_use) {
                 Ok(()) if rules.deny_non_fast_forwards => {
@@ -231,6 +232,19 @@ impl Conversation<'_> {
             None => format!("git misses objects of this push ({why}). Nothing was changed."),
         })
     }
+}
+
+/// The branches that somebody rebases or bisects, in a work tree that is then at no branch.
+fn rewritten(repo: &Path) -> impl Iterator<Item = String> {
+    let linked = fs::read_dir(repo.join("worktrees")).into_iter().flatten().flatten();
+    let work_trees = linked.map(|entry| entry.path()).chain([repo.to_owned()]);
+    work_trees.flat_map(|dir| {
+        let read = |file| fs::read_to_string(dir.join(file)).map(|text| text.trim().to_owned());
+        let bisected = read("BISECT_START").map(|name| format!("refs/heads/{name}"));
+        [read("rebase-merge/head-name"), read("rebase-apply/head-name"), bisected]
+            .into_iter()
+            .flatten()
+    })
 }
 
 /// The ref that git complains of.

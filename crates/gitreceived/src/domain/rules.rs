@@ -23,7 +23,7 @@ pub struct Rules {
 /// Branches that are in use in a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InUse {
-    /// Those whose files somebody has before them.
+    /// Those whose files somebody has before them, or that somebody rebases or bisects.
     pub checked_out: BTreeSet<String>,
     /// The one that `HEAD` names.
     pub head: String,

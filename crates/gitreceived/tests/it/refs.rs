@@ -249,6 +249,22 @@ async fn a_tag_of_a_tree_is_kept_and_no_way_to_deploy_it_is_told() {
 }
 
 #[tokio::test]
+async fn a_branch_that_somebody_rebases_is_not_pushed_under_them() {
+    let (lone, first) = deployed().await;
+    lone.commit("two").await;
+    assert!(lone.push("key", "main:feat").await.0);
+    let tree = lone.path("their-tree").display().to_string();
+    there(&lone, &["worktree", "add", "-q", &tree, "feat"]).await;
+    let mut rebase = lone.git_command("key", &["-C", &tree, "rebase", "-q", "-i", "HEAD~1"]);
+    rebase.env("GIT_SEQUENCE_EDITOR", "sed -i 1s/pick/edit/");
+    assert!(rebase.status().await.unwrap().success());
+    let (ok, said) = lone.push("key", &format!("+{first}:refs/heads/feat")).await;
+    assert!(!ok && said.contains("'refs/heads/feat': branch is currently checked out"), "{said}");
+    let done = lone.git("key", &["-C", &tree, "rebase", "--abort"]).await;
+    assert!(done.0, "{}", done.1);
+}
+
+#[tokio::test]
 async fn a_repository_of_another_user_is_told_from_one_that_takes_pushes() {
     let (lone, _) = deployed().await;
     lone.commit("two").await;
