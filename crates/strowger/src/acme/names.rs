@@ -63,7 +63,8 @@ mod tests {
             if let Some(certificate) = &certificate {
                 table.certificates.insert(domain, certificate.clone());
             }
-            let target = Target::new(route, live.services.service("app"), certificate, &live.sticky);
+            let target =
+                Target::new(route, live.services.service("app"), certificate, &live.sticky);
             table.all.push(Arc::new(target));
         }
         table

@@ -23,10 +23,20 @@ pub struct AcmeSettings {
     #[arg(long = "acme-check", env = "ACME_CHECK", default_value_t = true, action = clap::ArgAction::Set)]
     pub check: bool,
     /// The port at which the authority asks over HTTP.
-    #[arg(id = "acme-http-port", long, env = "ACME_HTTP_PORT", default_value_t = 80)]
+    #[arg(
+        id = "acme_http_port",
+        long = "acme-http-port",
+        env = "ACME_HTTP_PORT",
+        default_value_t = 80
+    )]
     pub http_port: u16,
     /// The port at which the authority asks over TLS.
-    #[arg(id = "acme-tls-port", long, env = "ACME_TLS_PORT", default_value_t = 443)]
+    #[arg(
+        id = "acme_tls_port",
+        long = "acme-tls-port",
+        env = "ACME_TLS_PORT",
+        default_value_t = 443
+    )]
     pub tls_port: u16,
 }
 

@@ -6,9 +6,7 @@ use http::{
 };
 
 use super::{
-    headers::{
-        Refusal, X_REQUEST_ID, X_REQUEST_START,
-    },
+    headers::{Refusal, X_REQUEST_ID, X_REQUEST_START},
     host,
 };
 

@@ -37,11 +37,11 @@ async fn one_that_only_says_that_it_cannot_answer_is_left_out_and_one_with_fault
         harness.up("app", Backend::named("fine").await.addr).await;
         harness.route("a.example", "app").await;
         let mut wire = harness.connect().await;
-        for _ in 0..120 {
+        for _ in 0..400 {
             wire.get("a.example", "/").await;
         }
         let count = seen.load(SeqCst);
-        assert_eq!(count < 20, is_left_out, "{status}: {count} of 120");
+        assert_eq!(count < 20, is_left_out, "{status}: {count} of 400");
     }
 }
 
