@@ -79,6 +79,23 @@ install_packages() {
     die "the packages could not be installed; run: apt-get install ${missing[*]}"
 }
 
+# The same for packages whose services shall not run: their programs are started with configurations of our own.
+install_without_services() {
+  local policy=/usr/sbin/policy-rc.d
+  [ -n "$(missing_packages "$@")" ] || return 0
+  if [ -e "$policy" ]; then
+    install_packages "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+  # Also when the packages could not be installed, which ends the shell.
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  install_packages "$@"
+  rm -f "$policy"
+  trap - EXIT
+}
+
 engine_runs() { docker info >/dev/null 2>&1; }
 
 # Removes a pid file whose process is not the named program any more: an engine that was killed leaves its pids behind,

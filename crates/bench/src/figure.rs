@@ -47,7 +47,7 @@ impl fmt::Display for Figure<'_> {
 }
 
 /// Three digits, or all before the point.
-struct Short(f64);
+pub(crate) struct Short(pub(crate) f64);
 
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ mod control;
 mod discoverd;
 mod figure;
 mod host;
+mod router;
 mod sampi;
 mod usage;
 
@@ -31,6 +32,15 @@ enum Bench {
         #[arg(long)]
         small: bool,
     },
+    /// strowger, HAProxy, nginx and Caddy as processes of this run, before the same backends.
+    Router {
+        /// A look at whether it works, in seconds.
+        #[arg(long)]
+        small: bool,
+        /// How often each is measured, in turn.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=5))]
+        rounds: u8,
+    },
     /// flynn-host and the engine of the cluster that runs here.
     Host {
         /// A look at whether it works, in seconds.
@@ -56,6 +66,7 @@ async fn main() -> anyhow::Result<()> {
         Bench::Sampi { small } => sampi::run(small),
         Bench::Discoverd { small } => discoverd::run(small).await,
         Bench::Control { small } => control::run(small).await,
+        Bench::Router { small, rounds } => router::run(small, rounds.into()).await,
         Bench::Host { small, data_dir, app } => host::run(small, &data_dir, &app).await,
         Bench::Watchers(watchers) => watchers.run().await,
     }

@@ -118,6 +118,7 @@ pub(super) const LAYERS: &[(&str, &[&str])] = &[
             "host-client",
             "sampi",
             "scheduler",
+            "strowger-client",
             "testkit",
         ],
     ),
