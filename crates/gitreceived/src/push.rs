@@ -252,13 +252,19 @@ impl Pushes {
             // git that was killed has left it.
             let _ = tokio::fs::remove_dir_all(incoming).await;
         }
-        if !asked.is_cancelled() && !abort.is_cancelled() && matches!(status, Ok(1..)) {
-            client.say(UNASKED).await;
-        }
-        if taken.load(Ordering::SeqCst) && !matches!(status, Ok(0)) {
-            client.say("The push was taken, but git ended before it had moved the branches. Push again.").await;
-        }
+        let is_unasked = !asked.is_cancelled() && !abort.is_cancelled();
+        say_end(client, &status, is_unasked, taken.load(Ordering::SeqCst)).await;
         Ok((status?, held))
+    }
+}
+
+/// Says what nobody has said of how git ended.
+async fn say_end(client: &Client, status: &io::Result<u32>, is_unasked: bool, is_taken: bool) {
+    if is_unasked && matches!(status, Ok(1..)) {
+        client.say(UNASKED).await;
+    }
+    if is_taken && !matches!(status, Ok(0)) {
+        client.say("The push was taken, but git ended before it had moved the branches. Push again.").await;
     }
 }
 

@@ -90,16 +90,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let inheritance = Arc::new(inheritance);
     let (of_tcp, inherited) = (doors.clone(), inheritance.clone());
     let tcp = TcpRoutes::new(live.clone(), lifetime.clone(), of_tcp, inherited);
-    let (routes, shared) = (store.watch(), live.clone());
-    lifetime.spawn("routes", |stop| watch::keep_routes(routes, shared, tcp, stop));
-    let (services, shared) = (discoverd.watch_all(), live.clone());
-    lifetime.spawn("services", |stop| watch::keep_services(services, shared, stop));
-    let shared = live.clone();
-    lifetime.spawn("sweep", |stop| watch::keep_swept(shared, stop));
-    let routes = store.clone();
-    lifetime.spawn("seal", |stop| watch::keep_sealed(routes, stop));
-    let shared = live.clone();
-    lifetime.spawn("probe", |stop| watch::keep_probed(shared, stop));
+    follow(&store, &discoverd, tcp, &live, lifetime);
 
     let acceptor = tls::acceptor(live.clone())?;
     serve(lifetime, live.clone(), http, doors.entrance(), None);
@@ -109,12 +100,9 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
         stop.run_until_cancelled(open_when_known(&known, &open, &inherited)).await;
     });
 
-    let mut reserved = RESERVED.to_vec();
-    reserved.extend([running.http.port(), running.https.port()]);
-    reserved.extend(running.api.iter().map(SocketAddr::port));
     let (stop, known) = (lifetime.stop(), live.clone());
     let predecessor = inheritance.predecessor.clone();
-    let reserved = reserved.into();
+    let reserved = reserved(&running).into();
     let api = Api { routes: store, live, reserved, predecessor: predecessor.clone(), stop };
     let control = Control::new(doors.clone(), predecessor, api.clone());
     let router = routes::router(api, Keys::parse(&config.key.0));
@@ -130,6 +118,33 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let Limits { connections, requests } = limits;
     info!(http = %running.http, https = %running.https, api = ?running.api, connections, requests, "serving");
     Ok(running)
+}
+
+/// Follows etcd and discoverd, and looks after connections and keys.
+fn follow(
+    store: &Routes,
+    discoverd: &Discoverd,
+    tcp: TcpRoutes,
+    live: &Arc<Live>,
+    lifetime: &Lifetime,
+) {
+    let (routes, shared) = (store.watch(), live.clone());
+    lifetime.spawn("routes", |stop| watch::keep_routes(routes, shared, tcp, stop));
+    let (services, shared) = (discoverd.watch_all(), live.clone());
+    lifetime.spawn("services", |stop| watch::keep_services(services, shared, stop));
+    let shared = live.clone();
+    lifetime.spawn("sweep", |stop| watch::keep_swept(shared, stop));
+    let routes = store.clone();
+    lifetime.spawn("seal", |stop| watch::keep_sealed(routes, stop));
+    let shared = live.clone();
+    lifetime.spawn("probe", |stop| watch::keep_probed(shared, stop));
+}
+
+/// Ports that no tcp route may have.
+fn reserved(running: &Running) -> Vec<u16> {
+    let own = [running.http.port(), running.https.port()];
+    let of_api = running.api.iter().map(SocketAddr::port);
+    RESERVED.into_iter().chain(own).chain(of_api).collect()
 }
 
 /// The port for HTTP, and with it all that a predecessor hands over; one that ends is waited for.

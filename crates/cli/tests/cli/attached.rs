@@ -118,24 +118,26 @@ async fn converse(job: &mut Connection, command: &str) -> Result<(), attach::Fra
             job.send(data(Stream::Stdout, "ready\r\n")).await?;
             std::future::pending().await
         }
-        // Says what it is told until it is told to end.
-        _ => {
-            job.send(data(Stream::Stdout, "ready\r\n")).await?;
-            while let Some(Ok(frame)) = job.next().await {
-                let said = match frame {
-                    Frame::Signal(number) => return job.send(Frame::Exit(128 + number)).await,
-                    Frame::Resize { height, width } => format!("size {height}x{width}\r\n"),
-                    Frame::Data { bytes, .. } if &bytes[..] == b"q" => {
-                        return job.send(Frame::Exit(3)).await;
-                    }
-                    Frame::Data { bytes, .. } => format!("key {bytes:?}\r\n"),
-                    Frame::Exit(_) => continue,
-                };
-                job.send(data(Stream::Stdout, said)).await?;
-            }
-            Ok(())
-        }
+        _ => repeat(job).await,
     }
+}
+
+/// Says what it is told until it is told to end.
+async fn repeat(job: &mut Connection) -> Result<(), attach::FrameError> {
+    job.send(data(Stream::Stdout, "ready\r\n")).await?;
+    while let Some(Ok(frame)) = job.next().await {
+        let said = match frame {
+            Frame::Signal(number) => return job.send(Frame::Exit(128 + number)).await,
+            Frame::Resize { height, width } => format!("size {height}x{width}\r\n"),
+            Frame::Data { bytes, .. } if &bytes[..] == b"q" => {
+                return job.send(Frame::Exit(3)).await;
+            }
+            Frame::Data { bytes, .. } => format!("key {bytes:?}\r\n"),
+            Frame::Exit(_) => continue,
+        };
+        job.send(data(Stream::Stdout, said)).await?;
+    }
+    Ok(())
 }
 
 fn started() -> (Fake, Person) {

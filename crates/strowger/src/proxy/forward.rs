@@ -244,12 +244,9 @@ pub(super) async fn forward(
     target: &Target,
     record: &mut Record,
 ) -> Result<Response<Answer>, Failure> {
-    let session = Session::take(&mut parts, target);
     let repeat = Repeat::of(&parts.method, !body.is_none());
     let mut max_idle = if repeat == Repeat::Never { FRESH } else { Duration::MAX };
-    target.service.wait_for_backend().await;
-    let search = Search::begin(target)?.keeping(session);
-    let mut search = search.repeatable(repeat == Repeat::Always);
+    let mut search = begin(&mut parts, target).await?.repeatable(repeat == Repeat::Always);
     // One with a large body waits for its client.
     let is_telling = body.size_hint().upper().is_some_and(|length| length <= SMALL);
     let mut request = Request::from_parts(parts, body);
@@ -285,11 +282,7 @@ pub(super) async fn forward(
             Err(SendError::Unsent(_)) => return Err(Failure::Lost(None)),
             Err(SendError::Still { is_awaited }) => return Err(Failure::still(is_awaited)),
             Err(SendError::Lost { is_final: true, error, .. }) => {
-                let failure = Failure::lost(error);
-                if matches!(failure, Failure::Unreadable(_)) {
-                    busy.backend().babbled(search.peers());
-                }
-                return Err(failure);
+                return Err(lose(error, busy.backend(), &search));
             }
             Err(SendError::Lost { is_final: false, is_cut, error }) => {
                 if !reused && !is_cut {
@@ -309,6 +302,25 @@ pub(super) async fn forward(
         // The kept connection had been closed; the others may have been, too.
         max_idle = Duration::ZERO;
     }
+}
+
+/// Begins to look for a backend as soon as the service has one.
+pub(super) async fn begin<'a>(
+    parts: &mut Parts,
+    target: &'a Target,
+) -> Result<Search<'a>, Failure> {
+    let session = Session::take(parts, target);
+    target.service.wait_for_backend().await;
+    Ok(Search::begin(target)?.keeping(session))
+}
+
+/// A request is lost for good, be it because its backend does not speak HTTP.
+fn lose(error: Option<hyper::Error>, backend: &Backend, search: &Search<'_>) -> Failure {
+    let failure = Failure::lost(error);
+    if matches!(failure, Failure::Unreadable(_)) {
+        backend.babbled(search.peers());
+    }
+    failure
 }
 
 /// A connection to whichever backend takes one, for requests; and whether it was used before.

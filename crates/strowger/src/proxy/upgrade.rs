@@ -8,7 +8,10 @@ use http::{
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -18,11 +21,11 @@ use tracing::debug;
 use super::{
     answer::{Answer, Failure},
     counted::Counted,
-    forward::{Search, clean},
+    forward::{Search, begin, clean},
     lent::{Lent, Resettable},
     record::Record,
     request::Context,
-    sticky::{Session, tell},
+    sticky::tell,
 };
 use crate::{
     backend::{Busy, Control, Lease, RequestBody, Socket, handshake},
@@ -42,9 +45,7 @@ pub(super) async fn forward(
     let of_client = parts.extensions.remove::<OnUpgrade>();
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, protocol.clone());
-    let session = Session::take(&mut parts, target);
-    target.service.wait_for_backend().await;
-    let mut search = Search::begin(target)?.keeping(session);
+    let mut search = begin(&mut parts, target).await?;
     let connected = search.connect().await;
     let (socket, mut busy) = connected.inspect_err(|_| record.unconnected(search.failed_last()))?;
     record.connected(busy.backend().addr(), false);
@@ -62,16 +63,7 @@ pub(super) async fn forward(
     let answered = send.send_request(Request::from_parts(parts, body)).await;
     let mut response = match answered {
         Ok(response) => response,
-        Err(err) => {
-            if control.stood_still() {
-                return Err(Failure::still(control.is_client_awaited()));
-            }
-            let failure = Failure::lost(Some(err));
-            if matches!(failure, Failure::Lost(_)) && !control.take_received() {
-                busy.backend().lost(search.peers());
-            }
-            return Err(failure);
-        }
+        Err(err) => return Err(lose(err, &control, &busy, &search)),
     };
     control.begin_answer();
     busy.backend().answered(response.status(), None, || search.peers());
@@ -101,6 +93,25 @@ pub(super) async fn forward(
             drop(seat);
         });
     }
+    let mut switch = pass_on(response);
+    tell(cookie, switch.headers_mut());
+    Ok(switch)
+}
+
+/// Why no answer came.
+fn lose(err: hyper::Error, control: &Control, busy: &Busy, search: &Search<'_>) -> Failure {
+    if control.stood_still() {
+        return Failure::still(control.is_client_awaited());
+    }
+    let failure = Failure::lost(Some(err));
+    if matches!(failure, Failure::Lost(_)) && !control.take_received() {
+        busy.backend().lost(search.peers());
+    }
+    failure
+}
+
+/// A 101 as the client gets it.
+fn pass_on(response: Response<Incoming>) -> Response<Answer> {
     let protocol = response.headers().get(UPGRADE).cloned();
     let (mut parts, _) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
@@ -109,8 +120,7 @@ pub(super) async fn forward(
     if let Some(protocol) = protocol {
         parts.headers.insert(UPGRADE, protocol);
     }
-    tell(cookie, &mut parts.headers);
-    Ok(Response::from_parts(parts, Answer::Own(None)))
+    Response::from_parts(parts, Answer::Own(None))
 }
 
 async fn tunnel(
