@@ -264,7 +264,9 @@ async fn say_end(client: &Client, status: &io::Result<u32>, is_unasked: bool, is
         client.say(UNASKED).await;
     }
     if is_taken && !matches!(status, Ok(0)) {
-        client.say("The push was taken, but git ended before it had moved the branches. Push again.").await;
+        client
+            .say("The push was taken, but git ended before it had moved the branches. Push again.")
+            .await;
     }
 }
 

@@ -263,8 +263,7 @@ mod tests {
     #[test]
     fn a_change_that_cannot_be_read_leaves_the_route_as_it_was() {
         let (live, mut targets) = (Live::default(), BTreeMap::new());
-        let apply =
-            |targets: &mut _, change| apply(targets, &mut BTreeSet::new(), change, &live);
+        let apply = |targets: &mut _, change| apply(targets, &mut BTreeSet::new(), change, &live);
         let route = route("/", None);
         apply(&mut targets, change(&route, "{}"));
         assert!(targets.is_empty());

@@ -105,28 +105,7 @@ impl World {
         let (second, crowded) = Strowger::start(&etcds.1, &discoverd, other).await?;
         crowded.serve(app, echo.port()).await?;
         let mut proxies = vec![first];
-        let mut rival = |name, (_, http, https): &(String, u16, u16), process| {
-            proxies.push(Proxy { name, http: *http, https: *https, process });
-        };
-        let haproxy = write("haproxy.cfg", include_str!("haproxy.cfg"))?;
-        rival(
-            "haproxy",
-            &haproxy,
-            Process::start("haproxy", &["-W", "-db", "-q", "-f", &haproxy.0], &[])?,
-        );
-        let nginx = write("nginx.conf", include_str!("nginx.conf"))?;
-        rival(
-            "nginx",
-            &nginx,
-            Process::start("nginx", &["-c", &nginx.0, "-g", "daemon off;"], &[])?,
-        );
-        if with_caddy {
-            let caddy = write("Caddyfile", include_str!("Caddyfile"))?;
-            let home = folder.path().to_string_lossy();
-            let env = [("HOME", &*home), ("XDG_DATA_HOME", &home), ("XDG_CONFIG_HOME", &home)];
-            let args = ["run", "--adapter", "caddyfile", "--config", &caddy.0];
-            rival("caddy", &caddy, Process::start("caddy", &args, &env)?);
-        }
+        proxies.extend(start_rivals(folder.path(), with_caddy, write)?);
         for proxy in proxies.iter().chain([&second]) {
             proxy.serves().await;
         }
@@ -141,6 +120,34 @@ impl World {
             _etcds: etcds,
         })
     }
+}
+
+/// Starts those it is measured beside; `write` fills a configuration in, and answers where it is and the ports in it.
+fn start_rivals(
+    folder: &Path,
+    with_caddy: bool,
+    write: impl Fn(&str, &str) -> anyhow::Result<(String, u16, u16)>,
+) -> anyhow::Result<Vec<Proxy>> {
+    let mut proxies = Vec::new();
+    let mut rival = |name, (_, http, https): &(String, u16, u16), process| {
+        proxies.push(Proxy { name, http: *http, https: *https, process });
+    };
+    let haproxy = write("haproxy.cfg", include_str!("haproxy.cfg"))?;
+    rival(
+        "haproxy",
+        &haproxy,
+        Process::start("haproxy", &["-W", "-db", "-q", "-f", &haproxy.0], &[])?,
+    );
+    let nginx = write("nginx.conf", include_str!("nginx.conf"))?;
+    rival("nginx", &nginx, Process::start("nginx", &["-c", &nginx.0, "-g", "daemon off;"], &[])?);
+    if with_caddy {
+        let caddy = write("Caddyfile", include_str!("Caddyfile"))?;
+        let home = folder.to_string_lossy();
+        let env = [("HOME", &*home), ("XDG_DATA_HOME", &home), ("XDG_CONFIG_HOME", &home)];
+        let args = ["run", "--adapter", "caddyfile", "--config", &caddy.0];
+        rival("caddy", &caddy, Process::start("caddy", &args, &env)?);
+    }
+    Ok(proxies)
 }
 
 impl Strowger {
