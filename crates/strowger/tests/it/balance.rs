@@ -34,14 +34,20 @@ async fn one_that_only_says_that_it_cannot_answer_is_left_out_and_one_with_fault
         let harness = Harness::start().await;
         let (bad, seen) = answering(status).await;
         harness.up("app", bad.addr).await;
-        harness.up("app", Backend::named("fine").await.addr).await;
         harness.route("a.example", "app").await;
         let mut wire = harness.connect().await;
-        for _ in 0..400 {
+        for _ in 0..9 {
             wire.get("a.example", "/").await;
         }
-        let count = seen.load(SeqCst);
-        assert_eq!(count < 20, is_left_out, "{status}: {count} of 400");
+        harness.up("app", Backend::named("fine").await.addr).await;
+        let before = seen.load(SeqCst);
+        let (head, _) = wire.get("a.example", "/").await;
+        let text = crate::metrics::metrics(&harness).await;
+        let out = text.contains(r#"strowger_backends{service="app",standing="last"} 1"#);
+        assert_eq!(out, is_left_out, "{status}: {text}");
+        if is_left_out {
+            assert!(head.starts_with("http/1.1 200") && seen.load(SeqCst) == before, "{head}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Backend, Harness, KEY, Wire, nowhere, scripted, tcp_route};
 
-async fn metrics(harness: &Harness) -> String {
+pub(crate) async fn metrics(harness: &Harness) -> String {
     let url = format!("http://{}/metrics", harness.router.api[0]);
     let request = reqwest::Client::builder().no_proxy().build().unwrap().get(url);
     let answer = request.basic_auth("", Some(KEY)).send().await.unwrap();
