@@ -61,7 +61,7 @@ impl Line {
     }
 }
 
-/// Runs a receiver, by what [`command`] said.
+/// Runs a receiver, by what `command` said.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = args.skip(1).collect();
     let [repo, program, args @ ..] = &words[..] else { return ExitCode::FAILURE };
