@@ -46,7 +46,8 @@ pub struct Route {
     /// Whether plain HTTP is answered by a redirect to HTTPS; if absent, where a certificate for the domain is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<bool>,
-    /// `Strict-Transport-Security` over HTTPS: for so many seconds browsers take HTTPS only. None is sent if absent.
+    /// `Strict-Transport-Security` over HTTPS: the number of seconds for which browsers use HTTPS only. No
+    /// header is sent if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hsts: Option<u32>,
     /// Stored first.

@@ -58,7 +58,7 @@ impl<T: AsFd> Waiting<T> {
 }
 
 impl<T: AsFd> Waiting<T> {
-    /// Whether nobody is at the other end any more. A terminal may refuse what is written for another reason with the same error:
+    /// Whether the other end has gone. A terminal may refuse what is written for another reason with the same error:
     /// `stty tostop` does, to a process in the background that nobody can bring back.
     pub(crate) fn has_hung_up(&self) -> bool {
         let mut asked = [PollFd::new(&self.0, PollFlags::empty())];

@@ -7,7 +7,7 @@ use crate::{
     pack::PackError,
 };
 
-/// What git and the kernel say of a disk that takes nothing more, whoever pushes what.
+/// What git and the kernel say of a full disk, for every kind of push.
 const OF_DISK: [&str; 3] =
     ["No space left on device", "Disk quota exceeded", "Read-only file system"];
 

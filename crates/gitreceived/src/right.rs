@@ -4,7 +4,7 @@
 //!
 //! All are locks on folders of the repository, so that nothing is left in it, and the kernel lets go of them when their holder
 //! ends, whichever way. Who acts for a holder and may outlive it has a lock of its own, and finds out whether the holder lives
-//! when it has that; so whoever gets the right next, and waits for it, sees the repository as it stays.
+//! once it has that lock. So the next holder, which waits for the lock, sees the repository in its final state.
 
 use std::{
     fs::{File, TryLockError},
@@ -133,7 +133,7 @@ pub(crate) fn try_lock(repo: &Path) -> Result<Option<File>, Other> {
         }
     };
     let taken = lock(repo, Other::Push)?;
-    // Nobody begins to act any more: who held the right before has let go of it.
+    // Nobody starts to act from here on: the previous holder has released the right.
     lock(&repo.join(ACTING), Other::Rest)?;
     Ok(taken)
 }

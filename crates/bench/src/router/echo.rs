@@ -70,7 +70,7 @@ async fn head(stream: &mut TcpStream) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Sends messages on so many connections at once, each after the one before came back.
+/// Sends messages on a number of connections at once; each connection sends the next one when the last came back.
 pub(super) async fn talk(port: u16, connections: usize, time: Duration) -> anyhow::Result<Load> {
     let streams = try_join_all((0..connections).map(|_| open(port))).await?;
     let began = Instant::now();

@@ -65,7 +65,7 @@ pub(super) async fn wrk(
     Ok(Load { requests, rate: requests / micros * 1e6, quantiles, failed: failed as u64 })
 }
 
-/// HTTP/2 by h2load: so many connections, each with 16 requests at once.
+/// HTTP/2 by h2load, with 16 concurrent requests on each connection.
 pub(super) async fn h2load(
     proxy: &Proxy,
     connections: usize,

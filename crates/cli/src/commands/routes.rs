@@ -39,7 +39,7 @@ pub(crate) struct AddHttpArgs {
     /// Serve plain HTTP also where there is a certificate
     #[arg(long)]
     no_redirect: bool,
-    /// For so long browsers that came over HTTPS take nothing else
+    /// Seconds for which browsers that came over HTTPS use nothing else
     #[arg(long, value_name = "SECONDS")]
     hsts: Option<u32>,
     /// As JSON
@@ -96,7 +96,7 @@ pub(crate) struct UpdateArgs {
     /// Serve plain HTTP also where there is a certificate
     #[arg(long)]
     no_redirect: bool,
-    /// For so long browsers that came over HTTPS take nothing else; 0 makes them forget it
+    /// Seconds for which browsers that came over HTTPS use nothing else; 0 makes them forget it
     #[arg(long, value_name = "SECONDS")]
     hsts: Option<u32>,
     /// Remove the route's own certificate

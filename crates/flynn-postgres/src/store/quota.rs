@@ -18,8 +18,8 @@ use crate::domain::{
 
 /// What all of this is, in an error.
 const DOING: &str = "measuring the databases";
-/// Apps' databases, whose names are those of their roles; what the cluster made for itself is not limited. One whose removal
-/// was begun has no size any more (-2), or its role is not to be let in again.
+/// Apps' databases, whose names are those of their roles; what the cluster made for itself is not limited. Left out
+/// is one whose removal has begun: its `datconnlimit` is -2 (being dropped), or its role is marked as expired.
 const APPS: &str = "SELECT d.datname::text \
      FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba AND r.rolname = d.datname \
      WHERE NOT r.rolsuper AND d.datconnlimit <> -2 AND r.rolvaliduntil IS DISTINCT FROM '-infinity'";

@@ -295,7 +295,8 @@ impl Removal<'_> {
         Ok(options)
     }
 
-    /// Does something in a session of its own. Whoever keeps it waiting when the removal is not patient any more is put out.
+    /// Does something in a session of its own. Sessions that block it after the removal's patience has run
+    /// out are ended.
     async fn work(
         &self,
         session: &tokio_postgres::Config,

@@ -1,4 +1,4 @@
-//! Certificates that end soon are named in the log, whoever brought them.
+//! Logs a warning for each certificate that expires soon, uploaded or automatic.
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,12 +5,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::http::StatusCode;
+use tokio::{net::TcpStream, sync::watch};
 
-use crate::harness::{Backend, Harness, Wire, scripted};
+use crate::harness::{Backend, Harness, Wire, scripted, spawn};
 
 /// A backend that answers with a status, and counts.
 async fn answering(status: StatusCode) -> (Backend, Arc<AtomicUsize>) {
@@ -85,13 +86,20 @@ async fn one_that_was_left_out_is_tried_by_one_request_and_comes_back() {
 async fn a_slow_one_gets_less() {
     let harness = Harness::start().await;
     let seen = Arc::new(AtomicUsize::new(0));
-    let counted = seen.clone();
+    let answered = Arc::new(watch::Sender::new(0));
+    let (counted, of_fast) = (seen.clone(), answered.clone());
+    let fast = Backend::answering(async move || of_fast.send_modify(|count| *count += 1)).await;
+    // An answer of the slow one takes as long as a hundred of the fast one to somebody who asks that directly.
     let slow = Backend::answering(async move || {
         counted.fetch_add(1, SeqCst);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut answered = answered.subscribe();
+        let until = *answered.borrow() + 100;
+        let _ = answered.wait_for(|count| *count >= until).await;
     });
     harness.up("app", slow.await.addr).await;
-    harness.up("app", Backend::named("fast").await.addr).await;
+    harness.up("app", fast.addr).await;
+    let mut direct = Wire(TcpStream::connect(fast.addr).await.unwrap(), Vec::new());
+    spawn(async move { while direct.get("a.example", "/").await.0.starts_with("http/1.1 200") {} });
     harness.route("a.example", "app").await;
     let mut wire = harness.connect().await;
     for _ in 0..100 {
