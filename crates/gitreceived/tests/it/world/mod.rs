@@ -36,7 +36,8 @@ use tokio::{
 /// Says what it was given, keeps the tree, and does what a deployment does: sets the head and the packs.
 const RECEIVER: &str = r#"#!/bin/sh
 world=$1 app=$2 commit=$3
-echo $$ >$world/pid
+echo $$ >$world/pid.new
+mv $world/pid.new $world/pid
 tar -x -C $world/tree
 env >$world/env
 echo "-----> Building $app"
