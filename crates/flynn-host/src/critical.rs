@@ -1,7 +1,7 @@
 //! The leading host's care for what schedules: the specs of controller and scheduler, kept in etcd, and a job of each
 //! started from there when there is none any more.
 //!
-//! A spec holds secrets and etcd's data lies on disks, so it is sealed with AES-256-GCM under a key of the cluster key's.
+//! A spec holds secrets and etcd's data lies on disks, so it is sealed under a key of the cluster key's.
 
 use std::{convert::Infallible, error::Error, sync::Arc};
 
@@ -11,8 +11,7 @@ use api::{
     host::{Job, META_APP_NAME},
     id::JobId,
 };
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use daemon::reconcile::Reconcile;
+use daemon::{Seal, reconcile::Reconcile};
 use discoverd_client::ServiceWatch;
 use keyspace::Keyspace;
 use serde_json::error::Error as JsonError;
@@ -198,48 +197,4 @@ fn as_spec(mut job: Job) -> Job {
     job.restarts = 0;
     job.metadata.remove(META_STAND_IN);
     job
-}
-
-/// Closes and opens what is kept in etcd: a nonce, then the sealed text with its tag, bound to the name of the service.
-struct Seal(RandomizedNonceKey);
-
-impl Seal {
-    /// With 64 hex digits, as [`api::key::derive`] makes them.
-    fn new(key: &str) -> Self {
-        let key = hex::decode(key).expect("a derived key is hex digits");
-        Self(RandomizedNonceKey::new(&AES_256_GCM, &key).expect("a derived key has 32 bytes"))
-    }
-
-    fn close(&self, service: &str, mut text: Vec<u8>) -> Vec<u8> {
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(service), &mut text);
-        let mut sealed = nonce.expect("a spec is shorter than 64 GiB").as_ref().to_vec();
-        sealed.append(&mut text);
-        sealed
-    }
-
-    fn open(&self, service: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let mut text = text.to_vec();
-        let nonce = Nonce::from(nonce);
-        let length = self.0.open_in_place(nonce, Aad::from(service), &mut text).ok()?.len();
-        text.truncate(length);
-        Some(text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_sealed_opens_under_its_key_and_name_only() {
-        let seal = |cluster| Seal::new(&api::key::derive(cluster, "critical", 1));
-        let sealed = seal("k").close("controller", b"AUTH_KEY=s3cret".to_vec());
-        assert!(!sealed.windows(6).any(|part| part == b"s3cret"));
-        assert_eq!(seal("k").open("controller", &sealed).unwrap(), b"AUTH_KEY=s3cret");
-        assert!(seal("k").open("controller-scheduler", &sealed).is_none());
-        assert!(seal("l").open("controller", &sealed).is_none());
-        assert!(seal("k").open("controller", &sealed[..sealed.len() - 1]).is_none());
-        assert!(seal("k").open("controller", b"short").is_none());
-    }
 }

@@ -27,7 +27,7 @@ use crate::{
     },
     gate::Clients,
     meters::Meters,
-    seal::Seal,
+    seal::Seals,
     validity::validity,
 };
 
@@ -98,7 +98,7 @@ pub(crate) struct Live {
     /// What was counted.
     pub(crate) meters: Meters,
     /// What opens the keys of certificates.
-    pub(crate) seal: Arc<Seal>,
+    pub(crate) seal: Arc<Seals>,
     https_port: AtomicU16,
     /// Certificates by themselves.
     pub(crate) acme: Acme,
@@ -117,7 +117,7 @@ impl Default for Live {
 
 impl Live {
     /// Nothing yet, with what opens the keys of certificates and certificates by themselves.
-    pub(crate) fn new(seal: Arc<Seal>, acme: Acme) -> Self {
+    pub(crate) fn new(seal: Arc<Seals>, acme: Acme) -> Self {
         Self {
             table: ArcSwap::default(),
             revision: watch::channel(None).0,
@@ -141,7 +141,7 @@ impl Live {
         services: Services,
         clients: Arc<Clients>,
         keys: &str,
-        seal: Arc<Seal>,
+        seal: Arc<Seals>,
         acme: Acme,
     ) -> Self {
         let sticky = Arc::new(Keys::derive(keys));

@@ -1,9 +1,5 @@
-//! Private keys as they lie in etcd: sealed, so that neither a member's disk nor a backup gives them away.
-//!
-//! They are sealed with AES-256-GCM under a key that is derived from the router's own, which is not in etcd. What is sealed
-//! is bound to where it is stored: it cannot be opened in another place.
+//! Private keys as they lie in etcd: sealed under a key that is derived from the router's own, as text with a mark.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tracing::info;
 
@@ -15,16 +11,10 @@ const MARK: &str = "sealed:1:";
 const PURPOSE: &str = "strowger seal";
 
 /// Seals under one key and opens under several, so that the router's key can be changed.
-#[derive(Default)]
-pub(crate) struct Seal {
+#[derive(Debug, Default)]
+pub(crate) struct Seals {
     /// The first one seals.
-    keys: Vec<RandomizedNonceKey>,
-}
-
-impl std::fmt::Debug for Seal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Seal({})", self.keys.len())
-    }
+    keys: Vec<daemon::Seal>,
 }
 
 /// It cannot be opened.
@@ -35,15 +25,11 @@ impl std::fmt::Debug for Seal {
 )]
 pub(crate) struct SealError;
 
-impl Seal {
+impl Seals {
     /// Under the router's keys, separated by commas: what is sealed under the first can be opened under any.
     pub(crate) fn new(keys: &str) -> Self {
         let keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty());
-        let derive = |key| {
-            let hex = api::key::derive(key, PURPOSE, 1);
-            let bytes = hex::decode(hex).expect("a derived key is hex digits");
-            RandomizedNonceKey::new(&AES_256_GCM, &bytes).expect("a derived key has 32 bytes")
-        };
+        let derive = |key| daemon::Seal::new(&api::key::derive(key, PURPOSE, 1));
         Self { keys: keys.map(derive).collect() }
     }
 
@@ -52,10 +38,7 @@ impl Seal {
         let Some(key) = self.keys.first().filter(|_| !text.starts_with(MARK)) else {
             return text.to_owned();
         };
-        let mut bytes = text.as_bytes().to_vec();
-        let nonce = key.seal_in_place_append_tag(Aad::from(place), &mut bytes);
-        let mut sealed = nonce.expect("a private key is shorter than 64 GiB").as_ref().to_vec();
-        sealed.append(&mut bytes);
+        let sealed = key.close(place, text.as_bytes().to_vec());
         format!("{MARK}{}", STANDARD.encode(sealed))
     }
 
@@ -75,11 +58,8 @@ impl Seal {
     }
 }
 
-fn open(key: &RandomizedNonceKey, place: &str, sealed: &[u8]) -> Option<String> {
-    let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
-    let mut text = text.to_vec();
-    let opened = key.open_in_place(Nonce::from(nonce), Aad::from(place), &mut text).ok()?;
-    String::from_utf8(opened.to_vec()).ok()
+fn open(key: &daemon::Seal, place: &str, sealed: &[u8]) -> Option<String> {
+    String::from_utf8(key.open(place, sealed)?).ok()
 }
 
 /// Seals what earlier versions stored plain, and what is sealed under a former key. Several routers may do so at once.
@@ -105,19 +85,19 @@ mod tests {
 
     #[test]
     fn what_one_key_sealed_any_list_with_it_opens_and_none_without() {
-        let sealed = Seal::new("old").close("http/a", "secret");
+        let sealed = Seals::new("old").close("http/a", "secret");
         assert!(!sealed.contains("secret"), "{sealed}");
-        assert_eq!(Seal::new("new, old").open("http/a", &sealed).as_deref(), Ok("secret"));
-        assert_eq!(Seal::new("new").open("http/a", &sealed), Err(SealError));
-        assert_eq!(Seal::new("old").open("http/b", &sealed), Err(SealError), "another place");
+        assert_eq!(Seals::new("new, old").open("http/a", &sealed).as_deref(), Ok("secret"));
+        assert_eq!(Seals::new("new").open("http/a", &sealed), Err(SealError));
+        assert_eq!(Seals::new("old").open("http/b", &sealed), Err(SealError), "another place");
         let cut = &sealed[..sealed.len() - 4];
-        assert_eq!(Seal::new("old").open("http/a", cut), Err(SealError));
-        assert_eq!(Seal::new("old").open("http/a", "plain").as_deref(), Ok("plain"));
+        assert_eq!(Seals::new("old").open("http/a", cut), Err(SealError));
+        assert_eq!(Seals::new("old").open("http/a", "plain").as_deref(), Ok("plain"));
     }
 
     #[test]
     fn plain_text_and_what_a_former_key_sealed_are_stale() {
-        let (old, both) = (Seal::new("old"), Seal::new("new,old"));
+        let (old, both) = (Seals::new("old"), Seals::new("new,old"));
         let sealed = old.close("http/a", "secret");
         assert!(old.is_stale("http/a", "secret") && !old.is_stale("http/a", &sealed));
         assert!(both.is_stale("http/a", &sealed));
@@ -127,7 +107,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_text_comes_back_and_nothing_panics(text: String, place: String, other: String) {
-            let seal = Seal::new("key");
+            let seal = Seals::new("key");
             let sealed = seal.close(&place, &text);
             prop_assert_eq!(seal.open(&place, &sealed).unwrap(), text);
             let _ = seal.open(&place, &format!("{MARK}{other}"));

@@ -30,7 +30,7 @@ use crate::{
     live::Live,
     proxy::{Listener, TcpRoutes, accept_http},
     routes::{self, Api},
-    seal::{Seal, SealError},
+    seal::{SealError, Seals},
     store::Routes,
     tls, watch,
 };
@@ -60,7 +60,7 @@ pub async fn start(config: Config, lifetime: &Lifetime) -> anyhow::Result<Runnin
     let limits = config.limits.limits();
     let services = Services::new(limits.requests, config.limits.answer_timeout.get());
     let clients = Clients::new(limits.connections, config.limits.of_client());
-    let seal = Arc::new(Seal::new(&config.key.0));
+    let seal = Arc::new(Seals::new(&config.key.0));
     let keyspace = Keyspace::connect(&config.etcd).await?;
     let records = Records::new(keyspace.clone(), seal.clone());
     let orders = config.acme.directory()?.is_some().then(|| records.clone());

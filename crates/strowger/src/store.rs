@@ -6,7 +6,7 @@ use api::route::{Route, Stored};
 use jiff::Timestamp;
 use keyspace::{Entry, Keyspace, Watch};
 
-use crate::seal::Seal;
+use crate::seal::Seals;
 
 /// Below this are all routes.
 const PREFIX: &str = "/strowger/";
@@ -17,7 +17,7 @@ const TRIES: u32 = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
     keyspace: Keyspace,
-    seal: Arc<Seal>,
+    seal: Arc<Seals>,
 }
 
 /// What came of sealing the keys that are stored.
@@ -77,7 +77,7 @@ pub(crate) fn key(id: &str) -> String {
 
 impl Routes {
     /// In this etcd, with their keys under this seal.
-    pub(crate) fn new(keyspace: Keyspace, seal: Arc<Seal>) -> Self {
+    pub(crate) fn new(keyspace: Keyspace, seal: Arc<Seals>) -> Self {
         Self { keyspace, seal }
     }
 

@@ -235,7 +235,7 @@ mod tests {
     use api::route::Route;
 
     use super::*;
-    use crate::{acme::Acme, seal::Seal};
+    use crate::{acme::Acme, seal::Seals};
 
     fn change(route: &Route, value: &str) -> Change {
         Change {
@@ -275,12 +275,12 @@ mod tests {
     #[test]
     fn a_key_that_cannot_be_opened_is_counted_until_the_route_is_served_or_gone() {
         let pair = rcgen::generate_simple_self_signed(["a.example".into()]).unwrap();
-        let stored = |seal: &Seal| {
+        let stored = |seal: &Seals| {
             let mut route = route("/", Some(&pair));
             route.tls_key = route.tls_key.map(|key| seal.close(&route.id, &key));
             change(&route, &serde_json::to_string(&route).unwrap())
         };
-        let (own, other) = (Arc::new(Seal::new("own")), Seal::new("other"));
+        let (own, other) = (Arc::new(Seals::new("own")), Seals::new("other"));
         let (live, mut targets, mut unopened) =
             (Live::new(own.clone(), Acme::default()), BTreeMap::new(), BTreeSet::new());
         apply(&mut targets, &mut unopened, stored(&other), &live);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use testkit::wait_until;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::Child,
+    process::{Child, ChildStderr},
 };
 
 use crate::lone::{Lone, URL, script};
@@ -308,6 +308,16 @@ async fn a_push_that_is_deployed_and_cannot_be_stored_says_so_and_deletes_nothin
     assert!(ok && lone.kept("main").await == second, "{said}");
 }
 
+/// Once a push is told that it waits for another: what it was told, and where more comes.
+async fn waiting(push: &mut Child) -> (String, BufReader<ChildStderr>) {
+    let mut said = String::new();
+    let mut stderr = BufReader::new(push.stderr.take().unwrap());
+    while !said.contains("Another push to anything is under way") {
+        assert!(stderr.read_line(&mut said).await.unwrap() > 0, "{said}");
+    }
+    (said, stderr)
+}
+
 #[tokio::test]
 async fn a_receiver_whose_gitreceived_was_killed_ends_before_the_next_one_runs() {
     let mut lone = Lone::new().await;
@@ -334,11 +344,7 @@ async fn a_receiver_whose_gitreceived_was_killed_ends_before_the_next_one_runs()
     script(&lone.path("receiver"), &receiver.replacen('\n', &format!("\n{says}"), 1));
     let mut second = lone.git_command("key", &["push", URL, "main"]);
     let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    let mut stderr = BufReader::new(second.stderr.take().unwrap());
-    while !said.contains("Another push to anything is under way") {
-        assert!(stderr.read_line(&mut said).await.unwrap() > 0, "{said}");
-    }
+    let (mut said, mut stderr) = waiting(&mut second).await;
     fs::remove_file(lone.path("hold")).unwrap();
     stderr.read_to_string(&mut said).await.unwrap();
     assert!(second.wait().await.unwrap().success() && said.contains("alone"), "{said}");
@@ -365,11 +371,7 @@ async fn two_gitreceiveds_with_one_repository_behind_links_take_turns() {
     lone.port = port;
     let mut second = lone.git_command("key", &["push", URL, "unrelated:main"]);
     let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    let mut stderr = BufReader::new(second.stderr.take().unwrap());
-    while !said.contains("Another push to anything is under way") {
-        assert!(stderr.read_line(&mut said).await.unwrap() > 0, "{said}");
-    }
+    let (mut said, mut stderr) = waiting(&mut second).await;
     fs::remove_file(lone.path("hold")).unwrap();
     assert!(pushing.wait().await.unwrap().success());
     stderr.read_to_string(&mut said).await.unwrap();

@@ -8,7 +8,7 @@ use keyspace::{Error, Keyspace, LeaseId, Transaction, Watch};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::plan::{Attempts, Spent};
-use crate::seal::{Seal, SealError};
+use crate::seal::{SealError, Seals};
 
 /// Below this is everything.
 const PREFIX: &str = "/strowger-acme/";
@@ -143,12 +143,12 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     keyspace: Keyspace,
-    seal: Arc<Seal>,
+    seal: Arc<Seals>,
 }
 
 impl Records {
     /// In this etcd, with private keys under this seal.
-    pub(crate) fn new(keyspace: Keyspace, seal: Arc<Seal>) -> Self {
+    pub(crate) fn new(keyspace: Keyspace, seal: Arc<Seals>) -> Self {
         Self { keyspace, seal }
     }
 
