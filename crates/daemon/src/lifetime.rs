@@ -1,6 +1,10 @@
 //! One lifetime: a signal to stop, and a roll-call of who still works. No task runs outside it.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    future::{Future, pending},
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -92,7 +96,7 @@ impl Lifetime {
         answered.await.map_err(|_| WorkPanicked)
     }
 
-    /// Waits for SIGTERM, SIGINT or [`Lifetime::end`]. Answers whether it was a signal: else something that the daemon
+    /// Waits for SIGTERM, SIGINT, SIGHUP or [`Lifetime::end`]. Answers whether it was a signal: else something that the daemon
     /// cannot do without has failed, and it is of no use to anybody.
     pub async fn until_signalled(&self) -> bool {
         self.stop.run_until_cancelled(signalled()).await.is_some()
@@ -110,17 +114,34 @@ impl Lifetime {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, of those that come from now on.
+/// Waits for SIGTERM, SIGINT or SIGHUP, of those that come from now on. The last one comes when the terminal goes that a daemon was
+/// started from, which is no reason to drop what is under way.
 ///
 /// # Panics
 /// When the process may not catch them.
 pub async fn signalled() {
     let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
     let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be caught");
+    let hangup = async {
+        // Catching it would undo what `nohup` did.
+        if is_ignored(SignalKind::hangup()) {
+            return pending().await;
+        }
+        signal(SignalKind::hangup()).expect("SIGHUP can be caught").recv().await
+    };
     tokio::select! {
         _ = term.recv() => info!("SIGTERM: stopping"),
         _ = int.recv() => info!("SIGINT: stopping"),
+        _ = hangup => info!("SIGHUP: stopping"),
     }
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask & (1 << (signal.as_raw_value() - 1)) != 0
 }
 
 #[cfg(test)]

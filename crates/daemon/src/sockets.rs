@@ -2,7 +2,12 @@
 
 use std::{os::fd::AsFd, time::Duration};
 
-use rustix::{io, net::sockopt};
+use rustix::{
+    io,
+    net::sockopt,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use tracing::warn;
 
 /// A connection on which nothing comes is probed after this time, by the kernel (tcp(7), `TCP_KEEPIDLE`),
 const KEEPALIVE_DELAY: Duration = Duration::from_secs(30);
@@ -25,6 +30,15 @@ pub fn detect_lost_peers(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_DELAY)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)
+}
+
+/// Lets the process have as many open files, and so connections, as it may: many a shell and service manager begins with 1024.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(err) = setrlimit(Resource::Nofile, all) {
+        warn!(error = %err, "the limit of open files could not be raised");
+    }
 }
 
 #[cfg(test)]

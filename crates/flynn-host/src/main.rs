@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Parser;
-use daemon::{Lifetime, telemetry};
+use daemon::{Lifetime, sockets::raise_file_limit, telemetry};
 use flynn_host::{Cli, Command, Config, Init, Made, commands};
 
 /// Requests under way may take so long to finish. Jobs go on running.
@@ -43,7 +43,7 @@ fn init(options: &Init) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init("flynn-host");
-    flynn_host::raise_file_limit();
+    raise_file_limit();
     let lifetime = Lifetime::default();
     let started = tokio::select! {
         started = flynn_host::start(config, &lifetime) => Some(started?),

@@ -65,6 +65,10 @@ pub(crate) struct Conversation<'a> {
     pub(crate) seen: OnceLock<Refs>,
     /// What it has deployed.
     pub(crate) deployed: OnceLock<String>,
+    /// The pack that all it brought was put into, in shelf.
+    pub(crate) pack: OnceLock<String>,
+    /// Whether git came as far as asking for leave to move the refs.
+    pub(crate) is_moving: &'a AtomicBool,
 }
 
 impl Conversation<'_> {
@@ -240,14 +244,10 @@ impl Conversation<'_> {
             })??,
             () = self.abort.cancelled() => return Err(String::new()),
         };
-        for remark in plan.remarks(&self.target.branches) {
-            out.say(&remark).await;
-        }
         match prepared {
-            Prepared::Kept => Ok(()),
+            Prepared::Kept => {}
             Prepared::Deployed(commit) => {
                 out.say(&format!("{commit} is what is deployed already.")).await;
-                Ok(())
             }
             Prepared::Deploy(deploy) => {
                 for remark in &deploy.remarks {
@@ -256,9 +256,13 @@ impl Conversation<'_> {
                 self.deploy(&deploy, out).await?;
                 let _ = self.deployed.set(deploy.commit);
                 self.keep_refs(plan, out).await;
-                Ok(())
             }
         }
+        // Not before: where the receiver fails, none of it has come about.
+        for remark in plan.remarks(&self.target.branches) {
+            out.say(&remark).await;
+        }
+        Ok(())
     }
 
     /// Everything up to the receiver; the inner error is a refusal.
@@ -314,7 +318,8 @@ impl Conversation<'_> {
                 Some(dir) => disk::size(Path::new(dir)).await,
                 None => 0,
             };
-            disk.make_room(survey.tar_len + pack).await?;
+            let len = survey.tar_len + pack;
+            disk.make_room(len, len).await?;
         }
         let packs = self.keep(plan, Some(&commit), quarantine, &repository).await?;
         let tree = pack::tree(git, &self.copy.path, quarantine, &commit).await?;
@@ -370,6 +375,7 @@ impl Conversation<'_> {
             if whole {
                 packs.clear();
             }
+            let _ = self.pack.set(path.clone());
             if !packs.contains(&path) {
                 packs.push(path);
             }
@@ -392,13 +398,16 @@ impl Conversation<'_> {
         let file = deploy.tree.reopen().map_err(|err| nothing_changed(&format!("{err}.")))?;
         let program = &self.pushes.receiver[0];
         match receiver::run(command, file, out, self.abort).await {
-            Ok(Ended::Exited(status)) if status.success() => {
+            Ok(Ended::Exited { status, .. }) if status.success() => {
                 let (commit, name) = (&deploy.commit, &self.request.repo);
                 info!(app.name = %name, "{commit} was pushed to {name}");
                 Ok(())
             }
-            Ok(Ended::Exited(status)) if status.code().is_some() => Err(String::new()),
-            Ok(Ended::Exited(status)) => {
+            // It has said why, presumably.
+            Ok(Ended::Exited { status, has_spoken: true }) if status.code().is_some() => {
+                Err(String::new())
+            }
+            Ok(Ended::Exited { status, .. }) => {
                 let advice = match self.pushes.hosting.keeps_packs() {
                     true => "; `flynn ps` shows what runs",
                     false => "",

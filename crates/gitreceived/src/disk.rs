@@ -16,6 +16,8 @@ use crate::repos::{GONE, Uses};
 
 /// Copies kept.
 const COPIES_MAX: usize = 64;
+/// Room there should be on the disk when a push begins, of which it is not known yet how large it is.
+pub(crate) const FREE_MIN: u64 = 256 << 20;
 /// Whose time of change says when a copy was used.
 const USED: &str = "flynn-used";
 /// Pause between two looks at a lock that may be of a git that lives.
@@ -51,20 +53,24 @@ impl Disk {
         Self { dir, len_max, uses }
     }
 
-    /// Makes room for so many bytes; copies that no push uses go first, the one used longest ago before all.
-    pub(crate) async fn make_room(&self, len: u64) -> Result<(), NoRoom> {
+    /// Makes room for so many bytes among the copies, and for so many on the disk, as far as that is in our hands; copies that no push
+    /// uses go first, the one used longest ago before all.
+    pub(crate) async fn make_room(&self, len: u64, free_min: u64) -> Result<(), NoRoom> {
         let mut copies = copies(&self.dir).await;
         copies.sort();
         let mut used: u64 = copies.iter().map(|(_, _, len)| len).sum();
         let mut count = copies.len();
+        let mut free = self.free();
         for (_, path, size) in copies {
             // Half of it is for pushes: copies that are only kept never fill it.
-            if used.saturating_add(len) <= self.len_max / 2 && count <= COPIES_MAX {
+            let is_small = used.saturating_add(len) <= self.len_max / 2;
+            if is_small && free >= free_min && count <= COPIES_MAX {
                 return Ok(());
             }
             if let Some(gone) = self.uses.evict(&path) {
                 let _ = fs::remove_dir_all(&gone).await;
                 used -= size;
+                free = free.saturating_add(size);
                 count -= 1;
             }
         }
@@ -73,6 +79,12 @@ impl Disk {
         } else {
             Err(NoRoom { used: used >> 20, len_max: self.len_max >> 20 })
         }
+    }
+
+    /// Bytes that are free on the disk itself, which others may fill.
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.dir);
+        disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 
@@ -231,14 +243,25 @@ mod tests {
         mark_used(&young).await;
         let busy = copy(dir.path(), "0.git", 900).await;
         let held = uses.begin(&busy);
-        disk.make_room(100).await.unwrap();
+        disk.make_room(100, 0).await.unwrap();
         assert!(!old.exists() && young.exists() && busy.exists());
-        disk.make_room(3000).await.unwrap();
+        disk.make_room(3000, 0).await.unwrap();
         assert!(!young.exists() && busy.exists());
-        assert!(disk.make_room(3200).await.is_err());
+        assert!(disk.make_room(3200, 0).await.is_err());
         drop(held);
-        disk.make_room(3200).await.unwrap();
+        disk.make_room(3200, 0).await.unwrap();
         assert!(!busy.exists());
+    }
+
+    #[tokio::test]
+    async fn copies_go_also_where_others_have_filled_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, uses) = (copy(dir.path(), "a.git", 10).await, Uses::default());
+        let disk = Disk::new(dir.path().into(), 4000, uses);
+        disk.make_room(100, 1).await.unwrap();
+        assert!(kept.exists());
+        disk.make_room(100, u64::MAX).await.unwrap();
+        assert!(!kept.exists());
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ impl Conversation<'_> {
         let (stream, question) = question(listener.accept().await?.0).await?;
         let (mut from_hook, to_hook) = stream.into_split();
         let may = question.is_moving && self.taken.load(Ordering::SeqCst);
+        self.is_moving.fetch_or(may, Ordering::SeqCst);
         let mut out = Frames(to_hook);
         if may && question.reads_terms {
             out.write_all(&serde_json::to_vec(&self.terms())?).await?;
@@ -41,7 +42,12 @@ impl Conversation<'_> {
 
     /// What the hook that moves the refs has to know.
     fn terms(&self) -> Terms {
-        let unmoved = match (self.pushes.hosting.keeps_packs(), self.deployed.get()) {
+        Terms { seen: self.seen.get().cloned(), unmoved: self.unmoved() }
+    }
+
+    /// What has come about of a push that was taken and whose refs do not move; empty if nothing has.
+    pub(crate) fn unmoved(&self) -> String {
+        match (self.pushes.hosting.keeps_packs(), self.deployed.get()) {
             (true, deployed) => {
                 let what = deployed.map_or("The push is stored".into(), |commit| {
                     format!("{commit} is deployed and stored")
@@ -56,7 +62,6 @@ impl Conversation<'_> {
                  receiver then runs once more."
             ),
             (false, None) => String::new(),
-        };
-        Terms { seen: self.seen.get().cloned(), unmoved }
+        }
     }
 }

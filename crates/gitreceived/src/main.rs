@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use daemon::{Lifetime, lifetime::signalled, telemetry};
+use daemon::{Lifetime, lifetime::signalled, sockets::raise_file_limit, telemetry};
 use gitreceived::{Args, Config, guard, hook};
 use tokio::time::{sleep, timeout};
 use tracing::info;
@@ -25,6 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
 #[tokio::main]
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init("gitreceived");
+    raise_file_limit();
     let config = Config::try_from(args)?;
     let lifetime = Lifetime::default();
     let grace = config.stop_grace;

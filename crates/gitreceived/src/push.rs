@@ -27,7 +27,7 @@ use tracing::info;
 
 use crate::{
     conversation::Conversation,
-    disk::Disk,
+    disk::{Disk, FREE_MIN},
     domain::{command::RepoName, reach::Reach},
     git::{self, Git, Group},
     hook::{ANSWERS_VARIABLE, SOCKET_VARIABLE, STAYS},
@@ -49,8 +49,8 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a pusher is told while the server stops.
 pub(crate) const RESTARTING: &str = "This server is restarting. Push again in a moment.";
 /// What a pusher is told whose git or ours ended before the push was there, and has said why in its own words.
-const UNASKED: &str = "git ended before this push could be judged, for the reason above. Nothing was changed; if it is none of your own \
-     git's, tell the person who runs this server.";
+const UNASKED: &str = "git ended before this push could be judged, for the reason above. Nothing was changed. If the reason is none that \
+     you can mend, push again; if it ends the same way, tell the person who runs this server.";
 /// Exit status of a push that did not get as far as git.
 const FAILED: u32 = 1;
 
@@ -177,7 +177,7 @@ impl Pushes {
     async fn prepare(&self, request: &Request) -> Result<(Target, Copy), String> {
         let target = self.hosting.find(&request.repo, &request.reach).await?;
         if let Some(disk) = &self.disk {
-            let room = disk.make_room(INPUT_LEN_MAX).await;
+            let room = disk.make_room(INPUT_LEN_MAX, FREE_MIN).await;
             room.map_err(|err| format!("Not now: {err}. Push again in a minute."))?;
         }
         let copy = self.hosting.prepare(&target).await?;
@@ -206,6 +206,7 @@ impl Pushes {
         let (over, asked) = (CancellationToken::new(), CancellationToken::new());
         let (decided, taken) = (CancellationToken::new(), AtomicBool::new(false));
         let (shallow, incoming) = (AtomicBool::new(false), OnceLock::new());
+        let is_moving = AtomicBool::new(false);
         let conversation = Conversation {
             pushes: self,
             request,
@@ -219,6 +220,8 @@ impl Pushes {
             incoming: &incoming,
             seen: OnceLock::new(),
             deployed: OnceLock::new(),
+            pack: OnceLock::new(),
+            is_moving: &is_moving,
         };
         let answering = conversation.hold(listener, &over);
         let idle_timeout = self.idle_timeout;
@@ -253,20 +256,36 @@ impl Pushes {
             let _ = tokio::fs::remove_dir_all(incoming).await;
         }
         let is_unasked = !asked.is_cancelled() && !abort.is_cancelled();
-        say_end(client, &status, is_unasked, taken.load(Ordering::SeqCst)).await;
+        // git may end before it asks for leave, for what it was to move is gone; its status may be 0 then.
+        let is_lost = taken.load(Ordering::SeqCst)
+            && (!is_moving.load(Ordering::SeqCst) || !matches!(status, Ok(0)));
+        if let (false, true, Some(pack)) =
+            (is_lost, is_moving.load(Ordering::SeqCst), conversation.pack.get())
+        {
+            copy.note_imported(pack).await;
+        }
+        if is_unasked && matches!(status, Ok(1..)) && self.disk.is_some() {
+            copy.doubt().await;
+        }
+        let unmoved = is_lost.then(|| conversation.unmoved());
+        say_end(client, &status, is_unasked, unmoved).await;
         Ok((status?, held))
     }
 }
 
 /// Says what nobody has said of how git ended.
-async fn say_end(client: &Client, status: &io::Result<u32>, is_unasked: bool, is_taken: bool) {
+async fn say_end(
+    client: &Client,
+    status: &io::Result<u32>,
+    is_unasked: bool,
+    unmoved: Option<String>,
+) {
     if is_unasked && matches!(status, Ok(1..)) {
         client.say(UNASKED).await;
     }
-    if is_taken && !matches!(status, Ok(0)) {
-        client
-            .say("The push was taken, but git ended before it had moved the branches. Push again.")
-            .await;
+    if let Some(unmoved) = unmoved {
+        client.say("The push was taken, but git ended before it had moved the branches.").await;
+        client.say(if unmoved.is_empty() { "Push again." } else { &unmoved }).await;
     }
 }
 

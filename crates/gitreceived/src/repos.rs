@@ -31,6 +31,8 @@ use crate::{
 const IMPORTED: &str = "flynn-packs";
 /// File in a copy that lists the packs its repository had when it was used.
 const LISTED: &str = "flynn-listed";
+/// File in a copy that git could not add to: something of it may be missing.
+const DOUBTED: &str = "flynn-doubted";
 /// A git that lives, an operator's, has a lock no longer than this.
 const LOCK_GRACE: Duration = Duration::from_secs(2);
 /// Ending of a copy that is being removed.
@@ -114,6 +116,27 @@ impl Copy {
                 }
                 used.share().await;
             }
+        }
+    }
+
+    /// Has the next push look whether all of it is there: git could not add what was sent to what is here.
+    pub(crate) async fn doubt(&self) {
+        let _ = fs::write(self.path.join(DOUBTED), "").await;
+    }
+
+    /// Notes that what a pack in shelf holds is here: it was pushed here.
+    pub(crate) async fn note_imported(&self, pack: &str) {
+        let _changing = self.changing.lock().await;
+        let noted = async {
+            let mut options = fs::OpenOptions::new();
+            let mut listed =
+                options.append(true).create(true).open(self.path.join(IMPORTED)).await?;
+            listed.write_all(format!("{pack}\n").as_bytes()).await?;
+            listed.flush().await
+        };
+        if let Err(err) = noted.await {
+            // It is fetched once more.
+            warn!(error = %err, "a pack of {} is not noted", self.path.display());
         }
     }
 
@@ -218,7 +241,7 @@ impl Repos {
         let mut copy = self.uses.begin(&self.dir.join(format!("{app}.git")));
         let changing = copy.changing.lock().await;
         let stale = has_more(&copy.path, &repository.packs).await;
-        if stale && copy.is_ours_alone() {
+        if copy.is_ours_alone() && (stale || self.is_broken(&copy.path).await) {
             start_over(&copy.path).await?;
         }
         if copy.is_ours_alone() {
@@ -247,6 +270,17 @@ impl Repos {
         drop(changing);
         copy.left_out = left_out;
         Ok(copy)
+    }
+
+    /// Whether a copy lacks something that it should have, looked at where there is doubt: a cleaner of the disk may have been there.
+    async fn is_broken(&self, path: &Path) -> bool {
+        let doubted = path.join(DOUBTED);
+        if !doubted.exists() {
+            return false;
+        }
+        let all = self.git.run(path, &["rev-list", "--objects", "--quiet", "--all"]).await;
+        let _ = fs::remove_file(doubted).await;
+        all.is_err()
     }
 
     /// Whether the local refs are those that are wanted, and no other.

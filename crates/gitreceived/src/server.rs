@@ -18,7 +18,7 @@ use shelf_client::Shelf;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -48,6 +48,10 @@ const BACKLOG: u32 = 1024;
 const SPEAK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client has this long to say what it wants; a person may have to type a passphrase or touch a key.
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// One that keeps its connection when its push has ended has this long for the next.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whether one has a push under way is looked at this often.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// A client that is silent this long is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// It is taken for gone after so many questions.
@@ -196,9 +200,9 @@ async fn shared(config: Config, lifetime: &Lifetime) -> Result<Shared, StartErro
         timeout: config.push_timeout,
         idle_timeout: config.push_idle_timeout,
     };
-    let (pushes, slots) = (Arc::new(pushes), Slots::default());
-    let over = CancellationToken::new();
-    Ok(Shared { keyring, pushes, slots, lifetime: lifetime.clone(), over })
+    let (pushes, over) = (Arc::new(pushes), CancellationToken::new());
+    let (slots, connections) = (Slots::for_pushes(), Slots::for_connections());
+    Ok(Shared { keyring, pushes, slots, connections, lifetime: lifetime.clone(), over })
 }
 
 fn neighbours(config: &ClusterConfig) -> (Controller, Shelf) {
@@ -323,7 +327,9 @@ async fn connection(
         // Who has asked for something is served to the end: a push has limits of its own. One that keeps its connection for
         // the next one has that made elsewhere.
         if progress.asked.is_cancelled() {
-            stop.cancelled().await;
+            if stop.run_until_cancelled(until_idle(&progress)).await.is_some() {
+                return;
+            }
             progress.pushes.close();
             progress.pushes.wait().await;
             sleep(PARTING_DELAY).await;
@@ -334,6 +340,17 @@ async fn connection(
         () = too_long => {
             cut()?;
             serving.await
+        }
+    }
+}
+
+/// Waits until a client has had no push under way for a while.
+async fn until_idle(progress: &Progress) {
+    let mut since = Instant::now();
+    while since.elapsed() < IDLE_TIMEOUT {
+        sleep(IDLE_INTERVAL).await;
+        if !progress.pushes.is_empty() {
+            since = Instant::now();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bounds on pushes at once: of one key, and of all.
+//! Bounds on pushes and connections at once: of one key, and of all.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,18 @@ use std::{
 const OF_KEY_MAX: usize = 8;
 /// Pushes there may be under way: each is a git or several, of half a gigabyte at most.
 const MAX: usize = 32;
+/// Connections one key may have: enough for its pushes, and for as many that are told that there is no slot.
+pub(crate) const CONNECTIONS_OF_KEY_MAX: usize = 32;
 
-/// The pushes under way.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Slots(Arc<Mutex<HashMap<String, usize>>>);
+/// The pushes under way, or the connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Slots {
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+    of_key_max: usize,
+    max: usize,
+}
 
-/// A push that counts while this lives.
+/// A push, or a connection, that counts while this lives.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Slots,
@@ -31,14 +37,24 @@ pub(crate) enum NoSlot {
 }
 
 impl Slots {
-    /// Counts a push of a key.
+    /// For pushes.
+    pub(crate) fn for_pushes() -> Self {
+        Self { taken: Arc::default(), of_key_max: OF_KEY_MAX, max: MAX }
+    }
+
+    /// For connections, of which all together have a bound elsewhere.
+    pub(crate) fn for_connections() -> Self {
+        Self { taken: Arc::default(), of_key_max: CONNECTIONS_OF_KEY_MAX, max: usize::MAX }
+    }
+
+    /// Counts one more of a key.
     pub(crate) fn take(&self, key: &str) -> Result<Slot, NoSlot> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.values().sum::<usize>() >= MAX {
+        let mut slots = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.values().sum::<usize>() >= self.max {
             return Err(NoSlot::All);
         }
         let of_key = slots.entry(key.into()).or_default();
-        if *of_key >= OF_KEY_MAX {
+        if *of_key >= self.of_key_max {
             return Err(NoSlot::Key);
         }
         *of_key += 1;
@@ -48,7 +64,7 @@ impl Slots {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut slots = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_key) = slots.get_mut(&self.key) {
             *of_key -= 1;
             if *of_key == 0 {
@@ -64,7 +80,7 @@ mod tests {
 
     #[test]
     fn one_key_cannot_take_what_others_need_and_all_together_have_a_bound() {
-        let slots = Slots::default();
+        let slots = Slots::for_pushes();
         let mine: Vec<Slot> = (0..OF_KEY_MAX).map(|_| slots.take("me").unwrap()).collect();
         assert_eq!(slots.take("me").unwrap_err(), NoSlot::Key);
         let others: Vec<Slot> =
@@ -73,6 +89,6 @@ mod tests {
         drop(mine);
         slots.take("me").unwrap();
         drop(others);
-        assert!(slots.0.lock().unwrap().is_empty());
+        assert!(slots.taken.lock().unwrap().is_empty());
     }
 }

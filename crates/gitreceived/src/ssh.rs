@@ -28,7 +28,7 @@ use crate::{
     door::Place,
     keyring::{Keyring, Verdict},
     push::{Pusher, Pushes, RESTARTING, Request},
-    slots::Slots,
+    slots::{CONNECTIONS_OF_KEY_MAX, Slot, Slots},
 };
 
 /// Channels a client may have open at once, pushes included; git uses one.
@@ -39,7 +39,10 @@ const CHANNELS_MAX: usize = 4;
 pub(crate) struct Shared {
     pub(crate) keyring: Keyring,
     pub(crate) pushes: Arc<Pushes>,
+    /// Pushes under way.
     pub(crate) slots: Slots,
+    /// Connections of those that have said who they are.
+    pub(crate) connections: Slots,
     pub(crate) lifetime: Lifetime,
     /// Is cancelled when pushes under way have to end.
     pub(crate) over: CancellationToken,
@@ -70,6 +73,8 @@ pub(crate) struct Connection {
     /// Why its keys were refused, if they were.
     refused: Option<String>,
     pusher: Option<(Pusher, Offered)>,
+    /// Its place among the connections of its key.
+    seat: Option<Slot>,
     channels: Arc<Mutex<HashMap<ChannelId, Open>>>,
     /// Channels it may still open.
     room: Arc<Semaphore>,
@@ -88,6 +93,7 @@ impl Connection {
             stranger: Some(stranger),
             refused: None,
             pusher: None,
+            seat: None,
             channels: Arc::default(),
             room: Arc::new(Semaphore::new(CHANNELS_MAX)),
         }
@@ -162,8 +168,16 @@ impl Handler for Connection {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         let decided = self.decide(user, key.public_key, key.algorithm).await;
-        if matches!(decided, Auth::Accept) {
-            self.stranger = None;
+        if matches!(decided, Auth::Accept)
+            && let Some((pusher, _)) = &self.pusher
+        {
+            let Ok(seat) = self.shared.connections.take(&pusher.fingerprint) else {
+                self.refused = Some(format!(
+                    "Your key has {CONNECTIONS_OF_KEY_MAX} connections open here. End one, or try again in a minute."
+                ));
+                return Ok(Auth::reject());
+            };
+            (self.seat, self.stranger) = (Some(seat), None);
         }
         Ok(decided)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use daemon::{Lifetime, telemetry};
+use daemon::{Lifetime, sockets::raise_file_limit, telemetry};
 use shelf::{Args, Config};
 use tracing::info;
 
@@ -14,6 +14,7 @@ const GRACE: Duration = Duration::from_secs(25);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     telemetry::init("shelf");
+    raise_file_limit();
     let config = Config::from(Args::parse());
     let lifetime = Lifetime::default();
     let running = shelf::start(config, &lifetime).await.context("starting shelf")?;

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use daemon::{Lifetime, telemetry};
+use daemon::{Lifetime, sockets::raise_file_limit, telemetry};
 use strowger::{Config, start};
 use tracing::{error, warn};
 
@@ -14,7 +14,7 @@ const GRACE: Duration = Duration::from_secs(30);
 async fn main() -> ExitCode {
     telemetry::init("strowger");
     let config = Config::parse();
-    strowger::server::raise_file_limit();
+    raise_file_limit();
     let lifetime = Lifetime::default();
     if let Err(err) = start(config, &lifetime).await {
         error!("the router cannot start: {err:#}");

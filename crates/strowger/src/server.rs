@@ -13,7 +13,6 @@ use anyhow::Context;
 use daemon::{Lifetime, auth::Keys};
 use discoverd_client::Discoverd;
 use keyspace::Keyspace;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep},
@@ -255,14 +254,5 @@ async fn retried<T, E, F: Future<Output = Result<T, E>>>(
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
             result => return result,
         }
-    }
-}
-
-/// Lets the process have as many connections as it may.
-pub fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(err) = setrlimit(Resource::Nofile, all) {
-        warn!(error = %err, "the limit of open files could not be raised");
     }
 }

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    future::ready,
     net::Ipv4Addr,
     process::Output,
     time::{Duration, Instant},
 };
 
-use testkit::wait_until;
+use testkit::{wait_until, wait_until_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -96,6 +97,31 @@ async fn a_removed_key_does_nothing_more_on_an_open_connection() {
     let exit = format!("{} -O exit git@127.0.0.1", staying_ssh(&world));
     let mut ssh = tokio::process::Command::new("sh");
     assert!(ssh.args(["-c", &exit]).output().await.unwrap().status.success());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn connections_of_one_key_leave_room_for_others() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let mut idle = tokio::process::Command::new("sh");
+    idle.args(["-c", &format!("exec {} -N git@127.0.0.1", world.ssh("me"))]).kill_on_drop(true);
+    let mut open: Vec<Child> = (0..33).map(|_| idle.spawn().unwrap()).collect();
+    wait_until_for(Duration::from_secs(40), "one is turned away", || {
+        let gone = open.iter_mut().any(|ssh| ssh.try_wait().unwrap().is_some());
+        ready(gone.then_some(()).ok_or("all are there"))
+    })
+    .await;
+    let push = async || world.git_as("me", "app", &["push", "flynn", "master"]).await;
+    let (_, said) = push().await;
+    assert!(said.contains("32 connections open here. End one"), "{said}");
+    drop(open);
+    world.commit("app", "more", b"more").await;
+    wait_until("there is room", async || {
+        let (ok, said) = push().await;
+        if ok { Ok(()) } else { Err(said) }
+    })
+    .await;
     world.end().await;
 }
 

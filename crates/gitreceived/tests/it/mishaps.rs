@@ -323,10 +323,10 @@ async fn a_receiver_whose_gitreceived_was_killed_ends_before_the_next_one_runs()
     let mut lone = Lone::new().await;
     lone.commit("one").await;
     let receiver = fs::read_to_string(lone.path("receiver")).unwrap();
-    // One that takes its time when it is told to stop, and notes when it has. A shell says so of what was killed under it, and
-    // nobody reads that.
-    let slow = "#!/bin/sh\ncd $(dirname $0)\ntrap '' PIPE\ntrap 'touch told; while [ -e hold ]; do sleep 0.05; done; touch ended; exit 1' TERM\n\
-                touch runs\nwhile :; do sleep 0.05; done\n";
+    // One that takes its time when it is told to stop, notes when it has, and says what it does all the while.
+    let slow = "#!/bin/sh\ncd $(dirname $0)\n\
+                trap 'echo stopping; touch told; while [ -e hold ]; do sleep 0.05; echo waiting; done; touch ended; exit 1' TERM\n\
+                touch runs\nwhile :; do sleep 0.05; echo building; done\n";
     script(&lone.path("receiver"), slow);
     fs::write(lone.path("hold"), "").unwrap();
     let appears = async |name: &str| {
@@ -348,6 +348,64 @@ async fn a_receiver_whose_gitreceived_was_killed_ends_before_the_next_one_runs()
     fs::remove_file(lone.path("hold")).unwrap();
     stderr.read_to_string(&mut said).await.unwrap();
     assert!(second.wait().await.unwrap().success() && said.contains("alone"), "{said}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_without_a_word_is_named_and_nothing_else_is_said_to_be_done() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    assert!(lone.git("key", &["push", URL, "main:old"]).await.0);
+    script(&lone.path("receiver"), "#!/bin/sh\ncat >/dev/null\nexit 255\n");
+    let (ok, said) = lone.git("key", &["push", URL, "main", ":old"]).await;
+    assert!(!ok && said.contains("receiver ended with exit status: 255. Push again."), "{said}");
+    assert!(!said.contains("old is deleted"), "{said}");
+    script(&lone.path("receiver"), "#!/bin/sh\ncat >/dev/null\n");
+    let (ok, said) = lone.git("key", &["push", URL, "main", ":old"]).await;
+    assert!(ok && said.contains("old is deleted"), "{said}");
+}
+
+#[tokio::test]
+async fn a_push_is_told_that_it_is_deployed_when_git_has_lost_what_was_to_be_stored() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    // As `git gc --prune=now` does.
+    let prune =
+        "#!/bin/sh\ncat >/dev/null\nrm -rf $(dirname $0)/repos/anything.git/objects/tmp_objdir-*\n";
+    script(&lone.path("receiver"), prune);
+    let (ok, said) = lone.push("key", "main").await;
+    let told = format!("{commit} is deployed all the same");
+    assert!(!ok && said.contains(&told) && said.contains("push again"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_receiver_sends_to_its_group_ends_nothing_else() {
+    let lone = Lone::new().await;
+    let commit = lone.commit("one").await;
+    let line = "trap '' HUP INT QUIT USR1 ALRM; for name in HUP INT QUIT USR1 ALRM; do kill -$name 0; kill -$name -$$ || exit 1; done; \
+                cat >/dev/null; echo done";
+    script(&lone.path("receiver"), &format!("#!/bin/sh\n{line}\n"));
+    let (ok, said) = lone.push("key", "main").await;
+    assert!(ok && said.contains("done") && lone.kept("main").await == commit, "{said}");
+}
+
+#[tokio::test]
+async fn what_a_stopped_receiver_left_outside_its_group_ends_with_it() {
+    let lone = Lone::new().await;
+    lone.commit("one").await;
+    let apart =
+        "trap \"\" TERM; echo $$ >apart.new; mv apart.new apart; while :; do sleep 0.05; done";
+    let receiver = format!(
+        "#!/bin/sh\ncd $(dirname $0)\n(setsid sh -c '{apart}' &)\nwhile :; do sleep 0.05; done\n"
+    );
+    script(&lone.path("receiver"), &receiver);
+    let mut push = lone.git_command("key", &["push", URL, "main"]);
+    let mut push = push.stderr(Stdio::null()).process_group(0).spawn().unwrap();
+    let apart = wait_until("it runs", async || fs::read_to_string(lone.path("apart"))).await;
+    let apart = Path::new("/proc").join(apart.trim());
+    assert!(apart.exists());
+    kill_process_group(pid(&push), Signal::KILL).unwrap();
+    push.wait().await.unwrap();
+    wait_until("it is gone", async || (!apart.exists()).then_some(()).ok_or("it runs")).await;
 }
 
 #[tokio::test]

@@ -282,3 +282,31 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
     .await;
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_copy_that_lost_its_objects_is_made_again() {
+    let world = World::new().await;
+    world.repository("app", "my-app").await;
+    let push = async |commit: &str| {
+        // Most of it is as it was, so that it is sent as a difference.
+        let mut text: String = (0..2000).map(|line| format!("{line}\n")).collect();
+        text.push_str(commit);
+        world.commit("app", "text", text.as_bytes()).await;
+        world.git_as("me", "app", &["push", "flynn", "master"]).await
+    };
+    let (ok, said) = push("one").await;
+    assert!(ok, "{said}");
+    let mut copies = world.path("cache").read_dir().unwrap().flatten().map(|entry| entry.path());
+    let copy = copies.find(|path| path.extension().is_some_and(|it| it == "git")).unwrap();
+    // What was pushed here need not be fetched.
+    let imported = fs::read_to_string(copy.join("flynn-packs")).unwrap();
+    assert_eq!(imported.trim(), fs::read_to_string(world.path("packs")).unwrap());
+    fs::remove_dir_all(copy.join("objects")).unwrap();
+    fs::create_dir(copy.join("objects")).unwrap();
+    wait_until("a push is taken", async || match push("two").await {
+        (true, _) => Ok(()),
+        (false, said) => Err(said),
+    })
+    .await;
+    world.end().await;
+}
