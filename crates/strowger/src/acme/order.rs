@@ -16,7 +16,7 @@ use tokio::{
     sync::{Mutex, watch},
     time::{sleep, timeout},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     directory::Caller,
@@ -37,6 +37,8 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
 const TOLD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The others are told so much later, at most.
 const TOLD_DELAY: Duration = Duration::from_secs(1);
+/// What an authority says of an account that it does not have (RFC 8555, 6.7).
+const UNKNOWN_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 /// An order that is older has come to nothing.
 const ORDER_AGE_MAX: i64 = 24 * 3600;
 
@@ -64,7 +66,12 @@ impl Orders {
         let caller = Caller::new(self.http.clone());
         let account = self.account(&caller).await?;
         self.spend().await?;
-        let made = self.place(&account, name, way).await;
+        let mut made = self.place(&account, name, way).await;
+        if made.as_ref().is_err_and(is_of_unknown_account) {
+            self.forget_account().await?;
+            let account = self.account(&caller).await?;
+            made = self.place(&account, name, way).await;
+        }
         let (order, record) = made.map_err(|err| heard(err, &caller))?;
         let revision = self.lead.keep_order(name, &record).await?;
         if way == Way::Tls {
@@ -84,7 +91,15 @@ impl Orders {
         let caller = Caller::new(self.http.clone());
         let account = self.account(&caller).await?;
         let order = account.order(record.url.clone()).await;
-        let order = order.map_err(|err| Failure::of(&err, caller.asked()))?;
+        let order = match order {
+            Ok(order) => order,
+            Err(err) => {
+                if is_of_unknown_account(&err) {
+                    self.forget_account().await?;
+                }
+                return Err(heard(err, &caller).into());
+            }
+        };
         info!(domain = name, "the order of a certificate for {name} is gone on with");
         self.complete(&caller, order, name, record).await
     }
@@ -93,7 +108,7 @@ impl Orders {
     /// because an answer or a router was lost, makes the same one.
     async fn account(&self, caller: &Caller) -> Result<AcmeAccount, Ended> {
         let _one_at_a_time = self.account.lock().await;
-        let place = Place::Account(hex::encode(Md5::digest(&self.directory)));
+        let place = self.account_place();
         let mut record = match self.lead.records().value(&place).await? {
             Some(value) => decode::<Account>(&value)?,
             None => self.new_account(&place).await?,
@@ -116,6 +131,22 @@ impl Orders {
         let key = PrivatePkcs8KeyDer::from(&*der);
         let account = builder.from_parts(id, key, self.directory.clone()).await.map_err(failed)?;
         self.with_contact(account, &place, record, caller).await
+    }
+
+    fn account_place(&self) -> Place {
+        Place::Account(hex::encode(Md5::digest(&self.directory)))
+    }
+
+    /// Has the account made once more, with the key it had: the authority has lost it, or is another one at the same place.
+    async fn forget_account(&self) -> Result<(), Ended> {
+        let _one_at_a_time = self.account.lock().await;
+        let place = self.account_place();
+        if let Some(value) = self.lead.records().value(&place).await? {
+            let record = Account { id: None, contact: vec![], ..decode::<Account>(&value)? };
+            self.lead.keep_account(&place, &record).await?;
+            warn!(directory = %self.directory, "{} does not know our account; it is made again", self.directory);
+        }
+        Ok(())
     }
 
     /// A record of an account that the authority does not know yet.
@@ -225,6 +256,11 @@ fn kind(way: Way) -> ChallengeType {
         Way::Http => ChallengeType::Http01,
         Way::Tls => ChallengeType::TlsAlpn01,
     }
+}
+
+/// Whether an authority says that it has no such account.
+fn is_of_unknown_account(err: &Error) -> bool {
+    matches!(err, Error::Api(problem) if problem.r#type.as_deref() == Some(UNKNOWN_ACCOUNT))
 }
 
 fn heard(err: Error, caller: &Caller) -> Failure {

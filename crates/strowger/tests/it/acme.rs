@@ -269,6 +269,19 @@ async fn an_order_of_a_router_that_was_killed_is_brought_to_its_end_by_another()
 }
 
 #[tokio::test]
+async fn an_account_that_the_authority_has_lost_is_made_again() {
+    let mut scene = Scene::start(Duration::from_secs(90 * 24 * 3600)).await;
+    let router = scene.router().await;
+    scene.lead_to(&router.running);
+    router.route("one.flynn.example").await;
+    until_served(SOON, &router, "one.flynn.example").await;
+    scene.pebble.restart().await;
+    router.route("two.flynn.example").await;
+    until_served(SOON, &router, "two.flynn.example").await;
+    router.lifetime.drain(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
 async fn while_etcd_is_away_certificates_are_served_and_afterwards_ordered() {
     let mut scene = Scene::start(Duration::from_secs(3600)).await;
     let router = scene.router().await;
