@@ -41,7 +41,7 @@ impl Neighbours {
     /// Begins to watch them.
     pub(crate) fn new(config: &Config) -> Self {
         let discoverd = Discoverd::new(&config.discoverd, None);
-        let routers = discoverd.watch("strowger-api").endpoint();
+        let routers = discoverd.watch("strowger-api");
         let http = reqwest::Client::builder()
             // What was asked of one is not done by another.
             .redirect(reqwest::redirect::Policy::none())
@@ -63,8 +63,8 @@ impl Neighbours {
                 let key = key.split(',').next().unwrap_or_default();
                 Shelf::new(discoverd.watch("shelf").endpoint(), key)
             }),
-            strowger: Strowger::new(routers.clone(), config.strowger_key.clone()),
-            routers: Routers::new(routers, config.strowger_key.clone()),
+            strowger: Strowger::new(routers.endpoint(), config.strowger_key.clone()),
+            routers: Routers::registered(routers, config.strowger_key.clone()),
             discoverd,
         }
     }

@@ -254,8 +254,8 @@ impl Parts<'_> {
         let boot_id = identity::boot_id().context("reading this boot's id")?;
         let url = format!("http://127.0.0.1:{}", config.discoverd_port);
         let discoverd = Discoverd::new(&url, Some(self.key("discoverd")));
-        let routers = discoverd.watch("strowger-api").endpoint();
-        let routers = Routers::new(routers, Some(self.key("strowger")));
+        let routers = discoverd.watch("strowger-api");
+        let routers = Routers::registered(routers, Some(self.key("strowger")));
         let shelf = match &config.shelf {
             Some(base) => base.as_str().into(),
             None => discoverd.watch("shelf").endpoint(),

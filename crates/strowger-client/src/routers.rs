@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use api::route::{Drain, Drained, Sync};
 use api_client::{Client, Endpoint, Error};
+use discoverd_client::ServiceWatch;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
@@ -24,14 +25,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Routers {
     http: reqwest::Client,
     endpoint: Endpoint,
+    /// Where the endpoint comes from, if it may not be known yet.
+    watch: Option<ServiceWatch>,
     key: Option<String>,
 }
 
 /// Some routers did not answer in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the router at {} did not confirm within {waited:?}", routers.join(", "))]
+#[error("{}", self.text())]
 pub struct Unanswered {
-    /// Base URLs of the routers that did not.
+    /// Base URLs of the routers that did not; none if it is not known which there are.
     pub routers: Vec<String>,
     /// How long they were waited for.
     pub waited: Duration,
@@ -40,8 +43,27 @@ pub struct Unanswered {
     pub last: Option<Error>,
 }
 
+impl Unanswered {
+    fn text(&self) -> String {
+        let waited = self.waited;
+        match &self.routers[..] {
+            [] => {
+                format!("service discovery did not tell within {waited:?} which routers there are")
+            }
+            routers => {
+                format!("the router at {} did not confirm within {waited:?}", routers.join(", "))
+            }
+        }
+    }
+}
+
 impl Routers {
-    /// The routers that `endpoint` names: `discoverd.watch("strowger-api").endpoint()`.
+    /// The routers that are registered: `discoverd.watch("strowger-api")`. Until it is known which those are, nothing has been confirmed.
+    pub fn registered(watch: ServiceWatch, key: Option<String>) -> Self {
+        Self { watch: Some(watch.clone()), ..Self::new(watch.endpoint(), key) }
+    }
+
+    /// The routers that `endpoint` names.
     pub fn new(endpoint: impl Into<Endpoint>, key: Option<String>) -> Self {
         let http = reqwest::Client::builder()
             // What was asked of one is not done by another.
@@ -53,7 +75,7 @@ impl Routers {
             .no_proxy()
             .build()
             .expect("the options of the HTTP client are valid");
-        Self { http, endpoint: endpoint.into(), key }
+        Self { http, endpoint: endpoint.into(), watch: None, key }
     }
 
     /// Waits until each router registered at that moment serves both revisions: at once if there is none.
@@ -90,6 +112,11 @@ impl Routers {
         F: Future<Output = Result<T, Error>>,
     {
         let deadline = Instant::now() + wait;
+        if let Some(mut watch) = self.watch.clone()
+            && timeout_at(deadline, watch.wait_current()).await.is_err()
+        {
+            return Err(Unanswered { routers: Vec::new(), waited: wait, last: None });
+        }
         // A router that waited in vain says so just after the deadline.
         let patience = deadline + GRACE;
         let mut answers: BTreeMap<String, Option<T>> = BTreeMap::new();

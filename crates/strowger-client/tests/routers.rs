@@ -54,6 +54,16 @@ async fn no_router_means_nothing_to_wait_for() {
 }
 
 #[tokio::test]
+async fn while_it_is_not_known_which_routers_there_are_none_has_confirmed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let watch = discoverd_client::Discoverd::new(&silent, None).watch("strowger-api");
+    let sync = Sync { timeout_ms: 100, ..Sync::default() };
+    let err = Routers::registered(watch, None).sync(sync).await.unwrap_err();
+    assert!(err.routers.is_empty() && err.to_string().contains("which routers"), "{err}");
+}
+
+#[tokio::test]
 async fn a_router_that_is_not_ready_is_asked_again() {
     let (_sender, endpoint) = endpoint(vec![router(3).await, router(1).await]);
     let routers = Routers::new(endpoint, None);

@@ -15,6 +15,7 @@ use prometheus_client::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
+    acme::expiry,
     backend::{Census, now_ms},
     domain::{
         code::Code,
@@ -26,6 +27,8 @@ use crate::{
 
 /// What the kernel counts processors' time in, for a second.
 const TICKS: f64 = 100.0;
+/// Domains whose certificates' ends are told, those that end first.
+const CERTIFICATES_MAX: usize = 2000;
 /// In the place of a service's name, which has no brackets.
 const NO_SERVICE: &str = "(none)";
 /// The same, for all that are not told apart.
@@ -58,6 +61,7 @@ impl Collector for Seen {
         families.clients(&self.0)?;
         families.backends(&census)?;
         families.routes(&self.0)?;
+        families.certificates(&self.0)?;
         families.process()
     }
 }
@@ -218,6 +222,19 @@ impl Families<'_> {
         });
         let help = "Revision of what is served: of the routes in etcd, of discoverd's services.";
         self.gauges("strowger_revision", help, known)
+    }
+
+    fn certificates(&mut self, live: &Live) -> fmt::Result {
+        let mut ends = expiry::ends(live);
+        ends.sort_by_key(|(_, end)| *end);
+        ends.truncate(CERTIFICATES_MAX);
+        let ends = ends.iter().map(|(domain, end)| {
+            ([("domain", &**domain)], u64::try_from(end.as_second()).unwrap_or_default())
+        });
+        let help = "When the certificate that is served for a domain ends, in Unix time.";
+        self.gauges("strowger_certificate_end_timestamp_seconds", help, ends)?;
+        let help = "Domains for which no certificate can be had for now, or no new one.";
+        self.gauge("strowger_certificates_failing", help, live.acme.failing())
     }
 
     fn process(&mut self) -> fmt::Result {

@@ -23,14 +23,14 @@ pub(crate) async fn keep_warned(live: Arc<Live>, stop: CancellationToken) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let now = Timestamp::now();
-        for (domain, not_after) in served(&live).into_iter().filter(|(_, end)| is_soon(*end, now)) {
+        for (domain, not_after) in ends(&live).into_iter().filter(|(_, end)| is_soon(*end, now)) {
             warn!(domain, %not_after, "the certificate that is served for {domain} ends at {not_after}");
         }
     }
 }
 
 /// Domains and the ends of their certificates.
-fn served(live: &Live) -> Vec<(String, Timestamp)> {
+pub(crate) fn ends(live: &Live) -> Vec<(String, Timestamp)> {
     let (table, automatic) = (live.table(), live.acme.served());
     let own = table.all.iter().filter_map(|target| {
         let validity = validity(target.certificate.as_ref()?).ok()?;

@@ -11,7 +11,7 @@
 
 mod directory;
 mod dns;
-mod expiry;
+pub(crate) mod expiry;
 mod failure;
 mod known;
 mod leader;

@@ -109,6 +109,12 @@ impl Acme {
         self.served().challenges.get(name).cloned()
     }
 
+    /// How many names the last try to have a certificate for came to nothing.
+    pub(crate) fn failing(&self) -> u64 {
+        let served = self.served();
+        served.statuses.values().filter(|status| status.problem.is_some()).count() as u64
+    }
+
     /// How a domain stands that has no certificate of its own. While nothing is ordered, only what is served is told.
     pub(crate) fn status(&self, domain: &str) -> Option<CertificateStatus> {
         let status = self.served().statuses.get(domain).cloned();

@@ -2,8 +2,8 @@
 //!
 //! The idea is Finagle's "peak EWMA" (<https://twitter.github.io/finagle/guide/Clients.html#p2c-peak-ewma>; Steve Jenson,
 //! "Beyond Round Robin: Load Balancing for Latency", Buoyant 2016): one bad answer is believed at once, good ones only in
-//! time, and what is not confirmed fades. Three things are different here, since apps have pages that take long and are
-//! fine: one answer raises the average to four times itself at most, no backend counts as more than eight times as busy as
+//! time, and what is not confirmed fades. Four things are different here, since apps have pages that take long and are
+//! fine: all that is quick counts as equally quick, one answer raises the average to four times itself at most, no backend counts as more than eight times as busy as
 //! it is, and what fades is the difference between two, so that a slow one is tried again and is never preferred.
 
 /// What was known is worth 1/e after so long.
@@ -15,6 +15,9 @@ const RISE_LIMIT: u32 = 4;
 const HANDICAP_LIMIT: f32 = 8.0;
 /// A smaller difference is chance.
 const NOISE: f32 = 1.5;
+/// Who takes less, in microseconds, counts as if it took this: between two that answer at once chance would decide for
+/// seconds who gets all requests of a client that sends one after the other.
+const QUICK_MICROS: f32 = 5_000.0;
 
 /// What is known of how long a backend takes, and since when.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,7 +48,8 @@ impl Latency {
         if other.micros == 0 || self.micros <= other.micros {
             return 1.0;
         }
-        let ratio = self.micros as f32 * self.worth(now_ms) / other.micros as f32;
+        let of_self = (self.micros as f32 * self.worth(now_ms)).max(QUICK_MICROS);
+        let ratio = of_self / (other.micros as f32).max(QUICK_MICROS);
         if ratio < NOISE { 1.0 } else { ratio.min(HANDICAP_LIMIT) }
     }
 
@@ -94,6 +98,8 @@ mod tests {
         assert_eq!(slow.handicap(fast, 30_000), 1.0);
         assert_eq!(slow.handicap(Latency::default(), 0), 1.0, "of the other nothing is known");
         assert_eq!(fast.handicap(slow, 0), 1.0);
+        assert_eq!(of(4_900).handicap(of(10), 0), 1.0, "both are quick");
+        assert_eq!(of(50_000).handicap(of(10), 0), HANDICAP_LIMIT);
     }
 
     #[test]

@@ -83,6 +83,23 @@ async fn one_that_was_left_out_is_tried_by_one_request_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_one_thing_after_the_other_gets_to_all() {
+    let harness = Harness::start().await;
+    let (one, of_one) = answering(StatusCode::OK).await;
+    let (other, of_other) = answering(StatusCode::OK).await;
+    harness.up("app", one.addr).await;
+    harness.up("app", other.addr).await;
+    harness.route("a.example", "app").await;
+    let mut wire = harness.connect().await;
+    for _ in 0..200 {
+        wire.get("a.example", "/").await;
+    }
+    // By chance 40 would be 8.5 standard deviations away; a machine that stalls may make one of them slow for a while.
+    let seen = (of_one.load(SeqCst), of_other.load(SeqCst));
+    assert!(seen.0.min(seen.1) > 40, "{seen:?}");
+}
+
+#[tokio::test]
 async fn a_slow_one_gets_less() {
     let harness = Harness::start().await;
     let seen = Arc::new(AtomicUsize::new(0));

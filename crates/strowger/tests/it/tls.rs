@@ -17,7 +17,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{Backend, Harness, KEY, Wire, config, http_route, router};
+use crate::{
+    harness::{Backend, Harness, KEY, Wire, config, http_route, router},
+    metrics::metrics,
+};
 
 fn pair(name: &str) -> (String, String) {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
@@ -75,6 +78,15 @@ async fn each_name_gets_its_certificate_and_each_request_its_route() {
     assert!(answer.ends_with("two"), "{answer}");
     let err = get(&harness, &one, "other.example", "one.example").await.unwrap_err();
     assert!(err.contains("certificate"), "{err}");
+    let told = metrics(&harness).await;
+    for domain in ["one.example", "*.any.example"] {
+        // 4096-01-01, unless it was said otherwise.
+        let end = format!(
+            "strowger_certificate_end_timestamp_seconds{{domain=\"{domain}\"}} 67090118400\n"
+        );
+        assert!(told.contains(&end), "{told}");
+    }
+    assert!(told.contains("strowger_certificates_failing 0\n"), "{told}");
 }
 
 #[tokio::test]
