@@ -7,8 +7,10 @@
 //! its own, so that what it sends to its group reaches neither us nor the daemon.
 
 use std::{
+    convert::Infallible,
     ffi::{OsStr, OsString},
     fs::{self, File},
+    future::pending,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -129,8 +131,10 @@ async fn watch(repo: PathBuf, mut receiver: Command) -> io::Result<()> {
             status = child.wait() => break status?,
             // It says nothing, so this is its end.
             _ = daemon.read(&mut byte) => {
-                drop(tokio::spawn(drain(said)));
-                break stop(&mut child, pid).await?;
+                break tokio::select! {
+                    status = stop(&mut child, pid) => status?,
+                    never = drain(said) => match never? {},
+                };
             }
             Some(()) = told.recv() => break stop(&mut child, pid).await?,
             Some(()) = ended.recv() => reap_orphans(pid),
@@ -187,8 +191,9 @@ fn children() -> Vec<Pid> {
 }
 
 /// Reads what nobody wants to know.
-async fn drain(said: File) -> io::Result<()> {
+async fn drain(said: File) -> io::Result<Infallible> {
     let mut said = pipe::Receiver::from_owned_fd(said.into())?;
+    // Our own stdout keeps it open.
     tokio::io::copy(&mut said, &mut tokio::io::sink()).await?;
-    Ok(())
+    pending().await
 }

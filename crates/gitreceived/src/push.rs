@@ -251,25 +251,34 @@ impl Pushes {
             ended = work => ended,
             never = ending => never,
         };
-        if let Some(incoming) = incoming.get() {
+        let is_unasked = !asked.is_cancelled() && !abort.is_cancelled();
+        let is_taken = taken.load(Ordering::SeqCst);
+        let unmoved = self.note_end(&conversation, &status, is_unasked, is_taken).await;
+        say_end(client, &status, is_unasked, unmoved).await;
+        Ok((status?, held))
+    }
+
+    /// Notes what became of a push for the next one. What has come about of one that was taken and whose refs did not move.
+    async fn note_end(
+        &self,
+        conversation: &Conversation<'_>,
+        status: &io::Result<u32>,
+        is_unasked: bool,
+        is_taken: bool,
+    ) -> Option<String> {
+        if let Some(incoming) = conversation.incoming.get() {
             // git that was killed has left it.
             let _ = tokio::fs::remove_dir_all(incoming).await;
         }
-        let is_unasked = !asked.is_cancelled() && !abort.is_cancelled();
         // git may end before it asks for leave, for what it was to move is gone; its status may be 0 then.
-        let is_lost = taken.load(Ordering::SeqCst)
-            && (!is_moving.load(Ordering::SeqCst) || !matches!(status, Ok(0)));
-        if let (false, true, Some(pack)) =
-            (is_lost, is_moving.load(Ordering::SeqCst), conversation.pack.get())
-        {
-            copy.note_imported(pack).await;
+        let is_moved = conversation.is_moving.load(Ordering::SeqCst) && matches!(status, Ok(0));
+        if let (true, Some(pack)) = (is_moved, conversation.pack.get()) {
+            conversation.copy.note_imported(pack).await;
         }
         if is_unasked && matches!(status, Ok(1..)) && self.disk.is_some() {
-            copy.doubt().await;
+            conversation.copy.doubt().await;
         }
-        let unmoved = is_lost.then(|| conversation.unmoved());
-        say_end(client, &status, is_unasked, unmoved).await;
-        Ok((status?, held))
+        (is_taken && !is_moved).then(|| conversation.unmoved())
     }
 }
 
